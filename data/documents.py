@@ -1,0 +1,18 @@
+"""What flows between the steps of a preparation, and the one error its users see."""
+
+from dataclasses import dataclass, field
+
+
+class DataError(ValueError):
+    """Something about the data that its owner can change. The message is one complete line: where, what, and what to do."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its origin. Steps never change a document: they make another one, or none."""
+
+    text: str
+    source: str
+    """Where it came from: file and position in it, as a person would look it up."""
+    meta: dict[str, str] = field(default_factory=dict)
+    """Further fields of the source (title, author, form ...), as strings."""
