@@ -133,11 +133,12 @@ def _detect(sample: _Sample) -> str:
     head = sample.pieces[0]
     for mark, name in _MARKS:
         if head.startswith(mark):
-            broken = _why_not_utf8(sample) if name == "utf-8-sig" else None
-            if broken or _decoded(sample, name) is None:
-                raise EncodingError(
-                    f"begins with the byte order mark of {name} but is not {name} throughout ({broken or 'it breaks off'})."
-                )
+            if name == "utf-8-sig":
+                broken = _why_not_utf8(sample)
+            else:
+                broken = "it breaks off" if _decoded(sample, name) is None else None
+            if broken:
+                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout ({broken}).")
             return name
     for magic, what in _MAGIC:
         if head.startswith(magic):
