@@ -133,10 +133,9 @@ def _detect(sample: _Sample) -> str:
     head = sample.pieces[0]
     for mark, name in _MARKS:
         if head.startswith(mark):
-            if name == "utf-8-sig":
-                broken = _why_not_utf8(sample)
-            else:
-                broken = "it breaks off" if _decoded(sample, name) is None else None
+            broken = _why_not_utf8(sample) if name == "utf-8-sig" else None
+            if name != "utf-8-sig" and _decoded(sample, name) is None:
+                broken = "it breaks off"
             if broken:
                 raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout ({broken}).")
             return name
