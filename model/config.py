@@ -1,0 +1,134 @@
+"""What a model is: every field that decides its shape or its arithmetic.
+
+Families are presets of these fields (`families.py`); no layer asks which family it belongs to.
+Needs neither torch nor DeepSpeed, so that a configuration can be checked in a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Family = Literal["gpt2", "llama", "opt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitializeConfig:
+    """Where the first weights come from.
+
+    `scratch` draws them from (run seed, layer index). `folder` copies a Hugging Face folder layer by layer. `depth` copies one with
+    another number of layers: `layers[i]` names the source layer that layer i starts from.
+    """
+
+    method: Literal["scratch", "folder", "depth"] = "scratch"
+    folder: str | None = None
+    layers: tuple[int, ...] | None = None
+    embeddings: bool = True
+    """False leaves the source's embedding and head out and draws them anew, which a replaced vocabulary needs."""
+
+    def __post_init__(self) -> None:
+        if self.method == "scratch" and (self.folder is not None or self.layers is not None or not self.embeddings):
+            raise ValueError('method = "scratch" takes no folder, layers or embeddings; use "folder" or "depth" to start from a folder.')
+        if self.method != "scratch" and self.folder is None:
+            raise ValueError(f'folder is missing; method = "{self.method}" copies weights from a Hugging Face folder.')
+        if self.method == "folder" and self.layers is not None:
+            raise ValueError('layers needs method = "depth"; method = "folder" copies every layer of the source in its order.')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One decoder-only transformer. Start from `families.preset`, which fills in what a family decides."""
+
+    family: Family
+    vocab_size: int
+    max_seq_length: int
+    """Positions the model knows, in tokens; a run may use shorter rows."""
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    """Fewer than `num_heads` is grouped-query attention: this many key and value heads are shared evenly."""
+    intermediate_size: int
+
+    norm: Literal["layernorm", "rmsnorm"]
+    norm_eps: float
+    position: Literal["learned", "rotary"]
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu_gated"]
+    use_bias: bool
+    """Biases of the linear layers and of layer norms; the head never has one."""
+    tie_embeddings: bool
+
+    position_offset: int = 0
+    """Unused rows in front of a learned position table (OPT keeps 2)."""
+    rotary_style: Literal["half", "interleaved"] = "half"
+    """Which two features turn together: (i, i + E/2), or (2i, 2i + 1)."""
+    rotary_base: float = 10000.0
+    dropout: float = 0.0
+    """On the embedding and on what each half-block adds to the residual stream."""
+    attention_dropout: float = 0.0
+    init_std: float = 0.02
+    initialize: InitializeConfig = field(default_factory=InitializeConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+        for name in ("norm_eps", "rotary_base", "init_std"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}; it must be above 0.")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; it must be at least 0 and below 1.")
+        if self.position_offset < 0:
+            raise ValueError(f"position_offset = {self.position_offset}; it must be 0 or more.")
+        self._check_heads()
+        self._check_initial_layers()
+
+    def _check_heads(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}. "
+                f"Use {_near_divisors(self.hidden_size, self.num_heads)}."
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}. "
+                f"Use {_near_divisors(self.num_heads, self.num_kv_heads)}."
+            )
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"hidden_size / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size."
+            )
+
+    def _check_initial_layers(self) -> None:
+        layers = self.initialize.layers
+        if layers is not None and len(layers) != self.num_layers:
+            raise ValueError(f"initialize.layers lists {len(layers)} source layers and num_layers = {self.num_layers}. List one per layer.")
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head (E)."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def kv_size(self) -> int:
+        """Features of all keys, or of all values, of one token (K * E)."""
+        return self.num_kv_heads * self.head_size
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP multiplies two projections of its input."""
+        return self.activation == "silu_gated"
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the learned position table; 0 with rotary positions."""
+        return self.max_seq_length + self.position_offset if self.position == "learned" else 0
+
+
+def _near_divisors(number: int, wanted: int) -> str:
+    """The divisors of `number` on either side of `wanted`, as "8 or 12"."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    below = [n for n in divisors if n < wanted]
+    above = [n for n in divisors if n > wanted]
+    return " or ".join(str(n) for n in below[-1:] + above[:1])

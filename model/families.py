@@ -1,0 +1,56 @@
+"""The fields that make a GPT-2, a Llama or an OPT. The only family table for layers.
+
+The names of a family's tensors in the Hugging Face format are in `hf.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "norm": "layernorm",
+        "norm_eps": 1e-5,
+        "position": "learned",
+        "activation": "gelu",
+        "use_bias": True,
+        "tie_embeddings": True,
+    },
+    "llama": {
+        "norm": "rmsnorm",
+        "norm_eps": 1e-5,
+        "position": "rotary",
+        "rotary_style": "half",
+        "activation": "silu_gated",
+        "use_bias": False,
+        "tie_embeddings": False,
+    },
+    "opt": {
+        "norm": "layernorm",
+        "norm_eps": 1e-5,
+        "position": "learned",
+        "position_offset": 2,
+        "activation": "relu",
+        "use_bias": True,
+        "tie_embeddings": True,
+    },
+}
+
+
+def preset(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` section with its family's fields filled in under its own.
+
+    Also filled in where the section is silent: as many key-value heads as heads, an MLP four times as wide as the stream (not for
+    a gated one, whose width has no custom), and attention dropout equal to `dropout`. An unknown family is left for `ModelConfig`
+    to refuse.
+    """
+    fields = dict(FAMILIES.get(str(section.get("family")), FAMILIES["gpt2"]))
+    fields.update(section)
+    if "num_heads" in fields:
+        fields.setdefault("num_kv_heads", fields["num_heads"])
+    if isinstance(fields.get("hidden_size"), int) and fields["activation"] != "silu_gated":
+        fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
+    if "dropout" in fields:
+        fields.setdefault("attention_dropout", fields["dropout"])
+    return fields

@@ -1,0 +1,14 @@
+"""The normalisation in front of each half-block and of the head."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .config import ModelConfig
+
+
+def build_norm(config: ModelConfig) -> nn.Module:
+    """A norm over the hidden dimension; layer norms have a bias where linear layers have one."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.use_bias)
