@@ -1,0 +1,96 @@
+"""What `optimizer.params` and `scheduler.params` may hold, which depends on the type that stands beside them.
+
+As in deepspeed_keys.py these are the keys of DeepSpeed 0.19.8, and of torch's optimizers where it hands them on; a test compares them
+with the installed source.
+"""
+
+from typing import Any, Literal
+
+from ds_configs.typed import AtLeast, Refused
+
+Table = dict[str, Any]
+
+_COUNT = AtLeast(int, 1)
+_NUMBER = AtLeast(float, 0)
+_BETAS = tuple[float, float]
+
+_CLIP = Refused('clipping is written once, as "gradient_clipping". Use that.')
+_ADAM: Table = {"lr": _NUMBER, "betas": _BETAS, "eps": _NUMBER, "weight_decay": _NUMBER, "amsgrad": bool, "max_grad_norm": _CLIP}
+_ADAM_ANY: Table = {
+    **_ADAM,
+    "torch_adam": bool,
+    "adam_w_mode": bool,
+    "fp32_optimizer_states": bool,
+    # torch's (torch_adam true)
+    "foreach": bool,
+    "fused": bool,
+    "maximize": bool,
+    "capturable": bool,
+    "differentiable": bool,
+    # DeepSpeed's own, compiled at start (torch_adam false)
+    "bias_correction": bool,
+    "set_grad_none": bool,
+}
+
+# By optimizer.type. DeepSpeed reads most of these names in any case; one spelling each is enough here.
+OPTIMIZERS: dict[str, Table] = {
+    "AdamW": _ADAM_ANY,
+    "Adam": _ADAM_ANY,
+    "Lamb": {**_ADAM, "bias_correction": bool, "eps_inside_sqrt": bool, "max_coeff": float, "min_coeff": float},
+    "Lion": {"lr": _NUMBER, "betas": _BETAS, "weight_decay": _NUMBER, "set_grad_none": bool, "max_grad_norm": _CLIP},
+    "Adagrad": {
+        "lr": _NUMBER,
+        "lr_decay": _NUMBER,
+        "weight_decay": _NUMBER,
+        "initial_accumulator_value": _NUMBER,
+        "eps": _NUMBER,
+        "max_grad_norm": _CLIP,
+    },
+    "SGD": {
+        "lr": _NUMBER,
+        "momentum": _NUMBER,
+        "dampening": float,
+        "weight_decay": _NUMBER,
+        "nesterov": bool,
+        "maximize": bool,
+        "foreach": bool,
+        "max_grad_norm": _CLIP,
+    },
+}
+
+_WARMUP: Table = {
+    "warmup_num_steps": _COUNT,
+    "warmup_type": Literal["linear", "log"],
+    "total_num_steps": Refused("it is derived from the run's length (training.steps, epochs or tokens). Remove it."),
+    "last_batch_iteration": Refused("a resume sets it. Remove it."),
+}
+_WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": _NUMBER, "warmup_max_lr": _NUMBER}
+
+# By scheduler.type, which DeepSpeed compares exactly.
+SCHEDULERS: dict[str, Table] = {
+    "WarmupCosineLR": {**_WARMUP, "warmup_min_ratio": _NUMBER, "cos_min_ratio": _NUMBER},
+    "WarmupDecayLR": _WARMUP_LR,
+    "WarmupLR": _WARMUP_LR,
+    "LRRangeTest": {
+        "lr_range_test_min_lr": _NUMBER,
+        "lr_range_test_step_size": _COUNT,
+        "lr_range_test_step_rate": float,
+        "lr_range_test_staircase": bool,
+        "last_batch_iteration": _WARMUP["last_batch_iteration"],
+    },
+    "OneCycle": {
+        "cycle_min_lr": _NUMBER,
+        "cycle_max_lr": _NUMBER,
+        "decay_lr_rate": float,
+        "cycle_first_step_size": _COUNT,
+        "cycle_second_step_size": _COUNT,
+        "cycle_first_stair_count": int,
+        "cycle_second_stair_count": int,
+        "decay_step_size": int,
+        "cycle_momentum": bool,
+        "cycle_min_mom": float,
+        "cycle_max_mom": float,
+        "decay_mom_rate": float,
+        "last_batch_iteration": _WARMUP["last_batch_iteration"],
+    },
+}

@@ -1,0 +1,33 @@
+"""The error that carries every problem of a configuration, and the search for what a misspelt name meant."""
+
+from collections.abc import Iterable, Sequence
+
+
+class ConfigError(ValueError):
+    """One or more mistakes in a configuration, all that were found in one pass.
+
+    Attributes:
+        problems: One line each, complete in itself: where, what, got, wanted, what to do.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`, or None when nothing is close."""
+    import difflib  # here, because it is only needed once something is wrong
+
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that helps someone who wrote `name` where one of `known` was expected."""
+    names = sorted(known)
+    guess = nearest(name, names)
+    if guess is not None:
+        return f'Did you mean "{guess}"?'
+    return f"Known here: {', '.join(names)}." if names else "Nothing is allowed here."

@@ -1,0 +1,105 @@
+"""Load the configuration of one run: read, inherit, override, and check everything that is not a section of ours.
+
+What is inside `run`, `model`, `data` and `training` is checked by the packages that own those sections, through `build`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ds_configs.deepspeed_keys import TOP_LEVEL
+from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS
+from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.merge import Layer, Origin, apply
+from ds_configs.overrides import COMMAND_LINE, apply_overrides
+from ds_configs.parents import read_with_parents
+from ds_configs.reader import shown
+from ds_configs.typed import Report, convert
+
+SECTIONS = ("run", "model", "data", "training")
+_TABLE = {**TOP_LEVEL, **dict.fromkeys(SECTIONS, dict[str, Any])}
+_RUN_NAME = re.compile(r"\w[\w.+=-]*")  # it becomes a folder's name
+_LAST_STEP = re.compile(r"(\[\d+\]|(^|\.)[^.\[]*)$")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run's configuration, merged and overridden.
+
+    Attributes:
+        path: The file it was loaded from.
+        values: The merged keys, without "inherits" and "provenance"; `run.name` is always set.
+        sources: The file each value is from, or "command line", by dotted key; objects have entries of their own.
+        overrides: The overrides as they were given.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    sources: dict[str, str]
+    overrides: tuple[str, ...]
+
+    def where(self, key: str) -> str:
+        """The file to name in a message about a dotted key, which may lie inside a list ("data.clean[1].rule") or be missing."""
+        return _closest(key, self.sources) or shown(self.path)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Load a run's configuration with its parents, and apply overrides such as "optimizer.params.lr=3e-4".
+
+    An override's value is read as JSON, else taken as a string; null removes the key.
+
+    Raises:
+        ConfigError: With all problems: files that cannot be read, parents that disagree, unknown keys, wrong types, no name of its own.
+    """
+    path = Path(path)
+    layer, problems = read_with_parents(path)
+    problems += apply_overrides(layer, overrides)
+    run = layer.values.setdefault("run", {})
+    if isinstance(run, dict) and "name" not in run:
+        apply(layer, {"run": {"name": path.stem}}, lambda _key: Origin(shown(path)))
+    problems += _check(layer)
+    if problems:
+        raise ConfigError(problems)
+    sources = {".".join(key): origin.file for key, origin in layer.origins.items()}
+    return Config(path, layer.values, sources, tuple(overrides))
+
+
+def _closest(key: str, places: Mapping[str, str]) -> str | None:
+    """The entry for a dotted key, or for the nearest key above it."""
+    while key:
+        if key in places:
+            return places[key]
+        key = _LAST_STEP.sub("", key)
+    return None
+
+
+def _check(layer: Layer) -> list[str]:
+    """Every problem in the merged values that can be seen without knowing our sections' fields."""
+    problems: list[str] = []
+    origins = {".".join(key): str(origin) for key, origin in layer.origins.items()}
+
+    def report(key: str, problem: str) -> None:
+        problems.append(f"{_closest(key, origins) or COMMAND_LINE}: {problem}")
+
+    convert(_TABLE, layer.values, "", report)
+    _check_by_type("optimizer", OPTIMIZERS, layer.values, report)
+    _check_by_type("scheduler", SCHEDULERS, layer.values, report)
+    run = layer.values["run"]
+    if isinstance(run, dict) and not (isinstance(run["name"], str) and _RUN_NAME.fullmatch(run["name"])):
+        report("run.name", f"run.name = {run['name']!r}; it names a folder: letters, digits and _ . + = - only, a letter or digit first.")
+    return problems
+
+
+def _check_by_type(section: str, tables: Mapping[str, Any], values: Mapping[str, Any], report: Report) -> None:
+    """Check `<section>.params` by the table of `<section>.type`."""
+    entry = values.get(section)
+    if not isinstance(entry, dict):
+        return
+    if "type" not in entry:
+        report(section, f"{section}.type is missing; it must be one of {', '.join(tables)}.")
+    elif isinstance(entry["type"], str) and entry["type"] not in tables:
+        report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], tables)}')
+    elif isinstance(entry["type"], str) and isinstance(entry.get("params"), dict):
+        convert(tables[entry["type"]], entry["params"], f"{section}.params", report)

@@ -1,0 +1,116 @@
+"""Merge configurations: a file over its parents, and overrides over the file.
+
+Objects merge key by key, everything else replaces, null removes (JSON Merge Patch, RFC 7396). Parents are equal: where they
+disagree the child has to decide, so the order in which it names them never matters.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ds_configs.reader import KeyPath
+
+
+class Origin(NamedTuple):
+    """Where a value was written: a file and, if known, a line; or the command line."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass
+class Layer:
+    """Values, and where each of them was written. Every key of an object has an origin, the objects' own keys included."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+
+    def forget(self, key: KeyPath) -> None:
+        """Drop the origins of a key and of everything below it."""
+        for known in [known for known in self.origins if known[: len(key)] == key]:
+            del self.origins[known]
+
+
+def apply(base: Layer, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[KeyPath]:
+    """Merge `patch` into `base`, in place.
+
+    Returns:
+        The keys that `patch` removes (sets to null) although `base` does not have them.
+    """
+    return _apply(base, base.values, patch, (), origin)
+
+
+def _apply(
+    base: Layer, target: dict[str, Any], patch: Mapping[str, Any], path: KeyPath, origin: Callable[[KeyPath], Origin]
+) -> list[KeyPath]:
+    missing = []
+    for key, value in patch.items():
+        here = (*path, key)
+        if value is None:
+            if key not in target:
+                missing.append(here)
+            target.pop(key, None)
+            base.forget(here)
+        elif isinstance(value, dict):
+            if not isinstance(target.get(key), dict):
+                target[key] = {}
+                base.forget(here)
+                base.origins[here] = origin(here)
+            missing += _apply(base, target[key], value, here, origin)
+        else:
+            base.forget(here)
+            target[key] = copy.deepcopy(value)
+            base.origins[here] = origin(here)
+    return missing
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A key on which two parents disagree: (value, origin) of each."""
+
+    key: KeyPath
+    first: tuple[Any, Origin]
+    second: tuple[Any, Origin]
+
+
+def join(parents: list[Layer], child: Mapping[str, Any]) -> tuple[Layer, list[Conflict]]:
+    """Combine parents that must agree, except where `child` sets or removes the key itself."""
+    joined = Layer()
+    conflicts: list[Conflict] = []
+    for parent in parents:
+        _join(joined, joined.values, (parent, parent.values), (), conflicts)
+    return joined, [conflict for conflict in conflicts if not _decides(child, conflict.key)]
+
+
+def _join(joined: Layer, target: dict[str, Any], other: tuple[Layer, Mapping[str, Any]], path: KeyPath, conflicts: list[Conflict]) -> None:
+    parent, values = other
+    for key, value in values.items():
+        here = (*path, key)
+        if key not in target:
+            target[key] = copy.deepcopy(value)
+            joined.origins.update({known: origin for known, origin in parent.origins.items() if known[: len(here)] == here})
+        elif isinstance(value, dict) and isinstance(target[key], dict):
+            _join(joined, target[key], (parent, value), here, conflicts)
+        elif not _same(target[key], value):
+            conflicts.append(Conflict(here, (target[key], joined.origins[here]), (value, parent.origins[here])))
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Equal as JSON: unlike in Python, true is not 1."""
+    return first == second and isinstance(first, bool) == isinstance(second, bool)
+
+
+def _decides(child: Mapping[str, Any], key: KeyPath) -> bool:
+    """Whether `child` sets this key, or removes or replaces an object that holds it."""
+    values: Any = child
+    for name in key:
+        if not isinstance(values, dict):
+            return True
+        if name not in values:
+            return False
+        values = values[name]
+    return not isinstance(values, dict)

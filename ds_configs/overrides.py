@@ -1,0 +1,88 @@
+"""Overrides from the command line: `dotted.key=value`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ds_configs.deepspeed_keys import TOP_LEVEL
+from ds_configs.errors import did_you_mean
+from ds_configs.merge import Layer, Origin, apply
+from ds_configs.reader import KeyPath
+
+COMMAND_LINE = "command line"
+
+
+def apply_overrides(layer: Layer, overrides: Sequence[str]) -> list[str]:
+    """Merge overrides into `layer`, the later over the earlier, and return the problems found."""
+    problems = []
+    keys = []
+    for text in overrides:
+        key, value, problem = _parse(text)
+        if problem is not None:
+            problems.append(f"{COMMAND_LINE}: {problem}")
+            continue
+        keys.append(key)
+        siblings = _siblings(layer.values, key)
+        patch: Any = value
+        for name in reversed(key):
+            patch = {name: patch}
+        missing = apply(layer, patch, lambda _key: Origin(COMMAND_LINE))
+        if value is None and missing and not _is_deepspeed_key(key):
+            problems.append(f'{COMMAND_LINE}: "{text}" removes a key, but there is none to remove. {did_you_mean(key[-1], siblings)}')
+    changed = sorted({key[0] for key in keys} & {"model", "data"})
+    if changed and ("run", "name") not in keys:
+        problems.append(
+            f"{COMMAND_LINE}: an override of {' and '.join(changed)} makes another run, "
+            "which must not write into this one's folder. Add run.name=..."
+        )
+    return problems
+
+
+def _parse(text: str) -> tuple[KeyPath, Any, str | None]:
+    """Split one override into key and value, or say what is wrong with it."""
+    dotted, equals, raw = text.partition("=")
+    key = tuple(dotted.split("."))
+    if text.startswith("-"):
+        return key, None, f'"{text}" is an option; there are none. Write dotted.key=value, for example training.steps=100.'
+    if not equals or not all(key) or dotted.split() != [dotted]:
+        return key, None, f'"{text}" is not an override. Write dotted.key=value, for example training.steps=100.'
+    if key[0] in ("inherits", "provenance"):
+        return key, None, f'"{key[0]}" cannot be overridden. Write a file of three lines that inherits what you need.'
+    try:
+        return key, json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique), None
+    except _TwiceError as error:
+        return key, None, f'"{text}" sets "{error}" twice.'
+    except ValueError:
+        return key, raw, None
+
+
+class _TwiceError(Exception):
+    """A key that stands twice in one object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise _TwiceError(key)
+        values[key] = value
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON, so they stay strings
+
+
+def _siblings(values: Any, key: KeyPath) -> list[str]:
+    for name in key[:-1]:
+        values = values.get(name) if isinstance(values, dict) else None
+    return list(values) if isinstance(values, dict) else []
+
+
+def _is_deepspeed_key(key: KeyPath) -> bool:
+    table: Any = TOP_LEVEL
+    for name in key:
+        if not isinstance(table, dict) or name not in table:
+            return False
+        table = table[name]
+    return True

@@ -1,0 +1,89 @@
+"""Read a configuration file together with everything it inherits."""
+
+from pathlib import Path
+from typing import Any
+
+from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.merge import Conflict, Layer, Origin, apply, join
+from ds_configs.reader import Document, KeyPath, read, shown
+
+_NOT_MERGED = ("inherits", "provenance")
+
+
+def read_with_parents(path: Path) -> tuple[Layer, list[str]]:
+    """Return a run's merged values and the problems that did not prevent reading it.
+
+    Raises:
+        ConfigError: If a file cannot be read, which makes every further check meaningless.
+    """
+    reading = _Reading()
+    layer = reading.layer(path, ())
+    if reading.unreadable:
+        raise ConfigError(reading.unreadable)
+    if "parts" in (folder.name for folder in path.resolve().parents[:2]):
+        reading.problems.insert(0, f"{shown(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
+    return layer, reading.problems
+
+
+class _Reading:
+    """Collects problems over one walk through a file's ancestors."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.problems: list[str] = []
+
+    def layer(self, path: Path, descendants: tuple[Path, ...]) -> Layer:
+        try:
+            document = read(path)
+        except ConfigError as error:
+            self.unreadable += error.problems
+            return Layer()
+        where = shown(path)
+        patch = {key: value for key, value in document.values.items() if key not in _NOT_MERGED}
+        parents = [self._parent(parent, where, (*descendants, path)) for parent in self._inherited(path, document)]
+        joined, conflicts = join(parents, patch)
+        self.problems += [_disagreement(conflict, where) for conflict in conflicts]
+        missing = apply(joined, patch, lambda key: Origin(where, document.lines[key]))
+        if parents:
+            self.problems += [_nothing_to_remove(key, joined.values, f"{where}:{document.lines[key]}") for key in missing]
+        return joined
+
+    def _inherited(self, path: Path, document: Document) -> list[Path]:
+        names = document.values.get("inherits", [])
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return [path.parent / name for name in names]
+        line = document.lines[("inherits",)]
+        self.unreadable.append(f'{shown(path)}:{line}: inherits must be a list of files, such as ["quickstart.json"].')
+        return []
+
+    def _parent(self, path: Path, child: str, descendants: tuple[Path, ...]) -> Layer:
+        resolved = [descendant.resolve() for descendant in descendants]
+        if path.resolve() in resolved:
+            cycle = [shown(file) for file in (*descendants[resolved.index(path.resolve()) :], path)]
+            self.unreadable.append(f"{child}: inherits itself: {' -> '.join(cycle)}. Break the cycle.")
+            return Layer()
+        if not path.exists():
+            try:
+                read(path)
+            except ConfigError as error:
+                self.unreadable += [f"{child}: inherits {problem}" for problem in error.problems]
+            return Layer()
+        layer = self.layer(path, descendants)
+        run = layer.values.get("run")
+        if isinstance(run, dict) and "name" in run:
+            # A name is a folder: inherited, a run would write over its parent's.
+            apply(layer, {"run": {"name": None}}, lambda _key: Origin(child))
+        return layer
+
+
+def _disagreement(conflict: Conflict, child: str) -> str:
+    (first, first_origin), (second, second_origin) = conflict.first, conflict.second
+    key = ".".join(conflict.key)
+    return f'{child}: its parents disagree on "{key}": {first!r} ({first_origin}), {second!r} ({second_origin}). Set it in {child}.'
+
+
+def _nothing_to_remove(key: KeyPath, values: dict[str, Any], where: str) -> str:
+    siblings: Any = values
+    for name in key[:-1]:
+        siblings = siblings.get(name, {}) if isinstance(siblings, dict) else {}
+    return f'{where}: null removes "{".".join(key)}", but there is none to remove. {did_you_mean(key[-1], siblings)}'

@@ -1,0 +1,155 @@
+"""Read one JSON file strictly: UTF-8, one object, no duplicate keys, and the line of every key.
+
+Python's `json` says where a syntax error is but keeps the last of two equal keys and forgets all positions; both matter to the person
+who has to find a mistake, so keys are located by a second, much simpler, pass over text already known to be JSON.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ds_configs.errors import ConfigError, nearest
+
+KeyPath = tuple[str, ...]
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]')
+
+
+@dataclass(frozen=True)
+class Document:
+    """The object in one file, and the line (from 1) on which each of its keys stands; keys inside lists are not located."""
+
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+
+def shown(path: Path) -> str:
+    """The path as messages name it: relative to the current folder where it lies below it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def read(path: Path) -> Document:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: If there is no such file, or it is not UTF-8, not JSON, not an object, or says one key twice.
+    """
+    where = shown(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: no such file. {_files_like(path)}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{where}: is a folder, not a configuration file. {_inside(path)}") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{where}: no such file, because a part of that path is a file and not a folder. Check the path.") from None
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8.") from None
+    return parse(text, where)
+
+
+def parse(text: str, where: str) -> Document:
+    """Parse the text of a configuration file that messages call `where`.
+
+    Raises:
+        ConfigError: As `read`, with line and column.
+    """
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.{_hint(text, error.pos)}") from None
+    except _NotJSONError as error:
+        raise ConfigError(f"{where}: not valid JSON: {error} is no JSON number. Write a finite number.") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply to be a configuration.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f'{where}: holds {type(values).__name__} at the top; a configuration is an object: {{"inherits": ...}}.')
+
+    lines: dict[KeyPath, int] = {}
+    problems = []
+    for key, line in _keys(text):
+        if key in lines:
+            problems.append(f'{where}:{line}: "{".".join(key)}" is set twice (first on line {lines[key]}). Remove one of them.')
+        else:
+            lines[key] = line
+    if problems:
+        raise ConfigError(problems)
+    return Document(values, lines)
+
+
+class _NotJSONError(Exception):
+    """NaN or Infinity, which Python's json would accept."""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotJSONError(name)
+
+
+def _hint(text: str, position: int) -> str:
+    """What commonly causes a syntax error at this position, or nothing."""
+    before, after = text[:position].rstrip(), text[position:].lstrip()
+    if after[:1] in ("}", "]") and before[-1:] == ",":
+        return " Remove the comma before the closing bracket."
+    if before[-1:] == "," and after[:1] != '"':
+        return " A key stands in double quotes; after the last entry there is no comma."
+    if after[:2] == "//" or after[:1] in ("#", "/"):
+        return ' JSON has no comments; use "run": {"description": ...}.'
+    if after[:1] == "'":
+        return " JSON uses double quotes."
+    return ""
+
+
+def _keys(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Yield (path, line) of every object key in valid JSON. A list's index is part of the path, so equal keys of two entries differ."""
+    line = 1
+    path: list[str] = []  # one entry for each open object or list: the key or index we are at
+    is_list: list[bool] = []
+    string = ""
+    for match in _TOKENS.finditer(text):
+        token = match.group()
+        if token == "\n":
+            line += 1
+        elif token in "{[":
+            is_list.append(token == "[")
+            path.append("0" if token == "[" else "")
+        elif token in "}]":
+            is_list.pop()
+            path.pop()
+        elif token == ",":
+            path[-1] = str(int(path[-1]) + 1) if is_list[-1] else ""
+        elif token == ":":
+            path[-1] = json.loads(string)
+            yield tuple(path), line
+        else:
+            string = token
+
+
+def _files_like(path: Path) -> str:
+    """What lies where a missing file was looked for."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no folder {shown(folder)} either. Commands are run from the repository's root."
+    stems = {file.stem: file for pattern in ("*.json", "*/*.json") for file in sorted(folder.glob(pattern))}
+    if not stems and (folder / "ds_configs").is_dir():
+        return "Shipped configurations are in ds_configs/."
+    guess = nearest(path.name.removesuffix(".json"), stems)
+    if guess is not None:
+        return f"Did you mean {shown(stems[guess])}?"
+    here = sorted(file.name for file in stems.values() if file.parent == folder)
+    return f"{shown(folder)} holds: {', '.join(here)}." if here else f"{shown(folder)} holds no .json files."
+
+
+def _inside(folder: Path) -> str:
+    """Which file of a folder was probably meant."""
+    if (folder / "config.json").is_file():
+        return f"Did you mean {shown(folder / 'config.json')}?"
+    files = sorted(file.name for file in folder.glob("*.json"))
+    return f"Name one of: {', '.join(files)}." if files else "It holds no .json files."

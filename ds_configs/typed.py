@@ -1,0 +1,254 @@
+"""Check JSON values against Python types: `build` makes a dataclass of a section, `convert` checks one value.
+
+Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
+sections that are passed on as they are, and the markers `AtLeast` and `Refused` inside them.
+"""
+
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ds_configs.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+Report = Callable[[str, str], None]  # (dotted key, what is wrong with it, a sentence that follows the key)
+
+FAILED = object()  # what `convert` returns once it has reported a problem
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A number of this type that is not below `minimum`; above it if `exclusive`."""
+
+    type: type
+    minimum: float
+    exclusive: bool = False
+
+    def __str__(self) -> str:
+        bound = f"above {self.minimum:g}" if self.exclusive else f"of {self.minimum:g} or more"
+        return f"{describe(self.type)} {bound}"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A key that exists elsewhere but must not be set here; `reason` says why and what to do."""
+
+    reason: str
+
+
+def build(cls: type[T], section: Mapping[str, Any], name: str, where: str | Callable[[str], str]) -> T:
+    """Make a dataclass from a section of a configuration.
+
+    Args:
+        cls: A dataclass; its annotations say what each key must hold, its defaults which keys may be left out.
+        section: The section's keys and values.
+        name: The section's dotted name, for messages: "model".
+        where: The file to name in messages, or a function from a dotted key to it (`Config.where`); a missing key asks for "".
+
+    Raises:
+        ConfigError: With every unknown key, missing key, wrong type, and whatever `__post_init__` raises as ValueError.
+    """
+    problems: list[str] = []
+    locate = where if callable(where) else lambda _key: where
+
+    def report(key: str, problem: str) -> None:
+        problems.append(f"{locate(key)}: {problem}")
+
+    result = convert(cls, section, name, report)
+    if problems:
+        raise ConfigError(problems)
+    assert isinstance(result, cls), f"convert() gave {type(result)} for {cls} without a problem"
+    return result
+
+
+def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    """Return `value` as the type `wanted` describes (lists become tuples, strings paths, where it says so), or FAILED after a report."""
+    origin = get_origin(wanted)
+    if wanted is Any or wanted is object:
+        return value
+    if isinstance(wanted, Refused):
+        report(name, f'"{name}" cannot be set: {wanted.reason}')
+        return FAILED
+    if isinstance(wanted, dict):
+        return _table(wanted, value, name, report)
+    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
+        return _dataclass(wanted, value, name, report)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(wanted), value, name, report)
+    if origin in (list, tuple):
+        return _sequence(wanted, value, name, report)
+    if origin in (dict, Mapping):
+        return _mapping(wanted, value, name, report)
+    return _scalar(wanted, value, name, report)
+
+
+def describe(wanted: Any) -> str:
+    """The type in words: "an integer", "a list of strings"."""
+    names = {
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        bool: "true or false",
+        Path: "a path",
+        type(None): "null",
+        Any: "anything",
+    }
+    origin, args = get_origin(wanted), get_args(wanted)
+    if isinstance(wanted, AtLeast):
+        return str(wanted)
+    if origin is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in args)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arm) for arm in args if arm is not type(None))
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        return "a list of " + ", then ".join(describe(arg) for arg in args)
+    if wanted in (list, tuple) or origin in (list, tuple):
+        inner = describe(args[0]) if args else "anything"
+        return f"a list, each entry {inner}"
+    if isinstance(wanted, type) and wanted in names:
+        return names[wanted]
+    return "an object"
+
+
+def _got(value: Any) -> str:
+    """A value as JSON shows it, shortened, with its type where that is not plain to see."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    kinds = {bool: "is a truth value", str: "is a string", dict: "is an object", list: "is a list", float: "is written with a fraction"}
+    return f"{text}, which {kinds[type(value)]}" if type(value) in kinds else text
+
+
+def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
+    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.")
+    return FAILED
+
+
+def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    if get_origin(wanted) is Literal:
+        return _literal(wanted, value, name, report)
+    if isinstance(wanted, AtLeast):
+        return _at_least(wanted, value, name, report)
+    if wanted is float and type(value) in (int, float):
+        if math.isfinite(value):
+            return float(value)
+        report(name, f"{name} is too large for a number. Write a finite one.")
+        return FAILED
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    return value if type(value) is wanted else _mismatch(name, value, wanted, report)
+
+
+def _literal(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    choices = get_args(wanted)
+    if any(value == choice and type(value) is type(choice) for choice in choices):
+        return value
+    hint = did_you_mean(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
+    report(name, f"{name} = {_short(value)}; it must be {describe(wanted)}.{' ' + hint if hint.startswith('Did') else ''}")
+    return FAILED
+
+
+def _at_least(wanted: AtLeast, value: Any, name: str, report: Report) -> Any:
+    number = _scalar(wanted.type, value, name, report)
+    if number is FAILED or number > wanted.minimum or (number == wanted.minimum and not wanted.exclusive):
+        return number
+    report(name, f"{name} = {_short(value)}; it must be {wanted}.")
+    return FAILED
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _union(arms: tuple[Any, ...], value: Any, name: str, report: Report) -> Any:
+    """The first arm that fits. If none does, an object is judged by the arm that takes objects: its report says what is wrong inside."""
+    if value is None and type(None) in arms:
+        return None
+    for arm in arms:
+        reports: list[tuple[str, str]] = []
+        result = convert(arm, value, name, lambda key, problem, into=reports: into.append((key, problem)))  # type: ignore[misc]
+        if not reports:
+            return result
+    for arm in arms:
+        if (isinstance(value, dict) and describe(arm) == "an object") or (isinstance(value, list) and get_origin(arm) in (list, tuple)):
+            return convert(arm, value, name, report)
+    return _mismatch(name, value, Union[arms], report)  # noqa: UP007 - built from a tuple
+
+
+def _sequence(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    origin, args = get_origin(wanted), get_args(wanted)
+    if not isinstance(value, list | tuple):
+        return _mismatch(name, value, wanted, report)
+    fixed = origin is tuple and args[-1] is not Ellipsis
+    if fixed and len(args) != len(value):
+        report(name, f"{name} = {_short(list(value))} has {len(value)} entries; it must have {len(args)}.")
+        return FAILED
+    kinds = args if fixed else (args[0],) * len(value)
+    entries = [convert(kind, entry, f"{name}[{index}]", report) for index, (kind, entry) in enumerate(zip(kinds, value, strict=True))]
+    return FAILED if any(entry is FAILED for entry in entries) else origin(entries)
+
+
+def _mapping(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    if not isinstance(value, Mapping):
+        return _mismatch(name, value, wanted, report)
+    _, kind = get_args(wanted)
+    entries = {key: convert(kind, entry, f"{name}.{key}", report) for key, entry in value.items()}
+    return FAILED if any(entry is FAILED for entry in entries.values()) else entries
+
+
+def _table(wanted: dict[str, Any], value: Any, name: str, report: Report) -> Any:
+    if not isinstance(value, Mapping):
+        return _mismatch(name, value, wanted, report)
+    failed = False
+    allowed = [key for key, kind in wanted.items() if not isinstance(kind, Refused)]
+    for key, entry in value.items():
+        dotted = f"{name}.{key}" if name else key
+        if key not in wanted:
+            report(dotted, f'unknown key "{dotted}". {did_you_mean(key, allowed)}')
+            failed = True
+        elif convert(wanted[key], entry, dotted, report) is FAILED:
+            failed = True
+    return FAILED if failed else value
+
+
+def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
+    if not isinstance(value, Mapping):
+        return _mismatch(name, value, cls, report)
+    hints = get_type_hints(cls)
+    fields = {entry.name: entry for entry in dataclasses.fields(cls) if entry.init}
+    arguments: dict[str, Any] = {}
+    for key, entry in value.items():
+        if key in fields:
+            arguments[key] = convert(hints[key], entry, f"{name}.{key}", report)
+        else:
+            report(f"{name}.{key}", f'unknown key "{name}.{key}". {did_you_mean(key, fields)}')
+            arguments[key] = FAILED
+    for key, entry in fields.items():
+        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if required and key not in value:
+            report("", f"{name}.{key} is missing; it must be {describe(hints[key])}.")
+            arguments[key] = FAILED
+    if any(argument is FAILED for argument in arguments.values()):
+        return FAILED
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        lines = error.problems
+    except ValueError as error:
+        lines = str(error).splitlines()
+    for line in lines:
+        _report_own(line, name, fields, report)
+    return FAILED
+
+
+def _report_own(line: str, name: str, fields: Mapping[str, Any], report: Report) -> None:
+    """Report what a dataclass said about itself: "num_heads = 10 ..." becomes "model.num_heads = 10 ..."."""
+    first = line.replace("[", ".").replace(",", " ").split(" ")[0].split(".")[0]
+    if first in fields:
+        report(f"{name}.{first}", f"{name}.{line}")
+    else:
+        report(name, f"{name}: {line}")
