@@ -165,7 +165,7 @@ TOP_LEVEL: Table = {
     "scheduler": {"type": str, "params": dict[str, Any]},
     "bf16": BF16,
     "fp16": FP16,
-    "torch_autocast": {"enabled": bool, "dtype": Literal["bfloat16", "float16"], "lower_precision_safe_modules": list[str]},
+    "torch_autocast": Refused('weights are cast once, not in every operation. Use "bf16": {"enabled": true}.'),
     "data_types": {
         "grad_accum_dtype": _DTYPE,
         "param_dtype": _DTYPE,

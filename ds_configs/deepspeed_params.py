@@ -70,7 +70,7 @@ _WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": _NUMBER, "warmup_max_lr": _NUMB
 SCHEDULERS: dict[str, Table] = {
     "WarmupCosineLR": {**_WARMUP, "warmup_min_ratio": _NUMBER, "cos_min_ratio": _NUMBER},
     "WarmupDecayLR": _WARMUP_LR,
-    "WarmupLR": _WARMUP_LR,
+    "WarmupLR": {key: kind for key, kind in _WARMUP_LR.items() if key != "total_num_steps"},
     "LRRangeTest": {
         "lr_range_test_min_lr": _NUMBER,
         "lr_range_test_step_size": _COUNT,

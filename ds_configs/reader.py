@@ -75,8 +75,12 @@ def parse(text: str, where: str) -> Document:
 
     lines: dict[KeyPath, int] = {}
     problems = []
+    twice: set[KeyPath] = set()
     for key, line in _keys(text):
         if key in lines:
+            twice.add(key)
+            if any(key[:length] in twice for length in range(1, len(key))):
+                continue  # inside an object that stands twice, which is the mistake to report
             problems.append(f'{where}:{line}: "{".".join(key)}" is set twice (first on line {lines[key]}). Remove one of them.')
         else:
             lines[key] = line
