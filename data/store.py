@@ -1,0 +1,163 @@
+"""The token store: shards in Megatron's .bin/.idx format and a checksummed manifest beside them.
+
+Shards are written and read with DeepSpeed's own classes, so what Megatron's family of programs wrote can be read as well.
+The only module of `data` that touches DeepSpeed, and only when a shard is opened or written.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from data.documents import DataError
+from data.fetch import sha256_of
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type of DeepSpeed's that holds every id."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def _indexed_dataset() -> ModuleType:
+    """DeepSpeed's module of Megatron's format.
+
+    Loaded from its file where `deepspeed` is not imported already: the module needs torch only, while importing the whole
+    package takes three seconds more.
+    """
+    name = "deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset"
+    if "deepspeed" in sys.modules:
+        return importlib.import_module(name)
+    alias = "data._deepspeed_indexed_dataset"
+    if alias not in sys.modules:
+        package = importlib.util.find_spec("deepspeed")
+        assert package is not None, "deepspeed is in requirements.txt"
+        assert package.submodule_search_locations, "deepspeed is a package"
+        path = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(alias, path)
+        assert spec is not None, f"{path} is a Python file"
+        assert spec.loader is not None, f"{path} is a Python file"
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[alias] = module
+    return sys.modules[alias]
+
+
+class Shard:
+    """One .bin/.idx pair, open for reading."""
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed's reader prints its progress.
+            self._dataset = _indexed_dataset().MMapIndexedDataset(str(prefix), skip_warmup=True)
+        self.num_tokens = int(self._dataset.sizes.sum(dtype=np.int64))
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Return `length` ids from token `start` on, across document boundaries, without copying."""
+        # Documents lie end to end in the file: an offset from the first one reaches every token.
+        return self._dataset.get(0, offset=start, length=length)
+
+
+def write_shard(prefix: Path, documents: Iterable[np.ndarray], vocab_size: int) -> dict[str, int]:
+    """Write documents of ids as `prefix`.bin and .idx and return their counts.
+
+    The files appear whole or not at all: they are written under temporary names, the index is renamed last.
+    """
+    temporary = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
+    builder = _indexed_dataset().MMapIndexedDatasetBuilder(str(temporary[".bin"]), dtype=token_dtype(vocab_size))
+    num_documents = num_tokens = 0
+    for ids in documents:
+        builder.add_item_numpy(ids)
+        builder.end_document()
+        num_documents += 1
+        num_tokens += len(ids)
+    builder.finalize(str(temporary[".idx"]))
+    for ending, path in temporary.items():
+        sync(path)
+        path.replace(prefix.with_name(prefix.name + ending))
+    return {"documents": num_documents, "tokens": num_tokens}
+
+
+def sync(path: Path) -> None:
+    """Have a file's content on the disk before a rename makes it count."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that the file is never seen half-written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value, the same for equal values."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Close a store: record size and hash of all its files, and a checksum over the record itself."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    record = {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
+    manifest = {"format": FORMAT, **content, "files": record}
+    write_json(folder / MANIFEST, {**manifest, "checksum": digest(manifest)})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a store's manifest.
+
+    Raises:
+        DataError: If it cannot be read or is not as it was written.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        checksum = manifest.pop("checksum")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: unreadable ({error}). Delete the folder and prepare the data again.") from error
+    if digest(manifest) != checksum:
+        raise DataError(
+            f"{path} was changed after it was written: its checksum does not fit. Delete the folder and prepare the data again."
+        )
+    if manifest["format"] != FORMAT:
+        raise DataError(
+            f"{path}: format {manifest['format']}, this version reads format {FORMAT}. Delete the folder and prepare the data again."
+        )
+    return manifest
+
+
+def verify(folder: Path, manifest: dict[str, Any], *, max_hashed_bytes: int | None = None) -> None:
+    """Compare a store's files with its manifest.
+
+    Args:
+        folder: The store.
+        manifest: As `read_manifest` returned it.
+        max_hashed_bytes: Larger files are compared by size only; None hashes all.
+
+    Raises:
+        DataError: At the first file that is missing, truncated or changed.
+    """
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        got = path.stat().st_size if path.is_file() else None
+        if got != wanted["bytes"]:
+            what = "is missing" if got is None else f"has {got} bytes, wanted {wanted['bytes']}"
+            raise DataError(f"{path} {what}: the store is damaged. Delete {folder} and prepare the data again.")
+        if (max_hashed_bytes is None or got <= max_hashed_bytes) and sha256_of(path) != wanted["sha256"]:
+            raise DataError(
+                f"{path} was changed after it was written (its SHA-256 does not fit). Delete {folder} and prepare the data again."
+            )
