@@ -1,0 +1,39 @@
+# make test: everything CI runs except the linters. make check: the linters. make test-all: the slow tests too.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+RUN = .venv/bin/python
+PACKAGES = ds_configs model data training inference benchmarks tests run_pretrain.sh
+
+.PHONY: setup format check lint type test test-quick test-all bench clean
+
+setup:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 on PATH. Install one, or say make PYTHON=/path/to/it." >&2; exit 2; }
+	@$(PYTHON) training/environment.py requirements-dev.txt
+
+format: setup
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+check: lint type
+	$(RUN) -m ds_configs check ds_configs/*.json ds_configs/ablations/*.json
+
+lint: setup
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+type: setup
+	$(RUN) -m mypy
+
+test: setup
+	$(RUN) -m pytest -m "not slow"
+
+test-quick: setup
+	$(RUN) -m pytest -m "not slow and not distributed and not network"
+
+test-all: setup
+	$(RUN) -m pytest
+
+bench: setup
+	$(RUN) -m benchmarks
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache

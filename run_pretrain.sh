@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+""":"
+# Bash and Python at once. A person starts it with bash and gets a run on this machine; DeepSpeed's launcher starts it with
+# Python, once per rank; mpiexec and srun start it with bash, once per rank. The launched ranks make no environment.
+set -euo pipefail
+cd "$(dirname "$0")"
+if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}${SLURM_PROCID:-}" ]; then
+  python=.venv/bin/python
+  [ -x "$python" ] || python=python3
+  exec "$python" -u run_pretrain.sh "$@"
+fi
+for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
+  [ -n "$python" ] && command -v "$python" >/dev/null 2>&1 || continue
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break
+  python=
+done
+[ -n "$python" ] || { echo "run_pretrain.sh: no Python 3.11 or 3.12 on PATH. Install one, or set PYTHON to its path." >&2; exit 2; }
+"$python" training/environment.py requirements.txt
+exec .venv/bin/python -u run_pretrain.sh "$@"
+: <<'# END OF PYTHON HALF'
+":"""
+import os
+import sys
+
+from training.world import is_launched
+
+if is_launched(os.environ):
+    from training.pretrain import main
+else:
+    from training.local import main
+
+sys.exit(main(sys.argv[1:]))
+# END OF PYTHON HALF

@@ -1,0 +1,1 @@
+"""Training: from a resolved configuration to a finished, resumable run."""

@@ -1,0 +1,220 @@
+"""What one run is: our sections and DeepSpeed's, checked against each other before anything is started.
+
+Reading and merging files is `ds_configs`; what a model or a data section may say is theirs (`model.config`, `data.config`).
+This module holds the sections of training itself and every rule that spans sections. It imports neither torch nor
+deepspeed: a wrong configuration must cost a second, not a job slot.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import ds_configs
+from data.config import DataConfig
+from model.config import ModelConfig
+from model.families import preset
+from model.flops import layer_parameters
+from training.batch import Batch, resolve_batch
+
+OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
+# Read by our own writer (monitor.py): the engine's writer knows the loss only and waits for the device at every step.
+MONITOR_SECTIONS = ("tensorboard", "csv_monitor", "wandb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection:
+    """Which run this is and where it lives: `directory`/`name`."""
+
+    name: str
+    description: str = ""
+    seed: int = 1024
+    directory: str = "runs"
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ValueError(f'name = "{self.name}"; it names a folder: no slash, no leading dot, not empty.')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long to train, and when to log, evaluate and save. Intervals are optimizer steps."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: int | None = None
+    log_interval_steps: int = 10
+    eval_interval_steps: int = 500
+    eval_batches: int | None = None
+    save_interval_steps: int = 500
+    keep_checkpoints: int = 3
+    sample_prompt: str | None = None
+    sample_tokens: int = 64
+    sample_temperature: float = 0.8
+    non_finite: Literal["stop", "skip"] = "stop"
+    watchdog_seconds: int = 1800
+    peak_tflops_per_device: float | None = None
+
+    def __post_init__(self) -> None:
+        lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(lengths) != 1:
+            said = " and ".join(lengths) if lengths else "none of them"
+            raise ValueError(f'steps, epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
+        if getattr(self, lengths[0]) <= 0:
+            raise ValueError(f"{lengths[0]} = {getattr(self, lengths[0])}; it must be more than 0.")
+        for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "watchdog_seconds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+        if self.eval_batches is not None and self.eval_batches < 1:
+            raise ValueError(f"eval_batches = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
+        if not 0 <= self.sample_tokens <= 64:
+            raise ValueError(
+                f"sample_tokens = {self.sample_tokens}; 0 to 64: samples are for the eye, python -m inference.generate writes longer ones."
+            )
+        if self.sample_temperature < 0:
+            raise ValueError(f"sample_temperature = {self.sample_temperature}; 0 (greedy) or more.")
+
+    def last_step(self, train_batch_size: int, seq_length: int, samples_per_epoch: int | None) -> int | None:
+        """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""
+        if self.steps is not None:
+            return self.steps
+        if self.tokens is not None:
+            return -(-self.tokens // (train_batch_size * seq_length))
+        if samples_per_epoch is None or self.epochs is None:
+            return None
+        return max(1, round(self.epochs * samples_per_epoch / train_batch_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One resolved run. `deepspeed` is what `deepspeed.initialize` gets; batch sizes in it are the final ones."""
+
+    path: Path
+    values: dict[str, Any] = field(repr=False)
+    run: RunSection
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    batch: Batch
+    deepspeed: dict[str, Any] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes: config, log, checkpoints, TensorBoard events, samples."""
+        return Path(self.run.directory) / self.run.name
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens one optimizer step learns from, over all replicas."""
+        return self.batch.train_batch_size * self.data.seq_length
+
+    def last_step(self, samples_per_epoch: int | None = None) -> int | None:
+        """See `TrainingConfig.last_step`."""
+        return self.training.last_step(self.batch.train_batch_size, self.data.seq_length, samples_per_epoch)
+
+
+def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConfig:
+    """Build and check every section, and the rules between them.
+
+    Args:
+        config: What `ds_configs.load` returned.
+        world_size: Number of ranks that were started; None before a launch, when the batch keys alone decide.
+
+    Raises:
+        ds_configs.ConfigError: With all problems found, one line each.
+    """
+    where, values = str(config.path), config.values
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ds_configs.ConfigError as error:
+            problems.extend(error.problems)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+        return None
+
+    def section(name: str, cls: Any, prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: given) -> Any:
+        return attempt(lambda: ds_configs.build(cls, prepare(values.get(name, {})), name, where))
+
+    run = section("run", RunSection)
+    model = section("model", ModelConfig, preset)
+    data = section("data", DataConfig)
+    training = section("training", TrainingConfig)
+    batch = attempt(lambda: resolve_batch(values, world_size))
+    problems += [f"{where}: {problem}" for problem in precision_problems(values)]
+    problems += [f"{where}: {problem}" for problem in cross_problems(values, model, data, batch)]
+    if problems:
+        raise ds_configs.ConfigError(problems)
+    resolved = RunConfig(path=config.path, values=values, run=run, model=model, data=data, training=training, batch=batch, deepspeed={})
+    return with_deepspeed(resolved, resolved.last_step())
+
+
+def precision_problems(values: Mapping[str, Any]) -> list[str]:
+    """Only combinations that were shown to train right are let through (docs/architecture.md, "Precision")."""
+    stage = values.get("zero_optimization", {}).get("stage", 0)
+    problems = []
+    if values.get("fp16", {}).get("enabled"):
+        problems.append('fp16.enabled = true; pipelines here train in bf16 or fp32. Use "bf16": {"enabled": true}.')
+    if stage != 1:
+        problems.append(
+            f"zero_optimization.stage = {stage}; it must be 1. With a pipeline, stages 2 and 3 cannot work, "
+            "and without ZeRO the gradient norm that clipping uses counts the first stage only."
+        )
+    accumulate = values.get("data_types", {}).get("grad_accum_dtype")
+    if values.get("bf16", {}).get("enabled"):
+        if accumulate != "fp32":
+            problems.append(
+                f'data_types.grad_accum_dtype = {accumulate!r} with bf16; it must be "fp32": bf16 sums of many gradients lose the small.'
+            )
+    elif accumulate not in (None, "fp32"):
+        problems.append(f'data_types.grad_accum_dtype = {accumulate!r} without bf16; leave it out or say "fp32".')
+    return problems
+
+
+def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: DataConfig | None, batch: Batch | None) -> list[str]:
+    """Rules between sections. A section that is None has its own problems already."""
+    problems = []
+    if model and data and data.seq_length > model.max_seq_length:
+        problems.append(
+            f"data.seq_length = {data.seq_length} is longer than model.max_seq_length = {model.max_seq_length}. "
+            "Shorten it or give the model more positions."
+        )
+    if model and data:
+        vocabulary = data.tokenizer_vocab_size
+        if vocabulary is not None and vocabulary > model.vocab_size:
+            problems.append(
+                f"data.tokenizer.vocab_size = {vocabulary} does not fit model.vocab_size = {model.vocab_size}. "
+                "Make the model's at least as large."
+            )
+    num_layers = len(layer_parameters(model)) if model else None
+    if batch and num_layers and batch.stages > num_layers:
+        problems.append(
+            f"pipeline.stages = {batch.stages}, but the model has only {num_layers} layers to put on them. "
+            "Use fewer stages or more model.num_layers."
+        )
+    scheduler = values.get("scheduler", {})
+    if "total_num_steps" in scheduler.get("params", {}):
+        problems.append("scheduler.params.total_num_steps is derived from the run length (training.steps, epochs or tokens). Remove it.")
+    optimizer = values.get("optimizer", {})
+    if not optimizer:
+        problems.append('no "optimizer" section; inherit parts/engine/pipeline.json or write one.')
+    return problems
+
+
+def with_deepspeed(config: RunConfig, last_step: int | None) -> RunConfig:
+    """The run with the dict for `deepspeed.initialize`: our sections out, batch sizes final, the schedule's length filled in."""
+    engine = {key: copy.deepcopy(value) for key, value in config.values.items() if key not in (*OUR_SECTIONS, *MONITOR_SECTIONS)}
+    engine["train_batch_size"] = config.batch.train_batch_size
+    engine["train_micro_batch_size_per_gpu"] = config.batch.micro_batch
+    engine["gradient_accumulation_steps"] = config.batch.accumulation
+    # The engine's own step line would be a second log format; ours is monitor.py.
+    engine.setdefault("steps_per_print", 1 << 62)
+    if engine.get("scheduler", {}).get("type") in ("WarmupCosineLR", "WarmupDecayLR") and last_step is not None:
+        engine["scheduler"].setdefault("params", {})["total_num_steps"] = last_step
+    return dataclasses.replace(config, deepspeed=engine)

@@ -1,0 +1,157 @@
+"""Start a run on this machine: check, prepare the data, launch the ranks, show what came out.
+
+A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher started go to `pretrain.py` directly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import ds_configs
+from training.batch import KEYS
+from training.config import RunConfig, resolve
+from training.pretrain import EXIT_USER_ERROR, parse
+from training.record import check_folder, finished_step, has_checkpoint
+from training.world import World, default_environment
+
+DEFAULT_CONFIG = "ds_configs/quickstart.json"
+# Ranks a CPU can hold per core before they do nothing but wait for each other.
+MOST_RANKS_PER_CORE = 8
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run CONFIG (default: the quickstart) here. Returns the exit code."""
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    if not named or not named[0].endswith(".json"):
+        arguments = [DEFAULT_CONFIG, *arguments]
+    path, overrides = parse(arguments)
+    try:
+        config = resolve_here(path, overrides)
+        check_folder(config)
+        store = _prepare(config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    samples_per_epoch = _samples_per_epoch(config, store)
+    finished = finished_step(config, config.last_step(samples_per_epoch))
+    if finished is None:
+        code = launch(config, [path, *overrides])
+        if code:
+            return code
+    show(config, again=finished is not None)
+    return 0
+
+
+def resolve_here(path: str, overrides: Sequence[str]) -> RunConfig:
+    """Resolve for the devices of this machine.
+
+    Raises:
+        ValueError: If the configuration is wrong or pins more ranks than this machine can run.
+    """
+    loaded = ds_configs.load(path, overrides)
+    config = resolve(loaded)
+    devices, kind = count_devices()
+    if config.batch.pinned:
+        most = devices if kind != "cpu" else devices * MOST_RANKS_PER_CORE
+        if config.batch.world_size > most:
+            raise ds_configs.ConfigError(
+                [
+                    f"{path}: {KEYS[0]} = {config.batch.train_batch_size} means {config.batch.replicas} pipelines of "
+                    f"{config.batch.stages} stages = {config.batch.world_size} ranks; this machine has {devices} {kind} devices. "
+                    f"Start it on a cluster (deepspeed --hostfile hostfiles/32nodes run_pretrain.sh {path}), or run one pipeline here: "
+                    f"train_batch_size={config.batch.micro_batch * config.batch.accumulation}."
+                ]
+            )
+        return config
+    if kind == "cpu":
+        return config
+    return resolve(loaded, max(1, devices // config.batch.stages) * config.batch.stages)
+
+
+def count_devices() -> tuple[int, str]:
+    """How many devices of which kind ranks can be put on: GPUs if torch sees any, else the cores."""
+    import torch
+
+    for kind in ("xpu", "cuda"):
+        module = getattr(torch, kind, None)
+        if os.environ.get("DS_ACCELERATOR", kind) == kind and module is not None and module.is_available():
+            return int(module.device_count()), kind
+    return os.cpu_count() or 1, "cpu"
+
+
+def _prepare(config: RunConfig) -> Path:
+    from data.prepare import find_store, prepare
+
+    return find_store(config.data) or prepare(config.data)
+
+
+def _samples_per_epoch(config: RunConfig, store: Path) -> int | None:
+    if config.training.epochs is None:
+        return None
+    from data.dataset import open_corpus
+
+    return open_corpus(config.data, seed=config.run.seed).train.samples_per_epoch
+
+
+def launch(config: RunConfig, arguments: Sequence[str]) -> int:
+    """Start the ranks with DeepSpeed's launcher and wait for them."""
+    ranks = config.batch.world_size
+    devices, kind = count_devices()
+    world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
+    environment = {**default_environment(world), **os.environ}
+    if kind == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"
+    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
+    command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
+    print(f"{config.path} -> {config.folder}: {ranks} processes on {devices} {kind} devices", file=sys.stderr, flush=True)
+    process = subprocess.Popen(command, env=environment)
+    # Ctrl-C reaches the ranks from the terminal; they save and leave, and this process waits for that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: process.terminate() if received == signal.SIGTERM else None)
+    code = process.wait()
+    if code and has_checkpoint(config.folder):
+        print(f"Ended early (exit code {code}). The same command goes on from the last checkpoint in {config.folder}.", file=sys.stderr)
+    return code
+
+
+def world_info(ranks: int) -> str:
+    """The launcher's description of one host with this many slots."""
+    import base64
+
+    return base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def show(config: RunConfig, *, again: bool) -> None:
+    """The result, a passage, and what to do next."""
+    results = json.loads((config.folder / "results.json").read_text(encoding="utf-8")) if (config.folder / "results.json").is_file() else {}
+    state = "was finished before" if again else "is finished"
+    print(f"\n{config.folder} {state}: step {results.get('step', '?')}.")
+    if "valid/bits_per_char" in results:
+        print(f"Held-out text: {results['valid/bits_per_char']:.3f} bits per character (loss {results['valid/loss']:.3f} per token).")
+    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+    prompt = config.training.sample_prompt
+    generate = [python, "-m", "inference.generate", str(config.folder)]
+    if prompt and not again:
+        print("\nA passage it writes:\n", flush=True)
+        subprocess.run([*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)], check=False)
+    print("\nNext:")
+    print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
+    print(f'  write more          {" ".join(generate)} --prompt "{prompt or "..."}"')
+    if config.training.steps is not None:
+        again_command = f"./run_pretrain.sh {config.path} training.steps={2 * config.training.steps}"
+        print(f"  train on            {again_command}")
+    sys.stdout.flush()

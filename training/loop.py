@@ -1,0 +1,143 @@
+"""The training loop and the evaluation. Read top to bottom: nothing is called back from elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.dataset import Corpus, ValidationSet
+from training.checkpoint import prune, save_checkpoint
+from training.config import RunConfig
+from training.distributed import Ranks
+from training.faults import Heartbeat, StopRequest
+from training.monitor import Meter, Writer
+from training.sample import sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What one start of a run carries along beside engine, configuration and corpus."""
+
+    ranks: Ranks
+    last_step: int
+    heartbeat: Heartbeat
+    stop: StopRequest
+    meter: Meter
+    writer: Writer | None  # Rank 0 only.
+    results: dict[str, float] = field(default_factory=dict)
+    saved_step: int = -1
+    stopped: bool = False
+
+
+def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+    """Advance the engine from its current step to the last one, or to a stop all ranks agree on.
+
+    Raises:
+        NonFiniteError: If the loss blows up and `training.non_finite` says stop.
+        OSError: If the checkpoint of the last step could not be saved.
+    """
+    plan = config.training
+    batches = corpus.train.batches(
+        start_sample=engine.global_samples, replica=run.ranks.replica, num_replicas=run.ranks.replicas, micro_batch=config.batch.micro_batch
+    )
+    run.meter.go_on()
+    while engine.global_steps < run.last_step and not run.stopped:
+        lr = engine.get_lr()[0]
+        loss = engine.train_batch(batches)
+        step = engine.global_steps  # the only step counter
+        run.meter.add(loss, engine, lr)  # stays on the device
+        run.heartbeat.beat()
+        run.stopped = run.stop.agreed()
+        last = step == run.last_step
+
+        if last or run.stopped or step == 1 or step % plan.log_interval_steps == 0:
+            report(engine, run)  # the one place that waits for the device
+        if last or step % plan.eval_interval_steps == 0:
+            evaluate_and_sample(engine, config, corpus, run)
+        if last or run.stopped or step % plan.save_interval_steps == 0:
+            save(engine, config, run)
+        if run.writer:
+            run.writer.advance(step)
+
+    if run.saved_step != engine.global_steps and engine.global_steps:
+        raise OSError(
+            f"{config.folder / 'checkpoints'}: the checkpoint of step {engine.global_steps} could not be saved; see the lines above."
+        )
+
+
+def report(engine: Any, run: Run) -> None:
+    """Read the interval's values on all ranks; write them on rank 0."""
+    records = run.meter.read(engine)
+    run.results |= {"train/loss": records[-1]["train/loss"], "perf/tokens_per_second": records[-1]["perf/tokens_per_second"]}
+    if run.writer:
+        run.writer.write(records)
+        run.writer.line(records)
+
+
+def evaluate(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks) -> dict[str, float]:
+    """Score the validation split; the same on every rank.
+
+    Every batch is (micro-batch, T) with absent tokens labelled -100, and a batch's loss is its sum over B * T, so the mean loss
+    times the number of positions is the exact total in nats. Bits per character = total / ln 2 / characters scored.
+    """
+    shape = {"num_replicas": ranks.replicas, "micro_batch": config.batch.micro_batch}
+    num_batches = min(valid.num_batches(**shape), config.training.eval_batches or 1 << 62)
+    batches = valid.batches(replica=ranks.replica, num_batches=num_batches, **shape)
+    mean = float(engine.eval_batch(batches, num_micro_batches=num_batches).item())
+    nats = mean * num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length
+    tokens = min(num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length, valid.num_tokens)
+    characters = valid.num_chars(num_batches=num_batches, **shape)
+    return {"valid/loss": nats / tokens, "valid/bits_per_char": nats / math.log(2) / characters}
+
+
+def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+    """Validation figures and a passage of text, at the current step."""
+    run.meter.pause()
+    scores = evaluate(engine, config, corpus.valid, run.ranks)
+    run.results |= scores
+    run.heartbeat.beat()
+    passage = _passage(engine, config, corpus)
+    run.heartbeat.beat()
+    if run.writer:
+        step = engine.global_steps
+        run.writer.write([{"step": step, **scores}])
+        run.writer.say(
+            f"step {step}/{run.last_step} | valid loss {scores['valid/loss']:.4f} | {scores['valid/bits_per_char']:.3f} bits per character"
+        )
+        if passage:
+            run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
+            run.writer.text("sample", passage, step)
+            samples = config.folder / "samples"
+            samples.mkdir(exist_ok=True)
+            (samples / f"step{step:08d}.txt").write_text(passage + "\n", encoding="utf-8")
+    run.meter.go_on()
+
+
+def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
+    plan = config.training
+    if not plan.sample_prompt or not plan.sample_tokens:
+        return ""
+    room = config.model.max_seq_length - plan.sample_tokens
+    prompt = corpus.tokenizer.encode(plan.sample_prompt)[: max(1, room)]
+    seed = config.run.seed + engine.global_steps
+    vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
+    tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
+    ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
+    return corpus.tokenizer.decode(ids)
+
+
+def save(engine: Any, config: RunConfig, run: Run) -> None:
+    """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
+    run.meter.pause()
+    folder = config.folder / "checkpoints"
+    if save_checkpoint(engine, run.ranks, folder, {"metrics": run.results}):
+        run.saved_step = engine.global_steps
+        if run.writer:
+            prune(folder, config.training.keep_checkpoints)
+            run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / f'step{engine.global_steps:08d}'}")
+    run.heartbeat.beat()
+    run.meter.go_on()

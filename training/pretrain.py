@@ -1,0 +1,211 @@
+"""One rank of a run: `run_pretrain.sh` starts it through DeepSpeed's launcher, mpiexec, srun or torchrun.
+
+Everything that can be wrong is found out before the process group exists, so that no rank waits for one that has left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ds_configs
+from training.config import RunConfig, resolve, with_deepspeed
+from training.record import check_folder, finished_step, write_config
+from training.world import World, check_placement, find_world
+
+if TYPE_CHECKING:
+    from data.dataset import Corpus
+    from training.distributed import Ranks
+    from training.loop import Run
+
+log = logging.getLogger("training")
+
+DEFAULT_CONFIG = "ds_configs/hongloumeng_500m.json"
+EXIT_USER_ERROR = 2
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """CONFIG and overrides. The launcher's --local_rank is taken from the environment instead."""
+    parser = argparse.ArgumentParser(prog="run_pretrain.sh", description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", nargs="?", default=None, help=f"a run's JSON file (default: {DEFAULT_CONFIG})")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    known = parser.parse_args(list(arguments))
+    overrides = list(known.overrides)
+    if known.config is not None and "=" in known.config and not known.config.endswith(".json"):
+        overrides.insert(0, known.config)
+        known.config = None
+    return known.config or DEFAULT_CONFIG, overrides
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run this rank to its end. Returns the exit code: 0 finished, 2 a mistake of the user's, 1 a failure, 128 + n stopped by signal n."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        world = find_world(os.environ)
+    except ValueError as error:
+        print(f"run_pretrain.sh: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    path, overrides = parse(arguments)
+    try:
+        config = resolve(ds_configs.load(path, overrides), world.size)
+        check_placement(world, config.batch.stages)
+        if world.rank == 0:
+            check_folder(config)
+    except ValueError as error:
+        # What all ranks see alike is said once.
+        if world.rank == 0:
+            print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    return _run(config, overrides, world)
+
+
+def _run(config: RunConfig, overrides: Sequence[str], world: World) -> int:
+    from training.distributed import prepare_environment
+
+    prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
+    from data.dataset import open_corpus
+
+    try:
+        corpus = open_corpus(config.data, seed=config.run.seed)
+        check_vocabulary(config, corpus)
+    except ValueError as error:
+        if world.rank == 0:
+            print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    last_step = config.last_step(corpus.train.samples_per_epoch)
+    assert last_step is not None
+    if (finished := finished_step(config, last_step)) is not None:
+        if world.rank == 0:
+            print(f"{config.folder} is finished: step {finished} of {last_step}.", file=sys.stderr)
+        return 0
+    config = with_deepspeed(config, last_step)
+    try:
+        return _train(config, overrides, corpus, world)
+    except (RuntimeError, OSError, ValueError) as error:
+        if os.environ.get("PRETRAIN_TRACEBACK"):
+            raise
+        log.error("rank %d of %d: %s: %s", world.rank, world.size, type(error).__name__, error)
+        log.error("(PRETRAIN_TRACEBACK=1 shows the whole trace.)")
+        # Not sys.exit: with peers inside a collective, the process group's clean-up would wait for them.
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
+    """The model must know every id the store can hold.
+
+    Raises:
+        ValueError: If the tokenizer has more ids than the model.
+    """
+    if corpus.tokenizer.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{config.path}: model.vocab_size = {config.model.vocab_size}, but the tokenizer in {corpus.folder} has "
+            f"{corpus.tokenizer.vocab_size} ids. Set model.vocab_size to {corpus.tokenizer.vocab_size} or more."
+        )
+
+
+def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: World) -> int:
+    from training.distributed import start
+    from training.faults import Heartbeat
+    from training.loop import train
+
+    # deepspeed's own start-up chatter is not ours to repeat on 192 ranks.
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    ranks = start(world, config.batch.stages)
+    heartbeat = Heartbeat(config.training.watchdog_seconds)
+    if ranks.is_first:
+        open_log(config)
+        write_config(config, overrides)
+        _copy_tokenizer(corpus, config.folder)
+    engine, run = assemble(config, ranks, heartbeat, len_epoch=corpus.train.samples_per_epoch)
+    train(engine, config, corpus, run)
+    return _end(engine, config, run)
+
+
+def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) -> tuple[Any, Run]:
+    """Build the engine, at the newest good checkpoint's step if there is one, and all that goes with it."""
+    from deepspeed.accelerator import get_accelerator
+
+    from training.checkpoint import choose_checkpoint, load_checkpoint
+    from training.distributed import placement
+    from training.engine import build_engine, build_module
+    from training.faults import StopRequest
+    from training.loop import Run
+    from training.monitor import Meter, Writer, peak_flops
+    from training.optim import apply_configured
+    from training.reshard import needs_resharding, to_universal
+
+    last_step = config.last_step(len_epoch)
+    assert last_step is not None
+    checkpoints = config.folder / "checkpoints"
+    manifest = choose_checkpoint(checkpoints, ranks)
+    parts = manifest["partition"] if manifest and measured_before(config, manifest, ranks) else None
+    module = build_module(config, ranks, parts)
+    universal = manifest is not None and needs_resharding(manifest, ranks, module.parts)
+    engine = build_engine(module, config, ranks, load_universal=universal)
+    for line in placement(ranks):
+        if ranks.is_first:
+            log.info(line)
+    if manifest:
+        tag = to_universal(checkpoints, manifest["tag"], ranks) if universal else manifest["tag"]
+        load_checkpoint(engine, ranks, checkpoints, tag, universal=universal)
+        changes = apply_configured(engine, config.deepspeed["optimizer"])
+        if ranks.is_first:
+            log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
+            for change in changes:
+                log.info("changed since the checkpoint: %s", change)
+    stop = StopRequest(heartbeat, get_accelerator().current_device_name())
+    meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device))
+    writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
+    heartbeat.beat()
+    return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer)
+
+
+def measured_before(config: RunConfig, manifest: dict[str, Any], ranks: Ranks) -> bool:
+    """A measured split comes out a little different each time; a resumed run keeps the one it was saved with."""
+    same = manifest["topology"] == {"pipe": ranks.stages, "data": ranks.replicas}
+    return same and config.deepspeed.get("pipeline", {}).get("partition") == "measured"
+
+
+def open_log(config: RunConfig) -> None:
+    """Rank 0 speaks on the terminal and in `log.txt`."""
+    log.setLevel(logging.INFO)
+    logging.getLogger("model").setLevel(logging.INFO)
+    handler = logging.FileHandler(config.folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def _copy_tokenizer(corpus: Corpus, folder: Path) -> None:
+    """The run's folder is enough to generate with, wherever it is taken."""
+    source = corpus.folder / "tokenizer"
+    if source.is_dir() and not (folder / "tokenizer").exists():
+        partial = folder / "tokenizer.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        partial.rename(folder / "tokenizer")
+
+
+def _end(engine: Any, config: RunConfig, run: Run) -> int:
+    from training.checkpoint import replace
+
+    if run.writer:
+        run.writer.close()
+        if not run.stopped:
+            replace(config.folder / "results.json", json.dumps({"step": engine.global_steps, **run.results}, indent=1) + "\n")
+    stopped_by = run.stop.signal_number
+    if run.stopped and run.ranks.is_first:
+        log.info("stopped at step %d, which is saved; the same command goes on from there.", engine.global_steps)
+    import torch
+
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return 128 + (stopped_by or 15) if run.stopped else 0

@@ -1,0 +1,119 @@
+"""The run's folder: what it says of itself, and whether a start may go on with what it finds there. No torch here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ds_configs import ConfigError
+from model.flops import count_parameters
+from training.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
+# bf16 weights, and per parameter an fp32 master and Adam's two moments.
+CHECKPOINT_BYTES_PER_PARAMETER = 14
+
+
+def check_folder(config: RunConfig) -> None:
+    """Refuse to go on with another model, other data or another seed, and to start what the disk cannot hold.
+
+    Raises:
+        ConfigError: With what differs, or what is free and what is needed.
+    """
+    previous = read_config(config.folder)
+    if previous is not None and has_checkpoint(config.folder):
+        problems = [
+            f"{config.path}: {name} differs from the run in {config.folder} "
+            f"({_difference(previous.get(name, {}), config.values.get(name, {}), name)}). "
+            "Use another run.name, or remove that folder to start anew."
+            for name in ("model", "data")
+            if previous.get(name, {}) != config.values.get(name, {})
+        ]
+        if previous.get("run", {}).get("seed") != config.values["run"].get("seed"):
+            problems.append(
+                f"{config.path}: run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
+            )
+        if problems:
+            raise ConfigError(problems)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
+    free = shutil.disk_usage(config.folder).free
+    if free < 2 * needed:
+        raise ConfigError(
+            [
+                f"{config.folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
+                "and saving needs room for two. Free some space, or set run.directory to another disk."
+            ]
+        )
+
+
+def _difference(old: Any, new: Any, name: str) -> str:
+    """The first key at which two sections part, as "model.num_layers was 4, is 6"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{name}.{key}")
+    return f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What a run's config.json says, or None for a new run."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}. It was damaged; remove it to have it written again."]) from error
+    return read
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """True if a complete checkpoint is there (not verified)."""
+    return any(folder.glob("checkpoints/step*/manifest.json"))
+
+
+def finished_step(config: RunConfig, last_step: int | None) -> int | None:
+    """The newest checkpoint's step if it is the last one, or None."""
+    steps = [int(path.parent.name.removeprefix("step")) for path in config.folder.glob("checkpoints/step*/manifest.json")]
+    return max(steps) if steps and last_step is not None and max(steps) >= last_step else None
+
+
+def write_config(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Write `config.json`: the resolved configuration, itself a config, and where it came from."""
+    from training.checkpoint import replace
+
+    # Overrides to run.directory travel with the values, so the file starts the same run again from the same folder.
+    record = {
+        **config.values,
+        "provenance": {
+            "config": str(config.path),
+            "overrides": list(overrides),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": sys.version.split()[0],
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+        },
+    }
+    replace(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None  # No git on a compute node: the rest of the record stands.
+    return done.stdout.strip() or None
