@@ -7,7 +7,7 @@ same ids. Texts are taken literally: a text in which <|endoftext|> is spelled ou
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ def _begins_character(letter: str) -> bool:
     return byte is not None and byte & 0xC0 != 0x80
 
 
+@cache
 def _byte_of_letter() -> dict[str, int]:
     """Which byte each letter of the byte-level alphabet stands for (GPT-2's table: printable bytes are themselves)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
