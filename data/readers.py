@@ -2,8 +2,8 @@
 
 Text (txt, md, py), csv, json, jsonl, parquet and the arrow files of a saved Hugging Face dataset; each also as .gz or
 .zst. Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which files are
-meant is `files.py`; how bytes become records is `streams.py`,
-`json_items.py` and `columnar.py`, how records become documents `records.py`.
+meant is `files.py`; how bytes become records is `streams.py`, `json_items.py` and `columnar.py`; how records become
+documents is `records.py`.
 """
 
 import csv
