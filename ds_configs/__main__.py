@@ -1,0 +1,157 @@
+"""Look at configurations: `python -m ds_configs show|diff|check`. Needs no device and no framework.
+
+show FILE [KEY=VALUE ...]          every value and the file it is from
+diff FILE FILE                     what differs between two runs
+check FILE ... [KEY=VALUE ...]     validate as training would; parameters, tokens per step, stages
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ds_configs.errors import ConfigError
+from ds_configs.loader import Config, load
+
+if TYPE_CHECKING:
+    from training.config import RunConfig
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0, or 2 if a configuration is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ds_configs", description="Look at configurations.", epilog="KEY=VALUE overrides a value: optimizer.params.lr=3e-4"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="every value and the file it is from")
+    show.add_argument("file")
+    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    compare = commands.add_parser("diff", help="what differs between two runs")
+    compare.add_argument("first")
+    compare.add_argument("second")
+    check = commands.add_parser("check", help="validate; print parameters, tokens per step and stages")
+    check.add_argument("files", nargs="+", metavar="FILE | KEY=VALUE")
+    options = parser.parse_args(arguments)
+
+    if options.command == "check":
+        return _check_all(options.files)
+    try:
+        if options.command == "show":
+            _print_columns(_shown(load(options.file, options.overrides)))
+        else:
+            _print_columns(_differences(load(options.first), load(options.second)))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is not an object, and of empty objects."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _print_columns(rows: Sequence[tuple[str, str]]) -> None:
+    width = min(72, max((len(left) for left, _ in rows), default=0))
+    for left, right in rows:
+        print(f"{left:<{width}}  {right}".rstrip())
+
+
+def _shown(config: Config) -> list[tuple[str, str]]:
+    return [(f"{key} = {_text(value)}", config.where(key)) for key, value in sorted(_leaves(config.values))]
+
+
+def _differences(first: Config, second: Config) -> list[tuple[str, str]]:
+    """Removed and added lines in key order; a run's name and description say which run it is and are left out."""
+    before, after = dict(_leaves(first.values)), dict(_leaves(second.values))
+    rows = []
+    for key in sorted(before.keys() | after.keys()):
+        if key in ("run.name", "run.description") or (key in before and key in after and _text(before[key]) == _text(after[key])):
+            continue
+        for sign, values, config in (("-", before, first), ("+", after, second)):
+            if key in values:
+                rows.append((f"{sign} {key} = {_text(values[key])}", config.where(key)))
+    return rows or [("no difference but the name", "")]
+
+
+def _check_all(arguments: Sequence[str]) -> int:
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    files = [argument for argument in arguments if argument not in overrides]
+    if not files:
+        print("check: name at least one configuration file.", file=sys.stderr)
+        return 2
+    # Only here: the other commands work without the packages whose sections they show.
+    from training.config import resolve
+
+    failed = 0
+    for file in files:
+        try:
+            run = resolve(load(file, overrides))
+        except ConfigError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+        else:
+            print(_summary(file, run))
+    if failed:
+        print(f"{failed} of {len(files)} configurations are wrong.", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _summary(file: str, run: "RunConfig") -> str:
+    """What a run comes to, before anything is started."""
+    from model.flops import count_parameters, flops_per_token
+
+    model, batch, last_step = run.model, run.batch, run.last_step()
+    tokens = run.tokens_per_step
+    flops = flops_per_token(model, run.data.seq_length)
+    if last_step is None:
+        length = f"{run.training.epochs:g} epochs (steps are known once the data is prepared)"
+    else:
+        length = f"{last_step:,} steps, {last_step * tokens:,} tokens, {flops * last_step * tokens:.2e} FLOP"
+    pipelines = f"{batch.replicas} pipelines" if batch.pinned else "each pipeline"
+    sizes = f"{model.num_layers} layers x {model.hidden_size}, {model.num_heads} heads, vocabulary {model.vocab_size}"
+    return "\n".join(
+        [
+            f"{file}: good",
+            f"  run         {run.run.name}, written to {run.folder}",
+            f"  model       {model.family}, {sizes}: {count_parameters(model):,} parameters",
+            f"  data        {run.data.name}, rows of {run.data.seq_length} tokens",
+            f"  batch       {batch.train_batch_size} rows = micro-batch {batch.micro_batch} x {batch.accumulation} x {batch.replicas}"
+            f" ({pipelines}): {tokens:,} tokens per step",
+            f"  length      {length}",
+            f"  processes   {batch.world_size} = {batch.stages} stages x {batch.replicas}; {flops:.3e} FLOP per token",
+            *_stages(run),
+        ]
+    )
+
+
+def _stages(run: "RunConfig") -> list[str]:
+    """One line for each pipeline stage, as `pipeline.partition = "flops"` cuts them."""
+    from model.flops import layer_parameters, layer_work
+    from model.partition import balance
+
+    method = run.values.get("pipeline", {}).get("partition", "flops")
+    if method != "flops":
+        return [f'  stages      cut by "{method}" when the run starts']
+    work, parameters = layer_work(run.model, run.data.seq_length), layer_parameters(run.model)
+    cuts = balance(work, run.batch.stages)
+    lines = []
+    for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
+        share, held = sum(work[start:stop]) / sum(work), sum(parameters[start:stop])
+        lines.append(f"  stage {index:<5} layers {start:>2} to {stop - 1:>2}, {held:>13,} parameters, {share:6.1%} of the work")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
