@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import ModelConfig
+from .dropout import dropout
 from .norms import build_norm
 
 # Measured on one core, bf16, forward and backward (docs/architecture.md): scores kept in memory win up to here, and lose beyond.
-LONGEST_MATRIX_ROW = 768
+LONGEST_MATRIX_ROW = 512
 
 
 class Attention(nn.Module):
@@ -35,45 +36,44 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        B, T, D = hidden.shape
-        qkv = self.qkv(self.norm(hidden)).view(B, T, -1, self.head_size)
-        q, k, v = qkv.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=2)  # (B, T, H or K, E)
+        B, T, _ = hidden.shape
+        heads = self.qkv(self.norm(hidden)).view(B, T, -1, self.head_size).permute(2, 0, 1, 3)  # (H + 2K, B, T, E)
+        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads])
         if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
+            q, k = self.rotary(heads[: self.num_heads + self.num_kv_heads]).split([self.num_heads, self.num_kv_heads])
         context = attend(q, k, v, self.attention_dropout if self.training else 0.0)
-        return hidden + functional.dropout(self.out(context.reshape(B, T, D)), self.dropout, self.training)
+        return hidden + dropout(self.out(context), self.dropout, self.training)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """Causal attention: (B, T, H, E) queries over (B, T, K, E) keys and values -> (B, T, H, E).
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout_ratio: float) -> Tensor:
+    """Causal attention: queries (H, B, T, E) over keys and values (K, B, T, E) -> (B, T, D).
 
     The path depends on device and length only, never on a timing, so that a resumed run repeats its arithmetic bit for bit.
     """
-    if q.device.type == "cpu" and q.shape[1] <= LONGEST_MATRIX_ROW:
-        return _attend_with_matrices(q, k, v, dropout)
-    return _attend_fused(q, k, v, dropout)
+    if q.device.type == "cpu" and q.shape[2] <= LONGEST_MATRIX_ROW:
+        return _attend_with_matrices(q, k, v, dropout_ratio)
+    return _attend_fused(q, k, v, dropout_ratio)
 
 
-def _attend_fused(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    grouped = q.shape[2] != k.shape[2]
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, dropout_ratio: float) -> Tensor:
+    grouped = len(q) != len(k)
     context = functional.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), dropout_p=dropout, is_causal=True, enable_gqa=grouped
+        q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), dropout_p=dropout_ratio, is_causal=True, enable_gqa=grouped
     )
-    return context.transpose(1, 2)
+    return context.transpose(1, 2).flatten(2)
 
 
-def _attend_with_matrices(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """Scores as one matrix per head; faster on CPU than the fused kernel while the matrices are small."""
-    B, T, H, E = q.shape
-    K, G = k.shape[2], H // k.shape[2]
+def _attend_with_matrices(q: Tensor, k: Tensor, v: Tensor, dropout_ratio: float) -> Tensor:
+    """Scores as one matrix per head and row of the batch; on CPU faster than the fused kernel while the matrices are small."""
+    H, B, T, E = q.shape
+    K, G = len(k), H // len(k)
     # The G heads that share a key head are G * T rows of one product, so keys and values are never repeated.
-    q = q.view(B, T, K, G, E).permute(0, 2, 3, 1, 4).reshape(B * K, G * T, E)
-    k = k.transpose(1, 2).reshape(B * K, T, E)
-    v = v.transpose(1, 2).reshape(B * K, T, E)
-    scores = torch.baddbmm(causal_mask(T, G, q.dtype, q.device), q, k.transpose(1, 2), alpha=1 / math.sqrt(E))  # (B * K, G * T, T)
-    weights = functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    context = torch.bmm(weights, v)
-    return context.view(B, K, G, T, E).permute(0, 3, 1, 2, 4).reshape(B, T, H, E)
+    q = q.reshape(K, G, B, T, E).transpose(1, 2).reshape(K * B, G * T, E)
+    k, v = k.reshape(K * B, T, E), v.reshape(K * B, T, E)
+    scores = torch.baddbmm(causal_mask(T, G, q.dtype, q.device), q, k.transpose(1, 2), alpha=1 / math.sqrt(E))  # (K * B, G * T, T)
+    weights = dropout(scores.softmax(-1), dropout_ratio, training=True)
+    context = torch.bmm(weights, v).view(K, B, G, T, E)
+    return context.permute(1, 3, 0, 2, 4).reshape(B, T, H * E)
 
 
 @functools.lru_cache(maxsize=8)
@@ -97,17 +97,17 @@ class Rotary(nn.Module):
         self.turn = {"half": _turn_halves, "interleaved": _turn_neighbours}[config.rotary_style]
 
     def forward(self, heads: Tensor) -> Tensor:
-        """(B, T, H, E) -> (B, T, H, E)."""
-        cos, sin = rotary_tables(heads.shape[1], self.head_size, self.base, heads.device)
+        """(..., T, E) -> (..., T, E)."""
+        cos, sin = rotary_tables(heads.shape[-2], self.head_size, self.base, heads.device)
         return self.turn(heads.float(), cos, sin).to(heads.dtype)
 
 
 @functools.lru_cache(maxsize=8)
 def rotary_tables(length: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each fp32 (T, 1, E / 2)."""
+    """Cosines and sines, each fp32 (T, E / 2)."""
     with torch.inference_mode(False):
         frequencies = 1.0 / base ** (torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies).unsqueeze(1)
+        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), frequencies)
         return angles.cos(), angles.sin()
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 IGNORED_LABEL = -100
 
 # Elements of the fp32 working copy: on CPU it should stay in a core's cache, elsewhere few large kernels are better.
-_CPU_CHUNK_ELEMENTS = 2**18
+_CPU_CHUNK_ELEMENTS = 2**16
 _DEVICE_CHUNK_ELEMENTS = 2**28
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import ModelConfig
+from .dropout import dropout
 from .norms import build_norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -60,7 +61,7 @@ class PositionEmbedding(nn.Module):
             raise ValueError(f"{T} tokens do not fit in max_seq_length = {self.max_seq_length} positions. Use shorter rows.")
         if self.weight is not None:
             hidden = hidden + self.weight[self.offset : self.offset + T]
-        return functional.dropout(hidden, self.dropout, self.training)
+        return dropout(hidden, self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -76,7 +77,7 @@ class MLP(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         inner = self.activation(self.up(self.norm(hidden)))  # (B, T, M)
-        return hidden + functional.dropout(self.down(inner), self.dropout, self.training)
+        return hidden + dropout(self.down(inner), self.dropout, self.training)
 
 
 class GatedMLP(nn.Module):
@@ -93,7 +94,7 @@ class GatedMLP(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         gate, up = self.gate_up(self.norm(hidden)).chunk(2, dim=-1)  # (B, T, M) each
-        return hidden + functional.dropout(self.down(functional.silu(gate) * up), self.dropout, self.training)
+        return hidden + dropout(self.down(functional.silu(gate) * up), self.dropout, self.training)
 
 
 class FinalNorm(nn.Module):
