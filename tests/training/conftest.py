@@ -1,0 +1,159 @@
+"""Start tiny runs as real processes, through DeepSpeed's launcher, and read what they wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.local import free_port, world_info
+
+LIMIT_SECONDS = 120
+
+
+class TinyRun:
+    """One run folder and the processes of one start at a time."""
+
+    def __init__(self, config: Path, root: Path) -> None:
+        self.config = config
+        self.root = root
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.config.parent / "runs" / self.config.stem
+
+    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None) -> subprocess.Popen[str]:
+        """Start the ranks and return at once. No file they write may grow over `file_bytes`."""
+        launcher = ["-m", "deepspeed.launcher.launch", "--log_level", "error", "--master_port", str(free_port())]
+        command = [sys.executable, *launcher, "--world_info", world_info(ranks), "run_pretrain.sh", str(self.config), *overrides]
+        if file_bytes:
+            command = ["prlimit", f"--fsize={file_bytes}", *command]
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.root,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return self.process
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the end: exit code and everything that was printed."""
+        assert self.process
+        output, _ = self.process.communicate(timeout=LIMIT_SECONDS)
+        return self.process.returncode, output
+
+    def run(self, *overrides: str, ranks: int = 2) -> str:
+        """Start, wait, insist on success."""
+        self.start(*overrides, ranks=ranks)
+        code, output = self.finish()
+        assert code == 0, output
+        return output
+
+    def rank_process(self, rank: int) -> int:
+        """Process id of a rank of the start that is going on."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8").split()
+        return int(children[rank])
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Poll fast: what is waited for can be over in milliseconds."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while not condition():
+            assert self.process
+            assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
+            assert time.monotonic() < end, f"no {what} in {LIMIT_SECONDS} s"
+            time.sleep(0.001)
+
+    def records(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def curve(self) -> dict[int, tuple[float, float]]:
+        """Step -> (loss, gradient norm), as written: bit for bit."""
+        return {record["step"]: (record["train/loss"], record["optim/grad_norm"]) for record in self.records() if "train/loss" in record}
+
+    def tags(self) -> list[str]:
+        return sorted(path.parent.name for path in self.folder.glob("checkpoints/*/manifest.json"))
+
+    def stop(self) -> None:
+        """End whatever is left of this start, by process group."""
+        if self.process and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def tiny_values(verse: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A complete configuration of a model that trains in milliseconds."""
+    return {
+        "run": {"seed": 7},
+        "train_batch_size": 8,
+        "train_micro_batch_size_per_gpu": 2,
+        "bf16": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": 1},
+        "gradient_clipping": 1.0,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.1, "torch_adam": True}},
+        "scheduler": {"type": "WarmupCosineLR", "params": {"warmup_num_steps": 3, "warmup_type": "linear", "cos_min_ratio": 0.1}},
+        "pipeline": {"stages": 2},
+        "model": {
+            "family": "gpt2",
+            "vocab_size": 320,
+            "max_seq_length": 32,
+            "num_layers": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "dropout": 0.1,
+        },
+        "data": {
+            "path": str(verse),
+            "seq_length": 16,
+            "directory": str(tmp_path_factory.mktemp("stores")),
+            "chapters": {},
+            "validation": {"last_documents": 2},
+            "tokenizer": {"kind": "byte_bpe", "vocab_size": 320},
+        },
+        "training": {"steps": 8, "log_interval_steps": 1, "eval_interval_steps": 4, "save_interval_steps": 2, "keep_checkpoints": 10},
+    }
+
+
+@pytest.fixture(scope="session")
+def make_run(tiny_values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Callable[..., TinyRun]]:
+    """Make a tiny run; keyword arguments replace whole values by their dotted key with "__" for the dot."""
+    from data.config import DataConfig
+    from data.prepare import prepare
+    from ds_configs import build
+
+    prepare(build(DataConfig, tiny_values["data"], "data", "tiny"))
+    made: list[TinyRun] = []
+
+    def make(**changes: Any) -> TinyRun:
+        folder = tmp_path_factory.mktemp("run")
+        values = json.loads(json.dumps(tiny_values))
+        values["run"]["directory"] = str(folder / "runs")
+        for key, value in changes.items():
+            *sections, last = key.split("__")
+            target = values
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[last] = value
+        config = folder / "tiny.json"
+        config.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        made.append(TinyRun(config, root))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.stop()
