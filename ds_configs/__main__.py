@@ -116,10 +116,10 @@ def _summary(file: str, run: "RunConfig") -> str:
     tokens = run.tokens_per_step
     flops = flops_per_token(model, run.data.seq_length)
     if last_step is None:
-        length = f"{run.training.epochs:g} epochs (steps are known once the data is prepared)"
+        length = f"{run.training.epochs:g} x the corpus (steps are known once the data is prepared)"
     else:
         length = f"{last_step:,} steps, {last_step * tokens:,} tokens, {flops * last_step * tokens:.2e} FLOP"
-    pipelines = f"{batch.replicas} pipelines" if batch.pinned else "each pipeline"
+    pipelines = f"{batch.replicas} pipelines" if batch.pinned else "one pipeline; more of them share the rows"
     sizes = f"{model.num_layers} layers x {model.hidden_size}, {model.num_heads} heads, vocabulary {model.vocab_size}"
     return "\n".join(
         [

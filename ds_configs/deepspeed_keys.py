@@ -7,7 +7,7 @@ tables with the installed source, so that an upgrade of DeepSpeed that changes i
 
 from typing import Any, Literal
 
-from ds_configs.typed import AtLeast, Refused
+from ds_configs.typed import AtLeast, Matching, Refused
 
 Table = dict[str, Any]
 
@@ -126,7 +126,7 @@ FP16: Table = {
 
 PIPELINE: Table = {
     "stages": _COUNT,
-    "partition": str,
+    "partition": Matching("flops|measured|uniform|parameters|type:.+", "flops, measured, uniform, parameters or type:<regular expression>"),
     "activation_checkpoint_interval": AtLeast(int, 0),
     "use_reentrant": bool,
     "pipe_partitioned": bool,

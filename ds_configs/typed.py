@@ -1,12 +1,13 @@
 """Check JSON values against Python types: `build` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
-sections that are passed on as they are, and the markers `AtLeast` and `Refused` inside them.
+sections that are passed on as they are, and the markers `AtLeast`, `Matching` and `Refused` inside them.
 """
 
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ class AtLeast:
     def __str__(self) -> str:
         bound = f"above {self.minimum:g}" if self.exclusive else f"of {self.minimum:g} or more"
         return f"{describe(self.type)} {bound}"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A string that matches the regular expression `pattern` as a whole; `words` describes it."""
+
+    pattern: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,8 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
         return _literal(wanted, value, name, report)
     if isinstance(wanted, AtLeast):
         return _at_least(wanted, value, name, report)
+    if isinstance(wanted, Matching):
+        return _matching(wanted, value, name, report)
     if wanted is float and type(value) in (int, float):
         if math.isfinite(value):
             return float(value)
@@ -157,6 +168,13 @@ def _at_least(wanted: AtLeast, value: Any, name: str, report: Report) -> Any:
     if number is FAILED or number > wanted.minimum or (number == wanted.minimum and not wanted.exclusive):
         return number
     report(name, f"{name} = {_short(value)}; it must be {wanted}.")
+    return FAILED
+
+
+def _matching(wanted: Matching, value: Any, name: str, report: Report) -> Any:
+    if isinstance(value, str) and re.fullmatch(wanted.pattern, value):
+        return value
+    report(name, f"{name} = {_short(value)}; it must be {wanted.words}.")
     return FAILED
 
 

@@ -155,6 +155,7 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage = 4; it must be one of 0, 1, 2, 3."),
         ({"zero_optimization": {"stage3_max_live_parameters": 4}}, "belongs to ZeRO stage 3"),
         ({"data_types": {"grad_accum_dtype": "float32"}}, 'it must be one of "fp32", "bf16", "fp16".'),
+        ({"pipeline": {"partition": "flop"}}, "it must be flops, measured, uniform, parameters or type:<regular expression>."),
         ({"pipeline": {"stages": 0}}, "pipeline.stages = 0; it must be an integer of 1 or more."),
         ({"pipeline": {"seed_layers": True}}, "equal dropout masks"),
         ({"train_batch_size": 0}, "train_batch_size = 0; it must be an integer of 1 or more."),
