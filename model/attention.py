@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import ModelConfig
+from .config import LONGEST_MATRIX_ROW, ModelConfig
 from .dropout import dropout
 from .norms import build_norm
-
-# Measured on one core, bf16, forward and backward (docs/architecture.md): scores kept in memory win up to here, and lose beyond.
-LONGEST_MATRIX_ROW = 512
 
 
 class Attention(nn.Module):

@@ -5,10 +5,14 @@ Layers are those of `gpt.layers`, in its order. A multiply and an add are two op
 
 from __future__ import annotations
 
-from .config import ModelConfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-# What one logit or one attention weight costs in softmax and cross-entropy, in matrix-product operations of the same duration.
-SOFTMAX_WORK = 8
+from .config import LONGEST_MATRIX_ROW, ModelConfig
+
+# Of a softmax and what belongs to it, for one score or one logit: maximum, difference, exponential (counted as four), sum, quotient.
+SOFTMAX_OPERATIONS = 8
 
 
 def layer_parameters(config: ModelConfig) -> list[int]:
@@ -50,6 +54,116 @@ def layer_work(config: ModelConfig, seq_length: int) -> list[float]:
     """What balances pipeline stages: `layer_flops`, plus the softmax over attention scores and the cross-entropy over logits."""
     work = layer_flops(config, seq_length)
     for index in range(2, 2 + 2 * config.num_layers, 2):
-        work[index] += 3.0 * SOFTMAX_WORK * config.num_heads * seq_length
-    work[-1] += 3.0 * SOFTMAX_WORK * config.vocab_size
+        work[index] += 3.0 * SOFTMAX_OPERATIONS * config.num_heads * seq_length
+    work[-1] += 3.0 * SOFTMAX_OPERATIONS * config.vocab_size
     return work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """How a pipeline is run, as far as its memory depends on it."""
+
+    seq_length: int
+    micro_batch: int
+    """Rows in one forward pass."""
+    micro_batches: int
+    """Forward passes per step and pipeline (gradient accumulation)."""
+    replicas: int
+    bf16: bool
+    activation_checkpoint_interval: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSummary:
+    """What one pipeline stage holds and does; bytes are of one process."""
+
+    stage: int
+    first_layer: int
+    num_layers: int
+    parameters: int
+    flops_per_token: float
+    work_ratio: float
+    """Work over that of an ideal stage (total / stages); the largest one sets the pace."""
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights, gradients, optimizer and activations; the libraries themselves take some hundred MB more."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+
+def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload) -> list[StageSummary]:
+    """One row a stage. `parts` is the first layer of each stage, then the number of layers.
+
+    bf16 means bf16 weights and gradients with fp32 accumulation, masters and Adam moments, the last two shared out over replicas
+    (ZeRO-1); otherwise everything is fp32.
+    """
+    parameters = layer_parameters(config)
+    flops, work = layer_flops(config, workload.seq_length), layer_work(config, workload.seq_length)
+    number = len(parts) - 1
+    rows = []
+    for stage, (start, stop) in enumerate(pairwise(parts)):
+        held = sum(parameters[start:stop])
+        rows.append(
+            StageSummary(
+                stage=stage,
+                first_layer=start,
+                num_layers=stop - start,
+                parameters=held,
+                flops_per_token=sum(flops[start:stop]),
+                work_ratio=sum(work[start:stop]) / (sum(work) / number),
+                weight_bytes=held * (2 if workload.bf16 else 4),
+                gradient_bytes=held * (2 + 4 if workload.bf16 else 4),
+                optimizer_bytes=held * (4 + 8) // workload.replicas,
+                # The first stage runs as many micro-batches ahead as there are stages behind it.
+                activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),
+            )
+        )
+    return rows
+
+
+def stage_table(config: ModelConfig, parts: Sequence[int], workload: Workload) -> str:
+    """The stages as text, one a line, with a header and the sums."""
+    rows = stage_summary(config, parts, workload)
+    lines = ["stage  layers   parameters  GFLOP/token  of ideal   weights  gradients  optimizer  activations    total (MiB)"]
+    for row in rows:
+        span = f"{row.first_layer}-{row.first_layer + row.num_layers - 1}"
+        sizes = (row.weight_bytes, row.gradient_bytes, row.optimizer_bytes, row.activation_bytes, row.total_bytes)
+        mebibytes = "  ".join(f"{size / 2**20:>{width},.0f}" for size, width in zip(sizes, (8, 9, 9, 11, 13), strict=True))
+        lines.append(
+            f"{row.stage:>5}  {span:>6}  {row.parameters:>11,}  {row.flops_per_token / 1e9:>11.4f}  {row.work_ratio:>8.1%}  {mebibytes}"
+        )
+    slowest = max(row.work_ratio for row in rows)
+    lines.append(f"{count_parameters(config):,} parameters in all; the slowest stage does {slowest - 1:.1%} more than an even share.")
+    return "\n".join(lines)
+
+
+def _activation_bytes(config: ModelConfig, layers: range, workload: Workload, in_flight: int) -> int:
+    """Bytes kept for the backward pass by a stage with this many micro-batches in flight."""
+    elements = _layer_activations(config, workload.seq_length)
+    tokens, size = workload.seq_length * workload.micro_batch, 2 if workload.bf16 else 4
+    head = len(elements) - 1
+    # Logits and their gradient live for one micro-batch only, whatever is in flight, and are never checkpointed.
+    logits = 2 * config.vocab_size * tokens * size if head in layers else 0
+    interval = workload.activation_checkpoint_interval
+    if not interval:
+        return sum(elements[index] for index in layers) * tokens * size * in_flight + logits
+    groups = [layers[start : start + interval] for start in range(0, len(layers), interval)]
+    recomputed = max(sum(elements[index] for index in group) for group in groups)
+    return (len(groups) * config.hidden_size * in_flight + recomputed) * tokens * size + logits
+
+
+def _layer_activations(config: ModelConfig, seq_length: int) -> list[int]:
+    """Elements per token that each layer keeps for its backward pass, logits left out; an estimate.
+
+    Long rows are taken to run in a fused attention kernel, which keeps no scores.
+    """
+    D, M = config.hidden_size, config.intermediate_size
+    masks = D if config.dropout else 0
+    scores = config.num_heads * seq_length * (3 if config.attention_dropout else 1) if seq_length <= LONGEST_MATRIX_ROW else 0
+    attention = 2 * D + (D + 2 * config.kv_size) + scores + D + masks
+    mlp = 2 * D + M * (4 if config.gated else 2) + masks
+    return [0, masks, *[attention, mlp] * config.num_layers, D, D]

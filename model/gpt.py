@@ -5,7 +5,6 @@ The pipeline over the same list is `pipeline.py`. Where the weights come from is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ class Layer:
     """One entry of the list: a module class, and whether it shares the embedding's matrix."""
 
     index: int
-    module: Callable[[ModelConfig], nn.Module]
+    module: type[nn.Module]
     tied: bool = False
 
     def build(self, config: ModelConfig, seed: int | None) -> nn.Module:
@@ -46,7 +45,7 @@ def layers(config: ModelConfig) -> list[Layer]:
     """
     mlp = GatedMLP if config.gated else MLP
     tied = config.tie_embeddings
-    modules: list[Callable[[ModelConfig], nn.Module]] = [PositionEmbedding, *[Attention, mlp] * config.num_layers, FinalNorm]
+    modules: list[type[nn.Module]] = [PositionEmbedding, *[Attention, mlp] * config.num_layers, FinalNorm]
     middle = [Layer(index, module) for index, module in enumerate(modules, start=1)]
     head = Layer(len(middle) + 1, TokenEmbedding if tied else Head, tied)
     return [Layer(0, TokenEmbedding, tied), *middle, head]

@@ -6,8 +6,27 @@ The work of a layer comes from the configuration (`flops.py`); DeepSpeed's own m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+
+METHODS = ("flops", "measured", "uniform", "parameters")
+
+
+def check_method(method: str) -> None:
+    """Refuse a `pipeline.partition` that does not exist.
+
+    Raises:
+        ValueError: Names the methods there are.
+    """
+    if method in METHODS:
+        return
+    if not method.startswith("type:"):
+        raise ValueError(f'partition = "{method}" is unknown. Use {", ".join(METHODS)}, or type:<regular expression of layer classes>.')
+    try:
+        re.compile(method.removeprefix("type:"))
+    except re.error as error:
+        raise ValueError(f'partition = "{method}" is no regular expression after "type:": {error}.') from error
 
 
 def balance(work: Sequence[float], stages: int) -> list[int]:

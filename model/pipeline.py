@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from deepspeed import comm as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime import utils as deepspeed_utils
 from deepspeed.runtime.activation_checkpointing import checkpointing
@@ -19,9 +22,8 @@ from .config import ModelConfig
 from .flops import layer_parameters, layer_work
 from .gpt import Layer, layers, loss
 from .layers import TokenEmbedding, project
-from .partition import balance
-
-logger = logging.getLogger(__name__)
+from .partition import balance, check_method
+from .timing import layer_seconds
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
 CHECKPOINTED = ["PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
@@ -37,6 +39,8 @@ class PipelinePlan:
     """`flops`, `measured`, `uniform`, `parameters`, or `type:<regular expression of layer classes>`."""
     parts: tuple[int, ...] | None = None
     """First layer of each stage, then the number of layers: a split decided before (a checkpoint's), instead of `partition`."""
+    bf16: bool = True
+    """What `measured` measures."""
     activation_checkpoint_interval: int = 0
     use_reentrant: bool = False
 
@@ -74,18 +78,43 @@ class GPTPipeline(PipelineModule):
 
 
 def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:
-    """First layer of each stage, then the number of layers.
+    """First layer of each stage, then the number of layers; the same on every rank.
+
+    `measured` needs the process group: rank 0 takes the time and tells the others. Its result differs from run to run, so a resumed run
+    must be given the parts it started with.
 
     Raises:
-        ValueError: If the method is unknown, or there are more stages than layers.
+        ValueError: If the method is unknown or matches no layer, or there are more stages than layers.
     """
-    if plan.partition == "flops":
+    check_method(plan.partition)
+    entries = layers(config)
+    if plan.partition == "measured":
+        return _measured_parts(config, plan, stages)
+    if plan.partition == "flops" or stages > len(entries):
         return balance(layer_work(config, plan.seq_length), stages)
     if plan.partition == "uniform":
-        return deepspeed_utils.partition_uniform(num_items=len(layers(config)), num_parts=stages)
+        return deepspeed_utils.partition_uniform(num_items=len(entries), num_parts=stages)
     if plan.partition == "parameters":
         return deepspeed_utils.partition_balanced(weights=layer_parameters(config), num_parts=stages)
-    raise ValueError(f'pipeline.partition = "{plan.partition}" is unknown. Use flops, measured, uniform, parameters or type:<regex>.')
+    pattern = plan.partition.removeprefix("type:")
+    matches = [int(re.search(pattern, entry.module.__name__, re.IGNORECASE) is not None) for entry in entries]
+    if not any(matches):
+        names = ", ".join(dict.fromkeys(entry.module.__name__ for entry in entries))
+        raise ValueError(f'partition = "{plan.partition}" matches no layer. The classes are {names}.')
+    return deepspeed_utils.partition_balanced(weights=matches, num_parts=stages)
+
+
+def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:
+    accelerator = get_accelerator()
+    device = torch.device(accelerator.current_device_name())
+    parts = torch.zeros(stages + 1, dtype=torch.int64, device=device)
+    if dist.get_rank() == 0:
+        shape = (plan.micro_batch, plan.seq_length)
+        dtype = torch.bfloat16 if plan.bf16 else torch.float32
+        seconds = layer_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=accelerator.synchronize)
+        parts.copy_(torch.tensor(balance(seconds, stages)))
+    dist.broadcast(parts, src=0)
+    return [int(part) for part in parts.tolist()]
 
 
 def _spec(entry: Layer, config: ModelConfig, seed: int) -> LayerSpec:
