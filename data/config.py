@@ -23,7 +23,12 @@ class TokenizerConfig:
     training_chars: int = 50_000_000
     """A trained tokenizer sees documents up to this many characters of the training split."""
     add_bos: bool = False
+    """Put the begin-of-text token before each document."""
     add_eos: bool = True
+    """Put the end-of-text token behind each document."""
+    eos_token: str | None = None
+    """Of an existing tokenizer that does not say itself which of its tokens ends a text."""
+    bos_token: str | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "existing") != (self.path is not None):
@@ -35,6 +40,8 @@ class TokenizerConfig:
             raise ValueError(f'vocab_size is missing; kind "{self.kind}" is trained to a size, e.g. 5000.')
         if self.kind == "existing" and self.vocab_size is not None:
             raise ValueError(f"vocab_size = {self.vocab_size}; an existing tokenizer has its own. Remove the key.")
+        if self.kind != "existing" and (self.eos_token or self.bos_token):
+            raise ValueError(f"eos_token = {self.eos_token}, bos_token = {self.bos_token}; only an existing tokenizer needs to be told.")
         smallest = {"byte_bpe": 257, "sentencepiece_bpe": 300, "sentencepiece_unigram": 300}.get(self.kind, 3)
         if self.vocab_size is not None and self.vocab_size < smallest:
             raise ValueError(f"vocab_size = {self.vocab_size}; {self.kind} needs at least {smallest}.")

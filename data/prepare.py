@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data import sources, store, tokenizer
+from data import sources, store, tokenizer, train_tokenizer
 from data.config import DataConfig
 from data.documents import DataError, Document
 
@@ -73,7 +73,7 @@ def _build(config: DataConfig, folder: Path) -> None:
     if not documents:
         raise DataError(f"{config.path or config.corpus}: no text in it.")
     train, valid = split(documents, config)
-    tokenizer.train((document.text for document in train), config.tokenizer, folder / "tokenizer")
+    train_tokenizer.train((document.text for document in train), config.tokenizer, folder / "tokenizer")
     encoder = tokenizer.load(folder / "tokenizer")
     splits: dict[str, dict[str, Any]] = {}
     for name, part in (("train", train), ("valid", valid)):

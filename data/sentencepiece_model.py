@@ -1,0 +1,118 @@
+"""Turn a sentencepiece .model into a `tokenizers` backend that gives the same ids.
+
+The rules are sentencepiece's: pieces with scores, of two neighbours the pair whose join has the highest score is merged
+first (BPE), or the most probable cut is taken (unigram); what no piece covers falls back to bytes.
+"""
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from data.documents import DataError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_SPACE = "\u2581"  # How sentencepiece writes a space.
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_UNIGRAM, _BPE = 1, 2
+
+
+def library() -> ModuleType:
+    """Return the sentencepiece package.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise DataError("sentencepiece tokenizers need a package: .venv/bin/pip install -r requirements-data.txt") from error
+    return sentencepiece
+
+
+def convert(content: bytes, name: str) -> "tokenizers.Tokenizer":
+    """Return the backend of a model's content; `name` is for messages.
+
+    Raises:
+        DataError: If it is not a sentencepiece model, or of a kind that cannot be converted.
+    """
+    import tokenizers
+    from tokenizers import AddedToken
+
+    proto = _parse(content, name)
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        raise DataError(
+            f"{name}: writes spaces behind words (treat_whitespace_as_suffix), which cannot be converted. Give a tokenizer.json."
+        )
+    types = {_UNIGRAM: _unigram, _BPE: _bpe}
+    if proto.trainer_spec.model_type not in types:
+        raise DataError(f"{name}: a sentencepiece model of words or characters; BPE and unigram are known. Give a tokenizer.json.")
+    backend = tokenizers.Tokenizer(types[proto.trainer_spec.model_type](proto))
+    _set_text_rules(backend, proto)
+    special = (_UNKNOWN, _CONTROL)
+    backend.add_special_tokens([AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in special])
+    backend.add_tokens([AddedToken(p.piece, normalized=False, special=False) for p in proto.pieces if p.type == _USER_DEFINED])
+    return backend
+
+
+def _parse(content: bytes, name: str) -> Any:
+    library()
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except Exception as error:  # protobuf's error class differs between its implementations
+        raise DataError(f"{name}: not a sentencepiece model ({error}).") from error
+    if not any(piece.type == _UNKNOWN for piece in proto.pieces):
+        raise DataError(f"{name}: not a sentencepiece model (no pieces, or none for the unknown).")
+    return proto
+
+
+def _unknown(proto: Any) -> int:
+    return next(index for index, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN)
+
+
+def _has_bytes(proto: Any) -> bool:
+    return any(piece.type == _BYTE for piece in proto.pieces)
+
+
+def _bpe(proto: Any) -> Any:
+    from tokenizers import models
+
+    vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
+    merges = []
+    for piece, score in scores.items():
+        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        merges += [(-score, vocabulary[a], vocabulary[b], (a, b)) for a, b in splits if a in scores and b in scores]
+    unknown = proto.pieces[_unknown(proto)].piece
+    pairs = [pair for *_, pair in sorted(merges)]
+    return models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=_has_bytes(proto))
+
+
+def _unigram(proto: Any) -> Any:
+    from tokenizers import models
+
+    lowest = min((piece.score for piece in proto.pieces if piece.type == _NORMAL), default=0.0) - 20.0
+    # A piece that is no text must never win against its letters, not even where all of those are unknown.
+    pieces = [(piece.piece, piece.score if piece.type == _NORMAL else lowest * len(piece.piece)) for piece in proto.pieces]
+    return models.Unigram(pieces, _unknown(proto), byte_fallback=_has_bytes(proto))
+
+
+def _set_text_rules(backend: "tokenizers.Tokenizer", proto: Any) -> None:
+    import tokenizers
+    from tokenizers import decoders, normalizers
+
+    spec = proto.normalizer_spec
+    rules: list[Any] = []
+    if spec.precompiled_charsmap:
+        rules.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        rules += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        rules.append(normalizers.Prepend(_SPACE))
+    rules.append(normalizers.Replace(" ", _SPACE))
+    backend.normalizer = normalizers.Sequence(rules)
+    steps: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else steps)

@@ -1,0 +1,126 @@
+"""Train a tokenizer on texts. The same texts in the same order give the same files."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+from data import sentencepiece_model, tokenizer
+from data.config import END_OF_TEXT, TokenizerConfig
+from data.documents import DataError
+
+UNKNOWN = "<unk>"
+_MAX_PIECE_CHARS = 16
+_SENTENCE_BYTES = 4000  # sentencepiece leaves out longer ones; its own default is 4192.
+
+
+def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    """Train a tokenizer of `config.kind` and save it as `folder`.
+
+    Raises:
+        DataError: If there is too little text for the vocabulary, or a package is missing.
+    """
+    _TRAINERS[config.kind](limit(texts, config.training_chars), config, folder)
+
+
+def limit(texts: Iterable[str], max_chars: int) -> Iterator[str]:
+    """Yield texts until `max_chars` characters are reached; the last one may be cut."""
+    left = max_chars
+    for text in texts:
+        if left <= 0:
+            return
+        yield text[:left]
+        left -= len(text)
+
+
+def _train_byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    assert config.vocab_size is not None, "checked by TokenizerConfig"
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    if backend.get_vocab_size() < config.vocab_size:
+        _refuse_size(config, f"it is only enough for {backend.get_vocab_size()} tokens")
+    tokenizer.save(backend, folder, {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
+    backend.model.save(str(folder))
+
+
+def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    if config.vocab_size is not None:
+        ranked = ranked[: config.vocab_size - 2]
+    vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, UNKNOWN, *ranked])}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([END_OF_TEXT, UNKNOWN])
+    settings = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN, "character_level": True}
+    tokenizer.save(backend, folder, settings)
+
+
+def _train_sentencepiece(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    sentencepiece = sentencepiece_model.library()
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts),
+            model_writer=model,
+            model_type=config.kind.removeprefix("sentencepiece_"),
+            vocab_size=config.vocab_size,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            # Text comes back as it went in: no normalisation, and no space that was not there.
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            max_sentencepiece_length=_MAX_PIECE_CHARS,
+            bos_id=-1,
+            unk_id=1,
+            eos_id=0,
+            eos_piece=END_OF_TEXT,
+            unk_piece=UNKNOWN,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        _refuse_size(config, str(error).replace("\n", " "))
+    backend = sentencepiece_model.convert(model.getvalue(), "the trained model")
+    tokenizer.save(backend, folder, {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN})
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """Lines, cut where they are too long for sentencepiece."""
+    for text in texts:
+        for line in text.split("\n"):
+            for start in range(0, len(line), _SENTENCE_BYTES // 4):  # a character has at most four bytes
+                yield line[start : start + _SENTENCE_BYTES // 4]
+
+
+def _refuse_size(config: TokenizerConfig, why: str) -> None:
+    raise DataError(
+        f"data.tokenizer.vocab_size = {config.vocab_size} does not fit the training text: {why}. Change the size or bring more text."
+    )
+
+
+_TRAINERS: dict[str, Callable[[Iterable[str], TokenizerConfig, Path], None]] = {
+    "byte_bpe": _train_byte_bpe,
+    "characters": _train_characters,
+    "sentencepiece_bpe": _train_sentencepiece,
+    "sentencepiece_unigram": _train_sentencepiece,
+}
