@@ -1,13 +1,13 @@
 """Look at configurations: `python -m ds_configs show|diff|check`. Needs no device and no framework.
 
-show FILE [KEY=VALUE ...]          every value and the file it is from
+show FILE [KEY=VALUE ...]          every value and where it is set
 diff FILE FILE                     what differs between two runs
 check FILE ... [KEY=VALUE ...]     validate as training would; parameters, tokens per step, stages
 """
 
 import argparse
-import itertools
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m ds_configs", description="Look at configurations.", epilog="KEY=VALUE overrides a value: optimizer.params.lr=3e-4"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    show = commands.add_parser("show", help="every value and the file it is from")
+    show = commands.add_parser("show", help="every value and where it is set")
     show.add_argument("file")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     compare = commands.add_parser("diff", help="what differs between two runs")
@@ -137,21 +137,26 @@ def _summary(file: str, run: "RunConfig") -> str:
 
 
 def _stages(run: "RunConfig") -> list[str]:
-    """One line for each pipeline stage, as `pipeline.partition = "flops"` cuts them."""
-    from model.flops import layer_parameters, layer_work
+    """The stages' table, as `pipeline.partition = "flops"` cuts them."""
+    from model.flops import Workload, layer_work, stage_table
     from model.partition import balance
 
-    method = run.values.get("pipeline", {}).get("partition", "flops")
+    pipeline, batch = run.values.get("pipeline", {}), run.batch
+    method = pipeline.get("partition", "flops")
     if method != "flops":
         return [f'  stages      cut by "{method}" when the run starts']
-    work, parameters = layer_work(run.model, run.data.seq_length), layer_parameters(run.model)
-    cuts = balance(work, run.batch.stages)
-    lines = []
-    for index, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        share, held = sum(work[start:stop]) / sum(work), sum(parameters[start:stop])
-        lines.append(f"  stage {index:<5} layers {start:>2} to {stop - 1:>2}, {held:>13,} parameters, {share:6.1%} of the work")
-    return lines
+    workload = Workload(
+        seq_length=run.data.seq_length,
+        micro_batch=batch.micro_batch,
+        micro_batches=batch.accumulation,
+        replicas=batch.replicas,
+        bf16=run.values.get("bf16", {}).get("enabled", False),
+        activation_checkpoint_interval=pipeline.get("activation_checkpoint_interval", 0),
+    )
+    parts = balance(layer_work(run.model, run.data.seq_length), batch.stages)
+    return [f"    {line}" for line in stage_table(run.model, parts, workload).splitlines()]
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "show FILE | head" is no error
     sys.exit(main(sys.argv[1:]))

@@ -4,8 +4,8 @@ What is inside `run`, `model`, `data` and `training` is checked by the packages 
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS
 from ds_configs.errors import ConfigError, did_you_mean
 from ds_configs.merge import Layer, Origin, apply
-from ds_configs.overrides import COMMAND_LINE, apply_overrides
+from ds_configs.overrides import apply_overrides
 from ds_configs.parents import read_with_parents
 from ds_configs.reader import shown
 from ds_configs.typed import Report, convert
@@ -33,16 +33,22 @@ class Config:
         values: The merged keys, without "inherits" and "provenance"; `run.name` is always set.
         sources: The file each value is from, or "command line", by dotted key; objects have entries of their own.
         overrides: The overrides as they were given.
+        lines: The line of each value in its file, by dotted key.
     """
 
     path: Path
     values: dict[str, Any]
     sources: dict[str, str]
     overrides: tuple[str, ...]
+    lines: dict[str, int] = field(default_factory=dict)
 
     def where(self, key: str) -> str:
-        """The file to name in a message about a dotted key, which may lie inside a list ("data.clean[1].rule") or be missing."""
-        return _closest(key, self.sources) or shown(self.path)
+        """Where a message about a dotted key should point: "file:line", "command line", or this file if nobody set the key.
+
+        The key may lie inside a list ("data.clean[1].rule"); then its list's place is meant.
+        """
+        known = _closest(key, self.sources)
+        return str(Origin(self.sources[known], self.lines.get(known))) if known else shown(self.path)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -62,26 +68,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     problems += _check(layer)
     if problems:
         raise ConfigError(problems)
-    sources = {".".join(key): origin.file for key, origin in layer.origins.items()}
-    return Config(path, layer.values, sources, tuple(overrides))
+    origins = {".".join(key): origin for key, origin in layer.origins.items()}
+    sources = {key: origin.file for key, origin in origins.items()}
+    lines = {key: origin.line for key, origin in origins.items() if origin.line is not None}
+    return Config(path, layer.values, sources, tuple(overrides), lines)
 
 
-def _closest(key: str, places: Mapping[str, str]) -> str | None:
-    """The entry for a dotted key, or for the nearest key above it."""
-    while key:
-        if key in places:
-            return places[key]
+def _closest(key: str, known: Container[str]) -> str:
+    """A dotted key if it is known, else the nearest known one above it, else ""."""
+    while key and key not in known:
         key = _LAST_STEP.sub("", key)
-    return None
+    return key
 
 
 def _check(layer: Layer) -> list[str]:
     """Every problem in the merged values that can be seen without knowing our sections' fields."""
     problems: list[str] = []
-    origins = {".".join(key): str(origin) for key, origin in layer.origins.items()}
+    origins = {".".join(key): origin for key, origin in layer.origins.items()}
 
     def report(key: str, problem: str) -> None:
-        problems.append(f"{_closest(key, origins) or COMMAND_LINE}: {problem}")
+        problems.append(f"{origins[_closest(key, origins)]}: {problem}")
 
     convert(_TABLE, layer.values, "", report)
     _check_by_type("optimizer", OPTIMIZERS, layer.values, report)

@@ -52,7 +52,7 @@ def _parse(text: str) -> tuple[KeyPath, Any, str | None]:
         return key, json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique), None
     except _TwiceError as error:
         return key, None, f'"{text}" sets "{error}" twice.'
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, raw, None
 
 

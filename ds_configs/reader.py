@@ -68,6 +68,8 @@ def parse(text: str, where: str) -> Document:
         raise ConfigError(f"{where}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.{_hint(text, error.pos)}") from None
     except _NotJSONError as error:
         raise ConfigError(f"{where}: not valid JSON: {error} is no JSON number. Write a finite number.") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise ConfigError(f"{where}: not readable: {error}.") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply to be a configuration.") from None
     if not isinstance(values, dict):

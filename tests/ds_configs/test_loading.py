@@ -79,6 +79,11 @@ def test_a_file_that_is_not_utf8_or_not_an_object_is_rejected():
     assert "a configuration is an object" in only_problem(write("list.json", "[1]"))
 
 
+def test_a_number_too_long_or_an_object_too_deep_is_rejected():
+    assert "not readable" in only_problem(write("a.json", '{"train_batch_size": ' + "1" * 5000 + "}"))
+    assert "nested too deeply" in only_problem(write("a.json", '{"data": ' + "[" * 100_000))
+
+
 def test_a_byte_order_mark_is_accepted():
     Path("bom.json").write_bytes(b'\xef\xbb\xbf{"run": {"description": "\xe7\xba\xa2"}}')
     assert load("bom.json").values["run"]["description"] == "红"
@@ -243,6 +248,7 @@ def test_an_override_that_is_none_is_explained():
     assert "Write dotted.key=value" in only_problem("a.json", "training.steps")
     assert "is an option; there are none" in only_problem("a.json", "--steps=3")
     assert "cannot be overridden" in only_problem("a.json", 'inherits=["b.json"]')
+    assert load("a.json", ["run.description=" + "[" * 100_000]).values["run"]["description"][0] == "["
     assert "twice" in only_problem("a.json", 'training={"steps": 1, "steps": 2}')
     for text in ("=3", "a..b=3", "a b=3", ".=1"):
         assert "is not an override" in only_problem("a.json", text)
@@ -256,9 +262,9 @@ def test_an_override_of_model_or_data_needs_a_name_of_its_own():
     load("a.json", ["training.steps=3"])
 
 
-def test_where_finds_the_file_of_a_value_inside_a_list_and_of_a_missing_key():
-    config = Config(Path("a.json"), {}, {"data": "p.json", "data.clean": "q.json"}, ())
-    assert config.where("data.clean[1].rule") == "q.json"
+def test_where_finds_the_place_of_a_value_inside_a_list_and_of_a_missing_key():
+    config = Config(Path("a.json"), {}, {"data": "p.json", "data.clean": "q.json"}, (), {"data.clean": 7})
+    assert config.where("data.clean[1].rule") == "q.json:7"
     assert config.where("data.other") == "p.json"
     assert config.where("model.x") == "a.json"
     assert config.where("") == "a.json"
