@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 
 from model.pipeline import PipelinePlan, build_pipeline
+from training import gradient_norm
 from training.config import RunConfig
 from training.distributed import Ranks, quiet, seed_rank, topology
 from training.optim import parameter_groups
@@ -49,9 +50,13 @@ def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal
     if load_universal:
         settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     weight_decay = settings["optimizer"].get("params", {}).get("weight_decay", 0.0)
+    gradient_norm.install()
     with quiet():
         engine, *_ = deepspeed.initialize(
             model=module, config=settings, model_parameters=parameter_groups(module.parameters(), weight_decay)
         )
+    if engine.lr_scheduler is not None:
+        # DeepSpeed's schedules begin one step late: without this the first two steps of a warm-up have a learning rate of 0.
+        engine.lr_scheduler.step()
     seed_rank(config.run.seed, ranks)
     return engine

@@ -1,9 +1,11 @@
 """A run that was killed, stopped or damaged ends where an uninterrupted one does, bit for bit, dropout on."""
 
 import os
+import shutil
 import signal
 
 import pytest
+import torch
 
 from training.checkpoint import LATEST
 
@@ -95,3 +97,27 @@ def test_another_model_in_the_same_folder_is_refused_before_anything_starts(make
     assert code == 2
     assert "model.num_layers was 2, is 3" in output
     assert "Use another run.name" in output
+
+
+def tied_master(checkpoint, stage):
+    """The fp32 master of the tied matrix that a stage's optimizer holds."""
+    file = checkpoint / f"bf16_zero_pp_rank_0_mp_rank_{stage:02d}_optim_states.pt"
+    state = torch.load(file, weights_only=False)["optimizer_state_dict"]
+    fragment = state["param_slice_mappings"][0]["tied_modules.embedding.weight"]
+    return state["single_partition_of_fp32_groups"][0][fragment.start : fragment.start + fragment.numel]
+
+
+def test_another_topology_goes_on_bit_for_bit_and_tied_weights_stay_equal_on_both_stages(make_run):
+    warmup = {"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01}  # No end, so steps=4 is a piece of steps=8.
+    changes = {"model__dropout": 0.0, "scheduler__type": "WarmupLR", "scheduler__params": warmup, "training__eval_interval_steps": 100}
+    run, moved = make_run(**changes), make_run(**changes)
+    run.run("training.steps=4")
+    shutil.copytree(run.folder, moved.folder)
+    run.run("training.steps=8")
+    output = moved.run("training.steps=8", "pipeline.stages=4", ranks=4)
+    assert "converting it to DeepSpeed's universal form" in output
+    assert moved.curve() == run.curve()  # Both keep the matrix twice and add its gradients in fp32.
+
+    for folder, stages in ((run.folder, 2), (moved.folder, 4)):
+        checkpoint = folder / "checkpoints/step00000008"
+        assert torch.equal(tied_master(checkpoint, 0), tied_master(checkpoint, stages - 1))

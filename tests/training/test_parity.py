@@ -1,0 +1,97 @@
+"""The pipeline computes what a plain loop computes: the same losses on one stage, on two, and without DeepSpeed."""
+
+import json
+import re
+
+import pytest
+import torch
+
+import ds_configs
+from data.config import DataConfig
+from data.dataset import open_corpus
+from ds_configs import build
+from model.config import ModelConfig
+from model.families import preset
+from model.gpt import GPT, loss
+
+STEPS = 20
+
+
+def plain_losses(values, rates):
+    """Train GPT without DeepSpeed: bf16 weights, fp32 masters and accumulation, AdamW, clipping. Returns the loss of every step."""
+    model = GPT(build(ModelConfig, preset(values["model"]), "model", "tiny"), seed=values["run"]["seed"]).bfloat16()
+    weights = list(model.parameters())
+    masters = [weight.detach().float().requires_grad_() for weight in weights]
+    groups = [
+        {"params": [master for master in masters if master.ndim >= 2], "weight_decay": 0.1},
+        {"params": [master for master in masters if master.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
+    corpus = open_corpus(build(DataConfig, values["data"], "data", "tiny"), seed=values["run"]["seed"])
+    batches = corpus.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=2)
+    losses = []
+    for rate in rates:
+        for master in masters:
+            master.grad = torch.zeros_like(master)
+        total = 0.0
+        for _ in range(4):
+            inputs, labels = next(batches)
+            value = loss(model(inputs), labels)
+            total += value.item() / 4
+            (value / 4).backward()
+            for master, weight in zip(masters, weights, strict=True):
+                master.grad += weight.grad.float()
+                weight.grad = None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        with torch.no_grad():
+            for master, weight in zip(masters, weights, strict=True):
+                weight.copy_(master)
+        losses.append(total)
+    return losses
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("tied", [True, False])
+def test_one_stage_two_stages_and_a_plain_loop_give_the_same_losses(make_run, tied):
+    changes = {"model__dropout": 0.0, "model__tie_embeddings": tied, "training__steps": STEPS, "optimizer__params__lr": 0.003}
+    # Evaluation and samples on one side only: they must leave no trace in the training.
+    two = make_run(**changes, training__sample_prompt="明月", training__sample_tokens=4, training__save_interval_steps=100)
+    two.run(ranks=2)
+    one = make_run(**changes, pipeline__stages=1, training__eval_interval_steps=100, training__save_interval_steps=100)
+    one.run(ranks=1)
+    if tied:
+        # One stage adds the matrix's two gradients in bf16 before they reach the fp32 sum, two stages after.
+        assert [loss for loss, _ in two.curve().values()] == pytest.approx([loss for loss, _ in one.curve().values()], abs=1e-3)
+    else:
+        assert two.curve() == one.curve()  # Bit for bit, gradient norms too.
+
+    records = [record for record in one.records() if "train/loss" in record]
+    plain = plain_losses(json.loads(one.config.read_text(encoding="utf-8")), [record["optim/lr"] for record in records])
+    # bf16 has eight bits; after some steps two ways of summing the same gradients may round a weight differently.
+    assert plain == pytest.approx([record["train/loss"] for record in records], abs=1e-3)
+    assert plain[-1] < plain[0] - 0.3, "the losses fall, so equal ones mean something"
+
+
+@pytest.mark.distributed
+def test_six_stages_times_two_replicas_train_with_every_pipeline_on_consecutive_ranks(make_run):
+    run = make_run(pipeline__stages=6, training__steps=2, training__save_interval_steps=100, model__num_layers=4, model__dropout=0.0)
+    output = run.run(ranks=12)
+    placed = re.findall(r"pipeline (\d): ranks (\d+)-(\d+) on", output)
+    assert placed == [("0", "0", "5"), ("1", "6", "11")]
+    assert sorted(run.curve()) == [1, 2]
+    manifest = json.loads((run.folder / "checkpoints" / run.tags()[0] / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["topology"] == {"pipe": 6, "data": 2}
+    assert manifest["consumed_samples"] == 16
+
+    # One pipeline of one stage goes on from it: fp32 masters and moments are carried over, the data order too.
+    alone = run.run("pipeline.stages=1", "training.steps=3", ranks=1)
+    assert "converting it to DeepSpeed's universal form" in alone
+    assert sorted(run.curve()) == [1, 2, 3]
+
+
+def test_a_config_written_by_a_run_is_a_config(make_run):
+    run = make_run()
+    assert ds_configs.load(run.config).values["run"]["name"] == "tiny"
