@@ -76,6 +76,11 @@ class GPTPipeline(PipelineModule):
         self.parts = list(method)
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
+    def _synchronize_tied_weights(self) -> None:
+        # Copying weights is nothing to differentiate; without this PyTorch warns at the first backward pass.
+        with torch.no_grad():
+            super()._synchronize_tied_weights()
+
 
 def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:
     """First layer of each stage, then the number of layers; the same on every rank.
@@ -93,15 +98,21 @@ def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[i
     if plan.partition == "flops" or stages > len(entries):
         return balance(layer_work(config, plan.seq_length), stages)
     if plan.partition == "uniform":
-        return deepspeed_utils.partition_uniform(num_items=len(entries), num_parts=stages)
-    if plan.partition == "parameters":
-        return deepspeed_utils.partition_balanced(weights=layer_parameters(config), num_parts=stages)
-    pattern = plan.partition.removeprefix("type:")
+        parts = deepspeed_utils.partition_uniform(num_items=len(entries), num_parts=stages)
+    else:
+        weights = layer_parameters(config) if plan.partition == "parameters" else _matching(entries, plan.partition)
+        parts = deepspeed_utils.partition_balanced(weights=weights, num_parts=stages)
+    return [int(part) for part in parts]  # numpy's integers do not go into JSON
+
+
+def _matching(entries: Sequence[Layer], method: str) -> list[int]:
+    """1 for each layer whose class name matches what follows "type:", else 0."""
+    pattern = method.removeprefix("type:")
     matches = [int(re.search(pattern, entry.module.__name__, re.IGNORECASE) is not None) for entry in entries]
     if not any(matches):
         names = ", ".join(dict.fromkeys(entry.module.__name__ for entry in entries))
-        raise ValueError(f'partition = "{plan.partition}" matches no layer. The classes are {names}.')
-    return deepspeed_utils.partition_balanced(weights=matches, num_parts=stages)
+        raise ValueError(f'partition = "{method}" matches no layer. The classes are {names}.')
+    return matches
 
 
 def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:

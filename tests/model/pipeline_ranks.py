@@ -1,0 +1,96 @@
+"""What each of two ranks does in test_pipeline_module.py: builds pipelines of both shapes and writes down what it holds.
+
+Run as `python pipeline_ranks.py FOLDER` with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""
+
+import json
+import logging
+import random
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import comm as dist
+from deepspeed.pipe import PipelineModule
+from deepspeed.runtime.pipe.topology import ProcessTopology
+
+from model.config import ModelConfig
+from model.pipeline import PipelinePlan, build_pipeline, choose_parts
+from tests.model.tiny_models import CASES, SEED, batch
+
+PLAN = PipelinePlan(seq_length=24, micro_batch=2)
+SETTINGS = {
+    "train_micro_batch_size_per_gpu": 2,
+    "gradient_accumulation_steps": 2,
+    "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
+    "bf16": {"enabled": True},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "zero_optimization": {"stage": 1},
+    "pipeline": {"use_reentrant": False},
+}
+
+
+def topology(stages: int) -> ProcessTopology:
+    return ProcessTopology(axes=["data", "pipe"], dims=[2 // stages, stages])
+
+
+def engine_over(module: PipelineModule) -> Any:
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=module.parameters(), config=SETTINGS)
+    return engine
+
+
+def step_loss(config: ModelConfig, plan: PipelinePlan) -> tuple[float, float]:
+    """Loss of one step on two stages, and of an evaluation after it."""
+    engine = engine_over(build_pipeline(config, topology=topology(2), seed=SEED, plan=plan))
+    torch.manual_seed(11)
+    first = engine.train_batch(iter([batch(config, 0), batch(config, 1)])).item()
+    after = engine.eval_batch(iter([batch(config, 2)]), num_micro_batches=1).item()
+    return first, after
+
+
+def main(folder: Path) -> None:
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
+    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))
+    rank = dist.get_rank()
+    found: dict[str, Any] = {"parts": {}, "stock parts": {}, "losses": {}}
+    # DeepSpeed's own reports are of no use here.
+    logging.disable(logging.WARNING)
+    torch.manual_seed(3)
+    random.seed(3)
+    states = torch.get_rng_state(), random.getstate()
+
+    for name, config in CASES.items():
+        for stages in (1, 2):
+            module = build_pipeline(config, topology=topology(stages), seed=SEED, plan=PLAN)
+            torch.save(module.state_dict(), folder / f"{name}-{stages}-{rank}.pt")
+            found["parts"][f"{name}-{stages}"] = module.parts
+    found["generators untouched"] = torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+
+    config = CASES["gpt2"]
+    specs = module._layer_specs  # of the last case: the same number of layers as every other
+    for method in ("uniform", "parameters", "type:attention|mlp", "measured"):
+        plan = PipelinePlan(seq_length=24, micro_batch=2, partition=method)
+        found["parts"][method] = choose_parts(list(CASES.values())[-1], plan, 2)
+        if method != "measured":
+            found["stock parts"][method] = [
+                int(part) for part in PipelineModule(specs, topology=topology(2), partition_method=method).parts
+            ]
+    found["given parts"] = build_pipeline(
+        config, topology=topology(2), seed=SEED, plan=PipelinePlan(seq_length=24, micro_batch=2, parts=(0, 3, 8))
+    ).parts
+
+    found["without dropout"] = step_loss(CASES["untied"], PLAN)
+    found["losses"]["plain"] = step_loss(config, PLAN)
+    for interval, reentrant in ((1, False), (2, False), (2, True)):
+        plan = PipelinePlan(seq_length=24, micro_batch=2, activation_checkpoint_interval=interval, use_reentrant=reentrant)
+        SETTINGS["pipeline"] = {"use_reentrant": reentrant, "activation_checkpoint_interval": interval}
+        found["losses"][f"{interval} {reentrant}"] = step_loss(config, plan)
+    (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

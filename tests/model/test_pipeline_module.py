@@ -1,0 +1,99 @@
+"""The pipeline on two real ranks: what each holds, what it computes, how it is cut."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.flops import layer_work
+from model.gpt import GPT, loss
+from model.partition import balance
+from tests.model.tiny_models import CASES, SEED, batch
+from training.local import free_port
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder both ranks wrote to."""
+    folder = tmp_path_factory.mktemp("ranks")
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
+    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, str(root / "tests/model/pipeline_ranks.py"), str(folder)]
+    processes = []
+    for rank in ("0", "1"):
+        with (folder / f"log-{rank}.txt").open("wb") as log:
+            environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+            processes.append(subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join((folder / f"log-{rank}.txt").read_text(encoding="utf-8", errors="replace") for rank in (0, 1))
+    assert codes == [0, 0], logs
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(ranks: Path) -> list[dict[str, Any]]:
+    return [json.loads((ranks / f"found-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+
+
+def plain_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("tied_modules.embedding.", "0."): tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pipelines_of_one_and_two_stages_start_from_the_plain_models_weights(ranks, found, name):
+    plain = GPT(CASES[name], seed=SEED).state_dict()
+    for rank in (0, 1):
+        whole = plain_names(torch.load(ranks / f"{name}-1-{rank}.pt"))
+        assert whole.keys() == plain.keys()
+        assert all(torch.equal(whole[key], plain[key]) for key in plain)
+    stages = [plain_names(torch.load(ranks / f"{name}-2-{rank}.pt")) for rank in (0, 1)]
+    assert stages[0].keys() | stages[1].keys() == plain.keys()
+    assert stages[0].keys() & stages[1].keys() == ({"0.weight"} if CASES[name].tie_embeddings else set())
+    for stage in stages:
+        assert all(torch.equal(tensor, plain[key]) for key, tensor in stage.items())
+    assert found[0]["parts"][f"{name}-2"] == balance(layer_work(CASES[name], 24), 2)
+
+
+def test_building_leaves_the_global_random_generators_alone(found):
+    assert all(rank["generators untouched"] for rank in found)
+
+
+def test_deepspeeds_own_methods_cut_where_deepspeed_does(found):
+    for method, stock in found[0]["stock parts"].items():
+        assert found[0]["parts"][method] == stock, method
+
+
+def test_every_rank_cuts_at_the_same_layers_also_when_times_were_measured(found):
+    assert found[0]["parts"] == found[1]["parts"]
+    first, cut, last = found[0]["parts"]["measured"]
+    assert (first, last) == (0, 8)
+    assert 0 < cut < 8
+
+
+def test_parts_decided_before_are_taken_as_they_are(found):
+    assert found[0]["given parts"] == [0, 3, 8]
+
+
+def test_two_stages_lose_what_the_plain_model_loses(found):
+    model = GPT(CASES["untied"], seed=SEED).bfloat16()
+    with torch.no_grad():
+        expected = [loss(model(tokens), labels) for tokens, labels in (batch(CASES["untied"], 0), batch(CASES["untied"], 1))]
+    first, _ = found[0]["without dropout"]
+    assert first == pytest.approx((expected[0] + expected[1]).item() / 2, abs=1e-6)  # the same bf16 arithmetic, one fp32 mean
+
+
+def test_activation_checkpointing_changes_no_loss_by_a_single_bit(found):
+    losses = found[0]["losses"]
+    assert len(losses) == 4
+    assert all(loss == losses["plain"] for loss in losses.values()), losses
