@@ -5,7 +5,7 @@ dataclass of one section. Keys and rules are in README.md beside this file. Only
 """
 
 from ds_configs.errors import ConfigError
-from ds_configs.loader import Config, load
+from ds_configs.loader import Config, load, read
 from ds_configs.typed import build
 
-__all__ = ["Config", "ConfigError", "build", "load"]
+__all__ = ["Config", "ConfigError", "build", "load", "read"]

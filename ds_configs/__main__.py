@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.errors import ConfigError
-from ds_configs.loader import Config, load
+from ds_configs.loader import Config, load, read
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -97,7 +97,7 @@ def _check_all(arguments: Sequence[str]) -> int:
     failed = 0
     for file in files:
         try:
-            run = resolve(load(file, overrides))
+            run = resolve(read(file, overrides))
         except ConfigError as error:
             failed += 1
             print(error, file=sys.stderr)

@@ -34,6 +34,7 @@ class Config:
         sources: The file each value is from, or "command line", by dotted key; objects have entries of their own.
         overrides: The overrides as they were given.
         lines: The line of each value in its file, by dotted key.
+        problems: What is wrong with it, if it was read by `read`; nothing if by `load`.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Config:
     sources: dict[str, str]
     overrides: tuple[str, ...]
     lines: dict[str, int] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
         """Where a message about a dotted key should point: "file:line", "command line", or this file if nobody set the key.
@@ -59,19 +61,31 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: With all problems: files that cannot be read, parents that disagree, unknown keys, wrong types, no name of its own.
     """
+    config = read(path, overrides)
+    if config.problems:
+        raise ConfigError(config.problems)
+    return config
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Like `load`, for those who will find more problems in our sections and report all of them together.
+
+    Raises:
+        ConfigError: Only if a file cannot be read, or nothing sensible can be said of its values.
+    """
     path = Path(path)
     layer, problems = read_with_parents(path)
+    if problems and not layer.values:
+        raise ConfigError(problems)
     problems += apply_overrides(layer, overrides)
     run = layer.values.setdefault("run", {})
     if isinstance(run, dict) and "name" not in run:
         apply(layer, {"run": {"name": path.stem}}, lambda _key: Origin(shown(path)))
     problems += _check(layer)
-    if problems:
-        raise ConfigError(problems)
     origins = {".".join(key): origin for key, origin in layer.origins.items()}
     sources = {key: origin.file for key, origin in origins.items()}
     lines = {key: origin.line for key, origin in origins.items() if origin.line is not None}
-    return Config(path, layer.values, sources, tuple(overrides), lines)
+    return Config(path, layer.values, sources, tuple(overrides), lines, tuple(problems))
 
 
 def _closest(key: str, known: Container[str]) -> str:

@@ -121,14 +121,14 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
     """Build and check every section, and the rules between them.
 
     Args:
-        config: What `ds_configs.load` returned.
+        config: What `ds_configs.read` or `load` returned; problems it carries are reported together with those found here.
         world_size: Number of ranks that were started; None before a launch, when the batch keys alone decide.
 
     Raises:
         ds_configs.ConfigError: With all problems found, one line each.
     """
     where, values = str(config.path), config.values
-    problems: list[str] = []
+    problems = list(config.problems)
 
     def attempt(make: Callable[[], Any]) -> Any:
         try:
@@ -140,12 +140,16 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
         return None
 
     def section(name: str, cls: Any, prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: given) -> Any:
-        return attempt(lambda: ds_configs.build(cls, prepare(values.get(name, {})), name, where))
+        if not isinstance(values.get(name, {}), dict):
+            return None  # Reported by the reader.
+        return attempt(lambda: ds_configs.build(cls, prepare(values.get(name, {})), name, config.where))
 
     run = section("run", RunSection)
     model = section("model", ModelConfig, preset)
     data = section("data", DataConfig)
     training = section("training", TrainingConfig)
+    if config.problems:
+        raise ds_configs.ConfigError(problems)  # With keys unknown or of a wrong type, rules between sections have nothing to hold on to.
     batch = attempt(lambda: resolve_batch(values, world_size))
     problems += [f"{where}: {problem}" for problem in precision_problems(values)]
     problems += [f"{where}: {problem}" for problem in cross_problems(values, model, data, batch)]

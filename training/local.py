@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         code = launch(config, [path, *overrides])
         if code:
             return code
-    show(config, again=finished is not None)
+    show(config, overrides, again=finished is not None)
     return 0
 
 
@@ -55,7 +56,7 @@ def resolve_here(path: str, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ValueError: If the configuration is wrong or pins more ranks than this machine can run.
     """
-    loaded = ds_configs.load(path, overrides)
+    loaded = ds_configs.read(path, overrides)
     config = resolve(loaded)
     devices, kind = count_devices()
     if config.batch.pinned:
@@ -135,7 +136,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def show(config: RunConfig, *, again: bool) -> None:
+def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
     """The result, a passage, and what to do next."""
     results = json.loads((config.folder / "results.json").read_text(encoding="utf-8")) if (config.folder / "results.json").is_file() else {}
     state = "was finished before" if again else "is finished"
@@ -152,6 +153,7 @@ def show(config: RunConfig, *, again: bool) -> None:
     print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
     print(f'  write more          {" ".join(generate)} --prompt "{prompt or "..."}"')
     if config.training.steps is not None:
-        again_command = f"./run_pretrain.sh {config.path} training.steps={2 * config.training.steps}"
-        print(f"  train on            {again_command}")
+        kept = [override for override in overrides if not override.startswith("training.steps=")]
+        longer = ["./run_pretrain.sh", str(config.path), *kept, f"training.steps={2 * config.training.steps}"]
+        print(f"  train on            {shlex.join(longer)}")
     sys.stdout.flush()

@@ -127,7 +127,8 @@ def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
     vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
     tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
     ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
-    return corpus.tokenizer.decode(ids)
+    # A passage may end, or a young model err, within a character of several byte tokens.
+    return corpus.tokenizer.decode(ids).replace("\ufffd", "")
 
 
 def save(engine: Any, config: RunConfig, run: Run) -> None:

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_USER_ERROR
     path, overrides = parse(arguments)
     try:
-        config = resolve(ds_configs.load(path, overrides), world.size)
+        config = resolve(ds_configs.read(path, overrides), world.size)
         check_placement(world, config.batch.stages)
         if world.rank == 0:
             check_folder(config)
