@@ -1,0 +1,27 @@
+"""Settings of the draw are checked before anything is loaded."""
+
+from typing import Any
+
+import pytest
+
+from inference.settings import Sampling
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"new_tokens": 0}, "number of new tokens = 0; it must be 1 or more"),
+        ({"temperature": -0.1}, "temperature = -0.1; it must be 0 (greedy)"),
+        ({"temperature": float("nan")}, "temperature = nan"),
+        ({"top_k": -1}, "top-k = -1; it must be 0 (no limit)"),
+        ({"top_p": 0.0}, "top-p = 0; it must be above 0"),
+        ({"top_p": 1.1}, "top-p = 1.1"),
+        ({"repetition_penalty": 0.0}, "repetition penalty = 0"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_a_setting_out_of_range_says_what_it_may_be(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Sampling(**setting)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

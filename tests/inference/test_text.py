@@ -1,0 +1,84 @@
+"""Text that arrives token by token is whole characters at every moment."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data.config import TokenizerConfig
+from data.train_tokenizer import train
+from inference.checkpoint import CheckpointError
+from inference.text import BROKEN, FolderTokenizer, TextStream
+
+PROMPT = "床前明月光，"
+
+
+def tokenizer_of(
+    folder: Path, verse: Path, kind: Literal["byte_bpe", "characters", "sentencepiece_bpe"], size: int | None
+) -> FolderTokenizer:
+    train(verse.read_text(encoding="utf-8").splitlines(), TokenizerConfig(kind=kind, vocab_size=size), folder)
+    return FolderTokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def byte_bpe(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> FolderTokenizer:
+    return tokenizer_of(tmp_path_factory.mktemp("tokenizer") / "bytes", verse, "byte_bpe", 300)
+
+
+def stream(tokenizer: FolderTokenizer, ids: Sequence[int]) -> list[str]:
+    """What comes out with each token, and at the end."""
+    rows = TextStream(tokenizer, tokenizer.encode(PROMPT))
+    return [*(rows.push(token) for token in ids), rows.close()]
+
+
+def test_a_character_of_several_tokens_comes_out_with_the_last_of_them(byte_bpe: FolderTokenizer) -> None:
+    ids = byte_bpe.encode("𠮷")  # four bytes that no merge of this tokenizer joins
+    assert len(ids) == 4
+    assert stream(byte_bpe, ids) == ["", "", "", "𠮷", ""]
+
+
+def test_random_bytes_never_show_as_broken_characters(byte_bpe: FolderTokenizer) -> None:
+    draw = random.Random(0)
+    usable = sorted(byte_bpe.usable_ids)
+    prompt = byte_bpe.encode(PROMPT)
+    for _ in range(200):
+        ids = [draw.choice(usable) for _ in range(40)]
+        pieces = stream(byte_bpe, ids)
+        assert BROKEN not in "".join(pieces)
+        whole = byte_bpe.decode(prompt + ids).removeprefix(PROMPT)
+        assert "".join(pieces) == whole.replace(BROKEN, "")
+
+
+def test_a_text_that_stops_inside_a_character_ends_before_it(byte_bpe: FolderTokenizer) -> None:
+    assert "".join(stream(byte_bpe, byte_bpe.encode("月𠮷")[:-1])) == "月"
+
+
+@pytest.mark.parametrize(("kind", "size"), [("characters", None), ("sentencepiece_bpe", 400)])
+def test_other_tokenizers_stream_the_text_they_encode(
+    tmp_path: Path, verse: Path, kind: Literal["characters", "sentencepiece_bpe"], size: int | None
+) -> None:
+    tokenizer = tokenizer_of(tmp_path / kind, verse, kind, size)
+    text = "疑是地上霜，举头望明月"
+    ids = tokenizer.encode(text)
+    assert "".join(stream(tokenizer, ids)) == text
+
+
+def test_special_tokens_are_not_for_writing_except_the_end(byte_bpe: FolderTokenizer, verse: Path, tmp_path: Path) -> None:
+    assert byte_bpe.eos_ids == ()  # no model beside this tokenizer that says which token ends a text
+    assert byte_bpe.usable_ids == frozenset(range(1, 300))
+    (tmp_path / "hf").mkdir()
+    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=300), tmp_path / "hf")
+    (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 0}', encoding="utf-8")
+    assert FolderTokenizer(tmp_path / "hf").usable_ids == frozenset(range(300))
+
+
+def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
+        FolderTokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is not a tokenizer"):
+        FolderTokenizer(tmp_path)
