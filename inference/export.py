@@ -1,0 +1,174 @@
+"""Write a run, a checkpoint, or another Hugging Face folder as a Hugging Face folder.
+
+    python -m inference.export RUN_OR_FOLDER OUT [--format gpt2|opt|llama]
+
+How weights are laid out in each format is `model.hf`; this is where they come from and what belongs beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from inference.checkpoint import Checkpoint, CheckpointError, choose, find_damage, list_checkpoints, open_checkpoint
+from inference.source import Source, find_source, load_run_config, read_json
+from model.config import Family, ModelConfig
+
+if TYPE_CHECKING:
+    from model.gpt import GPT
+
+log = logging.getLogger(__name__)
+
+FORMATS = get_args(Family)
+RECORD = "export.json"  # what an export was made from; a folder that has it is ours to replace
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is written: weights, and all that goes beside them."""
+
+    weights: GPT
+    config: ModelConfig
+    tokenizer: Path
+    token_ids: Mapping[str, Any]
+    card: str
+
+
+def export(source: Source, out: Path, format: str | None = None) -> bool:
+    """Export a source to a folder, which appears whole or not at all.
+
+    Args:
+        source: What to export; of a run, its newest good checkpoint.
+        out: Made, or replaced if an earlier export is there.
+        format: gpt2, opt or llama; None takes the model's own family.
+
+    Returns:
+        False if `out` already is this export, which is then left alone.
+
+    Raises:
+        CheckpointError: If the source cannot be read, or `out` is something else than an export.
+        ValueError: If the model does not fit the format.
+    """
+    if out.exists() and not (out / RECORD).is_file() and (out.is_file() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
+    if source.kind == "folder":
+        model = _read_folder(source.path)
+        _write(model, out, {"folder": str(source.path), "format": format or model.config.family})
+        return True
+    assert source.run is not None, "a run or a checkpoint has a run folder"
+    config, model_config = load_run_config(source.run)
+    format = format or model_config.family
+    # Asked first with the newest there is, because verifying a large checkpoint takes its time.
+    newest = list_checkpoints(source.run)[0] if source.kind == "run" else open_checkpoint(source.path)
+    if read_json(out / RECORD) == _record(newest, format):
+        return False
+    checkpoint = _verified(source, newest)
+    if read_json(out / RECORD) == _record(checkpoint, format):
+        return False
+    _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, _record(checkpoint, format))
+    return True
+
+
+def export_of_run(run: Path) -> Path:
+    """The run's own export, `export/` in its folder, made or renewed if there is a newer checkpoint.
+
+    Raises:
+        CheckpointError: If the run has no good checkpoint.
+        ValueError: If its model has no Hugging Face format.
+    """
+    out = run / "export"
+    if export(Source("run", run, run), out):
+        log.info("exported %s to %s", read_json(out / RECORD)["checkpoint"], out)
+    return out
+
+
+def _record(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
+    return {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint, "format": format}
+
+
+def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
+    """The newest good checkpoint of a run, or the one checkpoint that was named."""
+    if source.kind == "run":
+        return choose(source.path)
+    if damage := find_damage(newest):
+        raise CheckpointError(f"{damage}. Name the run's folder to export its newest good checkpoint.")
+    return newest
+
+
+def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any], config: ModelConfig) -> _Model:
+    from data.tokenizer import load as load_tokenizer
+    from inference.card import model_card
+    from inference.masters import load_gpt
+
+    tokenizer = load_tokenizer(run / "tokenizer")
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+    card = model_card(values, read_json(run / "config.json").get("provenance", {}), config, checkpoint)
+    return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
+
+
+def _read_folder(folder: Path) -> _Model:
+    from model.hf import from_folder
+
+    config, weights = from_folder(folder)
+    said = {**read_json(folder / "config.json"), **read_json(folder / "generation_config.json")}
+    ids = {name: said.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return _Model(weights, config, folder, ids, f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n")
+
+
+def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
+    """Fill a temporary folder beside `out`, then put it in its place."""
+    from model.hf import to_folder
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        to_folder(model.weights, model.config, folder, record["format"])
+        for path in folder.glob("*.safetensors"):
+            shutil.copymode(folder / "config.json", path)  # the library makes them readable by their owner alone
+        for name in TOKENIZER_FILES:
+            if (model.tokenizer / name).is_file():
+                shutil.copyfile(model.tokenizer / name, folder / name)
+        _write_json(folder / "config.json", {**read_json(folder / "config.json"), **model.token_ids})
+        _write_json(folder / "generation_config.json", model.token_ids)
+        (folder / "README.md").write_text(model.card, encoding="utf-8")
+        _write_json(folder / RECORD, record)
+        if out.exists():
+            out.rename(Path(scratch) / "old")
+        folder.rename(out)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Exit code 2 is a mistake in what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m inference.export", description="Write a run's weights as a Hugging Face folder.")
+    parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="runs/<name>, one of its checkpoints, or a Hugging Face folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    parser.add_argument("--format", choices=FORMATS, help="default: the model's own family")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        written = export(find_source(options.source), options.out, options.format)
+    except (ValueError, OSError) as error:
+        print(f"inference.export: {error}", file=sys.stderr)
+        return 2
+    record = read_json(options.out / RECORD)
+    made_of = f"step {record['step']} of {options.source}" if "step" in record else str(options.source)
+    print(f"{options.out}: {made_of} as {record['format']}" + ("" if written else ", already exported; nothing to do"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
