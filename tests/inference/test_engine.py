@@ -1,0 +1,182 @@
+"""Texts out of DeepSpeed's inference engine, held against `generate` of transformers on the same folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data.config import TokenizerConfig
+from data.train_tokenizer import train
+from inference.checkpoint import CheckpointError
+from inference.engine import Completion, Engine, generate, load_engine
+from inference.settings import Sampling
+
+NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 64
+GREEDY = Sampling(new_tokens=24, temperature=0)
+PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
+    """A GPT-2 with random weights that prefers ids which are no tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("hf") / "model"
+    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=NUM_TOKENS), path)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_positions=POSITIONS,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.lm_head.weight[NUM_TOKENS:] *= 10
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    return load_engine(folder)
+
+
+def texts(engine: Engine, sampling: Sampling, prompts: list[str] = PROMPTS) -> list[Completion]:
+    return generate(engine, [engine.tokenizer.encode(prompt) for prompt in prompts], sampling)
+
+
+def reference(engine: Engine, folder: Path, prompt: str, **settings: Any) -> str:
+    """The text of transformers alone, without DeepSpeed and without our processors."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.tensor([engine.tokenizer.encode(prompt)])
+    unused = list(range(NUM_TOKENS, VOCAB_SIZE))
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, suppress_tokens=unused, pad_token_id=0, **settings
+    )
+    whole = engine.tokenizer.decode(output[0].tolist())
+    return whole.removeprefix(prompt).replace("\ufffd", "")
+
+
+@pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.5}])
+def test_greedy_text_is_that_of_transformers(engine: Engine, folder: Path, settings: dict[str, float]) -> None:
+    ours = texts(engine, dataclasses.replace(GREEDY, **settings), PROMPTS[:1])
+    assert ours[0].text == reference(engine, folder, PROMPTS[0], **settings)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_neighbours_in_a_batch_change_nothing(engine: Engine, penalty: float) -> None:
+    sampling = dataclasses.replace(GREEDY, repetition_penalty=penalty)
+    together = texts(engine, sampling)
+    assert together == [texts(engine, sampling, [prompt])[0] for prompt in PROMPTS]
+
+
+def test_a_seed_is_one_text_and_another_seed_another(engine: Engine) -> None:
+    sampling = Sampling(new_tokens=24, temperature=1, top_p=1)
+    first = texts(engine, sampling)
+    assert texts(engine, sampling) == first
+    assert texts(engine, dataclasses.replace(sampling, seed=1)) != first
+
+
+def test_one_candidate_leaves_no_choice(engine: Engine) -> None:
+    greedy = texts(engine, GREEDY)
+    assert texts(engine, Sampling(new_tokens=24, temperature=5, top_k=1)) == greedy
+    # A tiny share keeps the likeliest token alone.
+    assert texts(engine, Sampling(new_tokens=24, temperature=1, top_p=1e-6)) == greedy
+
+
+def test_ids_of_a_padded_vocabulary_are_never_drawn(engine: Engine) -> None:
+    # The model puts most of its probability on them.
+    drawn: list[int] = []
+    push = engine.tokenizer.decode
+    engine.tokenizer.decode = lambda ids: drawn.extend(ids) or push(ids)  # type: ignore[method-assign, func-returns-value]
+    try:
+        texts(engine, Sampling(new_tokens=32, temperature=2, top_p=1))
+    finally:
+        engine.tokenizer.decode = push  # type: ignore[method-assign]
+    assert len(drawn) > 90
+    assert max(drawn) < NUM_TOKENS
+
+
+def test_a_text_that_the_model_ends_is_finished_and_its_neighbours_go_on(engine: Engine) -> None:
+    endless = texts(engine, GREEDY)
+    ids = engine.tokenizer.eos_ids
+    # Let the text of the first prompt end where its first character is complete.
+    told: list[str] = []
+    generate(engine, [engine.tokenizer.encode(PROMPTS[0])], GREEDY, lambda row, piece, last: told.append(piece))
+    position = next(index for index, piece in enumerate(told) if piece)
+    last = told[position]
+    engine.tokenizer.eos_ids = tuple(engine.tokenizer.encode(last)[-1:])
+    try:
+        ended = texts(engine, GREEDY)
+    finally:
+        engine.tokenizer.eos_ids = ids
+    assert ended[0].finished
+    assert ended[0].num_tokens <= position + 1
+    assert not endless[0].finished
+    assert endless[0].num_tokens == GREEDY.new_tokens
+
+
+def test_text_is_told_as_it_comes_and_its_end_once(engine: Engine) -> None:
+    told: list[tuple[int, str, bool]] = []
+    completions = generate(
+        engine, [engine.tokenizer.encode(prompt) for prompt in PROMPTS], GREEDY, lambda row, piece, last: told.append((row, piece, last))
+    )
+    for row, completion in enumerate(completions):
+        assert "".join(piece for index, piece, _ in told if index == row) == completion.text
+        assert [last for index, _, last in told if index == row].count(True) == 1
+
+
+def test_all_positions_can_be_used_and_not_one_more(engine: Engine) -> None:
+    room = POSITIONS - len(engine.tokenizer.encode(PROMPTS[1]))
+    texts(engine, dataclasses.replace(GREEDY, new_tokens=room), PROMPTS[1:2])
+    with pytest.raises(AssertionError):
+        texts(engine, dataclasses.replace(GREEDY, new_tokens=room + 1), PROMPTS[1:2])
+
+
+def test_bfloat16_weights_generate(folder: Path) -> None:
+    engine = load_engine(folder, dtype="bfloat16")
+    assert next(engine.core.module.parameters()).dtype == torch.bfloat16
+    assert texts(engine, GREEDY, PROMPTS[:1])[0].num_tokens == GREEDY.new_tokens
+
+
+def test_a_precision_the_device_lacks_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    # Whether a CPU has float16 depends on its instructions.
+    monkeypatch.setattr(get_accelerator(), "supported_dtypes", lambda: [torch.float32, torch.bfloat16])
+    with pytest.raises(CheckpointError, match=r"dtype = float16; DeepSpeed does not have it on \w+\. Use float32 or bfloat16"):
+        load_engine(folder, dtype="float16")
+
+
+def test_a_gpt2_is_not_split_over_processes(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="--format opt"):
+        load_engine(folder, tp_size=2)
+
+
+def test_a_folder_with_torn_weights_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    torn = Path(shutil.copytree(folder, tmp_path / "torn"))
+    (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="does not load as a causal language model") as caught:
+        load_engine(torn)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_operation_was_compiled(engine: Engine) -> None:
+    import deepspeed.ops
+
+    assert deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] is False

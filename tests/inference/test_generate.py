@@ -1,0 +1,158 @@
+"""The generate command: what it writes, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data.config import TokenizerConfig
+from data.train_tokenizer import train
+from inference.generate import main, parse, plan
+from inference.settings import Sampling
+
+PROMPT = "床前明月光，"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
+    """An OPT with random weights: the one of our formats that also runs on several processes."""
+    import torch
+    from transformers import OPTConfig, OPTForCausalLM
+
+    path = tmp_path_factory.mktemp("hf") / "model"
+    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=300), path)
+    torch.manual_seed(1)
+    sizes = {"vocab_size": 300, "max_position_embeddings": 64, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32}
+    config = OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2, init_std=0.4, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    OPTForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def test_text_goes_to_standard_output_and_everything_else_to_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--prompt", PROMPT, "--new-tokens", "20"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(PROMPT)
+    assert len(said.out) > len(PROMPT) + 1
+    assert "20 tokens in" in said.err
+
+
+def test_texts_are_written_to_a_file_as_objects_or_as_text(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = [PROMPT, "红豆", "千山鸟飞绝，万径人踪灭"]
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    options = ["--temperature", "0", "--new-tokens", "20", "--batch-size", "2"]
+    assert main([str(folder), *given, *options, "--output", str(tmp_path / "texts.jsonl")]) == 0
+    shown = capsys.readouterr().out
+    entries = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["prompt"] for entry in entries] == prompts
+    assert [entry["num_tokens"] for entry in entries] == [20, 20, 20]
+    assert [shown.index(f"[{number}/3]") for number in (1, 2, 3)] == sorted(shown.index(f"[{number}/3]") for number in (1, 2, 3))
+
+    assert main([str(folder), *given, *options, "--output", str(tmp_path / "texts.txt")]) == 0
+    text = (tmp_path / "texts.txt").read_text(encoding="utf-8")
+    # Greedy: the second command wrote the same texts as the first.
+    assert text == "".join(f"{entry['prompt']}{entry['text']}\n\n" for entry in entries)
+
+
+def test_equal_prompts_of_two_batches_get_different_texts(folder: Path, tmp_path: Path) -> None:
+    options = ["--new-tokens", "20", "--temperature", "1", "--top-p", "1", "--batch-size", "1"]
+    assert main([str(folder), "--prompt", PROMPT, "--prompt", PROMPT, *options, "--output", str(tmp_path / "texts.jsonl")]) == 0
+    first, second = (json.loads(line)["text"] for line in (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines())
+    assert first != second
+
+
+def test_new_tokens_beyond_the_positions_are_cut_and_it_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["红", PROMPT * 3]
+    batches = plan(prompts, folder, Sampling(new_tokens=50), batch_size=1)
+    room = 64 - len(batches[1].tokens[0])
+    assert [batch.sampling.new_tokens for batch in batches] == [50, room]
+    assert capsys.readouterr().err == f"Adding {room} tokens instead of 50: the longest of prompts 2 to 2 leaves no more of 64 positions.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no prompt. Give one with --prompt"),
+        (["--prompt", " "], "prompt 1 is empty"),
+        (["--prompt", PROMPT * 20], "tokens and the model 64 positions, so nothing can follow. Shorten the prompt."),
+        (["--prompt", PROMPT, "--temperature", "-1"], "temperature = -1; it must be 0 (greedy)"),
+        (["--prompt", PROMPT, "--new-tokens", "0"], "number of new tokens = 0"),
+        (["--prompt", PROMPT, "--batch-size", "0"], "batch size = 0"),
+        (["--prompt", PROMPT, "--output", "nowhere/texts.txt"], "nowhere/texts.txt: cannot be written"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main([str(folder), *options]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("inference.generate: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_mistakes_about_the_folder_are_told_before_torch_is_imported(tmp_path: Path, root: Path) -> None:
+    run = tmp_path / "runs" / "young"
+    (run / "checkpoints" / "step00000010").mkdir(parents=True)
+    (run / "config.json").write_text('{"model": {"family": "gpt2"}, "run": {"name": "young"}}', encoding="utf-8")
+    program = (
+        "import sys; from inference.generate import main\n"
+        f"codes = [main([path, '--prompt', 'x']) for path in {[str(tmp_path / 'nowhere'), str(tmp_path), str(root / 'pyproject.toml')]}]\n"
+        "print(codes, [name for name in ('torch', 'transformers', 'deepspeed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[2, 2, 2] []\n", done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    assert "nowhere: no such folder. Train one" in lines[0]
+    assert "neither a run" in lines[1]
+    assert "pyproject.toml: is a file" in lines[2]
+
+
+def test_several_processes_need_an_exported_folder_and_no_standard_input(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "config.json").write_text('{"model": {"family": "gpt2"}}', encoding="utf-8")
+    assert main([str(tmp_path), "--prompt", PROMPT]) == 2
+    assert f"python -m inference.export {tmp_path} OUT --format opt" in capsys.readouterr().err
+    assert main([str(folder), "--prompt-file", "-"]) == 2
+    assert "several processes cannot share standard input" in capsys.readouterr().err
+    # What all see alike is said once.
+    monkeypatch.setenv("RANK", "1")
+    assert main([str(folder), "--prompt-file", "-"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.distributed
+def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: Path) -> None:
+    options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20"]
+    assert main([str(folder), *options, "--output", str(tmp_path / "one.jsonl")]) == 0
+    command = [
+        str(Path(sys.executable).with_name("torchrun")),
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "inference.generate",
+        str(folder),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [*options, "--output", str(tmp_path / "two.jsonl")]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    # Sums of halves differ in the last bits; a draw would have to lie exactly between two tokens to change.
+    assert (tmp_path / "two.jsonl").read_text(encoding="utf-8") == (tmp_path / "one.jsonl").read_text(encoding="utf-8")
+
+
+def test_defaults_are_those_of_the_settings() -> None:
+    options = vars(parse(["runs/quickstart"]))
+    assert Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__}) == Sampling()
