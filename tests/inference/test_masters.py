@@ -1,0 +1,103 @@
+"""Weights out of real DeepSpeed checkpoints, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from inference.checkpoint import CheckpointError
+from inference.masters import load_gpt, read_state
+from inference.source import load_run_config
+from model.config import ModelConfig
+from model.gpt import GPT
+
+from .conftest import STEPS, save_run
+
+
+def saved(run: Path, step: int = STEPS[-1]) -> Path:
+    return run / "checkpoints" / f"step{step:08d}"
+
+
+def model_of(run: Path) -> ModelConfig:
+    return load_run_config(run)[1]
+
+
+def assert_same(state: dict[str, Tensor], seed: int, config: ModelConfig) -> None:
+    wanted = GPT(config, seed=seed).state_dict()
+    assert state.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], weight), name
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("step", STEPS)
+def test_masters_of_two_stages_and_two_replicas_are_read_exactly(saved_run: Path, step: int) -> None:
+    assert_same(load_gpt(saved(saved_run, step), model_of(saved_run)).state_dict(), step, model_of(saved_run))
+
+
+@pytest.mark.distributed
+def test_the_layer_files_of_a_bf16_run_are_not_the_masters(saved_run: Path) -> None:
+    # If they were equal, the test above would pass with a reader that takes the wrong files.
+    state = read_state(saved(saved_run), GPT(model_of(saved_run)))
+    layer = torch.load(saved(saved_run) / "layer_02-model_states.pt", weights_only=True)
+    assert layer["qkv.weight"].dtype == torch.bfloat16
+    assert not torch.equal(layer["qkv.weight"].float(), state["2.qkv.weight"])
+
+
+@pytest.mark.distributed
+def test_reading_leaves_the_checkpoint_in_its_files(saved_run: Path) -> None:
+    # A weight that no replica shares is a view of the mapped file, and so is the part of the flat piece around it.
+    state = read_state(saved(saved_run), GPT(model_of(saved_run)))
+    whole = [weight for weight in state.values() if weight.untyped_storage().nbytes() > 4 * weight.numel()]
+    assert whole, "every weight was copied"
+
+
+@pytest.mark.distributed
+def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_path: Path, verse: Path) -> None:
+    changes = {
+        "bf16": None,
+        "data_types": None,
+        "pipeline": {"stages": 1},
+        "train_batch_size": 2,
+        "model": {
+            "family": "llama",
+            "vocab_size": 307,
+            "max_seq_length": 64,
+            "num_layers": 1,
+            "hidden_size": 12,
+            "num_heads": 2,
+            "intermediate_size": 20,
+        },
+    }
+    run = save_run(tmp_path / "fp32", verse, (1,), changes)
+    assert_same(read_state(saved(run, 1), GPT(model_of(run))), 1, model_of(run))
+
+
+@pytest.mark.distributed
+def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    command += ["--input_folder", str(saved(saved_run)), "--output_folder", str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120, check=True)
+    assert_same(read_state(tmp_path, GPT(model_of(saved_run))), STEPS[-1], model_of(saved_run))
+
+
+@pytest.mark.distributed
+def test_a_missing_replica_is_named(run: Path) -> None:
+    (saved(run) / "bf16_zero_pp_rank_1_mp_rank_01_optim_states.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"has 1 \*_optim_states.pt of stage 1 where there were 2"):
+        read_state(saved(run), GPT(model_of(run)))
+
+
+@pytest.mark.distributed
+def test_a_missing_stage_is_a_missing_weight(run: Path) -> None:
+    for path in saved(run).glob("*mp_rank_01_optim_states.pt"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r'has no "6.norm.bias" \(14 weights are missing\)'):
+        read_state(saved(run), GPT(model_of(run)))
