@@ -59,7 +59,9 @@ class ModelConfig:
     position: Literal["learned", "rotary"]
     activation: Literal["gelu", "gelu_tanh", "relu", "silu_gated"]
     use_bias: bool
-    """Biases of the linear layers and of layer norms; the head never has one."""
+    """Biases of the linear layers; the head never has one."""
+    norm_bias: bool
+    """Biases of layer norms."""
     tie_embeddings: bool
 
     position_offset: int = 0
@@ -85,6 +87,8 @@ class ModelConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be at least 0 and below 1.")
         if self.position_offset < 0:
             raise ValueError(f"position_offset = {self.position_offset}; it must be 0 or more.")
+        if self.norm_bias and self.norm != "layernorm":
+            raise ValueError(f'norm_bias = true, and norm = "{self.norm}" has no bias. Set it to false, or use "layernorm".')
         self._check_heads()
         self._check_initial_layers()
 

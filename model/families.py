@@ -42,8 +42,8 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
     """The `model` section with its family's fields filled in under its own.
 
     Also filled in where the section is silent: as many key-value heads as heads, an MLP four times as wide as the stream (not for
-    a gated one, whose width has no custom), and attention dropout equal to `dropout`. An unknown family is left for `ModelConfig`
-    to refuse.
+    a gated one, whose width has no custom), biases of layer norms where linear layers have theirs, and attention dropout equal to
+    `dropout`. An unknown family is left for `ModelConfig` to refuse.
     """
     fields = dict(FAMILIES.get(str(section.get("family")), FAMILIES["gpt2"]))
     fields.update(section)
@@ -51,6 +51,7 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
         fields.setdefault("num_kv_heads", fields["num_heads"])
     if isinstance(fields.get("hidden_size"), int) and fields["activation"] != "silu_gated":
         fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
+    fields.setdefault("norm_bias", fields["use_bias"] is True and fields["norm"] == "layernorm")
     if "dropout" in fields:
         fields.setdefault("attention_dropout", fields["dropout"])
     return fields

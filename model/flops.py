@@ -18,7 +18,7 @@ SOFTMAX_OPERATIONS = 8
 def layer_parameters(config: ModelConfig) -> list[int]:
     """Parameters each layer holds. A tied head holds the embedding's matrix too, as a pipeline's last stage does."""
     D, M = config.hidden_size, config.intermediate_size
-    norm = D * (2 if config.norm == "layernorm" and config.use_bias else 1)
+    norm = D * (2 if config.norm_bias else 1)
     bias = int(config.use_bias)
     attention = norm + (D + bias) * (D + 2 * config.kv_size) + (D + bias) * D
     mlp = norm + (D + bias) * M * (2 if config.gated else 1) + (M + bias) * D

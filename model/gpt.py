@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .config import ModelConfig
 from .cross_entropy import loss
-from .initialize import draw_weights
+from .initialize import Weights
 from .layers import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding, project
 
 __all__ = ["GPT", "Layer", "layers", "loss"]
@@ -27,14 +27,22 @@ class Layer:
     module: type[nn.Module]
     tied: bool = False
 
-    def build(self, config: ModelConfig, seed: int | None) -> nn.Module:
-        """The layer on the CPU in fp32, its weights drawn from (seed, index); without a seed they are unset and must be loaded."""
-        # Constructors draw weights of their own; on the meta device that costs nothing and leaves the global generators alone.
+    @property
+    def block(self) -> int:
+        """Number of the block an attention or MLP half belongs to."""
+        return (self.index - 2) // 2
+
+    def shape(self, config: ModelConfig) -> nn.Module:
+        """The layer without values, on the meta device."""
         with torch.device("meta"):
-            module = self.module(config)
-        module.to_empty(device="cpu")
-        if seed is not None:
-            draw_weights(module, config, seed, self.index)
+            return self.module(config)
+
+    def build(self, config: ModelConfig, weights: Weights | None) -> nn.Module:
+        """The layer on the CPU in fp32 with its first weights; without any they are unset and must be loaded."""
+        # Constructors draw weights of their own; on the meta device that costs nothing and leaves the global generators alone.
+        module = self.shape(config).to_empty(device="cpu")
+        if weights is not None:
+            weights.fill(module, self.index)
         return module
 
 
@@ -51,16 +59,37 @@ def layers(config: ModelConfig) -> list[Layer]:
     return [Layer(0, TokenEmbedding, tied), *middle, head]
 
 
+def first_weights(config: ModelConfig, seed: int) -> Weights:
+    """Where a new model's weights come from. A folder is compared with every layer, so all processes refuse it with the same message.
+
+    Raises:
+        ValueError: Names the file, field or tensor that does not fit.
+    """
+    weights = Weights(config, seed)
+    for entry in layers(config):
+        weights.check(entry.shape(config), entry.index)
+    return weights
+
+
 class GPT(nn.Module):
     """The plain model. Parameters are named "<index in the list>.<name>"; a tied matrix is there once, as "0.weight"."""
 
     def __init__(self, config: ModelConfig, seed: int | None = None) -> None:
-        """Build every layer on the CPU in fp32; without a seed the weights are unset and must be loaded."""
+        """Build every layer on the CPU in fp32.
+
+        Args:
+            config: The model; its `initialize` says where weights come from.
+            seed: Of the weights that are drawn. None leaves all weights unset, to be loaded.
+
+        Raises:
+            ValueError: If `initialize` names a folder that does not fit.
+        """
         super().__init__()
         self.config = config
         entries = layers(config)
+        weights = None if seed is None else first_weights(config, seed)
         for entry in entries[:-1] if config.tie_embeddings else entries:
-            self.add_module(str(entry.index), entry.build(config, seed))
+            self.add_module(str(entry.index), entry.build(config, weights))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) token ids -> (B, T, V) logits."""

@@ -8,7 +8,7 @@ from .config import ModelConfig
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
-    """A norm over the hidden dimension; layer norms have a bias where linear layers have one."""
+    """A norm over the hidden dimension."""
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.use_bias)
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .flops import layer_parameters, layer_work
-from .gpt import Layer, layers, loss
+from .gpt import Layer, first_weights, layers, loss
+from .initialize import Weights
 from .layers import TokenEmbedding, project
 from .partition import balance, check_method
 from .timing import layer_seconds
@@ -51,14 +52,14 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
     Every layer's weights come from (seed, its index), whatever the partition and the topology; the global generators are left alone.
 
     Raises:
-        ValueError: If the partition is unknown or does not fit the layers.
+        ValueError: If the partition is unknown or does not fit the layers, or the folder the weights come from does not fit the model.
     """
-    entries = layers(config)
+    weights = first_weights(config, seed)
     parts = plan.parts or choose_parts(config, plan, topology.get_dim("pipe"))
     # DeepSpeed prints its seed settings, which do not apply here.
     with contextlib.redirect_stdout(io.StringIO()):
         return GPTPipeline(
-            [_spec(entry, config, seed) for entry in entries],
+            [_spec(entry, config, weights) for entry in layers(config)],
             topology=topology,
             loss_fn=loss,
             partition_method=list(parts),
@@ -128,21 +129,19 @@ def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> lis
     return [int(part) for part in parts.tolist()]
 
 
-def _spec(entry: Layer, config: ModelConfig, seed: int) -> LayerSpec:
-    if not entry.tied:
-        return _Spec(entry, config, seed)
-    return _TiedSpec(entry, config, seed)
+def _spec(entry: Layer, config: ModelConfig, weights: Weights) -> LayerSpec:
+    return (_TiedSpec if entry.tied else _Spec)(entry, config, weights)
 
 
 class _Spec(LayerSpec):
     """A layer that is built only on the stage that owns it."""
 
-    def __init__(self, entry: Layer, config: ModelConfig, seed: int) -> None:
+    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
         super().__init__(entry.module)
-        self.entry, self.config, self.seed = entry, config, seed
+        self.entry, self.config, self.weights = entry, config, weights
 
     def build(self, log: bool = False) -> nn.Module:
-        return self.entry.build(self.config, self.seed)
+        return self.entry.build(self.config, self.weights)
 
 
 def _project_tied(embedding: TokenEmbedding, hidden: Tensor) -> Tensor:
@@ -152,9 +151,9 @@ def _project_tied(embedding: TokenEmbedding, hidden: Tensor) -> Tensor:
 class _TiedSpec(TiedLayerSpec):
     """The embedding's matrix at either end of the model; both ends build it from the embedding's index."""
 
-    def __init__(self, entry: Layer, config: ModelConfig, seed: int) -> None:
+    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
         super().__init__("embedding", entry.module, forward_fn=_project_tied if entry.index else None)
-        self.config, self.seed = config, seed
+        self.config, self.weights = config, weights
 
     def build(self, log: bool = False) -> Any:
-        return layers(self.config)[0].build(self.config, self.seed)
+        return layers(self.config)[0].build(self.config, self.weights)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import InitializeConfig, ModelConfig
 from .gpt import Layer, layers, loss
+from .initialize import Weights
 from .layers import TokenEmbedding, project
 
 ROUNDS = 5
@@ -46,7 +48,7 @@ def layer_seconds(
 def _pass(entry: Layer, config: ModelConfig, shape: tuple[int, int], place: tuple[torch.dtype, torch.device]) -> Callable[[], None]:
     """A function that runs one layer forward and backward and accumulates its gradients."""
     dtype, device = place
-    module = entry.build(config, seed=0).to(device=device, dtype=dtype)
+    module = entry.build(config, Weights(replace(config, initialize=InitializeConfig()), seed=0)).to(device=device, dtype=dtype)
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
     tokens = torch.randint(config.vocab_size, shape, device=device)
     hidden = torch.randn(*shape, config.hidden_size, device=device).to(dtype)

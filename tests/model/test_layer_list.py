@@ -5,6 +5,7 @@ import torch
 
 from model.flops import layer_parameters
 from model.gpt import GPT, layers, loss
+from model.initialize import Weights
 from model.layers import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding
 from tests.model.tiny_models import tiny
 
@@ -46,7 +47,7 @@ def test_weights_depend_on_seed_and_index_only_and_no_global_generator_is_touche
     assert random.getstate() == states[1]
     torch.manual_seed(6)
     again = GPT(config, seed=1).state_dict()
-    alone = layers(config)[4].build(config, seed=1).state_dict()
+    alone = layers(config)[4].build(config, Weights(config, 1)).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert all(torch.equal(first[f"4.{name}"], alone[name]) for name in alone)
     assert not torch.equal(first["2.qkv.weight"], first["4.qkv.weight"])
@@ -55,7 +56,10 @@ def test_weights_depend_on_seed_and_index_only_and_no_global_generator_is_touche
 
 def test_weights_start_with_the_spread_they_should_have():
     config = tiny("gpt2", hidden_size=256, num_heads=4, intermediate_size=512, num_layers=8)
-    block = {**layers(config)[2].build(config, 0).state_dict(), **layers(config)[3].build(config, 0).state_dict()}
+    block = {
+        **layers(config)[2].build(config, Weights(config, 0)).state_dict(),
+        **layers(config)[3].build(config, Weights(config, 0)).state_dict(),
+    }
     for name, spread in (("qkv.weight", 0.02), ("up.weight", 0.02), ("out.weight", 0.005), ("down.weight", 0.005)):
         assert abs(block[name].std().item() / spread - 1) < 0.02, name  # five standard errors of 65,536 draws
     assert block["qkv.bias"].abs().sum() == 0
@@ -96,7 +100,7 @@ def test_dropout_acts_in_training_only_and_in_every_half_block():
     for entry in layers(config):
         if entry.module in (TokenEmbedding, FinalNorm, Head):
             continue
-        module, hidden = entry.build(config, 0), torch.randn(2, 8, 24)
+        module, hidden = entry.build(config, Weights(config, 0)), torch.randn(2, 8, 24)
         assert not torch.equal(module(hidden), module(hidden)), entry
         module.eval()
         assert torch.equal(module(hidden), module(hidden)), entry
@@ -104,9 +108,9 @@ def test_dropout_acts_in_training_only_and_in_every_half_block():
 
 def test_a_gated_mlp_multiplies_two_projections_and_a_plain_one_does_not():
     hidden = torch.randn(1, 3, 24)
-    gated = layers(tiny("llama"))[3].build(tiny("llama"), 0)
+    gated = layers(tiny("llama"))[3].build(tiny("llama"), Weights(tiny("llama"), 0))
     normed = gated.norm(hidden)
     wanted = hidden + gated.down(torch.nn.functional.silu(gated.gate(normed)) * gated.up(normed))
     assert isinstance(gated, GatedMLP)
     assert torch.equal(gated(hidden), wanted)
-    assert isinstance(layers(tiny("opt"))[3].build(tiny("opt"), 0), MLP)
+    assert isinstance(layers(tiny("opt"))[3].build(tiny("opt"), None), MLP)

@@ -16,6 +16,7 @@ from tests.model.tiny_models import tiny
         ({"num_layers": 0}, "num_layers = 0; it must be 1 or more."),
         ({"dropout": 1.0}, "dropout = 1.0; it must be at least 0 and below 1."),
         ({"norm_eps": 0.0}, "norm_eps = 0.0; it must be above 0."),
+        ({"norm": "rmsnorm", "norm_bias": True}, 'norm_bias = true, and norm = "rmsnorm" has no bias.'),
         ({"position_offset": -1}, "position_offset = -1; it must be 0 or more."),
         (
             {"initialize": InitializeConfig(method="depth", folder="x", layers=(0, 1, 1))},
