@@ -68,18 +68,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(config: RunConfig, overrides: Sequence[str], world: World) -> int:
-    from training.distributed import prepare_environment
-
-    prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
     from data.dataset import open_corpus
 
     try:
-        corpus = open_corpus(config.data, seed=config.run.seed)
+        corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
         check_vocabulary(config, corpus)
     except ValueError as error:
         if world.rank == 0:
             print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    from training.distributed import prepare_environment
+
+    prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
     last_step = config.last_step(corpus.train.samples_per_epoch)
     assert last_step is not None
     if (finished := finished_step(config, last_step)) is not None:

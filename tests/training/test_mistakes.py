@@ -1,0 +1,149 @@
+"""Every mistake is one clear line and exit code 2, before a process group exists: torch is not even imported."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+QUICKSTART = "ds_configs/quickstart.json"
+
+
+@pytest.fixture
+def rank(root, tmp_path):
+    """Start one rank as a launcher would; returns (exit code, lines on standard error). Nothing answers at the master's port."""
+
+    def start(*arguments, rank=0, world=2, local=2):
+        launched = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": world, "LOCAL_SIZE": local, "MASTER_ADDR": "127.0.0.1"}
+        environment = {**os.environ, **{name: str(value) for name, value in launched.items()}, "MASTER_PORT": "1"}
+        # A rank that got as far as torch would fail on this, with another exit code.
+        environment["PYTHONPATH"] = str(no_torch)
+        command = [sys.executable, "run_pretrain.sh", "--local_rank=0", *arguments]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr.strip().splitlines()
+
+    no_torch = tmp_path / "no_torch"
+    (no_torch / "torch").mkdir(parents=True)
+    (no_torch / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")
+    return start
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gradient_cliping=1.0", 'unknown key "gradient_cliping". Did you mean "gradient_clipping"?'),
+        ("optimizer.params.beta=[0.9,0.95]", 'Did you mean "betas"?'),
+        ("zero_optimization.stag=1", 'Did you mean "stage"?'),
+        ("training.step=3", 'unknown key "training.step". Did you mean "steps"?'),
+        ("pipeline.stages=two", "pipeline.stages"),
+        ("train_micro_batch_size_per_gpu=true", "train_micro_batch_size_per_gpu"),
+        ("training.log_interval_steps=0", "training.log_interval_steps = 0; it must be 1 or more."),
+        ("training.epochs=2", "steps and epochs given; exactly one says how long to train"),
+        ("zero_optimization.stage=0", "zero_optimization.stage = 0; it must be 1."),
+        ("fp16.enabled=true", "fp16.enabled = true; pipelines here train in bf16 or fp32."),
+        ("data_types.grad_accum_dtype=bf16", "it must be"),
+        ("data.seq_length=512", "longer than model.max_seq_length = 256"),
+        ("data.tokenizer.vocab_size=6000", "does not fit model.vocab_size = 5000"),
+        ("model.num_heads=5", "does not divide"),
+        ("scheduler.params.total_num_steps=9", "total_num_steps"),
+        ("pipeline.stages=20", "the model has only 12 layers"),
+        ("train_batch_size=30", "30 cannot be split"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_to_do(rank, override, said):
+    world = 20 if "20" in override else 2
+    code, lines = rank(QUICKSTART, override, "run.name=mistake", world=world, local=world)
+    assert code == 2
+    assert said in "\n".join(lines)
+
+
+def test_mistakes_in_several_sections_are_reported_together_and_by_rank_0_only(rank):
+    overrides = ["model.num_layrs=3", "training.stepz=3", "optimizer.params.lr=fast", "run.name=mistake"]
+    code, lines = rank(QUICKSTART, *overrides)
+    assert code == 2
+    assert len(lines) == 3
+    assert rank(QUICKSTART, *overrides, rank=1) == (2, [])
+
+
+def test_a_missing_file_and_broken_json_are_placed(rank, tmp_path):
+    code, lines = rank("ds_configs/quikstart.json")
+    assert code == 2
+    assert "quickstart.json" in lines[0]
+    broken = tmp_path / "broken.json"
+    broken.write_text('{\n  "training": {"steps": 3,}\n}\n', encoding="utf-8")
+    code, lines = rank(str(broken))
+    assert code == 2
+    assert f"{broken}:2" in lines[0]
+
+
+def test_the_reference_run_refuses_any_world_but_its_own_with_the_arithmetic(rank):
+    # What happens when the hostfile was not found: DeepSpeed starts locally.
+    code, lines = rank(world=6, local=6)
+    assert code == 2
+    assert "32 pipelines of 6 stages = 192 ranks, but 6 ranks were started (1 pipelines). Was the hostfile found?" in lines[0]
+    assert "gradient_accumulation_steps=null keeps the global batch" in lines[0]
+
+
+@pytest.mark.parametrize(("world", "local", "said"), [(5, 5, "need a multiple of 6 ranks"), (12, 4, "a pipeline would lie across hosts")])
+def test_slots_that_do_not_fit_the_stages_are_refused(rank, world, local, said):
+    code, lines = rank("ds_configs/hongloumeng_500m.json", "gradient_accumulation_steps=null", world=world, local=local)
+    assert code == 2
+    assert said in lines[0]
+
+
+def test_a_rank_that_finds_no_token_store_names_the_command_that_makes_it(rank, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("春眠不觉晓。" * 200, encoding="utf-8")
+    code, lines = rank(
+        QUICKSTART, "run.name=mistake", "data.corpus=null", f"data.path={text}", f"data.directory={tmp_path}", f"run.directory={tmp_path}"
+    )
+    assert code == 2
+    assert f"-m data.prepare {QUICKSTART}" in lines[0]
+
+
+def test_a_disk_that_cannot_hold_two_checkpoints_is_refused_at_the_start(rank, tmp_path):
+    code, lines = rank(QUICKSTART, "run.name=mistake", "model.num_layers=100000", "model.hidden_size=8192", f"run.directory={tmp_path}")
+    assert code == 2
+    assert "GB free, but a checkpoint of this model takes" in lines[0]
+
+
+def test_a_person_who_starts_the_reference_run_on_one_machine_is_told_how_to(root):
+    done = subprocess.run(
+        [sys.executable, "run_pretrain.sh", "ds_configs/hongloumeng_500m.json"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "192 ranks; this machine has" in done.stderr
+    assert "train_batch_size=24" in done.stderr
+
+
+@pytest.mark.distributed
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_samples(make_run):
+    run = make_run(training__steps=6, training__log_interval_steps=2, optimizer__params__lr=1e30, gradient_clipping=0.0)
+    run.start()
+    code, output = run.finish()
+    assert code == 1
+    assert "step 3: loss" in output or "step 2: loss" in output
+    assert "on samples" in output
+    assert 'set training.non_finite to "skip"' in output
+
+
+def test_the_stamp_of_the_environment_covers_included_files(root):
+    from training.environment import stamp_of
+
+    assert set(stamp_of(["requirements.txt"]).split()) < set(stamp_of(["requirements-dev.txt"]).split())
+
+
+def test_a_resolved_run_starts_from_its_own_record(make_run, root):
+    run = make_run()
+    check = [sys.executable, "-m", "ds_configs", "check", str(run.config)]
+    assert subprocess.run(check, cwd=root, check=False, capture_output=True).returncode == 0
+    values = json.loads(run.config.read_text(encoding="utf-8")) | {"provenance": {"git_commit": "abc"}}
+    run.config.write_text(json.dumps(values), encoding="utf-8")
+    assert subprocess.run(check, cwd=root, check=False, capture_output=True).returncode == 0
