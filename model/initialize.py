@@ -125,7 +125,7 @@ def _check_same_model(config: ModelConfig, folder: Folder) -> None:
     if folder.format != config.family and {"norm", "position", "activation"} & set(differing):
         lacking = tensor_names(Slot("Attention", 0, "qkv.weight"), config.family)[0]
         raise ValueError(
-            f'{where}: a {folder.format} model ({source.norm}, {source.position} positions, {source.activation}) has no "{lacking}", '
+            f'{where}: its {folder.format} model ({source.norm}, {source.position} positions, {source.activation}) has no "{lacking}", '
             f'which model.family = "{config.family}" ({config.norm}, {config.position} positions, {config.activation}) starts from. '
             f"Use a folder of that family, or change model.family."
         )

@@ -16,6 +16,7 @@ from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 from deepspeed.runtime import utils as deepspeed_utils
 from deepspeed.runtime.activation_checkpointing import checkpointing
 from deepspeed.runtime.pipe.topology import ProcessTopology
+from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
 from .config import ModelConfig
@@ -28,6 +29,9 @@ from .timing import layer_seconds
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
 CHECKPOINTED = ["PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
+
+
+TIED_KEY = "embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,21 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
             # The reentrant function loses the gradient of a segment that starts with integer tokens.
             checkpointable_layers=CHECKPOINTED if plan.use_reentrant else ["TokenEmbedding", *CHECKPOINTED],
         )
+
+
+def set_fp32_masters(module: PipelineModule, config: ModelConfig, seed: int) -> None:
+    """Give a bf16 run's optimizer the first weights as they are, not rounded to bf16: DeepSpeed copies its masters from rounded ones.
+
+    For a new run, after `deepspeed.initialize`. Without masters (an fp32 run) there is nothing to do and nothing is done. Layers are
+    built again one at a time.
+    """
+    weights, entries = first_weights(config, seed), layers(config)
+    first = module.parts[module.stage_id]
+    for entry in entries[first : module.parts[module.stage_id + 1]]:
+        target = module.tied_modules[TIED_KEY] if entry.tied else module.get_submodule(str(entry.index))
+        exact = (entries[0] if entry.tied else entry).build(config, weights)
+        for name, weight in target.named_parameters():
+            safe_set_full_fp32_param(weight, exact.get_parameter(name).detach().to(weight.device))
 
 
 class GPTPipeline(PipelineModule):
@@ -152,7 +171,7 @@ class _TiedSpec(TiedLayerSpec):
     """The embedding's matrix at either end of the model; both ends build it from the embedding's index."""
 
     def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
-        super().__init__("embedding", entry.module, forward_fn=_project_tied if entry.index else None)
+        super().__init__(TIED_KEY, entry.module, forward_fn=_project_tied if entry.index else None)
         self.config, self.weights = config, weights
 
     def build(self, log: bool = False) -> Any:

@@ -6,6 +6,7 @@ Run as `python pipeline_ranks.py FOLDER` with RANK, LOCAL_RANK, WORLD_SIZE, MAST
 import json
 import logging
 import random
+import re
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 from deepspeed import comm as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import ProcessTopology
+from deepspeed.utils import safe_get_full_fp32_param
 
 from model.config import ModelConfig
-from model.pipeline import PipelinePlan, build_pipeline, choose_parts
-from tests.model.tiny_models import CASES, SEED, batch
+from model.pipeline import PipelinePlan, build_pipeline, choose_parts, set_fp32_masters
+from tests.model.tiny_models import CASES, SEED, batch, large_llama
 
 PLAN = PipelinePlan(seq_length=24, micro_batch=2)
 SETTINGS = {
@@ -49,6 +51,36 @@ def step_loss(config: ModelConfig, plan: PipelinePlan) -> tuple[float, float]:
     first = engine.train_batch(iter([batch(config, 0), batch(config, 1)])).item()
     after = engine.eval_batch(iter([batch(config, 2)]), num_micro_batches=1).item()
     return first, after
+
+
+def start_from_folder(folder: Path, rank: int) -> dict[str, int]:
+    """Start a stage from the folder; returns how much of each of its files is in this process's memory.
+
+    Weights as built, and masters as set from them, are left in files.
+    """
+    config = large_llama(folder / "llama")
+    module = build_pipeline(config, topology=topology(2), seed=SEED, plan=PLAN)
+    resident = resident_bytes(folder / "llama")
+    torch.save(module.state_dict(), folder / f"folder-{rank}.pt")
+    engine_over(module)
+    rounded = {name: safe_get_full_fp32_param(weight).clone() for name, weight in module.named_parameters()}
+    set_fp32_masters(module, config, SEED)
+    exact = {name: safe_get_full_fp32_param(weight) for name, weight in module.named_parameters()}
+    torch.save({"rounded": rounded, "exact": exact}, folder / f"masters-{rank}.pt")
+    return resident
+
+
+def resident_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of each mapped file of a folder that this process has read (Linux)."""
+    found: dict[str, int] = {}
+    name = ""
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            path = Path(line.split(maxsplit=5)[-1])
+            name = path.name if path.parent == folder else ""
+        elif name and line.startswith("Rss:"):
+            found[name] = found.get(name, 0) + 1024 * int(line.split()[1])
+    return found
 
 
 def main(folder: Path) -> None:
@@ -88,6 +120,7 @@ def main(folder: Path) -> None:
         plan = PipelinePlan(seq_length=24, micro_batch=2, activation_checkpoint_interval=interval, use_reentrant=reentrant)
         SETTINGS["pipeline"] = {"use_reentrant": reentrant, "activation_checkpoint_interval": interval}
         found["losses"][f"{interval} {reentrant}"] = step_loss(config, plan)
+    found["resident"] = start_from_folder(folder, rank)
     (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from model import hf
 from model.flops import layer_work
 from model.gpt import GPT, loss
 from model.partition import balance
-from tests.model.tiny_models import CASES, SEED, batch
+from tests.model.tiny_models import CASES, SEED, batch, large_llama
 from training.local import free_port
 
 pytestmark = pytest.mark.distributed
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.distributed
 def ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder both ranks wrote to."""
     folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf, "SHARD_BYTES", 1_500_000)  # a file for each half-block
+        hf.to_folder(GPT(large_llama(), seed=77), large_llama(), folder / "llama", "llama")
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, str(root / "tests/model/pipeline_ranks.py"), str(folder)]
@@ -97,3 +101,24 @@ def test_activation_checkpointing_changes_no_loss_by_a_single_bit(found):
     losses = found[0]["losses"]
     assert len(losses) == 4
     assert all(loss == losses["plain"] for loss in losses.values()), losses
+
+
+def test_each_stage_reads_only_its_own_layers_of_a_folder(ranks, found):
+    weights = GPT(large_llama(), seed=77).state_dict()
+    sizes = {path.name: path.stat().st_size for path in (ranks / "llama").glob("*.safetensors")}
+    read = [{name: size for name, size in rank["resident"].items() if size} for rank in found]
+    assert len(sizes) > 6
+    assert read[0].keys() | read[1].keys() == sizes.keys()
+    assert len(read[0].keys() & read[1].keys()) <= 1  # the file in which the second stage begins
+    for rank in (0, 1):
+        stage = torch.load(ranks / f"folder-{rank}.pt")
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in stage.items())
+        assert len(stage) > 5
+
+
+def test_masters_can_be_set_to_weights_that_bf16_cannot_hold(ranks):
+    weights = GPT(large_llama(), seed=77).state_dict()
+    for rank in (0, 1):
+        masters = torch.load(ranks / f"masters-{rank}.pt")
+        assert all(torch.equal(tensor, weights[name].bfloat16().float()) for name, tensor in masters["rounded"].items())
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in masters["exact"].items())

@@ -1,10 +1,11 @@
 """Tiny models of every family."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.config import ModelConfig
+from model.config import InitializeConfig, ModelConfig
 from model.families import preset
 
 TINY: dict[str, Any] = {"vocab_size": 61, "max_seq_length": 24, "num_layers": 2, "hidden_size": 24, "num_heads": 2, "intermediate_size": 40}
@@ -22,6 +23,12 @@ CASES = {
     "llama": tiny("llama", num_kv_heads=1),
     "opt": tiny("opt"),
 }
+
+
+def large_llama(folder: Path | None = None) -> ModelConfig:
+    """A model of some megabytes, so that what is read of its files shows; it starts from a folder if one is given."""
+    start = InitializeConfig(method="folder", folder=str(folder)) if folder else InitializeConfig()
+    return tiny("llama", num_layers=4, hidden_size=256, num_heads=4, intermediate_size=512, initialize=start)
 
 
 def batch(config: ModelConfig, number: int) -> tuple[torch.Tensor, torch.Tensor]:
