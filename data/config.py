@@ -1,10 +1,13 @@
 """The `data` section of a configuration: which text, how it is cleaned, split, tokenized, and served in windows.
 
-Standard library only: a command that merely checks a configuration must not wait for torch.
+A command that merely checks a configuration must not wait for torch: nothing here imports it.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from data.duplicates_config import DeduplicateConfig
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -63,10 +66,11 @@ class ChaptersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is held out of training: the last documents (chapters), a share of all documents, or the last shards."""
+    """What is held out of training: the last documents (chapters), a share of the text, or the last shards."""
 
     last_documents: int | None = None
     ratio: float | None = None
+    """Share of the documents, chosen by a hash of their text. Of a corpus of few documents the end of the text is cut off instead."""
     last_shards: int | None = None
     max_tokens: int | None = None
     """Stop the held-out split after this many tokens; what is beyond is used by neither split."""
@@ -76,42 +80,180 @@ class ValidationConfig:
         if len(chosen) != 1:
             said = " and ".join(chosen) if chosen else "none of them"
             raise ValueError(f"last_documents, ratio, last_shards: {said} given; exactly one says what is held out.")
-        for name in ("last_documents", "last_shards", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}; it must be 1 or more.")
+        _check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
         if self.ratio is not None and not 0 < self.ratio < 1:
             raise ValueError(f"ratio = {self.ratio}; it must be between 0 and 1, e.g. 0.1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReverseConfig:
+    """The generated task: random strings, a separator, and the same string backwards (abc>cba)."""
+
+    num_samples: int = 100_000
+    min_length: int = 1
+    max_length: int = 16
+    alphabet: str = "abcdefghijklmnopqrstuvwxyz"
+    separator: str = ">"
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(self, "num_samples", "min_length")
+        if self.max_length < self.min_length:
+            raise ValueError(f"max_length = {self.max_length} is less than min_length = {self.min_length}.")
+        if len(set(self.alphabet)) < 2 or len(set(self.alphabet)) < len(self.alphabet):
+            raise ValueError(f'alphabet = "{self.alphabet}"; it needs two or more characters, none of them twice.')
+        if len(self.separator) != 1 or self.separator in self.alphabet:
+            raise ValueError(f'separator = "{self.separator}"; it must be one character that is not in the alphabet.')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """Also write the training tokens as Parquet rows of `length` ids, documents end to end."""
+
+    length: int
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(self, "length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where documents come from.
+
+    `corpus` names a known corpus; `path` is a file, folder, pattern or list of these of one's own. With both, the named corpus
+    is read from that path and nothing is fetched.
+    """
+
+    corpus: str | None = None
+    path: str | tuple[str, ...] | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    """Our name of a field (text, title, author ...) -> its name in the files."""
+    text_documents: Literal["file", "line", "paragraph"] = "file"
+    """What a document is in a text file."""
+    template: str | None = None
+    """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
+    chapters: ChaptersConfig | None = None
+    reverse: ReverseConfig | None = None
+    weight: float | None = None
+    """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
+
+    def __post_init__(self) -> None:
+        if not (self.corpus or self.path):
+            raise ValueError('corpus, path: none given; name a corpus ("hongloumeng") or a path of your own text.')
+        if self.weight is not None and self.weight <= 0:
+            raise ValueError(f"weight = {self.weight}; it must be more than 0.")
+        if self.reverse is not None and self.corpus != "reverse":
+            raise ValueError('reverse: only the corpus "reverse" has these parameters.')
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths as a tuple, none for a fetched corpus."""
+        if self.path is None:
+            return ()
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def name(self) -> str:
+        """A short name for folders and messages."""
+        return self.corpus or name_of_path(self.paths[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """One corpus and the way to its token store.
 
-    `corpus` names a known corpus; `path` is a file, folder or pattern of one's own. With both, the named corpus is read from
-    that path and nothing is fetched. `store` is the prefix of a finished .bin/.idx pair made elsewhere.
+    The text is one of: `corpus` and/or `path` with the keys that belong to them (see `SourceConfig`); `sources`, a list of
+    such; or `store`, the prefix of a finished .bin/.idx pair made elsewhere.
     """
 
     seq_length: int
     tokenizer: TokenizerConfig
     corpus: str | None = None
-    path: str | None = None
-    store: str | None = None
+    path: str | tuple[str, ...] | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+    text_documents: Literal["file", "line", "paragraph"] = "file"
+    template: str | None = None
     chapters: ChaptersConfig | None = None
+    reverse: ReverseConfig | None = None
+    sources: tuple[SourceConfig, ...] | None = None
+    store: str | None = None
+    clean: tuple[dict[str, Any], ...] | None = None
+    """Cleaning rules in order, see docs/cleaning.md. None: the default rules; an empty list: none."""
+    deduplicate: DeduplicateConfig | None = None
+    shuffle: bool = False
+    """Put all documents into one seeded random order before they are cut into shards."""
+    shuffle_seed: int = 0
+    shard_mib: int = 64
+    """About how much text goes into one shard; a shard is the unit of parallel work and of holding out."""
+    documents: Literal["parquet"] | None = None
+    """Also keep the cleaned documents, as Parquet files beside the tokens."""
     validation: ValidationConfig = field(default_factory=lambda: ValidationConfig(ratio=0.05))
+    max_train_tokens: int | None = None
+    """Stop the training split after this many tokens."""
+    pack: PackConfig | None = None
+    max_bad_ratio: float = 0.01
+    """Share of the input, by records, that may be unreadable before the preparation fails."""
+    windows: Literal["stream", "documents"] = "stream"
+    """`stream` cuts windows anywhere, elsewhere in each epoch; `documents` begins each at the beginning of a document."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of the last tokens of an epoch that do not fill a window: left out, or continued with the first tokens."""
+    num_workers: int = 1
     directory: str = "data/stores"
 
     def __post_init__(self) -> None:
-        if self.seq_length < 1:
-            raise ValueError(f"seq_length = {self.seq_length}; it must be 1 or more.")
-        if self.store is not None and (self.corpus or self.path):
-            raise ValueError(f'store = "{self.store}" is finished data; corpus and path cannot be given beside it.')
-        if not (self.corpus or self.path or self.store):
+        _check_at_least_one(self, "seq_length", "shard_mib", "max_train_tokens", "num_workers")
+        text = [name for name in ("corpus", "path") if getattr(self, name) is not None]
+        given = [*(["/".join(text)] if text else []), *(name for name in ("sources", "store") if getattr(self, name) is not None)]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none of them"
+            raise ValueError(f"corpus/path, sources, store: {said} given; exactly one says where the tokens come from.")
+        if self.sources is not None:
+            if not self.sources:
+                raise ValueError("sources = []; name at least one.")
+            of_text: dict[str, Any] = {"fields": {}, "text_documents": "file", "template": None, "chapters": None, "reverse": None}
+            for name, default in of_text.items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"{name}: give it to each of the sources that it is for.")
+            if len({source.weight is None for source in self.sources}) > 1:
+                raise ValueError("sources: either all of them have a weight or none.")
+        if self.store is not None and self.tokenizer.kind != "existing":
             raise ValueError(
-                'corpus, path, store: none given; name a corpus ("hongloumeng"), a path of your own text, or a store\'s prefix.'
+                f'tokenizer.kind = "{self.tokenizer.kind}"; a finished store was made with a tokenizer: kind "existing" and its path.'
             )
+        if self.max_train_tokens is not None and self.is_weighted:
+            raise ValueError(
+                f"max_train_tokens = {self.max_train_tokens}: with weighted sources the weights and training.tokens say what is read."
+            )
+        if self.store is not None and self.validation.last_shards is not None:
+            raise ValueError("validation.last_shards: a finished store is one shard. Use last_documents or ratio.")
+        if not 0 <= self.max_bad_ratio <= 1:
+            raise ValueError(f"max_bad_ratio = {self.max_bad_ratio}; it must be between 0 and 1.")
+        self._check_rules()
+
+    def _check_rules(self) -> None:
+        if self.clean is None:
+            return
+        from data.clean import build_rules  # here, because it needs numpy
+        from ds_configs import ConfigError
+
+        try:
+            build_rules(self.clean, "clean", "data")
+        except ConfigError as error:
+            raise ValueError("\n".join(problem.removeprefix("data: ") for problem in error.problems)) from None
+
+    @property
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        """Where the documents come from; nothing for a finished store."""
+        if self.store is not None:
+            return ()
+        if self.sources is not None:
+            return self.sources
+        names = ("corpus", "path", "fields", "text_documents", "template", "chapters", "reverse")
+        return (SourceConfig(**{name: getattr(self, name) for name in names}),)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether training mixes the sources by weight, each in a stream of its own."""
+        return self.sources is not None and self.sources[0].weight is not None
 
     @property
     def tokenizer_vocab_size(self) -> int | None:
@@ -121,20 +263,31 @@ class DataConfig:
     @property
     def name(self) -> str:
         """A short name for folders and messages."""
-        if self.corpus:
-            return self.corpus
-        stem = (self.path or self.store or "").rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
-        return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
+        return name_of_path(self.store) if self.store is not None else "-".join(source.name for source in self.all_sources)[:60]
 
     def rules(self) -> dict[str, Any]:
         """All that decides what the store holds, as JSON values: two configs with equal rules share a store.
 
-        How windows are cut from it (`seq_length`, `tail`) and where it and the text lie do not belong to it; the text itself is
-        told by its hash.
+        How windows are cut from it and where it and the text lie do not belong to it; text and tokenizer are told by their
+        hashes.
         """
-        from dataclasses import asdict
-
-        rules = asdict(self)
-        for name in ("seq_length", "tail", "directory", "path"):
+        rules: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        for name in ("seq_length", "windows", "tail", "directory", "num_workers", "max_bad_ratio", "path", "store"):
             del rules[name]
+        for source in rules["sources"] or ():
+            del source["path"]
+        del rules["tokenizer"]["path"]
         return rules
+
+
+def name_of_path(path: str) -> str:
+    """The last part of a path without its ending, as a name for folders."""
+    stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
+
+
+def _check_at_least_one(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} = {value}; it must be 1 or more.")

@@ -1,24 +1,25 @@
-"""Serve a token store as rows: which tokens sample number i holds, and nothing that depends on who asks.
+"""Open a token store: what training and validation read.
 
 The order is a pure function of (seed, sample index): every rank of every topology computes the same, and resuming at sample
-i needs the number i only. How the store came to be is `prepare.py`.
+i needs the number i only. How the store came to be is `prepare.py`; how samples are cut and ordered is `windows.py`.
 """
 
-import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data import store, tokenizer
 from data.config import DataConfig
 from data.documents import DataError
-from data.order import mix, permute
-from data.prepare import check_length, find_store
+from data.order import mix
+from data.prepare import find_store
+from data.publish import check_length
+from data.stream import Stream
+from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,72 +27,6 @@ if TYPE_CHECKING:
 IGNORED_LABEL = -100  # What the loss leaves out.
 # Each rank hashes smaller files when it opens a store. Larger ones are compared by size, and hashed by `data.prepare`.
 _MAX_HASHED_BYTES = 256 << 20
-
-
-class Stream:
-    """Shards end to end, as one long sequence of ids."""
-
-    def __init__(self, shards: Sequence[store.Shard]) -> None:
-        self._shards = shards
-        self._ends = list(accumulate(shard.num_tokens for shard in shards))
-        self.num_tokens = self._ends[-1] if self._ends else 0
-
-    def read(self, start: int, length: int) -> np.ndarray:
-        """Return `length` ids from `start` on; what would be beyond the end is read from the beginning."""
-        pieces = []
-        start %= self.num_tokens
-        while length:
-            number = bisect.bisect_right(self._ends, start)
-            available = min(length, self._ends[number] - start)
-            pieces.append(self._shards[number].read(start - self._ends[number] + self._shards[number].num_tokens, available))
-            length -= available
-            start = (start + available) % self.num_tokens
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-
-class TrainingSet:
-    """Windows of `seq_length + 1` tokens in a seeded order that differs from epoch to epoch, without end.
-
-    An epoch cuts the stream into windows that share one token with their neighbours (the label of one is the first input of
-    the next), from an offset of its own, so that the cuts fall elsewhere each time.
-    """
-
-    def __init__(self, stream: Stream, seq_length: int, seed: int, tail: Literal["drop", "wrap"]) -> None:
-        self._stream = stream
-        self._seq_length = seq_length
-        self._seed = seed
-        self.num_tokens = stream.num_tokens
-        self.samples_per_epoch, self._num_offsets = _plan_epoch(stream.num_tokens, seq_length, tail)
-
-    def sample(self, index: int) -> np.ndarray:
-        """Return sample `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
-        epoch, position = divmod(index, self.samples_per_epoch)
-        offset = mix(self._seed, epoch, 0) % self._num_offsets
-        window = permute(position, self.samples_per_epoch, mix(self._seed, epoch, 1))
-        return self._stream.read(offset + window * self._seq_length, self._seq_length + 1)
-
-    def batches(self, *, start_sample: int, replica: int, num_replicas: int, micro_batch: int) -> Iterator[tuple["Tensor", "Tensor"]]:
-        """Yield (inputs, labels), each (B, T) int64, for one replica, without end.
-
-        Micro-batch k of replica r holds samples start_sample + (k * num_replicas + r) * micro_batch and the following.
-        """
-        import torch
-
-        first = start_sample + replica * micro_batch
-        while True:
-            rows = np.stack([self.sample(first + row) for row in range(micro_batch)]).astype(np.int64)
-            yield torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
-            first += num_replicas * micro_batch
-
-
-def _plan_epoch(num_tokens: int, seq_length: int, tail: Literal["drop", "wrap"]) -> tuple[int, int]:
-    """Return the number of windows of an epoch, and of offsets at which the first may begin."""
-    if tail == "wrap":
-        return num_tokens // seq_length, num_tokens
-    num_windows = (num_tokens - 1) // seq_length
-    # One window is given up for the sake of varying offsets; a corpus of a single window has none to give.
-    num_windows -= num_windows > 1
-    return num_windows, num_tokens - num_windows * seq_length
 
 
 class ValidationSet:
@@ -175,15 +110,37 @@ class Corpus:
     @cached_property
     def train(self) -> TrainingSet:
         """The training split."""
-        return TrainingSet(self._stream("train"), self.config.seq_length, self.seed, self.config.tail)
+        parts = self.manifest["splits"]["train"]["streams"]
+        streams = [self._stream(part) for part in parts]
+        # A single stream is ordered by the run's seed itself.
+        seeds = [mix(self.seed, part["source"]) if part["source"] else self.seed for part in parts]
+        windows = [self._windows(stream, seed) for stream, seed in zip(streams, seeds, strict=True)]
+        weights = [self.config.all_sources[part["source"]].weight or 1.0 for part in parts] if len(parts) > 1 else [1.0]
+        return TrainingSet(windows, weights, sum(stream.num_tokens for stream in streams), self.seed)
 
     @cached_property
     def valid(self) -> ValidationSet:
         """The held-out split."""
-        return ValidationSet(self._stream("valid"), self.config.seq_length, self.tokenizer, self.manifest["splits"]["valid"]["chars"])
+        split = self.manifest["splits"]["valid"]
+        (stream,) = [self._stream(part) for part in _joined(split["streams"])]
+        return ValidationSet(stream, self.config.seq_length, self.tokenizer, split["chars"])
 
-    def _stream(self, split: str) -> Stream:
-        return Stream([store.Shard(self.folder / name) for name in self.manifest["splits"][split]["shards"]])
+    def _windows(self, stream: Stream, seed: int) -> Windows:
+        if self.config.windows == "documents":
+            return DocumentWindows(stream, self.config.seq_length, seed)
+        return StreamWindows(stream, self.config.seq_length, seed, self.config.tail)
+
+    def _stream(self, part: dict[str, Any]) -> Stream:
+        if "pair" in self.manifest:
+            return Stream([store.Shard(Path(self.manifest["pair"]["prefix"]))], *part["range"])
+        return Stream([store.Shard(self.folder / name) for name in part["shards"]])
+
+
+def _joined(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Held-out parts of all sources are scored one behind the other."""
+    if len(streams) == 1:
+        return streams
+    return [{"shards": [name for part in streams for name in part["shards"]]}]
 
 
 def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG") -> Corpus:
@@ -205,7 +162,17 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
         )
     manifest = store.read_manifest(folder)
     store.verify(folder, manifest, max_hashed_bytes=_MAX_HASHED_BYTES)
+    _check_pair(manifest)
     if tokenizer.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_length(manifest["splits"]["train"]["tokens"], config)
     return Corpus(folder, manifest, config, seed)
+
+
+def _check_pair(manifest: dict[str, Any]) -> None:
+    pair = manifest.get("pair")
+    if pair is None:
+        return
+    path = Path(f"{pair['prefix']}.bin")
+    if not path.is_file() or path.stat().st_size != pair["bytes"]:
+        raise DataError(f"{path} is not the file that was prepared: it is missing or has another size. Prepare the data again.")

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from data.documents import DataError
-from data.minhash import NearConfig, band_keys, exact_hashes, signatures
+from data.duplicates_config import DeduplicateConfig
+from data.minhash import band_keys, exact_hashes, signatures
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +30,6 @@ _SORTED_AT_ONCE = 4 << 20  # Keys; sorting them takes about 200 MB.
 _COMPARED_AT_ONCE = 1 << 16
 _ROUNDS = 4
 _NUM_SAMPLES = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeduplicateConfig:
-    """The `deduplicate` section: which kinds of duplicates are removed."""
-
-    exact: bool = True
-    near: NearConfig | None = None
-
-    @property
-    def bytes_per_document(self) -> int:
-        """Size of a sketch."""
-        return 16 + (self.near.bands * 8 + self.near.num_hashes * 2 if self.near else 0)
 
 
 @dataclass

