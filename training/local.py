@@ -113,12 +113,22 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
     print(f"{config.path} -> {config.folder}: {ranks} processes on {devices} {kind} devices", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, env=environment)
+    signals: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        signals.append(number)
+        if number == signal.SIGTERM:
+            process.terminate()
+
     # Ctrl-C reaches the ranks from the terminal; they save and leave, and this process waits for that.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: process.terminate() if received == signal.SIGTERM else None)
+    signal.signal(signal.SIGINT, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
     code = process.wait()
+    if signals:
+        code = 128 + signals[0]
     if code and has_checkpoint(config.folder):
-        print(f"Ended early (exit code {code}). The same command goes on from the last checkpoint in {config.folder}.", file=sys.stderr)
+        how = "Stopped" if signals else f"Failed (exit code {code})"
+        print(f"{how}. The same command goes on from the last checkpoint in {config.folder}.", file=sys.stderr)
     return code
 
 
