@@ -1,0 +1,146 @@
+"""From a run to a Hugging Face folder that others can load."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.tokenizer import load as load_tokenizer
+from inference.checkpoint import CheckpointError
+from inference.export import export, export_of_run, main
+from inference.generate import main as generate
+from inference.source import Source, find_source, load_run_config, read_json
+from model.gpt import GPT
+
+from .conftest import STEPS
+
+# Sums over the same terms in another order; logits are of the order of 1.
+TOLERANCE = 2e-5
+
+pytestmark = pytest.mark.distributed
+
+
+def logits_of_run(run: Path, seed: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Of the weights that `save_run.py` made the masters."""
+    with torch.no_grad():
+        return GPT(load_run_config(run)[1], seed=seed).eval()(tokens)
+
+
+def logits_of_folder(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        logits: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder).eval()(tokens).logits
+    return logits
+
+
+def test_an_export_loads_in_transformers_with_the_masters_of_the_newest_checkpoint(saved_run: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokens = torch.arange(2, 66).view(1, 64)
+    for format in ("gpt2", "opt"):
+        out = tmp_path / format
+        assert main([str(saved_run), str(out), "--format", format]) == 0
+        assert (logits_of_folder(out, tokens) - logits_of_run(saved_run, STEPS[-1], tokens)).abs().max() < TOLERANCE
+
+        ours, theirs = load_tokenizer(saved_run / "tokenizer"), AutoTokenizer.from_pretrained(out)
+        text = "第一回\n床前明月光，<|endoftext|> mixed text 𠮷"
+        assert theirs(text).input_ids == ours.encode(text)
+        assert theirs.decode(ours.encode(text)) == text
+        assert theirs.eos_token_id == read_json(out / "generation_config.json")["eos_token_id"] == ours.eos_id
+
+
+def test_a_card_says_what_the_model_is_where_it_is_from_and_how_good(saved_run: Path, tmp_path: Path) -> None:
+    export(find_source(saved_run), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for fact in ("# tiny", "Saved for a test.", "| parameters | 19,080 |", "| valid/bits_per_char | 7.25 |"):
+        assert fact in card
+    assert "Step 5 of the run" in card
+    assert "Trained on 20 rows of 64 tokens, 1,280 tokens in all." in card
+    assert '"path": "verse.txt"' in card
+    assert '"git_commit": "0123abc"' in card
+
+
+def test_an_export_is_made_again_only_for_a_newer_checkpoint_or_another_format(run: Path, tmp_path: Path) -> None:
+    out, newest = tmp_path / "out", run / "checkpoints" / f"step{STEPS[-1]:08d}"
+    hidden = newest.rename(tmp_path / newest.name)
+    assert export(find_source(run), out)
+    assert read_json(out / "export.json")["step"] == STEPS[0]
+    weights = (out / "model.safetensors").stat()
+    assert not export(find_source(run), out)
+    assert (out / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+
+    hidden.rename(newest)
+    assert export(find_source(run), out)
+    assert read_json(out / "export.json")["step"] == STEPS[-1]
+    assert export(find_source(run), out, "opt")
+    assert not export(find_source(run), out, "opt")
+
+
+def test_a_damaged_newest_checkpoint_gives_the_one_before_it_once(run: Path, tmp_path: Path) -> None:
+    torn = run / "checkpoints" / f"step{STEPS[-1]:08d}"
+    next(torn.glob("*optim_states.pt")).write_bytes(b"")
+    assert export(find_source(run), tmp_path / "out")
+    assert read_json(tmp_path / "out" / "export.json")["step"] == STEPS[0]
+    assert not export(find_source(run), tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"has 0 bytes .*\. Name the run's folder"):
+        export(find_source(torn), tmp_path / "other")
+
+
+def test_one_checkpoint_can_be_exported_by_its_folder(run: Path, tmp_path: Path) -> None:
+    assert export(find_source(run / "checkpoints" / f"step{STEPS[0]:08d}"), tmp_path / "out")
+    tokens = torch.arange(2, 66).view(1, 64)
+    assert (logits_of_folder(tmp_path / "out", tokens) - logits_of_run(run, STEPS[0], tokens)).abs().max() < TOLERANCE
+
+
+def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:
+    export(find_source(run), tmp_path / "gpt2", "gpt2")
+    assert export(find_source(tmp_path / "gpt2"), tmp_path / "opt", "opt")
+    tokens = torch.arange(2, 66).view(1, 64)
+    assert read_json(tmp_path / "opt" / "config.json")["model_type"] == "opt"
+    assert (logits_of_folder(tmp_path / "opt", tokens) - logits_of_folder(tmp_path / "gpt2", tokens)).abs().max() < TOLERANCE
+    assert (tmp_path / "opt" / "tokenizer.json").read_bytes() == (tmp_path / "gpt2" / "tokenizer.json").read_bytes()
+    assert read_json(tmp_path / "opt" / "config.json")["eos_token_id"] == 0
+
+
+def test_what_cannot_be_exported_leaves_everything_as_it_was(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "exports" / "out"
+    export(find_source(run), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match="llama"):
+        export(find_source(run), out, "llama")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("x", encoding="utf-8")
+    assert main([str(run), str(tmp_path / "precious")]) == 2
+    assert capsys.readouterr().err == (
+        f"inference.export: {tmp_path / 'precious'}: is there already and is no export, so it is not replaced. Name a new folder.\n"
+    )
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+    (tmp_path / "empty").mkdir()
+    assert export(find_source(run), tmp_path / "empty")
+
+
+def test_a_run_without_its_tokenizer_is_not_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run / "tokenizer")
+    assert main([str(run), str(tmp_path / "out")]) == 2
+    assert f"{run / 'tokenizer'}" in capsys.readouterr().err
+
+
+def test_a_run_is_exported_once_and_generated_from(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(run), "--prompt", "床前明月", "--new-tokens", "12"]
+    assert generate(command) == 0
+    first = capsys.readouterr().out
+    written = (run / "export" / "model.safetensors").stat().st_mtime_ns
+    assert generate(command) == 0
+    assert capsys.readouterr().out == first
+    assert (run / "export" / "model.safetensors").stat().st_mtime_ns == written
+    assert export_of_run(run) == run / "export"
+    assert not export(Source("run", run, run), run / "export")
