@@ -154,14 +154,15 @@ def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
     if "valid/bits_per_char" in results:
         print(f"Held-out text: {results['valid/bits_per_char']:.3f} bits per character (loss {results['valid/loss']:.3f} per token).")
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
-    prompt = config.training.sample_prompt
+    samples = sorted((config.folder / "samples").glob("*.txt"))
+    prompt = config.training.sample_prompt or (samples[-1].read_text(encoding="utf-8").strip()[:8] if samples else "")
     generate = [python, "-m", "inference.generate", str(config.folder)]
     if prompt and not again:
         print("\nA passage it writes:\n", flush=True)
         subprocess.run([*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)], check=False)
     print("\nNext:")
     print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
-    print(f'  write more          {" ".join(generate)} --prompt "{prompt or "..."}"')
+    print(f'  write more          {" ".join(generate)} --prompt "{prompt}"')
     if config.training.steps is not None:
         kept = [override for override in overrides if not override.startswith("training.steps=")]
         longer = ["./run_pretrain.sh", str(config.path), *kept, f"training.steps={2 * config.training.steps}"]

@@ -17,6 +17,8 @@ from training.sample import sample
 
 log = logging.getLogger(__name__)
 
+HELD_OUT_PROMPT_TOKENS = 8
+
 
 @dataclass(kw_only=True)
 class Run:
@@ -119,16 +121,22 @@ def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run
 
 def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
     plan = config.training
-    if not plan.sample_prompt or not plan.sample_tokens:
+    if not plan.sample_tokens:
         return ""
-    room = config.model.max_seq_length - plan.sample_tokens
-    prompt = corpus.tokenizer.encode(plan.sample_prompt)[: max(1, room)]
+    prompt = corpus.tokenizer.encode(plan.sample_prompt) if plan.sample_prompt else _held_out_beginning(corpus)
+    prompt = prompt[: max(1, config.model.max_seq_length - plan.sample_tokens)]
     seed = config.run.seed + engine.global_steps
     vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
     tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
     ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
     # A passage may end, or a young model err, within a character of several byte tokens.
     return corpus.tokenizer.decode(ids).replace("\ufffd", "")
+
+
+def _held_out_beginning(corpus: Corpus) -> list[int]:
+    """The first tokens of the held-out text: a prompt that fits any corpus."""
+    _, labels = next(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=1))
+    return [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
 
 
 def save(engine: Any, config: RunConfig, run: Run) -> None:
