@@ -114,5 +114,6 @@ def _set_text_rules(backend: "tokenizers.Tokenizer", proto: Any) -> None:
         rules.append(normalizers.Prepend(_SPACE))
     rules.append(normalizers.Replace(" ", _SPACE))
     backend.normalizer = normalizers.Sequence(rules)
-    steps: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    # Spaces last: where the vocabulary has none, they come out of bytes.
+    steps: list[Any] = [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace(_SPACE, " ")]
     backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else steps)

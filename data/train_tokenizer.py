@@ -1,5 +1,6 @@
 """Train a tokenizer on texts. The same texts in the same order give the same files."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -98,7 +99,7 @@ def _train_sentencepiece(texts: Iterable[str], config: TokenizerConfig, folder: 
             minloglevel=2,
         )
     except RuntimeError as error:
-        _refuse_size(config, str(error).replace("\n", " "))
+        _refuse_size(config, _why_refused(str(error)))
     backend = sentencepiece_model.convert(model.getvalue(), "the trained model")
     tokenizer.save(backend, folder, {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN})
     (folder / "tokenizer.model").write_bytes(model.getvalue())
@@ -110,6 +111,14 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
         for line in text.split("\n"):
             for start in range(0, len(line), _SENTENCE_BYTES // 4):  # a character has at most four bytes
                 yield line[start : start + _SENTENCE_BYTES // 4]
+
+
+def _why_refused(message: str) -> str:
+    """What sentencepiece's error means to someone who chose a vocabulary size."""
+    if "required_chars" in message:
+        return "its characters and the 256 bytes alone need more"
+    most = re.search(r"value <= (\d+)", message)
+    return f"it is only enough for {most[1]} tokens" if most else " ".join(message.split())
 
 
 def _refuse_size(config: TokenizerConfig, why: str) -> None:
