@@ -98,9 +98,10 @@ class Shard:
         return np.diff(ends[self._dataset.doc_idx])
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Return `length` ids from token `start` on, across document boundaries, without copying."""
-        # Documents lie end to end in the file: an offset from the first one reaches every token.
-        return self._dataset.get(0, offset=start, length=length)
+        """Return `length` ids from token `start` on, across document boundaries."""
+        # Documents lie end to end in the file: an offset from the first one reaches every token. A copy, because DeepSpeed
+        # unmaps the file when its object goes, and a view that is still there would then crash the process.
+        return np.array(self._dataset.get(0, offset=start, length=length))
 
 
 class ShardWriter:
