@@ -30,7 +30,7 @@ def test_a_shipped_run_is_good_and_described(name):
 def test_the_runs_that_are_promised_are_there():
     opt = {f"opt_125m_{start}.json" for start in ("scratch", "pretrained", "depth_down_10", "depth_up_16")}
     llama = {"toy_reverse.json", "scifi_llama_104m.json", "tinyllama_zh_1b.json"}
-    assert set(RUNS) == {"quickstart.json", "hongloumeng_500m.json", "poetry_gpt2_26m.json"} | llama | opt
+    assert set(RUNS) == {"quickstart.json", "own_text.json", "hongloumeng_500m.json", "poetry_gpt2_26m.json"} | llama | opt
 
 
 @pytest.mark.parametrize(
