@@ -15,13 +15,14 @@ from .gpt import Layer, layers, loss
 from .initialize import Weights
 from .layers import TokenEmbedding, project
 
-ROUNDS = 5
+ROUNDS = 10
+LIMIT_SECONDS = 10.0
 
 
 def layer_seconds(
     config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
 ) -> list[float]:
-    """Seconds of one forward and backward pass of each layer, the least of a few rounds; the loss belongs to the head.
+    """Seconds of one forward and backward pass of each layer, the least of some rounds; the loss belongs to the head.
 
     Layers of one class are alike, so one of each is timed. Gradients are added to an fp32 buffer, as a bf16 run does. Global generators
     are left as they were.
@@ -33,16 +34,18 @@ def layer_seconds(
         device: Where to measure.
         synchronize: Waits until the device is idle.
     """
-    seconds: dict[tuple[object, bool], float] = {}
     entries = layers(config)
     kinds = [(entry.module, entry is entries[-1]) for entry in entries]
     forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     with torch.random.fork_rng(**forked):
-        for entry, kind in zip(entries, kinds, strict=True):
-            if kind not in seconds:
-                run = _pass(entry, config, shape, (dtype, device))
-                seconds[kind] = min(_timed(run, synchronize) for _ in range(ROUNDS + 1))
-    return [seconds[kind] for kind in kinds]
+        one_of_each = dict(zip(kinds, entries, strict=True))
+        passes = {kind: _pass(entry, config, shape, (dtype, device)) for kind, entry in one_of_each.items()}
+        start = time.perf_counter()
+        rounds: list[dict[tuple[object, bool], float]] = []
+        # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
+        while len(rounds) < 2 or (len(rounds) < ROUNDS and time.perf_counter() - start < LIMIT_SECONDS):
+            rounds.append({kind: _timed(run, synchronize) for kind, run in passes.items()})
+    return [min(times[kind] for times in rounds) for kind in kinds]
 
 
 def _pass(entry: Layer, config: ModelConfig, shape: tuple[int, int], place: tuple[torch.dtype, torch.device]) -> Callable[[], None]:
