@@ -1,0 +1,201 @@
+"""Prepare a corpus that outgrows one machine: the steps of `prepare.py`, run by datatrove's executors.
+
+The tasks and their files are the same as those of `python -m data.prepare`, so either can go on where the other was
+stopped. All hosts must see the current folder, the checkout and the data under the same paths. This process waits for
+the tasks and does what is done once.
+
+`Cluster.run` stands in for `tasks.run`. To use our rules between datatrove's own blocks instead: `CleanDocuments`.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data.documents import DataError, Document
+from data.tasks import Result, Task, write_json
+from data.tasks import run as run_here
+
+logger = logging.getLogger(__name__)
+
+_ROOT = Path(__file__).resolve().parent.parent
+_WAVES_WHEN_STOPPING_EARLY = 2  # Tasks a worker gets at a time while it is open how many are needed.
+_RANKS_PER_WORKER = 2  # A rank costs a process start, of seconds with Ray; a second one evens out unequal tasks.
+_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, repr=False)
+class RunTasks:
+    """A step of a datatrove pipeline: rank r of n runs tasks r, r + n, r + 2 n ..., those without a result."""
+
+    tasks: Sequence[Task]
+    folder: str
+    """The current folder of the preparation, which relative paths mean."""
+
+    def __repr__(self) -> str:  # datatrove logs it for every rank.
+        return f"RunTasks({len(self.tasks)} tasks, {self.folder})"
+
+    def __call__(self, _documents: object, rank: int, world_size: int) -> None:
+        """Run the tasks. What a user can mend is written down, since an executor may be unable to carry it back."""
+        os.chdir(self.folder)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The ranks are the parallelism.
+        for task in self.tasks[rank::world_size]:
+            if task.result_path.is_file():
+                continue
+            try:
+                result = task.function(*task.arguments, task.output)
+            except DataError as error:
+                write_json(_error_path(task), {"error": str(error)})
+                raise
+            write_json(task.result_path, result)
+
+
+@dataclass(frozen=True)
+class CleanDocuments:
+    """A step of a datatrove pipeline that applies our rules to datatrove's documents, between any of its blocks."""
+
+    section: Sequence[Mapping[str, Any]] | None = None
+    """The list of rules as a configuration has it; None stands for the default rules."""
+
+    def __call__(self, documents: Iterable[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        """Yield the documents that stay, with their cleaned text."""
+        from data.clean import Cleaner, build_rules
+
+        cleaner = Cleaner(build_rules(self.section))
+        for document in documents:
+            kept = cleaner.clean(Document(document.text, str(document.id)))
+            if kept is not None:
+                document.text = kept.text
+                yield document
+        dropped = {name: count.documents_dropped for name, count in cleaner.counts.items()}
+        logger.info("rank %d of %d: dropped %s", rank, world_size, dropped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where tasks run."""
+
+    executor: Literal["local", "slurm", "ray"]
+    workers: int
+    logs: Path
+    """Folder for datatrove's logs and, with Slurm, its launch scripts."""
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    """What SlurmPipelineExecutor takes beside: partition, time, qos, mem_per_cpu_gb, sbatch_args ..."""
+    memory_gb: float = 2.0
+    """Reserved for a worker."""
+
+    def run(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
+        """Do what `tasks.run` does, with this cluster's workers; a single task runs in this process.
+
+        Raises:
+            DataError: Of a task, or if tasks ended without a result.
+        """
+        if len(tasks) > 1:
+            for folder in {task.output.parent for task in tasks}:
+                folder.mkdir(parents=True, exist_ok=True)
+            wave = len(tasks) if enough is None else _WAVES_WHEN_STOPPING_EARLY * self.workers
+            for end in range(wave, len(tasks) + wave, wave):
+                self._launch([task for task in tasks[:end] if not task.result_path.is_file()])
+                if enough is not None and enough(run_here(tasks[:end], 1)):
+                    break
+        return run_here(tasks, 1, enough)  # Everything is done; this reads the results.
+
+    def _launch(self, missing: Sequence[Task]) -> None:
+        if not missing:
+            return
+        for task in missing:
+            _error_path(task).unlink(missing_ok=True)
+        logs = self.logs / f"{missing[0].output.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}-{missing[0].output.name}"
+        try:
+            self._execute(RunTasks(missing, os.getcwd()), min(len(missing), _RANKS_PER_WORKER * self.workers), logs)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:  # Of any library below; what counts is which results are there.
+            logger.debug("the executor failed", exc_info=True)
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            reason = "they ended without a result"
+        _check(missing, reason, logs)
+
+    def _execute(self, step: RunTasks, num_ranks: int, logs: Path) -> None:
+        """Run a step's tasks and wait for them."""
+        _import_datatrove()
+        common = {"pipeline": [step], "tasks": num_ranks, "logging_dir": str(logs.absolute()), "skip_completed": False}
+        if self.executor == "local":
+            from datatrove.executor import LocalPipelineExecutor
+
+            LocalPipelineExecutor(**common, workers=min(self.workers, num_ranks)).run()
+        elif self.executor == "ray":
+            _run_on_ray({**common, "workers": self.workers, "mem_per_cpu_gb": self.memory_gb})
+        else:
+            _run_on_slurm({**common, "workers": self.workers, "mem_per_cpu_gb": self.memory_gb, **self.slurm}, step.tasks)
+
+
+def _run_on_ray(arguments: dict[str, Any]) -> None:
+    """Run on the cluster that RAY_ADDRESS names, else on one that is started on this machine."""
+    try:
+        import ray
+    except ImportError:
+        raise DataError("--executor ray needs ray; run: pip install ray==2.60.0 on every host.") from None
+    from datatrove.executor.ray import RayPipelineExecutor
+
+    if not ray.is_initialized():
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": arguments["workers"], "include_dashboard": False}
+        ray.init(runtime_env={"env_vars": {"PYTHONPATH": path}}, log_to_driver=False, logging_level=logging.WARNING, **here)
+    RayPipelineExecutor(**arguments).run()
+
+
+def _run_on_slurm(arguments: dict[str, Any], tasks: Sequence[Task]) -> None:
+    """Submit an array of jobs and wait until all results are there or the array is gone from the queue."""
+    from datatrove.executor import SlurmPipelineExecutor
+
+    environment = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={_ROOT}:$PYTHONPATH"
+    executor = SlurmPipelineExecutor(**{"env_command": environment, "job_name": "prepare", **arguments})
+    executor.run()
+    while any(not task.result_path.is_file() for task in tasks):
+        time.sleep(_POLL_SECONDS)
+        queue = subprocess.run(["squeue", "--noheader", "--jobs", str(executor.job_id)], capture_output=True, text=True, check=False)
+        if queue.returncode != 0 or not queue.stdout.strip():
+            return
+
+
+def _import_datatrove() -> None:
+    """Fetch nothing and say little: datatrove logs every step at the level of information.
+
+    Raises:
+        DataError: If it is missing.
+    """
+    try:
+        import datatrove.utils.logging
+    except ImportError:
+        raise DataError("data.at_scale needs datatrove; run: pip install -r requirements-data.txt on every host.") from None
+    datatrove.utils.logging.logger.remove()
+    datatrove.utils.logging.logger.add(sys.stderr, level="ERROR")
+
+
+def _error_path(task: Task) -> Path:
+    return task.output.with_name(f"{task.output.name}.error.json")
+
+
+def _check(tasks: Sequence[Task], reason: str, logs: Path) -> None:
+    """Raise what stopped the tasks, if any has no result.
+
+    Raises:
+        DataError: What a task said, or how many have no result and where to look.
+    """
+    missing = [task for task in tasks if not task.result_path.is_file()]
+    for task in missing:
+        if _error_path(task).is_file():
+            raise DataError(json.loads(_error_path(task).read_text(encoding="utf-8"))["error"])
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(tasks)} tasks of {missing[0].output.parent} failed ({reason}); their logs are in {logs}."
+            " What is done stays done: start again to go on."
+        )

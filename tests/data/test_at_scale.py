@@ -1,0 +1,166 @@
+import json
+import os
+import random
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import at_scale, cleaning, sources
+from data.at_scale import CleanDocuments, Cluster
+from data.config import DataConfig, TokenizerConfig, ValidationConfig
+from data.documents import DataError
+from data.duplicates_config import DeduplicateConfig, NearConfig
+from data.tasks import Task, run
+
+LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"
+
+
+def write_corpus(folder: Path, num_files=4):
+    """Files of a little more than a MiB, the smallest size of a part."""
+    folder.mkdir(parents=True)
+    for file in range(num_files):
+        draw = random.Random(file)
+        texts = ["".join(draw.choices(LETTERS, k=9000)) for _ in range(40)] + ["短"]
+        (folder / f"{file}.jsonl").write_text(
+            "\n".join(json.dumps({"content": text}, ensure_ascii=False) for text in texts), encoding="utf-8"
+        )
+    return folder
+
+
+def config(tmp_path, **changes):
+    values = {
+        "seq_length": 16,
+        "path": str(tmp_path / "网页"),
+        "tokenizer": TokenizerConfig(kind="byte_bpe", vocab_size=300),
+        "validation": ValidationConfig(ratio=0.1),
+        "deduplicate": DeduplicateConfig(near=NearConfig()),
+        "shuffle": True,
+        "shard_mib": 1,
+        "directory": str(tmp_path / "stores"),
+    }
+    return DataConfig(**{**values, **changes})
+
+
+def tasks(settings, folder: Path):
+    """Reading and cleaning, as the preparation has them."""
+    parts = sources.parts(settings, folder)
+    return [Task(folder / f"{index:05d}", cleaning.clean_part, (settings, part)) for index, part in enumerate(parts)]
+
+
+def contents(folder: Path):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def parted(tmp_path):
+    """The configuration of a corpus in several parts."""
+    write_corpus(tmp_path / "网页")
+    return config(tmp_path)
+
+
+def test_two_local_workers_write_what_one_process_writes(parted, tmp_path):
+    here = run(tasks(parted, tmp_path / "here"), 1)
+    cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
+
+    there = cluster.run(tasks(parted, tmp_path / "there"), 2)
+
+    assert len(here) >= 4
+    assert there == here
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_what_is_done_is_not_done_again_and_enough_is_enough(parted, tmp_path):
+    cluster = Cluster(executor="local", workers=1, logs=tmp_path / "logs")
+    every = tasks(parted, tmp_path / "work")
+    run(every[:1], 1)
+    every[0].result_path.write_text('{"documents": -1}', encoding="utf-8")
+
+    results = cluster.run(every, 2, lambda results: len(results) == 2)
+
+    assert results[0] == {"documents": -1}
+    assert len(results) == 2
+    assert not every[3].result_path.exists()
+
+
+def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path):
+    every = [Task(tmp_path / "work" / str(index), cleaning.drop_copies, (parted, [tmp_path / "cut"])) for index in range(2)]
+    cleaning.sketch_path(tmp_path / "cut").write_bytes(b"123")
+    cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
+
+    with pytest.raises(DataError, match="no whole number of sketches"):
+        cluster.run(every, 2)
+
+
+def test_a_worker_that_dies_for_another_reason_is_reported_with_the_place_of_its_log(parted, tmp_path):
+    every = [Task(tmp_path / "work" / str(index), cleaning.drop_copies, (parted, [tmp_path / "missing"])) for index in range(2)]
+    cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
+
+    with pytest.raises(DataError, match=r"2 of 2 tasks .* failed \(FileNotFoundError.*logs"):
+        cluster.run(every, 2)
+
+
+def test_our_rules_run_between_datatroves_own_reader_and_writer(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.writers import ParquetWriter
+
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"text": [LETTERS + "Ａ", "短", LETTERS], "id": ["一", "二", "三"]}), tmp_path / "in" / "a.parquet")
+    rules = CleanDocuments([{"rule": "min_length", "chars": 20}, {"rule": "unicode"}])
+    pipeline = [ParquetReader(str(tmp_path / "in")), rules, ParquetWriter(str(tmp_path / "out"))]
+
+    LocalPipelineExecutor(pipeline, logging_dir=str(tmp_path / "logs")).run()
+
+    (written,) = (tmp_path / "out").iterdir()
+    assert pq.read_table(written).select(["id", "text"]).to_pylist() == [{"id": "一", "text": LETTERS + "A"}, {"id": "三", "text": LETTERS}]
+
+
+def test_slurm_gets_an_array_of_jobs_and_is_waited_for(parted, tmp_path, monkeypatch):
+    # sbatch that runs the array at once, in the way Slurm does it, and no queue: what is in the script is what is tested.
+    programs = {
+        "sbatch": f"""#!{sys.executable}
+import os, re, subprocess, sys
+script = open(sys.argv[-1], encoding="utf-8").read()
+match = re.search("--array=0-([0-9]+)", script)
+exports = dict(pair.split("=") for pair in sys.argv[1].removeprefix("--export=ALL,").split(",") if "=" in pair)
+if "merge_stats" not in script:
+    for index in range(int(match[1]) + 1):
+        names = {{"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7", "SLURM_NODELIST": "node1"}}
+        subprocess.run(["bash", sys.argv[-1]], env={{**os.environ, **exports, **names}}, check=True, stdout=sys.stderr)
+print("Submitted batch job 7")
+""",
+        "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -n ]] && shift; shift; done\nexec "$@"\n',
+        "squeue": "#!/bin/bash\nexit 1\n",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        path = tmp_path / "bin" / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(at_scale, "_POLL_SECONDS", 0.01)
+    cluster = Cluster(executor="slurm", workers=1, logs=tmp_path / "logs", slurm={"partition": "work", "time": "01:00:00"})
+
+    there = cluster.run(tasks(parted, tmp_path / "there"), 2)
+
+    assert there == run(tasks(parted, tmp_path / "here"), 1)
+    (script,) = (tmp_path / "logs").rglob("launch_script.slurm")
+    assert "--partition=work" in script.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_two_ray_workers_write_what_one_process_writes(parted, tmp_path):
+    ray = pytest.importorskip("ray")
+    here = run(tasks(parted, tmp_path / "here"), 1)
+    cluster = Cluster(executor="ray", workers=2, logs=tmp_path / "logs", memory_gb=0.5)
+    try:
+        there = cluster.run(tasks(parted, tmp_path / "there"), 2)
+    finally:
+        ray.shutdown()
+
+    assert there == here
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
