@@ -83,3 +83,15 @@ def test_an_unknown_partition_is_refused_with_the_ones_there_are():
         check_method("flop")
     with pytest.raises(ValueError, match="is no regular expression"):
         check_method("type:(")
+
+
+def test_a_partition_that_cannot_cut_these_layers_is_refused():
+    from model.pipeline import PipelinePlan, choose_parts
+
+    with pytest.raises(
+        ValueError, match=r'"type:rotary" matches no layer\. The classes are TokenEmbedding, PositionEmbedding, Attention, MLP'
+    ):
+        choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition="type:rotary"), 2)
+    for method in ("flops", "uniform", "parameters", "type:mlp"):
+        with pytest.raises(ValueError, match="8 layers cannot fill 9 pipeline stages"):
+            choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition=method), 9)
