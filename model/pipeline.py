@@ -30,7 +30,6 @@ from .timing import layer_seconds
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
 CHECKPOINTED = ["PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
 
-
 TIED_KEY = "embedding"
 
 
@@ -113,10 +112,11 @@ def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[i
     """
     check_method(plan.partition)
     entries = layers(config)
+    by_flops = balance(layer_work(config, plan.seq_length), stages)  # on every rank, as it refuses too many stages
+    if plan.partition == "flops":
+        return by_flops
     if plan.partition == "measured":
         return _measured_parts(config, plan, stages)
-    if plan.partition == "flops" or stages > len(entries):
-        return balance(layer_work(config, plan.seq_length), stages)
     if plan.partition == "uniform":
         parts = deepspeed_utils.partition_uniform(num_items=len(entries), num_parts=stages)
     else:

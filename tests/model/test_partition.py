@@ -92,6 +92,6 @@ def test_a_partition_that_cannot_cut_these_layers_is_refused():
         ValueError, match=r'"type:rotary" matches no layer\. The classes are TokenEmbedding, PositionEmbedding, Attention, MLP'
     ):
         choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition="type:rotary"), 2)
-    for method in ("flops", "uniform", "parameters", "type:mlp"):
+    for method in ("flops", "measured", "uniform", "parameters", "type:mlp"):
         with pytest.raises(ValueError, match="8 layers cannot fill 9 pipeline stages"):
             choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition=method), 9)
