@@ -6,13 +6,13 @@ shows in the outcome.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import logging
 import multiprocessing
 import os
-import signal
+import select
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -116,15 +116,19 @@ def _execute(task: Task) -> Result:
 
 
 def _start_worker(preparation: int) -> None:
-    """A worker must not outlive a killed preparation: it would take the machine from the next start."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The workers are the parallelism.
-    pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)  # The fork server ends with the preparation.
-    try:
-        os.kill(preparation, 0)
-    except ProcessLookupError:
-        os._exit(1)
+    threading.Thread(target=_end_with, args=(preparation,), daemon=True).start()
+
+
+def _end_with(preparation: int) -> None:
+    """End this worker as soon as the preparation is gone: it would take the machine from the next start.
+
+    It is the fork server's child, not the preparation's, so the system would not tell it; and it holds the pipes that would
+    end the fork server.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(preparation)], [], [])
+    os._exit(1)
 
 
 @contextlib.contextmanager

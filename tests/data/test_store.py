@@ -1,5 +1,4 @@
 import json
-import struct
 import subprocess
 import sys
 
@@ -72,22 +71,8 @@ def test_a_shard_without_documents_is_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def write_as_megatron(prefix, sequences, documents, code, dtype):
-    """A .bin/.idx pair as Megatron-LM and gpt-neox write it: by the published layout, byte for byte."""
-    prefix.with_suffix(".bin").write_bytes(b"".join(np.array(ids, dtype=dtype).tobytes() for ids in sequences))
-    sizes = [len(ids) for ids in sequences]
-    pointers = np.cumsum([0, *sizes[:-1]], dtype=np.int64) * np.dtype(dtype).itemsize
-    prefix.with_suffix(".idx").write_bytes(
-        b"MMIDIDX\x00\x00"
-        + struct.pack("<QBQQ", 1, code, len(sizes), len(documents))
-        + np.array(sizes, dtype=np.int32).tobytes()
-        + pointers.tobytes()
-        + np.array(documents, dtype=np.int64).tobytes()
-    )
-
-
 @pytest.mark.parametrize(("code", "dtype"), [(8, np.uint16), (4, np.int32), (6, np.uint16), (7, np.uint32)])
-def test_stores_of_megatron_lm_gpt_neox_and_megatron_deepspeed_read_the_same(tmp_path, code, dtype):
+def test_stores_of_megatron_lm_gpt_neox_and_megatron_deepspeed_read_the_same(write_as_megatron, tmp_path, code, dtype):
     """Code 8 is uint16 to Megatron-LM and gpt-neox, uint64 to DeepSpeed, whose codes 6 and 7 are floats to them."""
     write_as_megatron(tmp_path / "theirs", [[1, 2, 3], [60000, 5], [6]], [0, 2, 3], code, dtype)
 

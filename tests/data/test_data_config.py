@@ -1,0 +1,61 @@
+import pytest
+
+from data.config import DataConfig
+from ds_configs import ConfigError, build
+
+GOOD = {"corpus": "hongloumeng", "seq_length": 8, "tokenizer": {"kind": "byte_bpe", "vocab_size": 300}}
+
+
+def problems(**changes):
+    with pytest.raises(ConfigError) as caught:
+        build(DataConfig, {**GOOD, **changes}, "data", "run.json")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": None}, "corpus/path, sources, store: none of them given"),
+        ({"store": "x"}, "corpus/path and store given; exactly one"),
+        ({"sources": []}, "corpus/path and sources given"),
+        ({"corpus": None, "sources": []}, "data.sources = []; name at least one."),
+        ({"corpus": None, "sources": [{"path": "a", "weight": 1}, {"path": "b"}]}, "either all of them have a weight or none"),
+        ({"corpus": None, "sources": [{"path": "a"}], "chapters": {}}, "give it to each of the sources"),
+        ({"corpus": None, "sources": [{"path": "a", "weight": 1}], "max_train_tokens": 5}, "with weighted sources"),
+        ({"corpus": None, "sources": [{"path": "a", "weight": 0}]}, "weight = 0.0; it must be more than 0"),
+        ({"seq_length": 0}, "data.seq_length = 0; it must be 1 or more."),
+        ({"max_bad_ratio": 2}, "data.max_bad_ratio = 2.0; it must be between 0 and 1."),
+        ({"validation": {}}, "last_documents, ratio, last_shards: none of them given"),
+        ({"validation": {"ratio": 0.1, "last_shards": 1}}, "ratio and last_shards given"),
+        ({"validation": {"ratio": 1}}, "data.validation.ratio = 1.0; it must be between 0 and 1"),
+        ({"tokenizer": {"kind": "byte_bpe"}}, "data.tokenizer.vocab_size is missing"),
+        ({"tokenizer": {"kind": "byte_bpe", "vocab_size": 256}}, "byte_bpe needs at least 257"),
+        ({"tokenizer": {"kind": "existing"}}, 'data.tokenizer.path = None; kind "existing" needs the path'),
+        ({"tokenizer": {"kind": "characters", "path": "x"}}, "data.tokenizer.path = x"),
+        ({"tokenizer": {"kind": "characters", "eos_token": "x"}}, "only an existing tokenizer needs to be told"),
+        ({"corpus": None, "store": "x"}, 'kind "existing" and its path'),
+        ({"chapters": {"first": 3, "last": 2}}, "last is not before first"),
+        ({"reverse": {}}, 'only the corpus "reverse" has these parameters'),
+        ({"corpus": "reverse", "reverse": {"alphabet": "aa"}}, "none of them twice"),
+        ({"corpus": "reverse", "reverse": {"alphabet": "a>"}}, "one character that is not in the alphabet"),
+        ({"clean": [{"rule": "min_lenth"}]}, '"min_lenth" is not a rule. Did you mean "min_length"?'),
+        ({"deduplicate": {"near": {"bands": 0}}}, "bands = 0"),
+        ({"pack": {"length": 0}}, "data.pack.length = 0"),
+        ({"clean_rules": []}, 'unknown key "data.clean_rules"'),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_is_wanted(changes, message):
+    assert message in problems(**changes)
+
+
+def test_what_only_says_how_to_read_does_not_make_another_store():
+    one = build(DataConfig, GOOD, "data", "run.json")
+    other = build(DataConfig, {**GOOD, "seq_length": 16, "windows": "documents", "num_workers": 4, "directory": "x"}, "data", "run.json")
+
+    assert one.rules() == other.rules()
+
+
+def test_what_decides_the_tokens_makes_another_store():
+    one = build(DataConfig, GOOD, "data", "run.json")
+    for change in ({"clean": []}, {"shuffle": True}, {"chapters": {}}, {"max_train_tokens": 5}, {"validation": {"ratio": 0.2}}):
+        assert build(DataConfig, {**GOOD, **change}, "data", "run.json").rules() != one.rules()
