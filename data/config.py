@@ -227,6 +227,7 @@ class DataConfig:
             raise ValueError("validation.last_shards: a finished store is one shard. Use last_documents or ratio.")
         if not 0 <= self.max_bad_ratio <= 1:
             raise ValueError(f"max_bad_ratio = {self.max_bad_ratio}; it must be between 0 and 1.")
+        assert self.all_sources or self.store, "a source checks itself when it is made"
         self._check_rules()
 
     def _check_rules(self) -> None:

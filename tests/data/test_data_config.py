@@ -16,8 +16,8 @@ def problems(**changes):
     ("changes", "message"),
     [
         ({"corpus": None}, "corpus/path, sources, store: none of them given"),
-        ({"store": "x"}, "corpus/path and store given; exactly one"),
-        ({"sources": []}, "corpus/path and sources given"),
+        ({"store": "x"}, "corpus and store given; exactly one"),
+        ({"sources": []}, "corpus and sources given"),
         ({"corpus": None, "sources": []}, "data.sources = []; name at least one."),
         ({"corpus": None, "sources": [{"path": "a", "weight": 1}, {"path": "b"}]}, "either all of them have a weight or none"),
         ({"corpus": None, "sources": [{"path": "a"}], "chapters": {}}, "give it to each of the sources"),
