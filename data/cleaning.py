@@ -25,7 +25,8 @@ _EXCERPT_CHARS = 200
 
 def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
     """Read a part, apply the rules and write what stays: documents, their sketches, their lengths."""
-    cleaner = Cleaner(build_rules(config.clean))
+    of_source = config.all_sources[part.source].clean
+    cleaner = Cleaner(build_rules(config.clean if of_source is None else of_source))
     counts: dict[str, Any] = {"documents_in": 0, "chars_in": 0, "num_bad": 0, "bad": []}
     lengths: list[int] = []
 

@@ -133,6 +133,8 @@ class SourceConfig:
     """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
     chapters: ChaptersConfig | None = None
     reverse: ReverseConfig | None = None
+    clean: tuple[dict[str, Any], ...] | None = None
+    """Cleaning rules of this source alone; None: those of the section."""
     weight: float | None = None
     """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
 
@@ -143,6 +145,7 @@ class SourceConfig:
             raise ValueError(f"weight = {self.weight}; it must be more than 0.")
         if self.reverse is not None and self.corpus != "reverse":
             raise ValueError('reverse: only the corpus "reverse" has these parameters.')
+        _check_rules(self.clean)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -227,19 +230,8 @@ class DataConfig:
             raise ValueError("validation.last_shards: a finished store is one shard. Use last_documents or ratio.")
         if not 0 <= self.max_bad_ratio <= 1:
             raise ValueError(f"max_bad_ratio = {self.max_bad_ratio}; it must be between 0 and 1.")
-        assert self.all_sources or self.store, "a source checks itself when it is made"
-        self._check_rules()
-
-    def _check_rules(self) -> None:
-        if self.clean is None:
-            return
-        from data.clean import build_rules  # here, because it needs numpy
-        from ds_configs import ConfigError
-
-        try:
-            build_rules(self.clean, "clean", "data")
-        except ConfigError as error:
-            raise ValueError("\n".join(problem.removeprefix("data: ") for problem in error.problems)) from None
+        _check_rules(self.clean)
+        _ = self.all_sources  # each checks itself as it is made
 
     @property
     def all_sources(self) -> tuple[SourceConfig, ...]:
@@ -285,6 +277,18 @@ def name_of_path(path: str) -> str:
     """The last part of a path without its ending, as a name for folders."""
     stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
+
+
+def _check_rules(rules: tuple[dict[str, Any], ...] | None) -> None:
+    if rules is None:
+        return
+    from data.clean import build_rules  # here, because it needs numpy
+    from ds_configs import ConfigError
+
+    try:
+        build_rules(rules, "clean", "data")
+    except ConfigError as error:
+        raise ValueError("\n".join(problem.removeprefix("data: ") for problem in error.problems)) from None
 
 
 def _check_at_least_one(config: Any, *names: str) -> None:
