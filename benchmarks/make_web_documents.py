@@ -3,10 +3,10 @@
     python benchmarks/make_web_documents.py OUTPUT_FOLDER TEXT... [--megabytes 2000] [--files 8] [--seed 0]
 
 A document is a JSON object with uniqueKey, titleUkey, dataType, title and content; a file is an array of them. Contents are
-2 to 40 paragraphs drawn at random, with lengths spread as on the web; one document in a hundred is a near copy of an
-earlier one, one in two hundred an exact one, and some carry navigation lines, as real crawls do. TEXT is a text file or a
-CSV with a column 内容. The same arguments make the same bytes. The paragraphs repeat: measure speed and memory with it, not
-what a model learns.
+5 to 60 passages of at most some 200 characters drawn at random, with lengths spread as on the web; one document in a hundred
+is a near copy of an earlier one, one in two hundred an exact one, and some carry navigation lines, as real crawls do. TEXT is
+a text file or a CSV with a column 内容. The same arguments make the same bytes. The passages repeat: measure speed and memory
+with it, not what a model learns.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import csv
 import hashlib
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,10 +48,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_paragraphs(path: Path) -> list[str]:
-    """Return the paragraphs of a text, or the poems of a CSV, that have 20 characters or more."""
+    """Return the paragraphs of a text, or the poems of a CSV, that have 20 characters or more.
+
+    Long ones are cut after sentences: two documents that share one long paragraph would be near copies of each other.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         texts = [row["内容"] for row in csv.DictReader(file)] if path.suffix == ".csv" else [line.strip() for line in file]
-    return [text for text in texts if len(text) >= 20]
+    passages = [passage for text in texts for passage in re.findall(r"(?s).{1,160}(?:.{0,40}[。！？]|$)[”’」]?", text)]
+    return [passage for passage in passages if len(passage) >= 20]
 
 
 def documents_of(paragraphs: Sequence[str], draw: random.Random) -> Iterator[dict[str, str]]:
@@ -64,7 +69,7 @@ def documents_of(paragraphs: Sequence[str], draw: random.Random) -> Iterator[dic
         elif recent and kind < EXACT_COPIES + NEAR_COPIES:
             content = change_a_tenth(draw.choice(recent), draw.choice(paragraphs), draw)
         else:
-            lines = draw.choices(paragraphs, k=min(40, 2 + int(draw.expovariate(1 / 6))))
+            lines = draw.choices(paragraphs, k=min(60, 5 + int(draw.expovariate(1 / 12))))
             if draw.random() < 0.1:
                 lines.append(draw.choice(NAVIGATION))
             content = "\n".join(lines)
