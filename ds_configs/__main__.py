@@ -138,23 +138,14 @@ def _summary(file: str, run: "RunConfig") -> str:
 
 def _stages(run: "RunConfig") -> list[str]:
     """The stages' table, as `pipeline.partition = "flops"` cuts them."""
-    from model.flops import Workload, layer_work, stage_table
+    from model.flops import layer_work, stage_table
     from model.partition import balance
 
-    pipeline, batch = run.values.get("pipeline", {}), run.batch
-    method = pipeline.get("partition", "flops")
+    method = run.values.get("pipeline", {}).get("partition", "flops")
     if method != "flops":
         return [f'  stages      cut by "{method}" when the run starts']
-    workload = Workload(
-        seq_length=run.data.seq_length,
-        micro_batch=batch.micro_batch,
-        micro_batches=batch.accumulation,
-        replicas=batch.replicas,
-        bf16=run.values.get("bf16", {}).get("enabled", False),
-        activation_checkpoint_interval=pipeline.get("activation_checkpoint_interval", 0),
-    )
-    parts = balance(layer_work(run.model, run.data.seq_length), batch.stages)
-    return [f"    {line}" for line in stage_table(run.model, parts, workload).splitlines()]
+    parts = balance(layer_work(run.model, run.data.seq_length), run.batch.stages)
+    return [f"    {line}" for line in stage_table(run.model, parts, run.workload).splitlines()]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import ds_configs
 from data.config import DataConfig
 from model.config import ModelConfig
 from model.families import preset
-from model.flops import layer_parameters
+from model.flops import Workload, layer_parameters
+from model.partition import check_method
 from training.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
@@ -112,6 +113,23 @@ class RunConfig:
         """Tokens one optimizer step learns from, over all replicas."""
         return self.batch.train_batch_size * self.data.seq_length
 
+    @property
+    def uses_bf16(self) -> bool:
+        """Whether weights are bf16 (with fp32 masters) or fp32."""
+        return bool(self.deepspeed.get("bf16", {}).get("enabled", False))
+
+    @property
+    def workload(self) -> Workload:
+        """How the pipeline is run, as far as a stage's memory depends on it."""
+        return Workload(
+            seq_length=self.data.seq_length,
+            micro_batch=self.batch.micro_batch,
+            micro_batches=self.batch.accumulation,
+            replicas=self.batch.replicas,
+            bf16=self.uses_bf16,
+            activation_checkpoint_interval=self.deepspeed.get("pipeline", {}).get("activation_checkpoint_interval", 0),
+        )
+
     def last_step(self, samples_per_epoch: int | None = None) -> int | None:
         """See `TrainingConfig.last_step`."""
         return self.training.last_step(self.batch.train_batch_size, self.data.seq_length, samples_per_epoch)
@@ -151,6 +169,7 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
     if config.problems:
         raise ds_configs.ConfigError(problems)  # With keys unknown or of a wrong type, rules between sections have nothing to hold on to.
     batch = attempt(lambda: resolve_batch(values, world_size))
+    attempt(lambda: check_method(values.get("pipeline", {}).get("partition", "flops")))
     problems += [f"{where}: {problem}" for problem in precision_problems(values)]
     problems += [f"{where}: {problem}" for problem in cross_problems(values, model, data, batch)]
     if problems:

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import random
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -53,8 +52,6 @@ def start(world: World, stages: int) -> Ranks:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    # A notice to kernel authors about the all-reduce of tied gradients, once per rank.
-    warnings.filterwarnings("ignore", message=".*an autograd kernel was not registered")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if get_accelerator().device_name() == "cpu":
         # init_distributed would compile this op at start-up: a minute, a compiler, a lock that outlives a kill. Losses are the same.

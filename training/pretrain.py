@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import ds_configs
 from training.config import RunConfig, resolve, with_deepspeed
-from training.record import check_folder, finished_step, write_config
+from training.record import check_folder, finished_step, has_checkpoint, write_config
 from training.world import World, check_placement, find_world
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _run(config: RunConfig, overrides: Sequence[str], world: World) -> int:
     try:
         corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
         check_vocabulary(config, corpus)
+        check_first_weights(config)
     except ValueError as error:
         if world.rank == 0:
             print(error, file=sys.stderr)
@@ -112,6 +113,22 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
         )
 
 
+def check_first_weights(config: RunConfig) -> None:
+    """A new run's folder of weights must fit the model.
+
+    Raises:
+        ValueError: Names the file or tensor that does not.
+    """
+    if config.model.initialize.method == "scratch" or has_checkpoint(config.folder):
+        return
+    from model.gpt import first_weights
+
+    try:
+        first_weights(config.model, config.run.seed)
+    except ValueError as error:
+        raise ValueError(f"{config.path}: model.initialize: {error}") from error
+
+
 def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: World) -> int:
     from training.distributed import start
     from training.faults import Heartbeat
@@ -134,6 +151,8 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) ->
     """Build the engine, at the newest good checkpoint's step if there is one, and all that goes with it."""
     from deepspeed.accelerator import get_accelerator
 
+    from model.flops import stage_table
+    from model.pipeline import set_fp32_masters
     from training.checkpoint import choose_checkpoint, load_checkpoint
     from training.distributed import placement
     from training.engine import build_engine, build_module
@@ -151,9 +170,9 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) ->
     module = build_module(config, ranks, parts)
     universal = manifest is not None and needs_resharding(manifest, ranks, module.parts)
     engine = build_engine(module, config, ranks, load_universal=universal)
-    for line in placement(ranks):
-        if ranks.is_first:
-            log.info(line)
+    lines = [*placement(ranks), *stage_table(config.model, module.parts, config.workload).splitlines()]
+    for line in lines if ranks.is_first else ():
+        log.info(line)
     if manifest:
         tag = to_universal(checkpoints, manifest["tag"], ranks) if universal else manifest["tag"]
         load_checkpoint(engine, ranks, checkpoints, tag, universal=universal)
@@ -162,6 +181,8 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) ->
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
             for change in changes:
                 log.info("changed since the checkpoint: %s", change)
+    elif config.model.initialize.method != "scratch":
+        set_fp32_masters(module, config.model, config.run.seed)
     stop = StopRequest(heartbeat, get_accelerator().current_device_name())
     meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
