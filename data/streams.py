@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from data.documents import DataError
 from data.encoding import EncodingError, detect, detect_head
 
-MAX_RECORD_BYTES = 64 << 20
+MAX_RECORD_BYTES = 32 << 20
 """A longer line, record or text file is bad input: it would break the bound on memory."""
 
 _COMPRESSED_CHUNK_BYTES = 4096  # The most that 4 KiB of zstd can hold is 128 MiB; larger chunks could hold gigabytes.

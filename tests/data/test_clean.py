@@ -94,6 +94,16 @@ def test_repetition_within_a_line_is_found_in_short_and_in_long_texts(length):
     assert NgramRepetition()(PROSE) == PROSE
 
 
+def test_english_and_code_are_compared_by_words_not_by_letters():
+    names = [first + last for first in ("load", "save", "open", "close") for last in ("Text", "Page", "Word", "Line", "Book")]
+    code = "\n".join(
+        f"def {name}(self, path):\n    return self.{name}At(path, self.{other})" for name, other in zip(names, names[::-1], strict=True)
+    )
+
+    assert NgramRepetition()(code) == code
+    assert NgramRepetition()("click here to get the very best offer of the whole year, " * 30) is None
+
+
 def test_the_script_rule_keeps_verse_and_drops_other_scripts():
     for text in (VERSE, PROSE, "〇"):
         assert HanRatio()(text) == text

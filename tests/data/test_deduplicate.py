@@ -105,6 +105,27 @@ def test_texts_without_letters_are_not_duplicates_of_each_other(tmp_path):
     assert reasons(["。。。", "！？", "……", "。。。"], tmp_path) == [KEPT, KEPT, KEPT, EXACT]
 
 
+def test_unrelated_english_texts_are_not_near_duplicates_and_changed_copies_are(tmp_path):
+    draw = random.Random(5)
+    # Words of common syllables, so that texts share most of their letter triples, as English ones do.
+    syllables = ["the", "ing", "and", "ion", "ent", "for", "tio", "ere", "her", "ate", "ver", "ter", "tha", "con", "all", "res"]
+    words = ["".join(draw.choices(syllables, k=draw.choice([1, 2, 2, 3]))) for _ in range(1500)]
+    texts = [" ".join(draw.choices(words, k=400)) for _ in range(100)]
+    copies = [replace_block(text, texts[index - 1], draw) for index, text in enumerate(texts)]
+
+    found = reasons(texts + copies, tmp_path)
+
+    assert sum(found[:100]) == 0
+    assert found[100:].count(NEAR) >= 95
+
+
+def test_a_text_longer_than_a_slice_is_compared_in_slices(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.minhash._SLICE_CHARS", 100)
+    text = made_up_texts(1, num_words=400)[0]
+
+    assert reasons([text, replace_block(text, text[::-1], random.Random(0))], tmp_path) == [KEPT, NEAR]
+
+
 def test_the_result_depends_neither_on_pieces_nor_on_how_much_is_sorted_at_once(tmp_path, monkeypatch):
     draw = random.Random(3)
     texts = made_up_texts(300, num_words=60)
