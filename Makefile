@@ -1,7 +1,6 @@
 # make test: everything CI runs except the linters. make check: the linters. make test-all: the slow tests too.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 RUN = .venv/bin/python
-PACKAGES = ds_configs model data training inference benchmarks tests run_pretrain.sh
 
 .PHONY: setup format check lint type test test-quick test-all bench clean
 
@@ -33,7 +32,7 @@ test-all: setup
 	$(RUN) -m pytest
 
 bench: setup
-	$(RUN) -m benchmarks
+	$(RUN) benchmarks/partitions.py
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
