@@ -126,13 +126,18 @@ def _read_folder(folder: Path) -> _Model:
 
 def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
     """Fill a temporary folder beside `out`, then put it in its place."""
+    from safetensors import SafetensorError
+
     from model.hf import to_folder
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        to_folder(model.weights, model.config, folder, record["format"])
+        try:
+            to_folder(model.weights, model.config, folder, record["format"])
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise CheckpointError(f"{out}: the weights could not be written ({error}). Is there room on that disk?") from error
         for path in folder.glob("*.safetensors"):
             shutil.copymode(folder / "config.json", path)  # the library makes them readable by their owner alone
         for name in TOKENIZER_FILES:
