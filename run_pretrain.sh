@@ -4,7 +4,8 @@
 # Python, once per rank; mpiexec and srun start it with bash, once per rank. The launched ranks make no environment.
 set -euo pipefail
 cd "$(dirname "$0")"
-if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}${SLURM_PROCID:-}" ]; then
+# A Slurm batch script has SLURM_PROCID too, and is no rank; a step of one task is a shell that srun opened.
+if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [ "${SLURM_STEP_NUM_TASKS:-1}" != 1 ]; then
   python=.venv/bin/python
   [ -x "$python" ] || python=python3
   exec "$python" -u run_pretrain.sh "$@"

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ds_configs
+from training.arguments import parse
 from training.batch import KEYS
 from training.config import RunConfig, resolve
-from training.pretrain import EXIT_USER_ERROR, parse
+from training.pretrain import EXIT_USER_ERROR
 from training.record import check_folder, finished_step, has_checkpoint
 from training.world import World, default_environment
 
@@ -29,10 +30,7 @@ MOST_RANKS_PER_CORE = 8
 
 def main(arguments: Sequence[str]) -> int:
     """Run CONFIG (default: the quickstart) here. Returns the exit code."""
-    named = [argument for argument in arguments if not argument.startswith("-")]
-    if not named or not named[0].endswith(".json"):
-        arguments = [DEFAULT_CONFIG, *arguments]
-    path, overrides = parse(arguments)
+    path, overrides = parse(arguments, DEFAULT_CONFIG)
     try:
         config = resolve_here(path, overrides)
         check_folder(config)

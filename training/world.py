@@ -8,19 +8,51 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# (rank, local rank, world size, ranks on this host), in the order they are looked for.
-LAUNCHERS = {
-    "deepspeed or torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE", ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")),
-    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_LOCAL_SIZE",)),
-    "PALS": ("PALS_RANKID", "PALS_LOCAL_RANKID", "PMI_SIZE", ("PALS_LOCAL_SIZE",)),
-    "Hydra": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", ("MPI_LOCALNRANKS",)),
-    "Slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", ("SLURM_NTASKS_PER_NODE",)),
-}
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables of one way to start ranks; of several names the first that is set counts."""
+
+    name: str
+    mark: str  # Set if and only if this launcher started the process.
+    rank: str
+    local_rank: tuple[str, ...]
+    size: tuple[str, ...]
+    local_size: tuple[str, ...]
+
+
+# In this order. Ranks of an mpiexec inside a Slurm job see the SLURM_ variables of the step that started mpiexec's own helper,
+# so srun comes behind every mpiexec; but srun with PMI-2 sets PMI_RANK as well, so a PMI_RANK alone comes last.
+LAUNCHERS = (
+    Launcher("deepspeed or torchrun", "RANK", "RANK", ("LOCAL_RANK",), (), ()),
+    Launcher(
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_RANK",
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_SIZE",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    Launcher("PALS", "PALS_RANKID", "PALS_RANKID", ("PALS_LOCAL_RANKID",), ("PMI_SIZE",), ("PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE")),
+    Launcher("Hydra", "MPI_LOCALRANKID", "PMI_RANK", ("MPI_LOCALRANKID",), ("PMI_SIZE",), ("MPI_LOCALNRANKS",)),
+    Launcher(
+        "srun",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_PROCID",
+        ("SLURM_LOCALID",),
+        ("SLURM_STEP_NUM_TASKS",),
+        ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"),
+    ),
+    Launcher("PMI", "PMI_RANK", "PMI_RANK", ("PMI_LOCAL_RANK",), ("PMI_SIZE",), ("PMI_LOCAL_SIZE",)),
+)
+# What a job script can say itself where the launcher does not.
+SAID_SIZE = ("WORLD_SIZE",)
+SAID_LOCAL_SIZE = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")
+DEFAULT_PORT = 29500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,29 +78,56 @@ class World:
         }
 
 
+def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
+    """The launcher that started this process as one rank of a job, or None if a person did."""
+    launcher = next((launcher for launcher in LAUNCHERS if environment.get(launcher.mark)), None)
+    # A shell that srun --pty opened is a step of one task: what is started in it is started by a person.
+    return None if launcher and launcher.name == "srun" and environment[launcher.mark] == "1" else launcher
+
+
 def is_launched(environment: Mapping[str, str]) -> bool:
-    """True if a launcher started this process as one rank of a job."""
-    return any(names[0] in environment for names in LAUNCHERS.values())
+    """True if a launcher started this process as one rank of a job. run_pretrain.sh asks the same in bash."""
+    return find_launcher(environment) is not None
 
 
 def find_world(environment: Mapping[str, str]) -> World:
     """Read the launcher's variables.
 
     Raises:
-        ValueError: If a rank is set without the size of the world, or no address to meet at can be found.
+        ValueError: If a rank is set without the size of the world or of its host, or no address to meet at can be found.
     """
-    launcher = next((name for name, variables in LAUNCHERS.items() if variables[0] in environment), None)
+    launcher = find_launcher(environment)
     if launcher is None:
         raise ValueError("no launcher's variables (RANK, PMI_RANK, SLURM_PROCID ...) are set; start with ./run_pretrain.sh or deepspeed.")
-    rank_name, local_name, size_name, local_size_names = LAUNCHERS[launcher]
-    if size_name not in environment:
-        raise ValueError(f"{rank_name} is set (by {launcher}) but {size_name} is not: the size of the job is unknown. Set {size_name}.")
-    rank, size = int(environment[rank_name]), int(environment[size_name])
-    local_size = _first_number(environment, local_size_names) or size
-    local_rank = int(environment.get(local_name, rank % local_size))
-    port = int(environment.get("MASTER_PORT", 29500))
-    address = environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size)
-    return World(rank=rank, local_rank=local_rank, size=size, local_size=local_size, master_addr=address, master_port=port)
+    rank = _first_number(environment, (launcher.rank,))
+    size = _first_number(environment, (*launcher.size, *SAID_SIZE))
+    if rank is None or size is None:
+        missing = launcher.rank if rank is None else " or ".join((*launcher.size, *SAID_SIZE))
+        raise ValueError(
+            f"{launcher.mark} is set (by {launcher.name}) but {missing} is not: the size of the job is unknown. "
+            "In the job script: export WORLD_SIZE=<number of all ranks>."
+        )
+    local_size = _first_number(environment, (*launcher.local_size, *SAID_LOCAL_SIZE)) or (1 if size == 1 else None)
+    if local_size is None:
+        raise ValueError(
+            f"{launcher.mark} is set (by {launcher.name}) but {' or '.join((*launcher.local_size, *SAID_LOCAL_SIZE))} is not: "
+            "how many ranks a host has is unknown. In the job script: export LOCAL_WORLD_SIZE=<ranks per host>."
+        )
+    local_rank = _first_number(environment, launcher.local_rank)
+    return World(
+        rank=rank,
+        local_rank=rank % local_size if local_rank is None else local_rank,
+        size=size,
+        local_size=local_size,
+        master_addr=environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size),
+        master_port=_first_number(environment, ("MASTER_PORT",)) or DEFAULT_PORT,
+    )
+
+
+def speaks_for_host(environment: Mapping[str, str]) -> bool:
+    """True on the one rank of each host that says what is wrong before ranks know of each other."""
+    launcher = find_launcher(environment)
+    return launcher is None or all(environment.get(name, "0") == "0" for name in launcher.local_rank)
 
 
 def _first_number(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:
@@ -81,17 +140,19 @@ def _first_number(environment: Mapping[str, str], names: tuple[str, ...]) -> int
 
 
 def _first_host(environment: Mapping[str, str], *, alone: bool) -> str:
+    if alone:
+        return "127.0.0.1"
     nodes = environment.get("PBS_NODEFILE")
     if nodes and Path(nodes).is_file():
         return Path(nodes).read_text(encoding="utf-8").split()[0]
-    listed = environment.get("SLURM_JOB_NODELIST")
+    listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     if listed:
-        # "node[017-020,033],other5": the first name with the first number of its bracket.
-        return re.sub(r"\[(\d+)[^\]]*\].*", r"\1", listed).split(",")[0]
-    if alone:
-        return "127.0.0.1"
+        # "node[017-020,033]-ib,other5": the first name, with the first number of each bracket.
+        first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", listed)
+        return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group() if first else listed)
     raise ValueError(
-        "no MASTER_ADDR, PBS_NODEFILE or SLURM_JOB_NODELIST in the environment: ranks cannot meet. Set MASTER_ADDR to the first host."
+        "no MASTER_ADDR in the environment of this rank, and no node list of PBS or Slurm that it can read: the ranks cannot meet. "
+        "In the job script: export MASTER_ADDR=<the first host>; under PBS that is $(head -n 1 $PBS_NODEFILE)."
     )
 
 
@@ -103,8 +164,8 @@ def check_placement(world: World, stages: int) -> None:
     """
     if world.local_size % stages:
         raise ValueError(
-            f"host {socket.gethostname()} has {world.local_size} ranks, but pipeline.stages = {stages}: a pipeline would lie across hosts. "
-            f"Write slots={stages} (or a multiple of it) for every host of the hostfile."
+            f"{world.local_size} ranks on one host, but pipeline.stages = {stages}: a pipeline would lie across hosts. "
+            f"Start {stages} ranks (or a multiple) on every host: slots={stages} in the hostfile, mpiexec -ppn, srun --ntasks-per-node."
         )
 
 
