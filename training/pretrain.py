@@ -5,20 +5,26 @@ Everything that can be wrong is found out before the process group exists, so th
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
 import json
 import logging
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ds_configs
+from training.arguments import check_arrival, parse
 from training.config import RunConfig, resolve, with_deepspeed
+from training.meeting import Arrival, meet
 from training.record import check_folder, finished_step, has_checkpoint, write_config
-from training.world import World, check_placement, find_world
+from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
     from data.dataset import Corpus
@@ -29,20 +35,32 @@ log = logging.getLogger("training")
 
 DEFAULT_CONFIG = "ds_configs/hongloumeng_500m.json"
 EXIT_USER_ERROR = 2
+# Hundreds of ranks read Python's files from one file system before they meet.
+MEETING_SECONDS = 300.0
 
 
-def parse(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """CONFIG and overrides. The launcher's --local_rank is taken from the environment instead."""
-    parser = argparse.ArgumentParser(prog="run_pretrain.sh", description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", nargs="?", default=None, help=f"a run's JSON file (default: {DEFAULT_CONFIG})")
-    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="replace a value of the configuration")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    known = parser.parse_args(list(arguments))
-    overrides = list(known.overrides)
-    if known.config is not None and "=" in known.config and not known.config.endswith(".json"):
-        overrides.insert(0, known.config)
-        known.config = None
-    return known.config or DEFAULT_CONFIG, overrides
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a rank has when it is ready to start."""
+
+    config: RunConfig
+    corpus: Corpus
+    last_step: int
+    finished: int | None
+
+    def facts(self) -> dict[str, str]:
+        """What must be the same on all hosts, short enough to compare."""
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
+        return {
+            "the configuration": _digest(self.config.values),
+            "the token store": _digest(self.corpus.manifest),
+            "the software": ", ".join([f"Python {platform.python_version()}", *versions]),
+            "the last step of the run's checkpoints": str(self.finished or "not reached"),
+        }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,45 +69,58 @@ def main(arguments: Sequence[str]) -> int:
     try:
         world = find_world(os.environ)
     except ValueError as error:
-        print(f"run_pretrain.sh: {error}", file=sys.stderr)
+        if speaks_for_host(os.environ):
+            print(f"run_pretrain.sh: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    path, overrides = parse(arguments)
+    path, overrides = parse(arguments, DEFAULT_CONFIG)
+    ready = None
     try:
+        check_arrival(overrides, os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
-        check_placement(world, config.batch.stages)
+        arrival = Arrival(stages=config.batch.stages, folder=config.folder)
+        ready = prepare(config, world)
+        arrival = dataclasses.replace(arrival, facts=ready.facts())
+    except (ValueError, OSError) as error:
+        arrival = Arrival(problem=str(error))
         if world.rank == 0:
-            check_folder(config)
-    except ValueError as error:
-        # What all ranks see alike is said once.
-        if world.rank == 0:
-            print(error, file=sys.stderr)
+            print(error, file=sys.stderr, flush=True)
+    problems = meet(world, arrival, MEETING_SECONDS)
+    if ready is None or problems is not None:
+        print("".join(f"{problem}\n" for problem in problems or []), end="", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
-    return _run(config, overrides, world)
+    return _run(ready, overrides, world)
 
 
-def _run(config: RunConfig, overrides: Sequence[str], world: World) -> int:
+def prepare(config: RunConfig, world: World) -> Prepared:
+    """Check what this rank can check by itself, and open the data.
+
+    Raises:
+        ValueError: With what is wrong.
+        OSError: If a folder cannot be read or written.
+    """
+    check_placement(world, config.batch.stages)
+    if world.rank == 0:
+        check_folder(config)
     from data.dataset import open_corpus
 
-    try:
-        corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
-        check_vocabulary(config, corpus)
-        check_first_weights(config)
-    except ValueError as error:
+    corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
+    check_vocabulary(config, corpus)
+    check_first_weights(config)
+    last_step = config.last_step(corpus.train.samples_per_epoch)
+    assert last_step is not None
+    return Prepared(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
+
+
+def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
+    if ready.finished is not None:
         if world.rank == 0:
-            print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
+            print(f"{ready.config.folder} is finished: step {ready.finished} of {ready.last_step}.", file=sys.stderr)
+        return 0
     from training.distributed import prepare_environment
 
     prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
-    last_step = config.last_step(corpus.train.samples_per_epoch)
-    assert last_step is not None
-    if (finished := finished_step(config, last_step)) is not None:
-        if world.rank == 0:
-            print(f"{config.folder} is finished: step {finished} of {last_step}.", file=sys.stderr)
-        return 0
-    config = with_deepspeed(config, last_step)
     try:
-        return _train(config, overrides, corpus, world)
+        return _train(ready.config, overrides, ready.corpus, world)
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
             raise

@@ -1,9 +1,12 @@
 """Every mistake is one clear line and exit code 2, before a process group exists: torch is not even imported."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -12,11 +15,19 @@ QUICKSTART = "ds_configs/quickstart.json"
 
 @pytest.fixture
 def rank(root, tmp_path):
-    """Start one rank as a launcher would; returns (exit code, lines on standard error). Nothing answers at the master's port."""
+    """Start one rank as a launcher would; returns (exit code, lines on standard error).
+
+    The other ranks do not exist. Something at the master's port hangs up at once, or this rank would wait a minute to tell them.
+    """
+
+    def hang_up():
+        with contextlib.suppress(OSError):
+            while True:
+                door.accept()[0].close()
 
     def start(*arguments, rank=0, world=2, local=2):
         launched = {"RANK": rank, "LOCAL_RANK": rank % local, "WORLD_SIZE": world, "LOCAL_SIZE": local, "MASTER_ADDR": "127.0.0.1"}
-        environment = {**os.environ, **{name: str(value) for name, value in launched.items()}, "MASTER_PORT": "1"}
+        environment = {**os.environ, **{name: str(value) for name, value in launched.items()}, "MASTER_PORT": str(door.getsockname()[1])}
         # A rank that got as far as torch would fail on this, with another exit code.
         environment["PYTHONPATH"] = str(no_torch)
         command = [sys.executable, "run_pretrain.sh", "--local_rank=0", *arguments]
@@ -27,7 +38,10 @@ def rank(root, tmp_path):
     no_torch = tmp_path / "no_torch"
     (no_torch / "torch").mkdir(parents=True)
     (no_torch / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')", encoding="utf-8")
-    return start
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=hang_up, daemon=True).start()
+        yield start
+        door.shutdown(socket.SHUT_RDWR)  # wakes accept()
 
 
 @pytest.mark.parametrize(
