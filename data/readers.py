@@ -7,6 +7,7 @@ documents is `records.py`.
 """
 
 import csv
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -188,27 +189,26 @@ def _read_csv(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
     with open_text(piece.path) as file:
         rows = csv.reader(file, strict=True)
-        header = next(rows, None)
-        if header is None:
-            yield BadInput(str(piece.path), "no header line with the names of the fields")
-            return
-        index = 0
-        while True:
-            index += 1
+        header: list[str] | None = None
+        for index in itertools.count():  # The header is number 0.
             source = f"{piece.path}[{index}]"
             try:
                 row = next(rows)
             except StopIteration:
-                return
+                break
             except csv.Error as error:
                 yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}")
+                if header is None:  # Without the names of the fields the rest means nothing.
+                    return
                 continue
-            if not row:
-                continue
-            if len(row) != len(header):
+            if header is None:
+                header = row
+            elif row and len(row) != len(header):
                 yield BadInput(source, f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}")
-                continue
-            yield from_record(dict(zip(header, row, strict=True)), source, reading)
+            elif row:
+                yield from_record(dict(zip(header, row, strict=True)), source, reading)
+        if header is None:
+            yield BadInput(str(piece.path), "no header line with the names of the fields")
 
 
 def _read_parquet(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:

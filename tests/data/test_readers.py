@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -271,6 +272,35 @@ def test_a_file_of_the_wrong_kind_is_one_bad_input_with_its_reason(name, content
 
     assert texts(items) == []
     assert any(reason in line for line in bad(items))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.txt", "a.json.gz", "a.jsonl.zst", "a.parquet", "a.arrow"])
+def test_no_bytes_whatever_stop_a_reader(name, tmp_path):
+    draw = random.Random(name)
+    path = tmp_path / name
+    for attempt in range(150):
+        size = draw.randrange(200)
+        path.write_bytes(draw.randbytes(size) if attempt % 2 else bytes(draw.choices(b'{}[]",:ab\n\\ \xe4\xb8\xad', k=size)))
+
+        assert all(isinstance(item, Document | BadInput) for item in read(Piece(path), Reading()))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_a_json_file_changed_at_random_gives_what_is_whole_and_ends(chunk, monkeypatch):
+    monkeypatch.setattr("data.json_items._CHUNK_CHARS", chunk)
+    draw = random.Random(chunk)
+    text = json.dumps([{"content": "文本" * 9, "n": [1.5e3, None, {"a": "},{"}]} for _ in range(6)], ensure_ascii=False)
+    for _ in range(300):
+        letters = list(text)
+        for _ in range(draw.randrange(1, 5)):
+            letters[draw.randrange(len(letters))] = draw.choice(["", "", *'{}[],:"\\x1 \n'])
+        changed = "".join(letters)[: draw.choice([len(text), draw.randrange(1, len(text))])]
+        items = list(json_items(io.StringIO(changed)))
+        try:
+            expected = json.loads(changed)
+        except json.JSONDecodeError:
+            continue
+        assert items == (expected if isinstance(expected, list) else [expected])
 
 
 def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(tmp_path, monkeypatch):
