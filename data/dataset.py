@@ -18,15 +18,17 @@ from data.documents import DataError
 from data.order import mix
 from data.prepare import find_store
 from data.publish import check_length
-from data.stream import Stream
+from data.stream import Stream, allow_open_files
 from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED_LABEL = -100  # What the loss leaves out.
-# Each rank hashes smaller files when it opens a store. Larger ones are compared by size, and hashed by `data.prepare`.
-_MAX_HASHED_BYTES = 256 << 20
+# Each rank hashes a store up to this size when it opens it. Of a larger one only small files (tokenizer, indexes) are hashed, the
+# others compared by size; `data.prepare` hashes all.
+_MAX_HASHED_BYTES = 512 << 20
+_SMALL_BYTES = 4 << 20
 
 
 class ValidationSet:
@@ -133,6 +135,7 @@ class Corpus:
     def _stream(self, part: dict[str, Any]) -> Stream:
         if "pair" in self.manifest:
             return Stream([store.Shard(Path(self.manifest["pair"]["prefix"]))], *part["range"])
+        allow_open_files(2 * len(part["shards"]))
         return Stream([store.Shard(self.folder / name) for name in part["shards"]])
 
 
@@ -161,7 +164,8 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
             f" Make it first: .venv/bin/python -m data.prepare {config_path}"
         )
     manifest = store.read_manifest(folder)
-    store.verify(folder, manifest, max_hashed_bytes=_MAX_HASHED_BYTES)
+    total = sum(file["bytes"] for file in manifest["files"].values())
+    store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES)
     _check_pair(manifest)
     if tokenizer.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")

@@ -13,7 +13,7 @@ from data import cleaning, existing_tokenizer, sources, tokenizer, tokenizing, t
 from data.config import DataConfig
 from data.shuffling import Spooled, shuffle
 from data.split import Place, Split, plan_split
-from data.tasks import Result, Task, run, write_json
+from data.tasks import Result, Runner, Task, write_json
 from data.tokenizing import Shard
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Steps:
     valid: list[Tokenized]
 
 
-def run_steps(config: DataConfig, work: Path, downloads: Path) -> Steps:
+def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> Steps:
     """Run what is not done yet of all steps.
 
     Raises:
@@ -68,11 +68,11 @@ def run_steps(config: DataConfig, work: Path, downloads: Path) -> Steps:
         )
         for index, (prefix, part) in enumerate(zip(prefixes, parts, strict=True))
     ]
-    shards, end = _place(shuffle(config, spooled, work) if config.shuffle else spooled)
+    shards, end = _place(shuffle(config, spooled, work, run) if config.shuffle else spooled)
     split = plan_split(config.validation, end.first_document, end.first_char, end.shard)
     folder = work / "tokenizer"
     make_tokenizer(config, shards, split, folder)
-    train, valid = _tokenize(config, (shards, split), folder, work / "4-tokens")
+    train, valid = _tokenize(config, (shards, split), (folder, work / "4-tokens"), run)
     return Steps(cleaned, copies, split, folder, train, valid)
 
 
@@ -103,10 +103,11 @@ def make_tokenizer(config: DataConfig, shards: Sequence[Shard], split: Split, fo
 
 
 def _tokenize(
-    config: DataConfig, shards: tuple[Sequence[Shard], Split], folder: Path, work: Path
+    config: DataConfig, shards: tuple[Sequence[Shard], Split], folders: tuple[Path, Path], run: Runner
 ) -> tuple[list[Tokenized], list[Tokenized]]:
-    """Tokenize the shards that the budgets ask for, and return those of each split."""
+    """Tokenize the shards that the budgets ask for, and return those of each split. `folders`: the tokenizer's, and for the ids."""
     every, split = shards
+    folder, work = folders
     wanted = {"train": config.max_train_tokens, "valid": config.validation.max_tokens}
 
     def tokenize(some: Sequence[Shard], budget: str) -> list[Tokenized]:

@@ -6,6 +6,7 @@ A store is named after the rules and the text it was made with; one that is ther
 was killed goes on where it was when it is started again.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -13,12 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import existing_tokenizer, sources, store
+from data import existing_tokenizer, sources, store, tasks
 from data.config import DataConfig
 from data.documents import DataError
 from data.fetch import sha256_of
+from data.files import HUB
 from data.hashes import FileHashes
-from data.tasks import lock
+from data.tasks import Runner, lock
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def find_store(config: DataConfig) -> Path | None:
     Raises:
         DataError: If the corpus is unknown, or the text is gone and several stores could be meant.
     """
+    if any(path.startswith(HUB) for source in config.all_sources for path in source.paths) and len(same := _stores_by_rules(config)) == 1:
+        return same[0]  # Nobody asks the hub again only to find what is here.
     try:
         folder, _ = _place(config)
     except DataError:
@@ -72,8 +76,8 @@ def _place(config: DataConfig) -> tuple[Path, list[dict[str, str]]]:
     return Path(config.directory) / f"{config.name}-{key}", inputs
 
 
-def prepare(config: DataConfig) -> Path:
-    """Make the store of `config` unless it is there, and return its folder.
+def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
+    """Make the store of `config` unless it is there, and return its folder. `run` does the tasks of each step.
 
     A store that is there is compared with its hashes. Two preparations at once do not disturb each other: the second waits.
 
@@ -98,7 +102,7 @@ def prepare(config: DataConfig) -> Path:
         if config.store is not None:
             made = foreign.describe(config, inputs, work)
         else:
-            steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads")
+            steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
             made = publish.publish(config, steps, inputs, work)
         made.replace(folder)
         shutil.rmtree(work)
@@ -156,6 +160,14 @@ def main(arguments: Sequence[str]) -> int:
     except (DataError, ds_configs.ConfigError) as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"the disk is full ({error.filename or 'data'}). Make room and start again: what is done stays done.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped. Start again to go on from here.", file=sys.stderr)
+        return 130
     return 0
 
 

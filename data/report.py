@@ -22,7 +22,7 @@ def write(config: DataConfig, steps: Steps, splits: dict[str, Any], folder: Path
     lengths = {name: _lengths(getattr(steps, name), name) for name in SPLITS}
     content = {
         "corpus": config.name,
-        "steps": _steps(steps),
+        "steps": _steps(steps, splits),
         "bad_input": {"records": sum(result["num_bad"] for result in steps.cleaned), "samples": _bad_samples(steps.cleaned)},
         "splits": {name: {**_totals(splits[name]), "document_chars": _quantiles(lengths[name])} for name in SPLITS},
         "tokens": _tokens(steps),
@@ -34,9 +34,9 @@ def write(config: DataConfig, steps: Steps, splits: dict[str, Any], folder: Path
 
 def table(content: dict[str, Any]) -> str:
     """The report as text."""
-    lines = [f"corpus: {content['corpus']}", "", f"{'step':<24}{'documents':>14}{'characters':>18}{'dropped':>12}"]
+    lines = [f"corpus: {content['corpus']}", "", f"{'step':<24}{'documents':>14}{'characters':>18}{'tokens, about':>18}{'dropped':>12}"]
     for step in content["steps"]:
-        lines.append(f"{step['name']:<24}{step['documents']:>14,}{step['chars']:>18,}{step['dropped']:>12,}")
+        lines.append(f"{step['name']:<24}{step['documents']:>14,}{step['chars']:>18,}{step['tokens_estimated']:>18,}{step['dropped']:>12,}")
     for name, split in content["splits"].items():
         per_token = split["chars"] / max(1, split["tokens"])
         lines.append(f"{name:<24}{split['documents']:>14,}{split['chars']:>18,}")
@@ -54,8 +54,12 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _steps(steps: Steps) -> list[dict[str, Any]]:
-    """Documents and characters behind each step, and what it dropped."""
+def _steps(steps: Steps, splits: dict[str, Any]) -> list[dict[str, Any]]:
+    """Documents and characters behind each step, and what it dropped.
+
+    Only what is left in the end is tokenized; the tokens of earlier steps are estimated from their characters.
+    """
+    num_tokens, num_chars = (sum(splits[name][unit] for name in SPLITS) for unit in ("tokens", "chars"))
     rows = [
         {
             "name": "read",
@@ -82,7 +86,7 @@ def _steps(steps: Steps) -> list[dict[str, Any]]:
                 "samples": steps.copies["samples"],
             }
         )
-    return rows
+    return [{**row, "tokens_estimated": round(row["chars"] * num_tokens / num_chars)} for row in rows]
 
 
 def _totals(split: dict[str, Any]) -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from data import spool
 from data.config import DataConfig
 from data.shuffle import ShuffleConfig, gather, scatter
-from data.tasks import Result, Task, run
+from data.tasks import Result, Runner, Task
 
 # Splits by position in the text need the shards' characters; of more documents than this a share is chosen by hash.
 _COUNT_CHARS_BELOW = 100_000
@@ -32,18 +32,18 @@ class Spooled:
         return spool.lines(self.prefix, np.load(self.keep) if self.keep else None)
 
 
-def shuffle(config: DataConfig, spooled: Sequence[Spooled], work: Path) -> list[Spooled]:
+def shuffle(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
     """Put the documents of each stream into a seeded order and cut them into shards of equal size.
 
     What was only needed on the way is deleted.
     """
     shuffled = []
     for stream in sorted({item.stream for item in spooled}):
-        shuffled += _shuffle_stream(config, [item for item in spooled if item.stream == stream], work / f"3-shuffle-{stream}")
+        shuffled += _shuffle_stream(config, [item for item in spooled if item.stream == stream], work / f"3-shuffle-{stream}", run)
     return shuffled
 
 
-def _shuffle_stream(config: DataConfig, spooled: Sequence[Spooled], work: Path) -> list[Spooled]:
+def _shuffle_stream(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
     num_bytes = sum(item.chars for item in spooled) * _BYTES_PER_CHAR
     num_shards = max(1, -(-num_bytes // (config.shard_mib << 20)))
     dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compression="zst" if spool.is_compressed() else "none")

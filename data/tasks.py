@@ -13,18 +13,21 @@ import multiprocessing
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data.documents import DataError
 
 logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
+
+_LOG_INTERVAL_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class Task:
     def result_path(self) -> Path:
         """Where the result lies once the task is done."""
         return self.output.with_name(self.output.name + ".done.json")
+
+
+class Runner(Protocol):
+    """Runs the tasks of a step: `run` here, on this machine, or another engine (`at_scale.py`)."""
+
+    def __call__(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
+        """See `run`."""
+        ...
 
 
 def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
@@ -66,6 +77,7 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
     if results:
         logger.info("%s: %d of %d parts are done already", tasks[0].output.parent.name, len(results), len(tasks))
     prefix: list[Result] = []
+    logged = time.monotonic()
     in_process = num_workers == 1 or len(missing) <= 1
     with contextlib.closing(_serial(tasks, missing) if in_process else _parallel(tasks, missing, num_workers)) as new:
         while True:
@@ -77,6 +89,9 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
                 return prefix
             index, result = next(new)
             results[index] = result
+            if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
+                logged = time.monotonic()
+                logger.info("%s: %d of %d parts", tasks[0].output.parent.name, len(results), len(tasks))
 
 
 def _serial(tasks: Sequence[Task], missing: Sequence[int]) -> Generator[tuple[int, Result], None, None]:

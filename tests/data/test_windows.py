@@ -1,11 +1,12 @@
 import itertools
+import resource
 
 import numpy as np
 import pytest
 
 from data import store
 from data.documents import DataError
-from data.stream import Stream
+from data.stream import Stream, allow_open_files
 from data.windows import DocumentWindows, StreamWindows, TrainingSet, window_starts
 
 
@@ -51,6 +52,18 @@ def test_part_of_a_stream_is_a_stream(tmp_path):
 
     assert part.read(45, 10).tolist() == [65, 66, 67, 68, 69, 20, 21, 22, 23, 24]
     assert part.document_starts().tolist() == [30]
+
+
+def test_a_store_of_many_shards_gets_the_open_files_it_needs():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        allow_open_files(200)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
+        with pytest.raises(DataError, match=r"needs \d+ open files, the limit is \d+\. Raise it"):
+            allow_open_files(hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("tail", ["drop", "wrap"])

@@ -1,0 +1,24 @@
+"""The examples of docs/data.md are good sections, and it names what is there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from data.config import DataConfig
+from ds_configs import build
+
+TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_is_a_good_section(number):
+    assert build(DataConfig, json.loads(EXAMPLES[number]), "data", "docs/data.md").seq_length > 0
+
+
+def test_files_that_the_page_names_are_there():
+    for path in re.findall(r"`((?:benchmarks|ds_configs|data)/[\w/]+\.\w+)`", TEXT):
+        if not path.startswith("data/downloads"):
+            assert (Path(__file__).parents[2] / path).exists(), path
