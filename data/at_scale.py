@@ -1,12 +1,16 @@
 """Prepare a corpus that outgrows one machine: the steps of `prepare.py`, run by datatrove's executors.
 
-The tasks and their files are the same as those of `python -m data.prepare`, so either can go on where the other was
-stopped. All hosts must see the current folder, the checkout and the data under the same paths. This process waits for
-the tasks and does what is done once.
+    python -m data.at_scale CONFIG --executor ray --workers 64 [dotted.key=value ...]
+    python -m data.at_scale CONFIG --executor slurm --workers 200 --partition NAME --time 24:00:00 [dotted.key=value ...]
+
+The tasks, their files and the store are the same as those of `python -m data.prepare`, so either can go on where the
+other was stopped. All hosts must see the current folder, the checkout and the data under the same paths. This process
+waits for the tasks and does what is done once (comparing sketches, training a tokenizer, publishing).
 
 `Cluster.run` stands in for `tasks.run`. To use our rules between datatrove's own blocks instead: `CleanDocuments`.
 """
 
+import argparse
 import json
 import logging
 import os
@@ -14,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,3 +203,41 @@ def _check(tasks: Sequence[Task], reason: str, logs: Path) -> None:
             f"{len(missing)} of {len(tasks)} tasks of {missing[0].output.parent} failed ({reason}); their logs are in {logs}."
             " What is done stays done: start again to go on."
         )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepare the data of a configuration file on a cluster; 2 is a mistake of the user's."""
+    import ds_configs
+    from data.config import DataConfig
+    from data.prepare import prepare
+
+    parser = argparse.ArgumentParser(prog="python -m data.at_scale", description="Prepare a corpus on a cluster.")
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value")
+    parser.add_argument("--executor", choices=["local", "slurm", "ray"], required=True)
+    parser.add_argument("--workers", type=int, required=True, help="tasks at the same time")
+    parser.add_argument("--memory-gb", type=float, default=2.0, help="reserved for a worker")
+    parser.add_argument("--partition", help="of Slurm")
+    parser.add_argument("--time", default="24:00:00", help="limit of a Slurm job")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.executor == "slurm" and not options.partition:
+        parser.error("--executor slurm needs --partition")
+    slurm = {"partition": options.partition, "time": options.time} if options.executor == "slurm" else {}
+    try:
+        loaded = ds_configs.load(options.config, options.overrides)
+        config = ds_configs.build(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
+        logs = Path(config.directory) / "logs"
+        cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
+        print(prepare(replace(config, num_workers=options.workers), run=cluster.run))
+    except (DataError, ds_configs.ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    # Under its own name, not as __main__: the workers must find the classes that are sent to them.
+    from data.at_scale import main as main_by_name
+
+    sys.exit(main_by_name(sys.argv[1:]))

@@ -3,15 +3,17 @@ import os
 import random
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data import at_scale, cleaning, sources
-from data.at_scale import CleanDocuments, Cluster
+from data.at_scale import CleanDocuments, Cluster, main
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.duplicates_config import DeduplicateConfig, NearConfig
+from data.prepare import prepare
 from data.tasks import Task, run
 
 LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"
@@ -152,15 +154,30 @@ print("Submitted batch job 7")
     assert "--partition=work" in script.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_two_ray_workers_write_what_one_process_writes(parted, tmp_path):
-    ray = pytest.importorskip("ray")
-    here = run(tasks(parted, tmp_path / "here"), 1)
-    cluster = Cluster(executor="ray", workers=2, logs=tmp_path / "logs", memory_gb=0.5)
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_the_command_makes_the_store_that_one_process_makes(executor, parted, tmp_path, capsys):
+    here = prepare(replace(parted, directory=str(tmp_path / "here")))
+    section = {
+        "path": parted.path, "seq_length": 16, "tokenizer": {"kind": "byte_bpe", "vocab_size": 300}, "validation": {"ratio": 0.1},
+        "deduplicate": {"near": {}}, "shuffle": True, "shard_mib": 1, "directory": str(tmp_path / "there"),
+    }  # fmt: skip
+    (tmp_path / "网页.json").write_text(json.dumps({"data": section}), encoding="utf-8")
     try:
-        there = cluster.run(tasks(parted, tmp_path / "there"), 2)
+        code = main([str(tmp_path / "网页.json"), "--executor", executor, "--workers", "2", "--memory-gb", "0.5"])
     finally:
-        ray.shutdown()
+        if executor == "ray":
+            import ray
 
-    assert there == here
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+            ray.shutdown()
+
+    there = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert code == 0
+    assert there.parent == tmp_path / "there"
+    assert contents(there) == contents(here)
+
+
+def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps({"data": {"path": "nowhere", "seq_lenght": 16}}), encoding="utf-8")
+
+    assert main([str(tmp_path / "a.json"), "--executor", "local", "--workers", "2"]) == 2
+    assert 'Did you mean "seq_length"?' in capsys.readouterr().err
