@@ -1,0 +1,174 @@
+"""`deepspeed --hostfile FILE run_pretrain.sh CONFIG dotted.key=value ...` over two hosts, through pdsh and ssh."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Hosts, missing
+
+pytestmark = [
+    pytest.mark.multinode,
+    pytest.mark.distributed,
+    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+]
+
+LIMIT_SECONDS = 120
+# What the documentation promises when a rank dies and its peers learn it from a closed connection.
+END_SECONDS = 30
+# As a person types them in single quotes; DeepSpeed and the remote shell are between them and the run.
+OVERRIDES = {
+    'run.description=two words, "quoted", it\'s (not) a; pattern: * & #1': 'two words, "quoted", it\'s (not) a; pattern: * & #1',
+    'training.sample_prompt= "黛玉\\u0022\\u0024HOME\\u005c\\u0060\\u0025n*"': '黛玉"$HOME\\`%n*',
+    "optimizer.params.betas=[0.9,0.98]": [0.9, 0.98],
+}
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory):
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
+
+
+class Job:
+    """One start of the launcher on the first host."""
+
+    def __init__(self, hosts: Hosts, root: Path, hostfile: Path | str, *arguments: str) -> None:
+        self.hosts = hosts
+        deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+        words = [deepspeed, "--hostfile", str(hostfile), "run_pretrain.sh", *arguments]
+        self.process = subprocess.Popen(
+            hosts.all[0].command(*words, folder=root),
+            # Of the launcher's variables only a few travel: what must reach the ranks stands in DeepSpeed's environment file.
+            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment"), "STAYS": "here"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and everything that was printed."""
+        output, _ = self.process.communicate(timeout=LIMIT_SECONDS)
+        return self.process.returncode, output
+
+    def wait_for_step(self, folder: Path, step: int) -> None:
+        """Until rank 0 has written that step's line."""
+        metrics, end = folder / "metrics.jsonl", time.monotonic() + LIMIT_SECONDS
+        while not (metrics.exists() and f'"step": {step},' in metrics.read_text(encoding="utf-8")):
+            assert self.process.poll() is None, self.finish()[1]
+            assert time.monotonic() < end, f"no step {step} in {LIMIT_SECONDS} s"
+            time.sleep(0.02)
+
+    def wait_for_ranks_to_leave(self) -> None:
+        """Until no rank is left on any host."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while any(host.pids("run_pretrain.sh --local_rank") for host in self.hosts.all):
+            assert time.monotonic() < end, "ranks are left"
+            time.sleep(0.1)
+
+
+def lines_of(output: str) -> list[str]:
+    """What our ranks said: each line once, without pdsh's host names and without DeepSpeed's and torch's own."""
+    ours = [line.partition(": ")[2] for line in output.splitlines() if line.startswith(("alpha: ", "beta: "))]
+    return [line for line in ours if not line.startswith(("[", "/")) and "return func" not in line] or output.splitlines()
+
+
+@pytest.fixture(scope="module")
+def killed(hosts, config, root):
+    """A run of which one rank on the second host was killed after step 3."""
+    (hosts.folder / "environment").write_text("TRAVELS=far and wide\nOMP_NUM_THREADS=1\n", encoding="utf-8")
+    job = Job(hosts, root, hosts.hostfile((2, 2)), str(config), "run.name=two", *OVERRIDES)
+    folder = config.parent / "runs" / "two"
+    job.wait_for_step(folder, 3)
+    victim = hosts.all[1].pids("run_pretrain.sh --local_rank=1")[-1]
+    environment = hosts.all[1].read(f"/proc/{victim}/environ").split("\0")
+    hosts.all[1].kill(signal.SIGKILL, victim)
+    killed_at = time.monotonic()
+    code, output = job.finish()
+    job.wait_for_ranks_to_leave()
+    return {"folder": folder, "code": code, "output": output, "seconds": time.monotonic() - killed_at, "environment": environment}
+
+
+def test_each_pipelines_ranks_are_on_one_host(killed):
+    assert "pipeline 0: ranks 0-1 on alpha" in killed["output"]
+    assert "pipeline 1: ranks 2-3 on beta" in killed["output"]
+
+
+def test_overrides_with_quotes_spaces_and_stars_arrive(killed):
+    values = json.loads((killed["folder"] / "config.json").read_text(encoding="utf-8"))
+    for override, wanted in OVERRIDES.items():
+        found = values
+        for key in override.partition("=")[0].split("."):
+            found = found[key]
+        assert found == wanted
+
+
+def test_only_the_environment_file_travels(killed):
+    assert "TRAVELS=far and wide" in killed["environment"]
+    assert "OMP_NUM_THREADS=1" in killed["environment"]
+    assert "STAYS=here" not in killed["environment"]
+
+
+def test_a_killed_rank_on_the_other_host_ends_the_job_in_time(killed):
+    assert killed["code"] != 0
+    assert killed["seconds"] < END_SECONDS
+
+
+def test_a_restart_resumes_and_a_stop_asked_of_the_launcher_is_saved(killed, hosts, config, root):
+    published = sorted(path.parent.name for path in killed["folder"].glob("checkpoints/*/manifest.json"))
+    step = int(published[-1].removeprefix("step"))
+    assert step >= 2
+    job = Job(hosts, root, hosts.hostfile((2, 2)), str(config), "run.name=two", "training.save_interval_steps=1000000", *OVERRIDES)
+    job.wait_for_step(killed["folder"], step + 20)
+    hosts.all[0].kill(signal.SIGTERM, hosts.all[0].pids("bin/deepspeed --hostfile")[-1])
+    code, output = job.finish()
+    assert code != 0
+    assert f"resuming {killed['folder']} from step {step} of" in output
+    job.wait_for_ranks_to_leave()  # They go on saving when the launcher has left.
+    log = (killed["folder"] / "log.txt").read_text(encoding="utf-8").splitlines()
+    stopped_at = int(log[-1].partition("stopped at step ")[2].partition(",")[0])
+    assert stopped_at >= step + 20
+    assert (killed["folder"] / f"checkpoints/step{stopped_at:08d}/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("slots", "override", "said"),
+    [
+        ((3, 1), "gradient_accumulation_steps=2", ["3 ranks on one host, but pipeline.stages = 2", "rank 3 on beta: 1 ranks on one host"]),
+        ((2, 2), 'run.description=["of"]', ['command line: "run.description=[of]" is no JSON as it arrived here']),
+    ],
+    ids=["slots", "quotes"],
+)
+def test_a_mistake_is_said_by_the_first_host_and_ends_all(hosts, config, root, slots, override, said):
+    code, output = Job(hosts, root, hosts.hostfile(slots), str(config), "run.name=mistake", override).finish()
+    assert code == 2
+    lines = lines_of(output)
+    assert len(lines) == len(said), output
+    for line, start in zip(lines, said, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_hostfile_that_is_not_there_is_caught_although_deepspeed_starts_here(hosts, config, root):
+    code, output = Job(hosts, root, hosts.folder / "no_such_file", str(config), "run.name=mistake").finish()
+    assert code == 2
+    assert "Unable to find hostfile" in output  # DeepSpeed's warning, and all it says
+    assert "means 2 pipelines of 2 stages = 4 ranks, but" in output or "pipeline.stages = 2: whole pipelines need" in output
+
+
+@pytest.mark.skipif(shutil.which("mpiexec.hydra") is None, reason="no mpiexec.hydra: apt-get install mpich")
+def test_ranks_that_mpiexec_deals_out_in_turn_are_refused_as_pipelines_would_lie_across_hosts(hosts, config, root):
+    deal = ["mpiexec.hydra", "-hosts", "alpha,beta", "-ppn", "1", "-n", "4", "./run_pretrain.sh", str(config), "run.name=mistake"]
+    command = hosts.all[0].command("env", "MASTER_ADDR=alpha", "OMP_NUM_THREADS=1", *deal, folder=root)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ranks 0-1 are one pipeline, but they are on alpha, beta.")
+    assert len(done.stderr.splitlines()) == 1
