@@ -83,7 +83,7 @@ def _place(spooled: Sequence[Spooled]) -> tuple[list[Shard], Place]:
         if item.documents:
             shards.append(Shard(item.prefix, item.keep, place, item.stream))
             place = Place(place.shard + 1, place.first_document + item.documents, place.first_char + item.chars)
-    logger.info("%d documents, %d characters in %d shards", place.first_document, place.first_char, place.shard)
+    logger.info("%d documents in %d shards", place.first_document, place.shard)
     return shards, place
 
 
