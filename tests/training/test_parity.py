@@ -4,53 +4,12 @@ import json
 import re
 
 import pytest
-import torch
 
 import ds_configs
-from data.config import DataConfig
-from data.dataset import open_corpus
-from ds_configs import build
-from model.config import ModelConfig
-from model.families import preset
-from model.gpt import GPT, loss
+from tests.training.plain_loop import train_plainly
+from training.config import resolve
 
 STEPS = 20
-
-
-def plain_losses(values, rates):
-    """Train GPT without DeepSpeed: bf16 weights, fp32 masters and accumulation, AdamW, clipping. Returns the loss of every step."""
-    model = GPT(build(ModelConfig, preset(values["model"]), "model", "tiny"), seed=values["run"]["seed"]).bfloat16()
-    weights = list(model.parameters())
-    masters = [weight.detach().float().requires_grad_() for weight in weights]
-    groups = [
-        {"params": [master for master in masters if master.ndim >= 2], "weight_decay": 0.1},
-        {"params": [master for master in masters if master.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
-    corpus = open_corpus(build(DataConfig, values["data"], "data", "tiny"), seed=values["run"]["seed"])
-    batches = corpus.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=2)
-    losses = []
-    for rate in rates:
-        for master in masters:
-            master.grad = torch.zeros_like(master)
-        total = 0.0
-        for _ in range(4):
-            inputs, labels = next(batches)
-            value = loss(model(inputs), labels)
-            total += value.item() / 4
-            (value / 4).backward()
-            for master, weight in zip(masters, weights, strict=True):
-                master.grad += weight.grad.float()
-                weight.grad = None
-        torch.nn.utils.clip_grad_norm_(masters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        with torch.no_grad():
-            for master, weight in zip(masters, weights, strict=True):
-                weight.copy_(master)
-        losses.append(total)
-    return losses
 
 
 @pytest.mark.distributed
@@ -69,7 +28,7 @@ def test_one_stage_two_stages_and_a_plain_loop_give_the_same_losses(make_run, ti
         assert two.curve() == one.curve()  # Bit for bit, gradient norms too.
 
     records = [record for record in one.records() if "train/loss" in record]
-    plain = plain_losses(json.loads(one.config.read_text(encoding="utf-8")), [record["optim/lr"] for record in records])
+    plain = train_plainly(resolve(ds_configs.load(one.config)), [record["optim/lr"] for record in records]).losses
     # bf16 has eight bits; after some steps two ways of summing the same gradients may round a weight differently.
     assert plain == pytest.approx([record["train/loss"] for record in records], abs=1e-3)
     assert plain[-1] < plain[0] - 0.3, "the losses fall, so equal ones mean something"

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from tests.training.checkpoints import tied_master
 from training.checkpoint import LATEST
 
 pytestmark = pytest.mark.distributed
@@ -97,14 +98,6 @@ def test_another_model_in_the_same_folder_is_refused_before_anything_starts(make
     assert code == 2
     assert "model.num_layers was 2, is 3" in output
     assert "Use another run.name" in output
-
-
-def tied_master(checkpoint, stage):
-    """The fp32 master of the tied matrix that a stage's optimizer holds."""
-    file = checkpoint / f"bf16_zero_pp_rank_0_mp_rank_{stage:02d}_optim_states.pt"
-    state = torch.load(file, weights_only=False)["optimizer_state_dict"]
-    fragment = state["param_slice_mappings"][0]["tied_modules.embedding.weight"]
-    return state["single_partition_of_fp32_groups"][0][fragment.start : fragment.start + fragment.numel]
 
 
 def test_another_topology_goes_on_bit_for_bit_and_tied_weights_stay_equal_on_both_stages(make_run):
