@@ -16,7 +16,7 @@ from data import store, tokenizer
 from data.config import DataConfig
 from data.documents import DataError
 from data.order import mix
-from data.prepare import find_store
+from data.prepare import differences, find_store, why_not
 from data.publish import check_length
 from data.stream import Stream, allow_open_files
 from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows
@@ -161,11 +161,14 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     if folder is None:
         raise DataError(
             f'no token store for "{config.name}" with these rules in {config.directory}.'
-            f" Make it first: .venv/bin/python -m data.prepare {config_path}"
+            f" Make it first: .venv/bin/python -m data.prepare {config_path}{why_not(config)}"
         )
     manifest = store.read_manifest(folder)
     total = sum(file["bytes"] for file in manifest["files"].values())
     store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES)
+    keys = differences(manifest["rules"], config.rules())
+    if keys:
+        raise DataError(f"{folder} was made by other rules ({', '.join(keys)} differ). Delete the folder and prepare the data again.")
     _check_pair(manifest)
     if tokenizer.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")

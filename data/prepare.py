@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data import existing_tokenizer, sources, store, tasks
 from data.config import DataConfig
@@ -56,6 +57,27 @@ def find_store(config: DataConfig) -> Path | None:
 def _stores_by_rules(config: DataConfig) -> list[Path]:
     manifests = [(folder, store.read_manifest(folder)) for folder in _finished(config)]
     return [folder for folder, manifest in manifests if manifest["rules"] == config.rules()]
+
+
+def why_not(config: DataConfig) -> str:
+    """What tells the stores of this name from the one that is wanted, as a sentence; nothing where there are none."""
+    reasons = []
+    for folder in _finished(config)[-3:]:
+        keys = differences(store.read_manifest(folder)["rules"], config.rules())
+        reasons.append(f"{folder.name} was made {'with other ' + ', '.join(keys) if keys else 'from another text or tokenizer'}")
+    return f" ({'; '.join(reasons)}.)" if reasons else ""
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "data.") -> list[str]:
+    """Dotted keys whose values differ."""
+    found = []
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(prefix + key)
+    return found
 
 
 def _finished(config: DataConfig) -> list[Path]:

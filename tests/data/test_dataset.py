@@ -1,9 +1,11 @@
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
+from data import store
 from data.chapters import split_chapters
 from data.config import ChaptersConfig, DataConfig, TokenizerConfig, ValidationConfig
 from data.dataset import IGNORED_LABEL, open_corpus
@@ -100,8 +102,36 @@ def test_training_rows_are_windows_of_the_training_text(corpus, chapters):
 def test_a_store_that_was_not_made_is_asked_for_with_the_command(config):
     other = dataclasses.replace(config, tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=401))
 
-    with pytest.raises(DataError, match=r"Make it first: \.venv/bin/python -m data\.prepare some\.json"):
+    with pytest.raises(
+        DataError, match=r"Make it first: \.venv/bin/python -m data\.prepare some\.json \(verse-\w+ was made with other "
+    ) as error:
         open_corpus(other, seed=1, config_path="some.json")
+    assert "data.tokenizer.vocab_size.)" in str(error.value)
+
+
+def test_a_store_under_another_ones_name_is_refused(config, tmp_path):
+    here = dataclasses.replace(config, directory=str(tmp_path))
+    other = dataclasses.replace(here, tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=401))
+    wanted = prepare(other)
+    shutil.rmtree(wanted)
+    shutil.copytree(prepare(here), wanted)
+
+    with pytest.raises(DataError, match=r"was made by other rules \(data\.tokenizer\.vocab_size differ\)"):
+        open_corpus(other, seed=1)
+
+
+def test_a_store_with_another_tokenizer_inside_is_refused(config, tmp_path):
+    """Even where the manifest was made to fit."""
+    here = dataclasses.replace(config, directory=str(tmp_path))
+    folder = prepare(here)
+    manifest = store.read_manifest(folder)
+    path = folder / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("明", "暗"), encoding="utf-8")
+    (folder / "tokenizer" / "vocab.json").unlink()
+    store.write_manifest(folder, {name: value for name, value in manifest.items() if name not in ("files", "format")})
+
+    with pytest.raises(DataError, match="its tokenizer is not the one its tokens were made with"):
+        open_corpus(here, seed=1)
 
 
 def test_windows_longer_than_the_text_are_refused(config):

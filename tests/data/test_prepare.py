@@ -323,16 +323,20 @@ def kill_at_random(config_file, seconds):
 @pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_preparation_killed_at_random_moments_ends_with_the_same_store(large, whole, tmp_path, num_kills):
     config_file = write_config(large_config(large, tmp_path / "stores", num_workers=2), tmp_path / "run.json")
+    store_folder = tmp_path / "stores" / whole.name
     draw = np.random.default_rng(num_kills)
 
-    finished = False
-    while num_kills and not finished:
-        # Start-up takes a second or two, the whole work some five more. Many early kills still get to the end: parts stay done.
-        finished = kill_at_random(config_file, draw.uniform(0.5, 6))
-        num_kills -= 1
-    assert finished or kill_at_random(config_file, 120)
+    done = 0
+    while done < num_kills:
+        # Start-up takes a second or two, the whole work some five more. What is killed goes on; what gets to the end begins anew.
+        if kill_at_random(config_file, draw.uniform(0.5, 6)):
+            assert contents(store_folder) == contents(whole)
+            shutil.rmtree(store_folder)
+        else:
+            done += 1
+    assert kill_at_random(config_file, 120)
 
-    assert contents(tmp_path / "stores" / whole.name) == contents(whole)
+    assert contents(store_folder) == contents(whole)
 
 
 def write_config(config, path):
