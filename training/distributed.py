@@ -47,8 +47,33 @@ def _has_device() -> bool:
     return torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
 
 
+def device_index(world: World, visible: int, mask: str | None) -> int:
+    """Which of the devices this rank sees is its own.
+
+    Args:
+        world: The place of this rank.
+        visible: How many devices it sees.
+        mask: The variable that hides devices (ZE_AFFINITY_MASK, CUDA_VISIBLE_DEVICES), if set.
+
+    Raises:
+        ValueError: If the host has more ranks than devices.
+    """
+    if visible == 1 and mask and "," not in mask:
+        return 0  # A wrapper of mpiexec showed each rank a device of its own.
+    if world.local_size > visible:
+        raise ValueError(
+            f"{world.local_size} ranks on a host with {visible} devices. Start one rank a device (slots= in the hostfile, mpiexec -ppn). "
+            "On Intel GPUs of two tiles ZE_FLAT_DEVICE_HIERARCHY=FLAT shows each tile as a device, COMPOSITE each card."
+        )
+    return world.local_rank
+
+
 def start(world: World, stages: int) -> Ranks:
-    """Join the process group. Placement was checked before (`world.check_placement`)."""
+    """Join the process group. Placement was checked before (`world.check_placement`).
+
+    Raises:
+        ValueError: If the host has more ranks than devices.
+    """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -57,7 +82,8 @@ def start(world: World, stages: int) -> Ranks:
         # init_distributed would compile this op at start-up: a minute, a compiler, a lock that outlives a kill. Losses are the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
-        get_accelerator().set_device(world.local_rank)
+        mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
+        get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
     deepspeed.init_distributed(
         dist_backend=get_accelerator().communication_backend_name() if get_accelerator().device_name() != "cpu" else "gloo",
         auto_mpi_discovery=False,
