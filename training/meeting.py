@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import socket
 import time
@@ -66,8 +67,9 @@ def _receive(world: World, own: Arrival, limit_seconds: float) -> list[str] | No
     except OSError as error:
         if own.problem:
             return []
+        why = os.strerror(error.errno or 0)
         return [
-            f"host {socket.gethostname()}: port {world.master_port} cannot be opened for the ranks to meet ({error.strerror}). "
+            f"host {socket.gethostname()}: port {world.master_port} cannot be opened for the ranks to meet ({why}). "
             "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
         ]
     with _token(own) as token:

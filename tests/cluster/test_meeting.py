@@ -125,14 +125,14 @@ def test_a_port_that_is_taken_is_said_at_once(worlds, tmp_path):
 
 def test_two_jobs_on_one_port_do_not_mix(worlds, tmp_path):
     fine = Arrival(stages=2, folder=tmp_path)
-    other = replace(fine, folder=tmp_path / "other")
     verdicts = {}
-    stranger = threading.Thread(target=lambda: verdicts.update(other=meet(worlds[2], other, 5)))
-    stranger.start()
-    verdicts.update(hold(worlds, [fine] * 4))
-    stranger.join()
-    assert {rank: verdicts[rank] for rank in range(4)} == dict.fromkeys(range(4))
-    assert "is another job's" in verdicts["other"][0] or "no answer" in verdicts["other"][0]
+    first = threading.Thread(target=lambda: verdicts.update({0: meet(worlds[0], fine, 10)}))
+    first.start()
+    (line,) = meet(worlds[2], replace(fine, folder=tmp_path / "other"), 10)
+    assert f"is another job's (its folder: {tmp_path}). Use another port." in line
+    verdicts |= hold(worlds, [None, fine, fine, fine])
+    first.join()
+    assert verdicts == dict.fromkeys(range(4))
 
 
 def test_strangers_at_the_port_disturb_nobody(worlds, tmp_path):
