@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EVERY_CHARACTER = r"[\s\S]"
+"""The regular expression by which a tokenizer of characters cuts its text."""
+
 # gigatoken remembers every pretoken it has seen and never forgets; a fresh one now and then bounds the memory.
 _GIGATOKEN_LIFE_CHARS = 64 << 20
 # One text in so many is also encoded by the reference, and must come out the same.
@@ -107,16 +110,26 @@ class GigatokenEncoder:
 
 def fastest(folder: Path, backend: "tokenizers.Tokenizer") -> Encoder:
     """Return the fastest encoder there is for a tokenizer folder on this machine."""
-    from data.tokenizer import read_settings
-
     reference = ReferenceEncoder(backend)
-    settings = read_settings(folder)
-    if settings.get("character_level"):
-        return CharacterEncoder(backend.get_vocab(), settings["unk_token"])
+    content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    unknown = _unknown_of_characters(json.loads(content))
+    if unknown is not None:
+        return CharacterEncoder(backend.get_vocab(), unknown)
     try:
-        return GigatokenEncoder((folder / "tokenizer.json").read_text(encoding="utf-8"), reference)
+        return GigatokenEncoder(content, reference)
     except ImportError:
         logger.info("gigatoken is not installed (requirements-data.txt): tokenizing takes several times as long")
     except Exception as error:  # its loader raises several types for a kind of tokenizer that it does not know
         logger.info("gigatoken does not know this tokenizer (%s): tokenizing takes several times as long", error)
     return reference
+
+
+def _unknown_of_characters(content: dict[str, Any]) -> str | None:
+    """The unknown token of a tokenizer that gives every character an id of its own; None if it is another kind."""
+    cut = content.get("pre_tokenizer") or {}
+    by_character = cut.get("type") == "Split" and cut.get("pattern") == {"Regex": EVERY_CHARACTER} and cut.get("behavior") == "Isolated"
+    model = content["model"]
+    whole_tokens = any(not token["special"] for token in content.get("added_tokens") or [])
+    if not by_character or whole_tokens or content.get("normalizer") or model.get("type") != "WordLevel":
+        return None
+    return model["unk_token"] if model.get("unk_token") in model["vocab"] else None

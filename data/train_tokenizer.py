@@ -9,6 +9,7 @@ from pathlib import Path
 from data import sentencepiece_model, tokenizer
 from data.config import END_OF_TEXT, TokenizerConfig
 from data.documents import DataError
+from data.encoders import EVERY_CHARACTER
 
 UNKNOWN = "<unk>"
 _MAX_PIECE_CHARS = 16
@@ -67,10 +68,10 @@ def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Pat
         ranked = ranked[: config.vocab_size - 2]
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, UNKNOWN, *ranked])}
     backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(EVERY_CHARACTER), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([END_OF_TEXT, UNKNOWN])
-    settings = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN, "character_level": True}
+    settings = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN}
     tokenizer.save(backend, folder, settings)
 
 

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from data import existing_tokenizer, tokenizer, train_tokenizer
 from data.config import END_OF_TEXT, TokenizerConfig
 from data.documents import DataError
-from data.encoders import GigatokenEncoder, ReferenceEncoder
+from data.encoders import CharacterEncoder, GigatokenEncoder, ReferenceEncoder
 
 KINDS = {
     "byte_bpe": 400,
@@ -79,6 +79,10 @@ def test_the_fast_encoder_gives_the_ids_of_the_reference(folder, texts):
             np.testing.assert_array_equal(got, wanted)
 
 
+def test_characters_are_looked_up_in_a_table(folders):
+    assert isinstance(tokenizer.load(folders / "characters").fast, CharacterEncoder)
+
+
 def test_characters_are_counted_by_their_tokens(folder):
     ours = tokenizer.load(folder)
 
@@ -144,6 +148,7 @@ def test_an_existing_folder_or_its_tokenizer_json_gives_the_same_ids(folders, ki
         got = adopt(path, tmp_path / str(number))
         assert [got.encode(text) for text in PROBES] == [wanted.encode(text) for text in PROBES]
         assert got.eos_id == wanted.eos_id
+        assert type(got.fast) is type(wanted.fast)
 
 
 def test_a_bare_sentencepiece_model_gives_the_same_ids(folders, tmp_path):
