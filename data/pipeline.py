@@ -51,23 +51,18 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     """
     parts = sources.parts(config, downloads)
     prefixes = [work / "1-clean" / f"{index:05d}" for index in range(len(parts))]
-    cleaned = run(
-        [Task(prefix, cleaning.clean_part, (config, part)) for prefix, part in zip(prefixes, parts, strict=True)], config.num_workers
-    )
+    tasks = [Task(prefix, cleaning.clean_part, (config, part)) for prefix, part in zip(prefixes, parts, strict=True)]
+    cleaned = run(tasks, config.num_workers)
     cleaning.check_bad_input(cleaned, config)
-    copies = None
+    copies: Result | None = None
+    keeps: list[Path | None] = [None] * len(parts)
     if config.deduplicate is not None:
-        (copies,) = run([Task(work / "2-copies" / "all", cleaning.drop_copies, (config, prefixes))], 1)
-    spooled = [
-        Spooled(
-            prefix,
-            cleaning.keep_path(work / "2-copies" / "all", prefix) if copies else None,
-            part.source if config.is_weighted else 0,
-            (copies["documents"] if copies else [result["documents"] for result in cleaned])[index],
-            (copies["chars"] if copies else [result["chars"] for result in cleaned])[index],
-        )
-        for index, (prefix, part) in enumerate(zip(prefixes, parts, strict=True))
-    ]
+        masks = work / "2-copies" / "all"
+        (copies,) = run([Task(masks, cleaning.drop_copies, (config, prefixes))], 1)
+        keeps = [cleaning.keep_path(masks, prefix) for prefix in prefixes]
+    sizes = copies or {unit: [result[unit] for result in cleaned] for unit in ("documents", "chars")}
+    streams = [part.source if config.is_weighted else 0 for part in parts]
+    spooled = [Spooled(*values) for values in zip(prefixes, keeps, streams, sizes["documents"], sizes["chars"], strict=True)]
     shards, end = _place(shuffle(config, spooled, work, run) if config.shuffle else spooled)
     split = plan_split(config.validation, end.first_document, end.first_char, end.shard)
     folder = work / "tokenizer"
