@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -77,6 +78,8 @@ def start(world: World, stages: int) -> Ranks:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
+    # DeepSpeed 0.19.8 calls torch's all-gather by an old name: two lines from every rank. Remove with the next upgrade.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if get_accelerator().device_name() == "cpu":
         # init_distributed would compile this op at start-up: a minute, a compiler, a lock that outlives a kill. Losses are the same.

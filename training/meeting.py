@@ -118,7 +118,8 @@ def _collect(
         try:
             connection, _ = server.accept()
         except TimeoutError:
-            log.warning("%d of %d ranks are here; waiting for the others", len(arrivals) + 1, world.size)
+            absent = [rank for rank in range(1, world.size) if rank not in arrivals]
+            log.warning("%d of %d ranks are here; waiting for rank %s", len(arrivals) + 1, world.size, _first(absent))
             continue
         arrival = _greet(connection, hello)
         if arrival is None or arrival["rank"] not in range(1, world.size):
