@@ -19,7 +19,7 @@ from data.order import mix
 from data.prepare import differences, find_store, why_not
 from data.publish import check_length
 from data.stream import Stream, allow_open_files
-from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows
+from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +37,17 @@ class ValidationSet:
     The end-of-text token stands before the first one, so that it too is predicted from something.
     """
 
-    def __init__(self, stream: Stream, seq_length: int, corpus_tokenizer: tokenizer.Tokenizer, total_chars: int | None) -> None:
+    def __init__(self, stream: Stream, config: DataConfig, corpus_tokenizer: tokenizer.Tokenizer, total_chars: int | None) -> None:
         self._stream = stream
-        self._seq_length = seq_length
+        self._seq_length = config.seq_length
         self._tokenizer = corpus_tokenizer
         self._total_chars = total_chars
         self.num_tokens = stream.num_tokens
-        self.num_rows = -(-stream.num_tokens // seq_length)
+        if config.windows == "documents":
+            self._bounds = row_bounds(stream.document_starts(), stream.num_tokens, config.seq_length)
+        else:
+            self._bounds = np.append(np.arange(0, stream.num_tokens, config.seq_length), stream.num_tokens)
+        self.num_rows = len(self._bounds) - 1
 
     def num_batches(self, *, num_replicas: int, micro_batch: int) -> int:
         """Batches that one replica needs so that all of them together score every token."""
@@ -55,7 +59,7 @@ class ValidationSet:
         """Yield (inputs, labels), each (B, T) int64: as many for every replica, all of the same shape.
 
         Batch k of replica r holds rows (k * num_replicas + r) * micro_batch and the following. Labels that are not to be
-        scored, those past the end, are -100.
+        scored, those past the end of the row or of the split, are -100.
         """
         import torch
 
@@ -64,10 +68,14 @@ class ValidationSet:
             rows = [self._row(first + row) for row in range(micro_batch)]
             yield torch.from_numpy(np.stack([inputs for inputs, _ in rows])), torch.from_numpy(np.stack([labels for _, labels in rows]))
 
+    def num_scored(self, *, num_replicas: int, micro_batch: int, num_batches: int | None = None) -> int:
+        """Tokens that `batches` scores, over all replicas."""
+        num_rows = self._limit(num_replicas, micro_batch, num_batches) * num_replicas * micro_batch
+        return int(self._bounds[min(num_rows, self.num_rows)])
+
     def num_chars(self, *, num_replicas: int, micro_batch: int, num_batches: int | None = None) -> int:
         """Characters of the text that `batches` scores, over all replicas."""
-        num_rows = self._limit(num_replicas, micro_batch, num_batches) * num_replicas * micro_batch
-        scored = min(num_rows * self._seq_length, self.num_tokens)
+        scored = self.num_scored(num_replicas=num_replicas, micro_batch=micro_batch, num_batches=num_batches)
         if scored == self.num_tokens and self._total_chars is not None:
             return self._total_chars
         return int(self._chars_before_row(scored))
@@ -83,8 +91,8 @@ class ValidationSet:
 
     def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(T,) inputs and (T,) labels of a row; one past the last is all padding."""
-        start = number * self._seq_length
-        length = max(0, min(self._seq_length, self.num_tokens - start))
+        start, end = self._bounds[[min(number, self.num_rows), min(number + 1, self.num_rows)]].tolist()
+        length = end - start
         inputs = np.full(self._seq_length, self._tokenizer.eos_id, dtype=np.int64)
         labels = np.full(self._seq_length, IGNORED_LABEL, dtype=np.int64)
         if length:
@@ -125,7 +133,7 @@ class Corpus:
         """The held-out split."""
         split = self.manifest["splits"]["valid"]
         (stream,) = [self._stream(part) for part in _joined(split["streams"])]
-        return ValidationSet(stream, self.config.seq_length, self.tokenizer, split["chars"])
+        return ValidationSet(stream, self.config, self.tokenizer, split["chars"])
 
     def _windows(self, stream: Stream, seed: int) -> Windows:
         if self.config.windows == "documents":

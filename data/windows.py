@@ -88,6 +88,19 @@ def window_starts(document_starts: np.ndarray, num_tokens: int, seq_length: int)
     return np.array(starts, dtype=np.int64)
 
 
+def row_bounds(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
+    """(rows + 1,) where rows of at most `seq_length` tokens begin, and the end of the last, so that each token is in exactly one.
+
+    A row ends before a document that would not fit, so that every row begins with a document or goes on with one longer than a row.
+    """
+    bounds = [0]
+    while bounds[-1] < num_tokens:
+        end = bounds[-1] + seq_length
+        begun = int(document_starts[np.searchsorted(document_starts, end, side="right") - 1])
+        bounds.append(num_tokens if end >= num_tokens else begun if begun > bounds[-1] else end)
+    return np.array(bounds, dtype=np.int64)
+
+
 class TrainingSet:
     """Samples of `seq_length + 1` tokens without end."""
 

@@ -91,7 +91,7 @@ def evaluate(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks)
     batches = valid.batches(replica=ranks.replica, num_batches=num_batches, **shape)
     mean = float(engine.eval_batch(batches, num_micro_batches=num_batches).item())
     nats = mean * num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length
-    tokens = min(num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length, valid.num_tokens)
+    tokens = valid.num_scored(num_batches=num_batches, **shape)
     characters = valid.num_chars(num_batches=num_batches, **shape)
     return {"valid/loss": nats / tokens, "valid/bits_per_char": nats / math.log(2) / characters}
 

@@ -91,6 +91,36 @@ def test_a_limited_evaluation_is_the_beginning_of_the_whole(corpus):
     assert all((a == b).all() for got, wanted in zip(limited, whole, strict=False) for a, b in zip(got, wanted, strict=True))
 
 
+def test_where_rows_begin_with_documents_validation_rows_do_too_and_every_token_is_scored_once(tmp_path):
+    lines = [str(number) * (number % 17 + 1) for number in range(1, 120)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    config = DataConfig(
+        seq_length=24,
+        tokenizer=TokenizerConfig(kind="characters"),
+        path=str(tmp_path / "lines.txt"),
+        text_documents="line",
+        clean=(),
+        windows="documents",
+        validation=ValidationConfig(last_documents=60),
+        directory=str(tmp_path / "stores"),
+    )
+    prepare(config)
+    corpus = open_corpus(config, seed=1)
+    shape = {"num_replicas": 1, "micro_batch": 4}
+    labels = np.concatenate([labels.numpy() for _, labels in corpus.valid.batches(replica=0, **shape)])
+    rows = [row[row != IGNORED_LABEL].tolist() for row in labels]
+
+    whole = [token for row in rows for token in row]
+    assert corpus.tokenizer.decode(whole) == "".join(lines[-60:])
+    assert len(whole) == corpus.valid.num_scored(**shape) == corpus.valid.num_tokens
+    beginnings = {corpus.tokenizer.encode(line)[0] for line in lines}
+    for before, row in itertools.pairwise(row for row in rows if row):
+        # Only a document longer than a row goes on in the next.
+        assert len(before) == 24 or (before[-1] == corpus.tokenizer.eos_id and row[0] in beginnings)
+    limited = corpus.valid.num_scored(**shape, num_batches=2)
+    assert limited == sum(len(row) for row in rows[:8]) < 8 * 24
+
+
 def test_training_rows_are_windows_of_the_training_text(corpus, chapters):
     text = "".join(chapters[:15])
 
