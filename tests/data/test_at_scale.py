@@ -137,6 +137,7 @@ print("Submitted batch job 7")
 """,
         "srun": '#!/bin/bash\nwhile [[ $1 == -* ]]; do [[ $1 == -n ]] && shift; shift; done\nexec "$@"\n',
         "squeue": "#!/bin/bash\nexit 1\n",
+        "scontrol": "#!/bin/bash\necho node1\n",
     }
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():
