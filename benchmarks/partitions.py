@@ -51,10 +51,10 @@ def run(options: argparse.Namespace, method: str, folder: Path) -> tuple[list[fl
         sys.exit(done.stderr)
     records = [json.loads(line) for line in (folder / "partition/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     manifest = json.loads(next(folder.glob("partition/checkpoints/*/manifest.json")).read_text(encoding="utf-8"))
-    slowest = max(line.split()[4] for line in done.stderr.splitlines() if line.split()[:1] and line.split()[0].isdigit() and "%" in line)
-    return [
-        record["perf/seconds_per_step"] for record in records[4:] if "perf/mfu" in record
-    ], f"{manifest['partition']!s:<28} {slowest:>8}"
+    rows = [line.split() for line in done.stderr.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    slowest = max(float(row[4].rstrip("%")) for row in rows if len(row) > 4 and row[4].endswith("%"))
+    seconds = [record["perf/seconds_per_step"] for record in records[4:] if "perf/mfu" in record]
+    return seconds, f"{manifest['partition']!s:<28} {slowest:>7.1f}%"
 
 
 if __name__ == "__main__":
