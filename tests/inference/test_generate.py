@@ -107,7 +107,13 @@ def test_mistakes_about_the_folder_are_told_before_torch_is_imported(tmp_path: P
         f"codes = [main([path, '--prompt', 'x']) for path in {[str(tmp_path / 'nowhere'), str(tmp_path), str(root / 'pyproject.toml')]}]\n"
         "print(codes, [name for name in ('torch', 'transformers', 'deepspeed') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    # Elsewhere than in the checkout, where a person may have runs already, which the first line would list.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stdout == "[2, 2, 2] []\n", done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 3
