@@ -1,4 +1,4 @@
-"""Look at configurations: `python -m ds_configs show|diff|check`. Needs no device and no framework.
+"""Look at configurations: `python -m ds_configs show|diff|check`. Needs no device, and torch only to tell what "auto" will be here.
 
 show FILE [KEY=VALUE ...]          every value and where it is set
 diff FILE FILE                     what differs between two runs
@@ -6,12 +6,13 @@ check FILE ... [KEY=VALUE ...]     validate as training would; parameters, token
 """
 
 import argparse
+import functools
 import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ds_configs.errors import ConfigError
 from ds_configs.loader import Config, load, read
@@ -40,13 +41,31 @@ def main(arguments: Sequence[str]) -> int:
         return _check_all(options.files)
     try:
         if options.command == "show":
-            _print_columns(_shown(load(options.file, options.overrides)))
+            shown = load(options.file, options.overrides)
+            _print_columns(_shown(shown))
+            if shown.values.get("bf16", {}).get("enabled") == "auto":
+                print(f'bf16.enabled = "auto" will be here: {_precision_here("auto")[1]}')
         else:
             _print_columns(_differences(load(options.first), load(options.second)))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+@functools.cache
+def _precision_here(setting: "bool | Literal['auto']") -> tuple[bool, str]:
+    """Whether a run trains in bf16 if it is started here, and why."""
+    try:
+        from model.devices import find_devices
+        from model.precision import choose_precision
+
+        precision = choose_precision(setting, find_devices().kind)
+    except ImportError:
+        return setting is not False, "decided when the run starts: torch, which could tell, is not installed for this Python"
+    except ValueError as error:  # DS_ACCELERATOR
+        raise ConfigError([str(error)]) from error
+    return precision.bf16, f"{precision.name}, {precision.reason}" + (f". {precision.warning}" if precision.warning else "")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,24 +111,26 @@ def _check_all(arguments: Sequence[str]) -> int:
         print("check: name at least one configuration file.", file=sys.stderr)
         return 2
     # Only here: the other commands work without the packages whose sections they show.
-    from training.config import resolve
+    from training.config import resolve, with_precision
 
     failed = 0
     for file in files:
         try:
             run = resolve(read(file, overrides))
+            bf16, why = _precision_here(run.precision)
+            run = with_precision(run, bf16)
         except ConfigError as error:
             failed += 1
             print(error, file=sys.stderr)
         else:
-            print(_summary(file, run))
+            print(_summary(file, run, why))
     if failed:
         print(f"{failed} of {len(files)} configurations are wrong.", file=sys.stderr)
     return 2 if failed else 0
 
 
-def _summary(file: str, run: "RunConfig") -> str:
-    """What a run comes to, before anything is started."""
+def _summary(file: str, run: "RunConfig", precision: str) -> str:
+    """What a run comes to, before anything is started; `precision` with the reason."""
     from model.flops import count_parameters, flops_per_token
 
     model, batch, last_step = run.model, run.batch, run.last_step()
@@ -131,6 +152,7 @@ def _summary(file: str, run: "RunConfig") -> str:
             f" ({pipelines}): {tokens:,} tokens per step",
             f"  length      {length}",
             f"  processes   {batch.world_size} = {batch.stages} stages x {batch.replicas}; {flops:.3e} FLOP per token",
+            f"  precision   bf16.enabled = {_text(run.precision)}, here {precision}",
             *_stages(run),
         ]
     )

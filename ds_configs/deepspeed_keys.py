@@ -105,7 +105,7 @@ ZERO: Table = {
 }
 
 BF16: Table = {
-    "enabled": bool,
+    "enabled": bool | Literal["auto"],
     "immediate_grad_update": bool,
     "check_grad_overflow": bool,
     "bf16_master_weights_and_grads": bool,

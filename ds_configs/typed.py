@@ -111,7 +111,7 @@ def describe(wanted: Any) -> str:
     if isinstance(wanted, AtLeast):
         return str(wanted)
     if origin is Literal:
-        return "one of " + ", ".join(json.dumps(choice) for choice in args)
+        return ("one of " if len(args) > 1 else "") + ", ".join(json.dumps(choice) for choice in args)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arm) for arm in args if arm is not type(None))
     if origin is tuple and args and args[-1] is not Ellipsis:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from inference.checkpoint import CheckpointError
 from inference.export import export_of_run
@@ -32,7 +32,7 @@ from inference.text import FolderTokenizer
 if TYPE_CHECKING:
     from inference.engine import Completion, Engine
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +54,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetition-penalty", type=float, default=default.repetition_penalty, metavar="X", help="1 is none (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N", help="same seed, same text (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="prompts at a time (%(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the weights (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
+    )
     # DeepSpeed's launcher adds it; the environment says the same.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -166,7 +168,7 @@ def main(arguments: Sequence[str]) -> int:
         # Only now: torch, transformers and DeepSpeed take seconds to import, and a mistake should not wait for them.
         from inference.engine import leave, load_engine
 
-        engine = load_engine(folder, dtype=options.dtype, tp_size=num_processes)
+        engine = load_engine(folder, dtype=_dtype(options.dtype, num_processes, said=is_first), tp_size=num_processes)
         write = open_output(options.output if is_first else None, several=sum(len(batch.prompts) for batch in batches) > 1)
     except (ValueError, OSError) as error:
         if is_first:
@@ -186,6 +188,22 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)
     leave()
     return 0
+
+
+def _dtype(wanted: str, num_processes: int, *, said: bool) -> str:
+    """The precision of the weights, chosen as a run chooses its own. Several processes must agree, so on a CPU they do not measure."""
+    if wanted != "auto":
+        return wanted
+    from model.devices import find_devices
+    from model.precision import choose_precision
+
+    devices = find_devices()
+    setting: bool | Literal["auto"] = False if num_processes > 1 and devices.is_cpu else "auto"
+    precision = choose_precision(setting, devices.kind)
+    if said:
+        why = precision.reason if setting == "auto" else "which several processes on a CPU use unless --dtype says otherwise"
+        print(f"precision: {precision.name}, {why}", file=sys.stderr)
+    return str(precision.dtype).removeprefix("torch.")
 
 
 def _set_threads(num_processes: int) -> None:

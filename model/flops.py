@@ -26,6 +26,13 @@ def layer_parameters(config: ModelConfig) -> list[int]:
     return [vocabulary, config.num_positions * D, *[attention, mlp] * config.num_layers, norm, vocabulary]
 
 
+def block_matrix_parameters(config: ModelConfig) -> list[int]:
+    """Parameters of each layer that lie in a block's matrices, which is what Muon updates."""
+    D, M = config.hidden_size, config.intermediate_size
+    halves = [D * (D + 2 * config.kv_size) + D * D, D * M * (3 if config.gated else 2)]
+    return [0, 0, *halves * config.num_layers, 0, 0]
+
+
 def count_parameters(config: ModelConfig) -> int:
     """Parameters of the whole model; a tied matrix counts once."""
     total = sum(layer_parameters(config))
@@ -71,6 +78,8 @@ class Workload:
     replicas: int
     bf16: bool
     activation_checkpoint_interval: int = 0
+    muon: bool = False
+    """The blocks' matrices have one moment (Muon's momentum) instead of Adam's two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +107,12 @@ class StageSummary:
 def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload) -> list[StageSummary]:
     """One row a stage. `parts` is the first layer of each stage, then the number of layers.
 
-    bf16 means bf16 weights and gradients with fp32 accumulation, masters and Adam moments, the last two shared out over replicas
-    (ZeRO-1); otherwise everything is fp32.
+    Weights and the gradients of a micro-batch are bf16 or fp32; sums of gradients, masters and the optimizer's moments are fp32, the last
+    two shared out over replicas (ZeRO-1).
     """
     parameters = layer_parameters(config)
     flops, work = layer_flops(config, workload.seq_length), layer_work(config, workload.seq_length)
+    matrices = block_matrix_parameters(config)
     number = len(parts) - 1
     rows = []
     for stage, (start, stop) in enumerate(pairwise(parts)):
@@ -116,8 +126,8 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
                 flops_per_token=sum(flops[start:stop]),
                 work_ratio=sum(work[start:stop]) / (sum(work) / number),
                 weight_bytes=held * (2 if workload.bf16 else 4),
-                gradient_bytes=held * (2 + 4 if workload.bf16 else 4),
-                optimizer_bytes=held * (4 + 8) // workload.replicas,
+                gradient_bytes=held * (2 + 4 if workload.bf16 else 4 + 4),
+                optimizer_bytes=(held * (4 + 8) - (4 * sum(matrices[start:stop]) if workload.muon else 0)) // workload.replicas,
                 # The first stage runs as many micro-batches ahead as there are stages behind it.
                 activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),
             )

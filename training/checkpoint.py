@@ -23,6 +23,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from training.distributed import Ranks, quiet
+from training.engine import SAVED_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,13 @@ def read_manifest(folder: Path, tag: str) -> dict[str, Any]:
     return manifest
 
 
+def saved_precision(manifest: Mapping[str, Any]) -> str:
+    """What a checkpoint's run computed in, "bf16" or "fp32"; older manifests only show it in the names of files."""
+    in_names = "bf16" if any(name.startswith("bf16_zero_") for name in manifest["files"]) else "fp32"
+    said: str = manifest.get("precision", in_names)
+    return said
+
+
 def choose_checkpoint(folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     """The manifest of the newest checkpoint whose files are all as they were written, the same on every rank; None without any.
 
@@ -223,14 +231,20 @@ def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, tag: str, *, univer
     """
     error = None
     try:
+        # Runs in fp32 were once saved under another name.
+        engine.checkpoint_prefix = SAVED_PREFIX if any((folder / tag).glob(f"{SAVED_PREFIX}zero_*")) else ""
         with quiet():
             loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+        # Weights are the masters' rounding to the precision of now, which need not be that of the files.
+        engine.optimizer.update_lp_params()
         if loaded is None:
             error = "DeepSpeed found nothing to load"
         elif not universal:
             _restore_random_state(torch.load(folder / tag / f"random_state_rank{ranks.world.rank:05d}.pt", weights_only=False))
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as caught:
         error = f"{type(caught).__name__}: {caught}"
+    finally:
+        engine.checkpoint_prefix = SAVED_PREFIX
     problems = [f"rank {rank}: {problem}" for rank, problem in enumerate(_gather(error)) if problem]
     if problems:
         raise RuntimeError(f"{folder / tag}: " + "; ".join(problems[:3]))

@@ -114,9 +114,23 @@ class RunConfig:
         return self.batch.train_batch_size * self.data.seq_length
 
     @property
+    def precision(self) -> bool | Literal["auto"]:
+        """What `bf16.enabled` says: "auto" until the devices are known, and in a config.json for ever."""
+        setting: bool | Literal["auto"] = self.values.get("bf16", {}).get("enabled", False)
+        return setting
+
+    @property
     def uses_bf16(self) -> bool:
-        """Whether weights are bf16 (with fp32 masters) or fp32."""
-        return bool(self.deepspeed.get("bf16", {}).get("enabled", False))
+        """Whether weights are bf16 or fp32 (with fp32 masters either way). Needs `with_precision` where the setting is "auto"."""
+        enabled = self.deepspeed.get("bf16", {}).get("enabled", False)
+        assert isinstance(enabled, bool), f'bf16.enabled = "{enabled}" was not decided yet'
+        return enabled
+
+    @property
+    def optimizer_type(self) -> str:
+        """DeepSpeed's name of the optimizer."""
+        kind: str = self.deepspeed["optimizer"]["type"]
+        return kind
 
     @property
     def workload(self) -> Workload:
@@ -127,6 +141,7 @@ class RunConfig:
             micro_batches=self.batch.accumulation,
             replicas=self.batch.replicas,
             bf16=self.uses_bf16,
+            muon=self.optimizer_type == "Muon",
             activation_checkpoint_interval=self.deepspeed.get("pipeline", {}).get("activation_checkpoint_interval", 0),
         )
 
@@ -228,6 +243,11 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
     if not optimizer:
         problems.append('no "optimizer" section; inherit parts/engine/pipeline.json or write one.')
     return problems
+
+
+def with_precision(config: RunConfig, bf16: bool) -> RunConfig:
+    """The run with "auto" decided; `values`, which are recorded, keep what was said."""
+    return dataclasses.replace(config, deepspeed={**config.deepspeed, "bf16": {**config.deepspeed.get("bf16", {}), "enabled": bf16}})
 
 
 def with_deepspeed(config: RunConfig, last_step: int | None) -> RunConfig:

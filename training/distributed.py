@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from model.devices import find_devices
 from training.world import World, default_environment
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,15 @@ def prepare_environment(world: World) -> None:
     for name, value in {**default_environment(world)}.items():
         os.environ.setdefault(name, value)
     os.environ.update(world.environment())
-    if "DS_ACCELERATOR" not in os.environ and not _has_device():
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["DS_ACCELERATOR"] = find_devices().kind
 
 
-def _has_device() -> bool:
-    return torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+def device_kind() -> str:
+    """The kind of device that ranks of this job compute on."""
+    from deepspeed.accelerator import get_accelerator
+
+    kind: str = get_accelerator().device_name()
+    return kind
 
 
 def device_index(world: World, visible: int, mask: str | None) -> int:

@@ -14,25 +14,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ds_configs
 from training.arguments import parse
-from training.batch import KEYS
 from training.config import RunConfig, resolve
+from training.machine import lay_out
 from training.pretrain import EXIT_USER_ERROR
 from training.record import check_folder, finished_step, has_checkpoint
 from training.world import World, default_environment
 
+if TYPE_CHECKING:
+    from model.devices import Devices
+
 DEFAULT_CONFIG = "ds_configs/quickstart.json"
-# Ranks a CPU can hold per core before they do nothing but wait for each other.
-MOST_RANKS_PER_CORE = 8
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run CONFIG (default: the quickstart) here. Returns the exit code."""
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     try:
-        config = resolve_here(path, overrides)
+        config, needed = resolve_here(path, overrides)
         check_folder(config)
         store = _prepare(config)
     except ValueError as error:
@@ -41,48 +43,38 @@ def main(arguments: Sequence[str]) -> int:
     samples_per_epoch = _samples_per_epoch(config, store)
     finished = finished_step(config, config.last_step(samples_per_epoch))
     if finished is None:
-        code = launch(config, [path, *overrides])
+        code = launch(config, [path, *needed])
         if code:
             return code
     show(config, overrides, again=finished is not None)
     return 0
 
 
-def resolve_here(path: str, overrides: Sequence[str]) -> RunConfig:
-    """Resolve for the devices of this machine.
+def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Resolve for the devices of this machine. Returns the run and the overrides that its ranks need, to come to the same.
 
     Raises:
         ValueError: If the configuration is wrong or pins more ranks than this machine can run.
     """
     loaded = ds_configs.read(path, overrides)
-    config = resolve(loaded)
-    devices, kind = count_devices()
-    if config.batch.pinned:
-        most = devices if kind != "cpu" else devices * MOST_RANKS_PER_CORE
-        if config.batch.world_size > most:
-            raise ds_configs.ConfigError(
-                [
-                    f"{path}: {KEYS[0]} = {config.batch.train_batch_size} means {config.batch.replicas} pipelines of "
-                    f"{config.batch.stages} stages = {config.batch.world_size} ranks; this machine has {devices} {kind} devices. "
-                    f"Start it on a cluster (deepspeed --hostfile hostfiles/32nodes run_pretrain.sh {path}), or run one pipeline here: "
-                    f"train_batch_size={config.batch.micro_batch * config.batch.accumulation}."
-                ]
-            )
-        return config
-    if kind == "cpu":
-        return config
-    return resolve(loaded, max(1, devices // config.batch.stages) * config.batch.stages)
+    resolve(loaded)  # With all that is wrong, before torch is asked for devices.
+    try:
+        layout = lay_out(loaded.values, find_devices())
+    except ValueError as error:
+        raise ds_configs.ConfigError([f"{path}: {error}"]) from error
+    for note in layout.notes:
+        print(note, file=sys.stderr)
+    needed = list(overrides)
+    if layout.stages != loaded.values.get("pipeline", {}).get("stages", 1):
+        needed.append(f"pipeline.stages={layout.stages}")
+    return resolve(ds_configs.read(path, needed), layout.world_size), needed
 
 
-def count_devices() -> tuple[int, str]:
-    """How many devices of which kind ranks can be put on: GPUs if torch sees any, else the cores."""
-    import torch
+def find_devices() -> Devices:
+    """What ranks can be put on here. Importing torch takes seconds, so a wrong configuration does not come this far."""
+    from model.devices import find_devices
 
-    for kind in ("xpu", "cuda"):
-        module = getattr(torch, kind, None)
-        if os.environ.get("DS_ACCELERATOR", kind) == kind and module is not None and module.is_available():
-            return int(module.device_count()), kind
-    return os.cpu_count() or 1, "cpu"
+    return find_devices()
 
 
 def _prepare(config: RunConfig) -> Path:
@@ -102,14 +94,17 @@ def _samples_per_epoch(config: RunConfig, store: Path) -> int | None:
 def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     """Start the ranks with DeepSpeed's launcher and wait for them."""
     ranks = config.batch.world_size
-    devices, kind = count_devices()
+    devices = find_devices()
     world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
     environment = {**default_environment(world), **os.environ}
-    if kind == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"
+    environment["DS_ACCELERATOR"] = devices.kind
     command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
     command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
-    print(f"{config.path} -> {config.folder}: {ranks} processes on {devices} {kind} devices", file=sys.stderr, flush=True)
+    print(
+        f"{config.path} -> {config.folder}: {ranks} processes on {devices}",
+        file=sys.stderr,
+        flush=True,
+    )
     process = subprocess.Popen(command, env=environment)
     signals: list[int] = []
 

@@ -143,7 +143,7 @@ def save(engine: Any, config: RunConfig, run: Run) -> None:
     """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
     run.meter.pause()
     folder = config.folder / "checkpoints"
-    if save_checkpoint(engine, run.ranks, folder, {"metrics": run.results}):
+    if save_checkpoint(engine, run.ranks, folder, {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32"}):
         run.saved_step = engine.global_steps
         if run.writer:
             prune(folder, config.training.keep_checkpoints)

@@ -129,26 +129,40 @@ def process_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def peak_flops(configured_tflops: float | None) -> float:
-    """Floating-point operations per second that MFU is held against: the configured peak, else the best of a few bf16 matrix products.
+# Sizes of square products, one of which runs at a device's best; on a CPU it should fit into a core's cache, or just not.
+CPU_SIZES = (256, 512, 1024)
+DEVICE_SIZES = (4096, 8192)
+PROBE_SECONDS = 0.3
 
-    A data sheet's number is what the field quotes; on a machine without one (a CPU) the measured product is an honest ceiling.
+
+def peak_flops(configured_tflops: float | None, bf16: bool) -> float:
+    """Floating-point operations per second of a device that MFU is held against.
+
+    The configured peak (a data sheet's number is what the field quotes), else the fastest of some matrix products in the precision of
+    the run, on the slowest rank: no run can do better than that, so the ratio stays below 1.
     """
     if configured_tflops is not None:
         return configured_tflops * 1e12
     accelerator = get_accelerator()
-    size = 1024 if accelerator.device_name() == "cpu" else 8192
-    left = torch.ones(size, size, dtype=torch.bfloat16, device=accelerator.current_device_name())
-    best = float("inf")
-    for _ in range(4):
+    device, dtype = accelerator.current_device_name(), torch.bfloat16 if bf16 else torch.float32
+    sizes = CPU_SIZES if accelerator.device_name() == "cpu" else DEVICE_SIZES
+    peak = torch.tensor([max(_product_flops(size, dtype, device) for size in sizes)], device=device)
+    dist.all_reduce(peak, op=dist.ReduceOp.MIN)
+    return float(peak.item())
+
+
+def _product_flops(size: int, dtype: torch.dtype, device: str) -> float:
+    """Operations per second of a square product, the best of a few rounds; one round where it is slow."""
+    accelerator = get_accelerator()
+    factor = torch.ones(size, size, dtype=dtype, device=device)
+    best, begin = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - begin < PROBE_SECONDS:
         accelerator.synchronize()
         start = time.perf_counter()
-        left @ left
+        factor @ factor
         accelerator.synchronize()
         best = min(best, time.perf_counter() - start)
-    slowest = torch.tensor([best], device=accelerator.current_device_name())
-    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    return float(2 * size**3 / slowest.item())
+    return 2 * size**3 / best
 
 
 class Writer:

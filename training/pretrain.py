@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import ds_configs
 from training.arguments import check_arrival, parse
-from training.config import RunConfig, resolve, with_deepspeed
+from training.config import RunConfig, resolve, with_deepspeed, with_precision
 from training.meeting import Arrival, meet
 from training.record import check_folder, finished_step, has_checkpoint, write_config
 from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
     from data.dataset import Corpus
+    from model.precision import Precision
     from training.distributed import Ranks
     from training.loop import Run
 
@@ -118,8 +119,8 @@ def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
         return 0
     from training.distributed import prepare_environment
 
-    prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
     try:
+        prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
         return _train(ready.config, overrides, ready.corpus, world)
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
@@ -161,6 +162,7 @@ def check_first_weights(config: RunConfig) -> None:
 
 
 def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: World) -> int:
+    from training.checkpoint import choose_checkpoint
     from training.distributed import start
     from training.faults import Heartbeat
     from training.loop import train
@@ -169,34 +171,63 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     ranks = start(world, config.batch.stages)
     heartbeat = Heartbeat(config.training.watchdog_seconds)
+    manifest = choose_checkpoint(config.folder / "checkpoints", ranks)
+    precision = agree_on_precision(config, manifest, ranks)
+    config = with_precision(config, precision.bf16)
     if ranks.is_first:
         open_log(config)
-        write_config(config, overrides)
+        say_precision(precision, manifest)
+        write_config(config, overrides, str(precision))
         _copy_tokenizer(corpus, config.folder)
-    engine, run = assemble(config, ranks, heartbeat, len_epoch=corpus.train.samples_per_epoch)
+    engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
     train(engine, config, corpus, run)
     return _end(engine, config, run)
 
 
-def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) -> tuple[Any, Run]:
-    """Build the engine, at the newest good checkpoint's step if there is one, and all that goes with it."""
+def agree_on_precision(config: RunConfig, manifest: dict[str, Any] | None, ranks: Ranks) -> Precision:
+    """What all ranks compute in: rank 0 decides, since two processors may measure two things."""
+    import torch
+
+    from model.precision import choose_precision
+    from training.checkpoint import saved_precision
+    from training.distributed import device_kind
+
+    saved = saved_precision(manifest) if manifest else None
+    decided = [choose_precision(config.precision, device_kind(), saved) if ranks.is_first else None]
+    torch.distributed.broadcast_object_list(decided, src=0)
+    assert decided[0] is not None
+    return decided[0]
+
+
+def say_precision(precision: Precision, manifest: dict[str, Any] | None) -> None:
+    """One line on every start, and one more each where it is slow or was another before."""
+    from training.checkpoint import saved_precision
+
+    log.info(precision)
+    if precision.warning:
+        log.warning(precision.warning)
+    if manifest and saved_precision(manifest) != precision.name:
+        log.info("changed since the checkpoint: precision %s -> %s; the fp32 masters stay exact", saved_precision(manifest), precision.name)
+
+
+def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, manifest: dict[str, Any] | None, len_epoch: int) -> tuple[Any, Run]:
+    """Build the engine, at the step of the checkpoint that was chosen if there is one, and all that goes with it."""
     from deepspeed.accelerator import get_accelerator
 
     from model.flops import stage_table
     from model.pipeline import set_fp32_masters
-    from training.checkpoint import choose_checkpoint, load_checkpoint
+    from training.checkpoint import load_checkpoint
     from training.distributed import placement
     from training.engine import build_engine, build_module
     from training.faults import StopRequest
     from training.loop import Run
     from training.monitor import Meter, Writer, peak_flops
-    from training.optim import apply_configured
+    from training.optim import apply_configured, settings_of
     from training.reshard import needs_resharding, to_universal
 
     last_step = config.last_step(len_epoch)
     assert last_step is not None
     checkpoints = config.folder / "checkpoints"
-    manifest = choose_checkpoint(checkpoints, ranks)
     parts = manifest["partition"] if manifest and measured_before(config, manifest, ranks) else None
     module = build_module(config, ranks, parts)
     universal = manifest is not None and needs_resharding(manifest, ranks, module.parts)
@@ -206,8 +237,9 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) ->
         log.info(line)
     if manifest:
         tag = to_universal(checkpoints, manifest["tag"], ranks) if universal else manifest["tag"]
+        settings = settings_of(engine)
         load_checkpoint(engine, ranks, checkpoints, tag, universal=universal)
-        changes = apply_configured(engine, config.deepspeed["optimizer"])
+        changes = apply_configured(engine, settings, config.deepspeed["optimizer"].get("params", {}))
         if ranks.is_first:
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
             for change in changes:
@@ -215,7 +247,7 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, len_epoch: int) ->
     elif config.model.initialize.method != "scratch":
         set_fp32_masters(module, config.model, config.run.seed)
     stop = StopRequest(heartbeat, get_accelerator().current_device_name())
-    meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device))
+    meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     heartbeat.beat()
     return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer)

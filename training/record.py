@@ -20,8 +20,8 @@ from training.config import RunConfig
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
-# bf16 weights, and per parameter an fp32 master and Adam's two moments.
-CHECKPOINT_BYTES_PER_PARAMETER = 14
+# At most: fp32 weights, and per parameter an fp32 master and Adam's two moments.
+CHECKPOINT_BYTES_PER_PARAMETER = 16
 
 
 def check_folder(config: RunConfig) -> None:
@@ -39,6 +39,12 @@ def check_folder(config: RunConfig) -> None:
             for name in ("model", "data")
             if previous.get(name, {}) != config.values.get(name, {})
         ]
+        before, now = (values.get("optimizer", {}).get("type") for values in (previous, config.values))
+        if before != now:
+            problems.append(
+                f"{config.path}: optimizer.type = {now}, but the run in {config.folder} has the state of {before}, which {now} "
+                "cannot use. Use another run.name."
+            )
         if previous.get("run", {}).get("seed") != config.values["run"].get("seed"):
             problems.append(
                 f"{config.path}: run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
@@ -89,8 +95,8 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     return max(steps) if steps and last_step is not None and max(steps) >= last_step else None
 
 
-def write_config(config: RunConfig, overrides: Sequence[str]) -> None:
-    """Write `config.json`: the resolved configuration, itself a config, and where it came from."""
+def write_config(config: RunConfig, overrides: Sequence[str], precision: str) -> None:
+    """Write `config.json`: the resolved configuration, itself a config, and where it came from; `precision` with the reason."""
     from training.checkpoint import replace
 
     # Overrides to run.directory travel with the values, so the file starts the same run again from the same folder.
@@ -103,6 +109,7 @@ def write_config(config: RunConfig, overrides: Sequence[str]) -> None:
             "python": sys.version.split()[0],
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "git_commit": _git_commit(),
+            "precision": precision,
         },
     }
     replace(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

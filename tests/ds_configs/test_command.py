@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from ds_configs.__main__ import main
 
 ROOT = Path(__file__).parents[2]
+QUICKSTART = "ds_configs/quickstart.json"
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +28,14 @@ def test_show_names_the_source_file_of_each_value(capsys):
 
 
 def test_diff_shows_what_an_ablation_changes_and_nothing_else(capsys):
-    assert main(["diff", "ds_configs/quickstart.json", "ds_configs/ablations/quickstart_lr_1e-3.json"]) == 0
+    assert main(["diff", "ds_configs/quickstart.json", "ds_configs/ablations/quickstart_half_lr.json"]) == 0
     lines = [line.rpartition(":")[0].split() for line in capsys.readouterr().out.splitlines()]
 
     assert lines == [
-        ["-", "optimizer.params.lr", "=", "0.002", "ds_configs/quickstart.json"],
-        ["+", "optimizer.params.lr", "=", "0.001", "ds_configs/ablations/quickstart_lr_1e-3.json"],
+        ["-", "optimizer.params.adam_lr", "=", "0.002", "ds_configs/quickstart.json"],
+        ["+", "optimizer.params.adam_lr", "=", "0.001", "ds_configs/ablations/quickstart_half_lr.json"],
+        ["-", "optimizer.params.muon_lr", "=", "0.006", "ds_configs/quickstart.json"],
+        ["+", "optimizer.params.muon_lr", "=", "0.003", "ds_configs/ablations/quickstart_half_lr.json"],
     ]
 
 
@@ -70,9 +74,31 @@ def test_check_without_a_file_and_show_of_a_missing_one_are_one_line_and_exit_co
     ]
 
 
-def test_the_commands_need_neither_torch_nor_deepspeed():
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_without_torch_the_commands_work_and_say_what_they_cannot_tell(command):
+    code = f"import sys; sys.modules['torch'] = None; from ds_configs.__main__ import main; sys.exit(main(['{command}', '{QUICKSTART}']))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "decided when the run starts: torch, which could tell, is not installed" in done.stdout
+
+
+def test_what_auto_will_be_here_is_said_with_both_figures(capsys):
+    for command in ("show", "check"):
+        assert main([command, "ds_configs/quickstart.json"]) == 0
+        assert re.search(
+            r"here:? (bf16|fp32), because 256 x 256 products run at [\d.]+ GFLOP/s in bf16 and [\d.]+ in fp32", capsys.readouterr().out
+        )
+    assert main(["check", "ds_configs/quickstart.json", "bf16.enabled=false"]) == 0
+    assert "bf16.enabled = false, here fp32, as bf16.enabled says" in capsys.readouterr().out
+
+
+def test_a_word_that_is_not_auto_is_refused(capsys):
+    assert main(["check", "ds_configs/quickstart.json", "bf16.enabled=Auto"]) == 2
+    assert 'bf16.enabled = "Auto"' in capsys.readouterr().err
+
+
+def test_the_parts_of_a_check_import_no_framework():
     code = (
-        "import sys; from ds_configs.__main__ import main; code = main(['check', 'ds_configs/quickstart.json']); "
-        "sys.exit(code or bool({'torch', 'deepspeed', 'numpy', 'transformers'} & set(sys.modules)))"
+        "import sys, ds_configs; from training.config import resolve; resolve(ds_configs.read('ds_configs/quickstart.json')); "
+        "sys.exit(bool({'torch', 'deepspeed', 'numpy', 'transformers'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -203,7 +203,7 @@ def test_all_problems_are_reported_at_once_and_each_with_its_own_file_and_line()
 
     assert found == [
         'parent.json:2: unknown key "gradient_cliping". Did you mean "gradient_clipping"?',
-        "parent.json:3: bf16.enabled = 1; it must be true or false.",
+        'parent.json:3: bf16.enabled = 1; it must be true or false or "auto".',
         "a.json:3: training = 3; it must be an object.",
         "command line: train_batch_size = true, which is a truth value; it must be an integer.",
     ]

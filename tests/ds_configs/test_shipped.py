@@ -58,10 +58,10 @@ def test_the_reference_run_pins_its_world_to_32_pipelines_of_six_stages():
     assert (fewer.batch.train_batch_size, fewer.batch.accumulation) == (768, 768)
 
 
-def test_every_run_is_in_bf16_with_zero_1_and_fp32_sums_and_never_writes_the_schedules_length():
+def test_every_run_fits_its_precision_to_the_machine_with_zero_1_and_fp32_sums_and_never_writes_the_schedules_length():
     for name in RUNS:
         values = load(f"ds_configs/{name}").values
-        assert values["bf16"] == {"enabled": True}
+        assert values["bf16"] == {"enabled": "auto"}
         assert values["zero_optimization"]["stage"] == 1
         assert values["data_types"]["grad_accum_dtype"] == "fp32"
         assert values["optimizer"]["params"]["torch_adam"] is True
@@ -71,19 +71,33 @@ def test_every_run_is_in_bf16_with_zero_1_and_fp32_sums_and_never_writes_the_sch
 
 
 @pytest.mark.parametrize("parent", ["quickstart", "hongloumeng_500m"])
-def test_a_main_run_has_three_ablations_that_change_one_thing_in_ten_lines(parent):
+def test_a_main_run_has_ablations_that_change_one_thing_in_ten_lines(parent):
     names = [name for name in ABLATIONS if name.startswith(parent)]
-    assert len(names) == 3
+    assert len(names) == 4
     for name in names:
         text = (ROOT / "ds_configs/ablations" / name).read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 10
         changed = json.loads(text)
         assert changed.pop("inherits") == [f"../{parent}.json"]
         changed.pop("run")
+        if "optimizer" in changed:
+            assert changed.keys() == {"optimizer"}  # Another one, or other rates, come with several values.
+            continue
         leaves = changed
         while isinstance(leaves, dict):
             assert len(leaves) == 1
             (leaves,) = leaves.values()
+
+
+def test_every_run_has_its_twin_with_the_other_optimizer():
+    for name in RUNS:
+        if name == "own_text.json":
+            continue  # The quickstart with other text.
+        run = resolve(load(f"ds_configs/{name}"))
+        other = "adamw" if run.optimizer_type == "Muon" else "muon"
+        twin = resolve(load(f"ds_configs/ablations/{run.run.name}_{other}.json"))
+        assert twin.optimizer_type == {"adamw": "AdamW", "muon": "Muon"}[other]
+        assert (twin.model, twin.data, twin.batch) == (run.model, run.data, run.batch)
 
 
 def test_every_part_is_inherited_by_a_run():

@@ -140,7 +140,7 @@ def test_several_processes_need_an_exported_folder_and_no_standard_input(
 
 @pytest.mark.distributed
 def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: Path) -> None:
-    options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20"]
+    options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20", "--dtype", "float32"]
     assert main([str(folder), *options, "--output", str(tmp_path / "one.jsonl")]) == 0
     command = [
         str(Path(sys.executable).with_name("torchrun")),

@@ -19,6 +19,17 @@ from training.local import free_port, world_info
 LIMIT_SECONDS = 120
 
 
+def train_many(jobs: list[dict[str, Any]]) -> str:
+    """Train one configuration after the other in one set of processes (many_runs.py). Returns what rank 0 logged."""
+    script = Path(__file__).with_name("many_runs.py")
+    root = script.parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, str(script), json.dumps(jobs)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 class TinyRun:
     """One run folder and the processes of one start at a time."""
 

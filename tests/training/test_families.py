@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +17,13 @@ from data.prepare import prepare
 from model import hf
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, loss
+from model.precision import choose_precision
 from tests.conftest import LINES
 from tests.model.tiny_models import tiny
 from tests.training.checkpoints import tied_master
+from tests.training.conftest import train_many
 from tests.training.plain_loop import train_plainly
-from training.config import RunConfig, resolve
+from training.config import RunConfig, resolve, with_precision
 
 pytestmark = pytest.mark.distributed
 
@@ -77,6 +76,7 @@ class Families:
 
     def __init__(self, folder: Path, root: Path, verse: Path) -> None:
         self.folder, self.root, self.verse = folder, root, verse
+        self.precision = choose_precision("auto", "cpu")
 
     def write(self, name: str, data: dict[str, Any], start: Path | None = None) -> RunConfig:
         """Write `<name>.json`, which inherits the shipped file, and prepare its data."""
@@ -91,6 +91,7 @@ class Families:
             "train_batch_size": 8,
             "train_micro_batch_size_per_gpu": 2,
             "gradient_accumulation_steps": 4,
+            "bf16": {"enabled": self.precision.bf16},
             "optimizer": {"params": {"lr": 3e-3}},
             "scheduler": {"params": {"warmup_num_steps": 3}},
             "pipeline": {"stages": 2},
@@ -106,7 +107,8 @@ class Families:
         return config
 
     def config(self, name: str) -> RunConfig:
-        return resolve(ds_configs.load(self.folder / f"{name}.json"))
+        """The run, in the precision it was trained in: bf16 where this machine is made for it."""
+        return with_precision(resolve(ds_configs.load(self.folder / f"{name}.json")), self.precision.bf16)
 
     def curve(self, name: str) -> list[dict[str, float]]:
         """The records of all steps."""
@@ -114,7 +116,7 @@ class Families:
         return [record for record in map(json.loads, lines) if "train/loss" in record]
 
     def start_of(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The bf16 weights and the fp32 masters of both stages before the first step, under the plain model's names."""
+        """The weights and the fp32 masters of both stages before the first step, under the plain model's names."""
         both: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
         for stage in (0, 1):
             for found, stored in zip(both, torch.load(self.folder / "runs" / name / f"start-{stage}.pt"), strict=True):
@@ -167,10 +169,7 @@ def families(tmp_path_factory: pytest.TempPathFactory, root: Path, verse: Path) 
     made.write("opt_125m_scratch", existing)
     for name in FROM_A_FOLDER:
         made.write(name, existing, start=made.trained_opt())
-    ranks = [sys.executable, str(root / "tests/training/family_ranks.py"), *(str(made.folder / f"{name}.json") for name in SIZES)]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(ranks, cwd=root, env=environment, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_many([{"config": str(made.folder / f"{name}.json"), "world": 2} for name in SIZES])
     return made
 
 
@@ -220,7 +219,7 @@ def test_a_run_starts_from_exactly_the_layers_its_file_names(families, name, lay
             wanted[key] = theirs[key if int(index) < 2 else f"{int(index) + 2 * (12 - model.num_layers)}.{parameter}"]
     assert masters.keys() == GPT(model).state_dict().keys()
     assert all(torch.equal(masters[key], weight) for key, weight in wanted.items())
-    assert all(torch.equal(weights[key], weight.bfloat16()) for key, weight in wanted.items())
+    assert all(torch.equal(weights[key], weight.to(families.precision.dtype)) for key, weight in wanted.items())
 
 
 def test_a_replaced_vocabulary_leaves_the_layers_and_draws_embedding_and_head_anew(families):

@@ -1,0 +1,81 @@
+"""Train several configurations one after the other: importing DeepSpeed costs more than all these trainings together.
+
+    python many_runs.py 'JSON'
+
+JSON is a list of {"config": FILE, "overrides": [...], "world": RANKS}. Each run leaves what training always leaves in its folder, and
+`start-<stage>.pt`: weights and the optimizer's fp32 masters of a stage of the first replica as they were before the first step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+
+import ds_configs
+from data.dataset import open_corpus
+from training.checkpoint import choose_checkpoint
+from training.config import resolve, with_deepspeed, with_precision
+from training.distributed import Ranks, prepare_environment, start
+from training.faults import Heartbeat
+from training.local import free_port
+from training.loop import train
+from training.pretrain import agree_on_precision, assemble, check_vocabulary, say_precision
+from training.record import write_config
+from training.world import World
+
+
+def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
+    config = resolve(ds_configs.load(job["config"], job.get("overrides", [])), ranks.world.size)
+    corpus = open_corpus(config.data, seed=config.run.seed)
+    check_vocabulary(config, corpus)
+    config = with_deepspeed(config, config.last_step(corpus.train.samples_per_epoch))
+    manifest = choose_checkpoint(config.folder / "checkpoints", ranks)
+    precision = agree_on_precision(config, manifest, ranks)
+    config = with_precision(config, precision.bf16)
+    if ranks.is_first:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        say_precision(precision, manifest)
+        write_config(config, [], str(precision))
+    engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
+    masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}
+    if ranks.replica == 0:
+        torch.save((engine.module.state_dict(), masters), config.folder / f"start-{ranks.stage}.pt")
+    train(engine, config, corpus, run)
+    if run.writer:
+        run.writer.close()
+
+
+def stages_of(job: dict[str, Any]) -> int:
+    return resolve(ds_configs.load(job["config"], job.get("overrides", []))).batch.stages
+
+
+def rank_main(rank: int, jobs: list[dict[str, Any]], size: int, stages: int, port: int) -> None:
+    world = World(rank=rank, local_rank=rank, size=size, local_size=size, master_addr="127.0.0.1", master_port=port)
+    prepare_environment(world)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if rank == 0 else logging.WARNING, stream=sys.stdout, force=True)
+    ranks = start(world, stages)
+    heartbeat = Heartbeat(limit_seconds=600)
+    for job in jobs:
+        train_one(job, ranks, heartbeat)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for (size, stages), jobs in itertools.groupby(json.loads(sys.argv[1]), key=lambda job: (job["world"], stages_of(job))):
+        # Forked, so that DeepSpeed is imported once and not once a rank.
+        args = (list(jobs), size, stages, free_port())
+        torch.multiprocessing.start_processes(rank_main, args=args, nprocs=size, start_method="fork")
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main()
