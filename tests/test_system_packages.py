@@ -1,0 +1,20 @@
+import os
+import sys
+
+from tests.system_packages import REMEDY
+
+TEST = "tests/cluster/test_mpiexec.py::test_a_mistake_is_said_once_and_mpiexec_gives_exit_code_2[mpiexec.openmpi]"
+
+
+def test_a_missing_system_package_fails_in_ci_and_skips_elsewhere(root, tmp_path):
+    from tests import processes
+
+    without = {name: value for name, value in os.environ.items() if name != "CI"} | {"PATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST]
+    elsewhere = processes.run(command, cwd=root, env=without)
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert "1 skipped" in elsewhere.stdout
+    ci = processes.run(command, cwd=root, env=without | {"CI": "true"})
+    assert ci.returncode == 1
+    assert "skipped although CI must have its packages" in ci.stdout
+    assert REMEDY in ci.stdout
