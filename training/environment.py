@@ -2,6 +2,9 @@
 
 python3 training/environment.py requirements.txt [more.txt ...]
 
+pip installs with the settings of whoever starts this: PIP_INDEX_URL and its other variables, and pip's configuration files. None is
+overridden here, because many machines reach packages only through a mirror.
+
 A stamp of the files' content skips everything on the next start. A torch that is in the environment already and satisfies the pin
 stays, so a build for XPU or CPU that was put there first is kept.
 """
@@ -46,13 +49,19 @@ def make(names: list[str], wanted: str) -> int:
         done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
         if done.returncode:
             return fail("python -m venv failed; the lines above say why. Often: no space on the disk, or no permission to write here.")
-    print(f"environment: installing {', '.join(names)} (minutes the first time, skipped afterwards)", file=sys.stderr, flush=True)
+    print(
+        f"environment: installing {', '.join(names)} with pip and its settings (the first time minutes, and 0.3 to 3 GB to download; "
+        "skipped afterwards)",
+        file=sys.stderr,
+        flush=True,
+    )
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for name in names:
         command += ["-r", str(ROOT / name)]
     if subprocess.run(command, check=False, cwd=ROOT).returncode:
         return fail(
-            "pip could not install the packages; its lines above say why. Without a network: fill .venv from wheels with pip --find-links."
+            "pip could not install the packages; its lines above say why. Behind a mirror: set PIP_INDEX_URL or pip.conf, both are used. "
+            "Without a network: set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder of wheels."
         )
     (VENV / "stamp").write_text(wanted + "\n", encoding="utf-8")
     return 0
