@@ -123,7 +123,7 @@ def test_stages_and_replicas_train_as_one_process_and_as_a_plain_loop_with_torch
     assert [loss for loss, _ in found.values()] == pytest.approx(plain.losses, abs=exact)
     assert [norm for _, norm in found.values()] == pytest.approx(plain.norms, abs=5 * exact, rel=5 * exact)
     assert max(plain.norms) > 1, "clipping took part"
-    assert plain.losses[-1] < plain.losses[0] - 0.3, "the losses fall, so equal ones mean something"
+    assert plain.losses[-1] < plain.losses[0] - 0.15, "the losses fall, so equal ones mean something"
 
 
 @pytest.mark.parametrize(("precision", "optimizer"), HALVES)
