@@ -21,7 +21,10 @@ exec .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'
 ":"""
 import os
+import signal
 import sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback of an import that Ctrl-C interrupts.
 
 from training.world import is_launched
 

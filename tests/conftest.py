@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.processes"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Lines of Tang poems; recombined, they make a text of any length with the letter statistics of verse.

@@ -58,6 +58,7 @@ class TrainingConfig:
     sample_temperature: float = 0.8
     non_finite: Literal["stop", "skip"] = "stop"
     watchdog_seconds: int = 1800
+    stop_grace_seconds: int = 300
     peak_tflops_per_device: float | None = None
 
     def __post_init__(self) -> None:
@@ -67,7 +68,8 @@ class TrainingConfig:
             raise ValueError(f'steps, epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
         if getattr(self, lengths[0]) <= 0:
             raise ValueError(f"{lengths[0]} = {getattr(self, lengths[0])}; it must be more than 0.")
-        for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "watchdog_seconds"):
+        counts = ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints")
+        for name in (*counts, "watchdog_seconds", "stop_grace_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
         if self.eval_batches is not None and self.eval_batches < 1:

@@ -6,6 +6,7 @@ watchdog thread. A signal asks for a stop that all ranks agree on, so the last c
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -13,16 +14,20 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Iterator
 
 import torch
 from deepspeed import comm as dist
 
+from training.signals import SAME_PRESS_SECONDS, listen
+
 log = logging.getLogger(__name__)
 
 EXIT_HUNG = 75  # EX_TEMPFAIL: starting again from the last checkpoint is the right answer.
-# The launcher ends its ranks one after the other and gives each 30 s before SIGKILL.
-LEAVE_AFTER_SECONDS = (8.0, 25.0)
+# A phase may take this much longer than the longest of its kind so far: disks and networks vary.
+PHASE_FACTOR = 2.0
+PHASE_MARGIN_SECONDS = 8.0
+REMIND_SECONDS = 30.0
 
 
 class Heartbeat:
@@ -31,14 +36,28 @@ class Heartbeat:
     def __init__(self, limit_seconds: float) -> None:
         self.limit_seconds = limit_seconds
         self.last = time.monotonic()
-        self.longest_step_seconds = 0.0
+        self.doing = ""
+        self.longest_seconds: dict[str, float] = {}
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
         """Note progress."""
-        now = time.monotonic()
-        self.longest_step_seconds = max(self.longest_step_seconds, now - self.last)
-        self.last = now
+        self.last = time.monotonic()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note what is being done, and how long it took when it is over: progress."""
+        self.beat()
+        started, self.doing = self.last, name
+        yield
+        self.beat()
+        self.longest_seconds[name] = max(self.longest_seconds.get(name, 0.0), self.last - started)
+        self.doing = ""
+
+    def patience_seconds(self) -> float | None:
+        """How long the phase under way may take if it is like those before; None if there was none before."""
+        longest = self.longest_seconds.get(self.doing)
+        return None if longest is None else PHASE_FACTOR * longest + PHASE_MARGIN_SECONDS
 
     def _watch(self) -> None:
         while True:
@@ -57,13 +76,15 @@ class Heartbeat:
 class StopRequest:
     """SIGTERM or SIGINT on any rank becomes one decision of all ranks, at the same step."""
 
-    def __init__(self, heartbeat: Heartbeat, device: torch.device) -> None:
+    def __init__(self, heartbeat: Heartbeat, device: torch.device, grace_seconds: float) -> None:
         self.signal_number = 0
         self._heartbeat = heartbeat
         self._device = device
+        self._grace_seconds = grace_seconds
+        self._asked_at = 0.0
+        self._rank = int(os.environ.get("RANK", "0"))
         self._pending: tuple[torch.Tensor, object] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        listen(self._on_signal)
 
     def agreed(self) -> bool:
         """True on every rank at the same call, if any rank has had a signal. Call once per step, on all ranks.
@@ -79,17 +100,55 @@ class StopRequest:
         self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
         return decided
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number:
-            return
-        self.signal_number = number
-        threading.Thread(target=self._leave_in_time, args=(number,), name="leave", daemon=True).start()
+    @contextlib.contextmanager
+    def excusing(self) -> Iterator[None]:
+        """After a signal a lost connection is no failure: a peer that had it before it could save takes its connections with it."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            if not self.signal_number:
+                raise
+            log.warning("rank %d: signal %d, and no save: %s", self._rank, self.signal_number, error)
+            sys.stderr.flush()
+            os._exit(128 + self.signal_number)
 
-    def _leave_in_time(self, number: int) -> None:
-        """Peers may be dead: without progress, leave before the launcher runs out of patience."""
-        shortest, longest = LEAVE_AFTER_SECONDS
-        patience = min(longest, max(shortest, 2 * self._heartbeat.longest_step_seconds))
-        while time.monotonic() - self._heartbeat.last < patience:
-            time.sleep(0.5)
-        log.warning("rank %s: signal %d and no progress for %.0f s; leaving without a save.", os.environ.get("RANK"), number, patience)
-        os._exit(128 + number)
+    def _on_signal(self, number: int) -> None:
+        """In the signals' thread."""
+        now = time.monotonic()
+        if not self.signal_number:
+            self._asked_at, self.signal_number = now, number
+            threading.Thread(target=self._leave_in_time, name="leave", daemon=True).start()
+        # Schedulers and launchers repeat SIGTERM; only a person presses Ctrl-C again.
+        elif number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
+            log.warning("rank %d: Ctrl-C again; leaving without a save.", self._rank)
+            os._exit(128 + number)
+
+    def _leave_in_time(self) -> None:
+        """Peers may be dead: leave when nothing moves for longer than it ever took, or the time for a stop is over."""
+        if self._rank == 0:
+            log.warning("%s: %s. Ctrl-C again ends at once.", signal.Signals(self.signal_number).name, self._expectation())
+        reminded = time.monotonic()
+        while (reason := self._overdue()) is None:
+            time.sleep(0.25)
+            if self._rank == 0 and time.monotonic() - reminded > REMIND_SECONDS:
+                reminded = time.monotonic()
+                log.warning("still %s", self._expectation())
+        log.warning("rank %d: signal %d and %s; leaving without a save.", self._rank, self.signal_number, reason)
+        os._exit(128 + self.signal_number)
+
+    def _expectation(self) -> str:
+        """What is being waited for."""
+        known = self._heartbeat.longest_seconds
+        phases = list(dict.fromkeys([self._heartbeat.doing or "step", "step", "save"]))
+        times = [f"{name} ({f'longest so far {known[name]:.1f} s' if name in known else 'the first'})" for name in phases]
+        left = self._grace_seconds - (time.monotonic() - self._asked_at)
+        return f"waiting for: {', '.join(times)}; at most {left:.0f} s more (training.stop_grace_seconds)"
+
+    def _overdue(self) -> str | None:
+        """Why there is no more waiting, or None."""
+        now = time.monotonic()
+        if now - self._asked_at > self._grace_seconds:
+            return f"training.stop_grace_seconds = {self._grace_seconds:.0f} are over during the {self._heartbeat.doing or 'step'}"
+        patience = self._heartbeat.patience_seconds()
+        silent = now - max(self._heartbeat.last, self._asked_at)
+        return None if patience is None or silent < patience else f"no progress for {silent:.0f} s"

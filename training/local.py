@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +18,13 @@ from typing import TYPE_CHECKING
 import ds_configs
 from training.arguments import parse
 from training.config import RunConfig, resolve
+from training.lock import check_free
 from training.machine import lay_out
+from training.parent import STARTER, bound
 from training.pretrain import EXIT_USER_ERROR
 from training.record import check_folder, finished_step, has_checkpoint
+from training.signals import leave_at_once, listen, say
+from training.stopping import run_to_the_end
 from training.world import World, default_environment
 
 if TYPE_CHECKING:
@@ -32,10 +35,12 @@ DEFAULT_CONFIG = "ds_configs/quickstart.json"
 
 def main(arguments: Sequence[str]) -> int:
     """Run CONFIG (default: the quickstart) here. Returns the exit code."""
+    listen(leave_at_once)
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     try:
         config, needed = resolve_here(path, overrides)
         check_folder(config)
+        check_free(config.folder)
         store = _prepare(config)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -97,7 +102,7 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     devices = find_devices()
     world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
     environment = {**default_environment(world), **os.environ}
-    environment["DS_ACCELERATOR"] = devices.kind
+    environment |= {"DS_ACCELERATOR": devices.kind, STARTER: str(os.getpid())}
     command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
     command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
     print(
@@ -105,23 +110,10 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
         file=sys.stderr,
         flush=True,
     )
-    process = subprocess.Popen(command, env=environment)
-    signals: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        signals.append(number)
-        if number == signal.SIGTERM:
-            process.terminate()
-
-    # Ctrl-C reaches the ranks from the terminal; they save and leave, and this process waits for that.
-    signal.signal(signal.SIGINT, pass_on)
-    signal.signal(signal.SIGTERM, pass_on)
-    code = process.wait()
-    if signals:
-        code = 128 + signals[0]
+    code, stopped = run_to_the_end(command, environment, config.training.stop_grace_seconds)
     if code and has_checkpoint(config.folder):
-        how = "Stopped" if signals else f"Failed (exit code {code})"
-        print(f"{how}. The same command goes on from the last checkpoint in {config.folder}.", file=sys.stderr)
+        how = "Stopped" if stopped else f"Failed (exit code {code})"
+        say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")
     return code
 
 
@@ -152,7 +144,8 @@ def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
     generate = [python, "-m", "inference.generate", str(config.folder)]
     if prompt and not again:
         print("\nA passage it writes:\n", flush=True)
-        subprocess.run([*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)], check=False)
+        passage = [*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)]
+        subprocess.run(bound(passage), check=False)
     print("\nNext:")
     print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
     print(f'  write more          {" ".join(generate)} --prompt "{prompt}"')

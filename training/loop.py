@@ -49,10 +49,10 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     run.meter.go_on()
     while engine.global_steps < run.last_step and not run.stopped:
         lr = engine.get_lr()[0]
-        loss = engine.train_batch(batches)
+        with run.heartbeat.phase("step"):
+            loss = engine.train_batch(batches)
         step = engine.global_steps  # the only step counter
         run.meter.add(loss, engine, lr)  # stays on the device
-        run.heartbeat.beat()
         run.stopped = run.stop.agreed()
         last = step == run.last_step
 
@@ -99,11 +99,11 @@ def evaluate(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks)
 def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     """Validation figures and a passage of text, at the current step."""
     run.meter.pause()
-    scores = evaluate(engine, config, corpus.valid, run.ranks)
+    with run.heartbeat.phase("evaluation"):
+        scores = evaluate(engine, config, corpus.valid, run.ranks)
     run.results |= scores
-    run.heartbeat.beat()
-    passage = _passage(engine, config, corpus)
-    run.heartbeat.beat()
+    with run.heartbeat.phase("sample"):
+        passage = _passage(engine, config, corpus)
     if run.writer:
         step = engine.global_steps
         run.writer.write([{"step": step, **scores}])
@@ -143,10 +143,12 @@ def save(engine: Any, config: RunConfig, run: Run) -> None:
     """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
     run.meter.pause()
     folder = config.folder / "checkpoints"
-    if save_checkpoint(engine, run.ranks, folder, {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32"}):
+    facts = {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32"}
+    with run.heartbeat.phase("save"):
+        saved = save_checkpoint(engine, run.ranks, folder, facts)
+    if saved:
         run.saved_step = engine.global_steps
         if run.writer:
             prune(folder, config.training.keep_checkpoints)
             run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / f'step{engine.global_steps:08d}'}")
-    run.heartbeat.beat()
     run.meter.go_on()

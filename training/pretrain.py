@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 import ds_configs
 from training.arguments import check_arrival, parse
 from training.config import RunConfig, resolve, with_deepspeed, with_precision
+from training.lock import hold
 from training.meeting import Arrival, meet
+from training.parent import watch_launcher
 from training.record import check_folder, finished_step, has_checkpoint, write_config
+from training.signals import leave_at_once, listen
 from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ def _digest(value: Any) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to its end. Returns the exit code: 0 finished, 2 a mistake of the user's, 1 a failure, 128 + n stopped by signal n."""
+    listen(leave_at_once)
+    watch_launcher(os.environ)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         world = find_world(os.environ)
@@ -102,6 +107,7 @@ def prepare(config: RunConfig, world: World) -> Prepared:
     check_placement(world, config.batch.stages)
     if world.rank == 0:
         check_folder(config)
+        hold(config.folder)  # Until this process ends.
     from data.dataset import open_corpus
 
     corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
@@ -180,7 +186,8 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
         write_config(config, overrides, str(precision))
         _copy_tokenizer(corpus, config.folder)
     engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
-    train(engine, config, corpus, run)
+    with run.stop.excusing():
+        train(engine, config, corpus, run)
     return _end(engine, config, run)
 
 
@@ -246,7 +253,7 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, manifest: dict[str
                 log.info("changed since the checkpoint: %s", change)
     elif config.model.initialize.method != "scratch":
         set_fp32_masters(module, config.model, config.run.seed)
-    stop = StopRequest(heartbeat, get_accelerator().current_device_name())
+    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds)
     meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     heartbeat.beat()

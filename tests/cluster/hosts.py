@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.processes import wait_until
 
 NAMES = ("alpha", "beta")
 NETWORK = "10.213.47"
@@ -93,7 +94,7 @@ class Hosts:
         """End both hosts and whatever still runs on them."""
         for host in self.all:
             host.outer.send_signal(signal.SIGKILL)  # --kill-child: process 1 goes with it, and with process 1 all others
-            host.outer.wait(timeout=10)
+            host.outer.wait()
 
     def hostfile(self, slots: Sequence[int]) -> Path:
         """A hostfile with these slots per host."""
@@ -124,11 +125,8 @@ def start_host(name: str, address: str, folder: Path) -> Host:
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc"]
     outer = subprocess.Popen([*command, "bash", "-c", FIRST_PROCESS, "bash", name, str(folder)], stdin=subprocess.DEVNULL)
     children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
-    deadline = time.monotonic() + 5
-    while not (child := children.read_text(encoding="utf-8").split()):
-        assert time.monotonic() < deadline, "unshare made no process"
-        time.sleep(0.01)
-    return Host(name, address, outer, int(child[0]))
+    wait_until(lambda: bool(children.read_text(encoding="utf-8").split()), "the first process of a host")
+    return Host(name, address, outer, int(children.read_text(encoding="utf-8").split()[0]))
 
 
 def connect(hosts: Sequence[Host]) -> None:
@@ -144,7 +142,7 @@ def connect(hosts: Sequence[Host]) -> None:
 
 def wait_for_ssh(origin: Host, target: Host) -> None:
     """Until a command can be run there."""
-    deadline = time.monotonic() + 10
-    while subprocess.run(origin.command("ssh", "-o", "ConnectTimeout=2", target.name, "true"), capture_output=True, check=False).returncode:
-        assert time.monotonic() < deadline, f"no ssh from {origin.name} to {target.name} in 10 s"
-        time.sleep(0.1)
+    command = origin.command("ssh", "-o", "ConnectTimeout=2", target.name, "true")
+    wait_until(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, f"ssh from {origin.name} to {target.name}"
+    )

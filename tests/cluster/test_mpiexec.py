@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
+from tests import processes
 from training.local import free_port
 
 pytestmark = pytest.mark.distributed
@@ -21,7 +21,7 @@ def mpiexec(root, config):
             pytest.skip(f"no {program}: apt-get install {'mpich' if 'hydra' in program else 'openmpi-bin'}")
         command = [program, *COMMANDS[program], "-n", "2", "./run_pretrain.sh", str(config), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = processes.run(command, cwd=root, env=environment)
         return done.returncode, done.stderr
 
     return start

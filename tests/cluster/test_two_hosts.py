@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.cluster.hosts import Hosts, missing
 
 pytestmark = [
@@ -21,9 +21,6 @@ pytestmark = [
     pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
 ]
 
-LIMIT_SECONDS = 120
-# What the documentation promises when a rank dies and its peers learn it from a closed connection.
-END_SECONDS = 30
 # As a person types them in single quotes; DeepSpeed and the remote shell are between them and the run.
 OVERRIDES = {
     'run.description=two words, "quoted", it\'s (not) a; pattern: * & #1': 'two words, "quoted", it\'s (not) a; pattern: * & #1',
@@ -46,7 +43,7 @@ class Job:
         self.hosts = hosts
         deepspeed = str(Path(sys.executable).with_name("deepspeed"))
         words = [deepspeed, "--hostfile", str(hostfile), "run_pretrain.sh", *arguments]
-        self.process = subprocess.Popen(
+        self.process = processes.start(
             hosts.all[0].command(*words, folder=root),
             # Of the launcher's variables only a few travel: what must reach the ranks stands in DeepSpeed's environment file.
             env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment"), "STAYS": "here"},
@@ -57,23 +54,26 @@ class Job:
 
     def finish(self) -> tuple[int, str]:
         """Exit code and everything that was printed."""
-        output, _ = self.process.communicate(timeout=LIMIT_SECONDS)
+        output, _ = self.process.communicate(timeout=processes.LIMIT_SECONDS)
         return self.process.returncode, output
 
     def wait_for_step(self, folder: Path, step: int) -> None:
         """Until rank 0 has written that step's line."""
-        metrics, end = folder / "metrics.jsonl", time.monotonic() + LIMIT_SECONDS
-        while not (metrics.exists() and f'"step": {step},' in metrics.read_text(encoding="utf-8")):
+        metrics = folder / "metrics.jsonl"
+
+        def written() -> bool:
+            if metrics.exists() and f'"step": {step},' in metrics.read_text(encoding="utf-8"):
+                return True
             assert self.process.poll() is None, self.finish()[1]
-            assert time.monotonic() < end, f"no step {step} in {LIMIT_SECONDS} s"
-            time.sleep(0.02)
+            return False
+
+        processes.wait_until(written, f"step {step}")
 
     def wait_for_ranks_to_leave(self) -> None:
         """Until no rank is left on any host."""
-        end = time.monotonic() + LIMIT_SECONDS
-        while any(host.pids("run_pretrain.sh --local_rank") for host in self.hosts.all):
-            assert time.monotonic() < end, "ranks are left"
-            time.sleep(0.1)
+        processes.wait_until(
+            lambda: not any(host.pids("run_pretrain.sh --local_rank") for host in self.hosts.all), "the end of the ranks on all hosts"
+        )
 
 
 def lines_of(output: str) -> list[str]:
@@ -92,10 +92,9 @@ def killed(hosts, config, root):
     victim = hosts.all[1].pids("run_pretrain.sh --local_rank=1")[-1]
     environment = hosts.all[1].read(f"/proc/{victim}/environ").split("\0")
     hosts.all[1].kill(signal.SIGKILL, victim)
-    killed_at = time.monotonic()
     code, output = job.finish()
     job.wait_for_ranks_to_leave()
-    return {"folder": folder, "code": code, "output": output, "seconds": time.monotonic() - killed_at, "environment": environment}
+    return {"folder": folder, "code": code, "output": output, "environment": environment}
 
 
 def test_each_pipelines_ranks_are_on_one_host(killed):
@@ -119,9 +118,9 @@ def test_only_the_environment_file_travels(killed):
     assert "CROSS_SIZE=2" in killed["environment"]  # by which a rank knows that its overrides went through a remote shell
 
 
-def test_a_killed_rank_on_the_other_host_ends_the_job_in_time(killed):
+def test_a_killed_rank_on_the_other_host_ends_the_job_long_before_the_watchdog(killed):
     assert killed["code"] != 0
-    assert killed["seconds"] < END_SECONDS
+    assert "no progress for" not in killed["output"]  # Peers learn it from a closed connection.
 
 
 def test_a_restart_resumes_and_a_stop_asked_of_the_launcher_is_saved(killed, hosts, config, root):
@@ -160,7 +159,7 @@ def test_a_hostfile_that_is_not_there_is_caught_although_deepspeed_starts_here(h
 def test_ranks_that_mpiexec_deals_out_in_turn_are_refused_as_pipelines_would_lie_across_hosts(hosts, config, root):
     deal = ["mpiexec.hydra", "-hosts", "alpha,beta", "-ppn", "1", "-n", "4", "./run_pretrain.sh", str(config), "run.name=mistake"]
     command = hosts.all[0].command("env", "MASTER_ADDR=alpha", "OMP_NUM_THREADS=1", *deal, folder=root)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    done = processes.run(command)
     assert done.returncode == 2
     assert done.stderr.startswith("ranks 0-1 are one pipeline, but they are on alpha, beta.")
     assert len(done.stderr.splitlines()) == 1

@@ -23,6 +23,7 @@ from data.dataset import open_corpus
 from data.documents import DataError
 from data.duplicates_config import DeduplicateConfig
 from data.prepare import find_store, main, prepare
+from tests import processes
 
 CHARACTERS = TokenizerConfig(kind="characters")
 
@@ -310,7 +311,7 @@ def test_any_number_of_workers_makes_the_same_store(large, whole, tmp_path):
 def kill_at_random(config_file, seconds):
     """Start a preparation and kill it; True if it had finished by itself."""
     with Path(config_file).with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "data.prepare", config_file], stdout=log, stderr=log)
+        process = processes.start([sys.executable, "-m", "data.prepare", config_file], stdout=log, stderr=log)
         try:
             assert process.wait(timeout=seconds) == 0, Path(log.name).read_text(encoding="utf-8")
             return True
@@ -334,7 +335,7 @@ def test_a_preparation_killed_at_random_moments_ends_with_the_same_store(large, 
             shutil.rmtree(store_folder)
         else:
             done += 1
-    assert kill_at_random(config_file, 120)
+    assert kill_at_random(config_file, processes.LIMIT_SECONDS)
 
     assert contents(store_folder) == contents(whole)
 
@@ -349,7 +350,7 @@ def test_two_preparations_at_once_make_one_store(large, whole, tmp_path):
     config_file = write_config(large_config(large, tmp_path / "stores"), tmp_path / "run.json")
     command = [sys.executable, "-m", "data.prepare", config_file]
 
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate() for process in both]
 
     assert [process.returncode for process in both] == [0, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from data import train_tokenizer
 from data.config import TokenizerConfig
+from tests import processes
 
 STEPS = (3, 5)
 CONFIG: dict[str, Any] = {
@@ -52,7 +52,7 @@ def save_run(folder: Path, verse: Path, steps: tuple[int, ...], changes: dict[st
     root = script.parent.parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, str(script), str(folder), *map(str, steps)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = processes.run(command, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 

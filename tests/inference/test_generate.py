@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from data.config import TokenizerConfig
 from data.train_tokenizer import train
 from inference.generate import main, parse, plan
 from inference.settings import Sampling
+from tests import processes
 
 PROMPT = "床前明月光，"
 
@@ -111,9 +111,7 @@ def test_mistakes_about_the_folder_are_told_before_torch_is_imported(tmp_path: P
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = processes.run([sys.executable, "-c", program], cwd=elsewhere, env=environment)
     assert done.stdout == "[2, 2, 2] []\n", done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 3
@@ -153,7 +151,7 @@ def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: P
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command += [*options, "--output", str(tmp_path / "two.jsonl")]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = processes.run(command, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr
     # Sums of halves differ in the last bits; a draw would have to lie exactly between two tokens to change.
     assert (tmp_path / "two.jsonl").read_text(encoding="utf-8") == (tmp_path / "one.jsonl").read_text(encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from inference.masters import load_gpt, read_state
 from inference.source import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
+from tests import processes
 
 from .conftest import STEPS, save_run
 
@@ -84,7 +84,8 @@ def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_
 def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
     command += ["--input_folder", str(saved(saved_run)), "--output_folder", str(tmp_path)]
-    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120, check=True)
+    done = processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
     assert_same(read_state(tmp_path, GPT(model_of(saved_run))), STEPS[-1], model_of(saved_run))
 
 

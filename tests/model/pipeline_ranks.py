@@ -22,6 +22,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from model.config import ModelConfig
 from model.pipeline import PipelinePlan, build_pipeline, choose_parts, set_fp32_masters
 from tests.model.tiny_models import CASES, SEED, batch, large_llama
+from tests.processes import LIMIT_SECONDS
 
 PLAN = PipelinePlan(seq_length=24, micro_batch=2)
 SETTINGS = {
@@ -85,7 +86,7 @@ def resident_bytes(folder: Path) -> dict[str, int]:
 
 def main(folder: Path) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
-    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=60))
+    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=LIMIT_SECONDS))
     rank = dist.get_rank()
     found: dict[str, Any] = {"parts": {}, "stock parts": {}, "losses": {}}
     # DeepSpeed's own reports are of no use here.

@@ -130,4 +130,4 @@ def test_the_stage_table_names_every_stage_and_the_slowest():
 
 def test_counting_needs_no_torch():
     code = "import sys, model.flops, model.partition, model.families; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,6 +14,7 @@ from model import hf
 from model.flops import layer_work
 from model.gpt import GPT, loss
 from model.partition import balance
+from tests import processes
 from tests.model.tiny_models import CASES, SEED, batch, large_llama
 from training.local import free_port
 
@@ -30,16 +31,16 @@ def ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, str(root / "tests/model/pipeline_ranks.py"), str(folder)]
-    processes = []
+    started = []
     for rank in ("0", "1"):
         with (folder / f"log-{rank}.txt").open("wb") as log:
             environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-            processes.append(subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            started.append(processes.start(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT))
     try:
-        codes = [process.wait(timeout=120) for process in processes]
+        codes = [process.wait(timeout=processes.LIMIT_SECONDS) for process in started]
     finally:
-        for process in processes:
-            process.kill()
+        for process in started:
+            processes.end(process)
     logs = "\n".join((folder / f"log-{rank}.txt").read_text(encoding="utf-8", errors="replace") for rank in (0, 1))
     assert codes == [0, 0], logs
     return folder

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import LIMIT_SECONDS, end, run, start, wait_until
 from training.local import free_port, world_info
-
-LIMIT_SECONDS = 120
 
 
 def train_many(jobs: list[dict[str, Any]]) -> str:
@@ -25,7 +22,7 @@ def train_many(jobs: list[dict[str, Any]]) -> str:
     root = script.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, str(script), json.dumps(jobs)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = run(command, cwd=root, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -42,22 +39,24 @@ class TinyRun:
     def folder(self) -> Path:
         return self.config.parent / "runs" / self.config.stem
 
-    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None) -> subprocess.Popen[str]:
+    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None) -> None:
         """Start the ranks and return at once. No file they write may grow over `file_bytes`."""
         launcher = ["-m", "deepspeed.launcher.launch", "--log_level", "error", "--master_port", str(free_port())]
         command = [sys.executable, *launcher, "--world_info", world_info(ranks), "run_pretrain.sh", str(self.config), *overrides]
         if file_bytes:
             command = ["prlimit", f"--fsize={file_bytes}", *command]
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.root,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        return self.process
+        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+
+    def start_command(self, command: Sequence[str], **environment: str) -> None:
+        """Start the run by a command of one's own."""
+        variables = {**os.environ, **environment}
+        self.process = start(command, cwd=self.root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def start_as_a_person_does(self, *overrides: str) -> None:
+        """`./run_pretrain.sh CONFIG ...`; the environment that runs these tests serves as its `.venv`."""
+        if not (self.root / ".venv/bin/python").exists():
+            pytest.skip("no .venv in the checkout; `make test` makes it")
+        self.start_command(["./run_pretrain.sh", str(self.config), *overrides], OMP_NUM_THREADS="1")
 
     def finish(self) -> tuple[int, str]:
         """Wait for the end: exit code and everything that was printed."""
@@ -80,12 +79,15 @@ class TinyRun:
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Poll fast: what is waited for can be over in milliseconds."""
-        end = time.monotonic() + LIMIT_SECONDS
-        while not condition():
+
+        def met() -> bool:
+            if condition():
+                return True
             assert self.process
             assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
-            assert time.monotonic() < end, f"no {what} in {LIMIT_SECONDS} s"
-            time.sleep(0.001)
+            return False
+
+        wait_until(met, what)
 
     def records(self) -> list[dict[str, Any]]:
         path = self.folder / "metrics.jsonl"
@@ -100,9 +102,8 @@ class TinyRun:
 
     def stop(self) -> None:
         """End whatever is left of this start, by process group."""
-        if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        if self.process:
+            end(self.process)
 
 
 @pytest.fixture(scope="session")
@@ -166,5 +167,5 @@ def make_run(tiny_values: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
         return made[-1]
 
     yield make
-    for run in made:
-        run.stop()
+    for one in made:
+        one.stop()

@@ -2,9 +2,10 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
+
+from tests.processes import is_running
 
 
 @pytest.mark.distributed
@@ -15,18 +16,10 @@ def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_r
     waiting, silent = run.rank_process(0), run.rank_process(1)
     os.kill(silent, signal.SIGSTOP)
     # The launcher ends the silent rank too, but gives it 30 s, which a test need not wait for.
-    run.wait_for(lambda: not alive(waiting), "the end of the waiting rank")
+    run.wait_for(lambda: not is_running(waiting), "the end of the waiting rank")
     os.kill(silent, signal.SIGKILL)
     code, output = run.finish()
     assert code != 0  # 75, or the killed rank's, whichever the launcher sees first.
     assert "rank 0: no progress for" in output
     assert "Start again to resume from the last checkpoint." in output
     assert "train_batch" in output, "the stack shows what the rank was waiting in"
-
-
-def alive(process):
-    """False for one that is gone or a zombie."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

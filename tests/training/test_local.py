@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
 
 import pytest
+
+from tests import processes
 
 pytestmark = pytest.mark.distributed
 
@@ -20,11 +20,7 @@ def person(root):
     shell = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "DS_ACCELERATOR", "OMP_NUM_THREADS")}
 
     def run(*arguments):
-        start = time.monotonic()
-        done = subprocess.run(
-            ["./run_pretrain.sh", *arguments], cwd=root, env=shell, capture_output=True, text=True, timeout=240, check=False
-        )
-        return done, time.monotonic() - start
+        return processes.run(["./run_pretrain.sh", *arguments], cwd=root, env=shell)
 
     return run
 
@@ -32,7 +28,7 @@ def person(root):
 def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_finished(make_run, person):
     run = make_run(training__sample_prompt="春眠不觉晓，", training__sample_tokens=8)
     shutil.rmtree(json.loads(run.config.read_text(encoding="utf-8"))["data"]["directory"])  # A person has no token store yet.
-    done, _ = person(str(run.config))
+    done = person(str(run.config))
     assert done.returncode == 0, done.stderr
     assert "is finished: step 8." in done.stdout
     assert "bits per character" in done.stdout
@@ -43,27 +39,19 @@ def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_fini
     assert (run.folder / "samples/step00000008.txt").read_text(encoding="utf-8").startswith("春眠不觉晓，")
     assert list((run.folder / "tensorboard").glob("events*"))
 
-    again, seconds = person(str(run.config))
+    again = person(str(run.config))
     assert again.returncode == 0
     assert "was finished before: step 8." in again.stdout
-    assert seconds < 20, "seconds, not the minute of a start"
+    assert "processes on" not in again.stderr, "no ranks were launched"
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(make_run, root):
+def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
     run = make_run(training__steps=100000, training__save_interval_steps=100000, training__eval_interval_steps=100000)
-    process = subprocess.Popen(
-        ["./run_pretrain.sh", str(run.config)],
-        cwd=root,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    run.process = process
+    run.start_as_a_person_does()
     run.wait_for(lambda: len(run.curve()) >= 5, "step 5")
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.killpg(run.process.pid, signal.SIGINT)  # The terminal sends it to the whole group.
+    code, output = run.finish()
+    assert code == 130
     assert "which is saved; the same command goes on from there." in output
     assert "Stopped. The same command goes on" in output
     step = max(run.curve())
@@ -74,7 +62,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_run, root):
 
 @pytest.mark.network
 def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_path):
-    done, _ = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=30")
+    done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=30")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "short/results.json").read_text(encoding="utf-8"))
     assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a seventh of the run"
@@ -84,8 +72,7 @@ def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_pat
 @pytest.mark.slow
 @pytest.mark.network
 def test_the_whole_quickstart_reaches_7_7_bits_per_character(person, tmp_path):
-    done, seconds = person("ds_configs/quickstart.json", f"run.directory={tmp_path}")
+    done = person("ds_configs/quickstart.json", f"run.directory={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "quickstart/results.json").read_text(encoding="utf-8"))
     assert results["valid/bits_per_char"] <= 7.7
-    print(f"{seconds:.0f} s")

@@ -10,6 +10,8 @@ import threading
 
 import pytest
 
+from tests import processes
+
 QUICKSTART = "ds_configs/quickstart.json"
 
 
@@ -31,7 +33,7 @@ def rank(root, tmp_path):
         # A rank that got as far as torch would fail on this, with another exit code.
         environment["PYTHONPATH"] = str(no_torch)
         command = [sys.executable, "run_pretrain.sh", "--local_rank=0", *arguments]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = processes.run(command, cwd=root, env=environment)
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr.strip().splitlines()
 
@@ -124,14 +126,7 @@ def test_a_disk_that_cannot_hold_two_checkpoints_is_refused_at_the_start(rank, t
 
 
 def test_a_person_who_starts_the_reference_run_on_one_machine_is_told_how_to(root):
-    done = subprocess.run(
-        [sys.executable, "run_pretrain.sh", "ds_configs/hongloumeng_500m.json"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = processes.run([sys.executable, "run_pretrain.sh", "ds_configs/hongloumeng_500m.json"], cwd=root)
     assert done.returncode == 2
     assert "192 ranks; this machine has" in done.stderr
     assert "train_batch_size=24" in done.stderr

@@ -1,0 +1,141 @@
+"""Processes that tests start, and a plugin for pytest that leaves none of them behind, however a test ends.
+
+- `start` and `run`: in a session of their own, and killed by the kernel when pytest is killed.
+- After each test, whatever has come up below pytest since its beginning is ended, orphans too. Left behind by a test that passed,
+  it is a failure.
+- `LIMIT_SECONDS` is the one limit for anything that is waited for. It only ends what hangs: no machine that is just slow reaches it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.parent import bound, parent_of
+
+LIMIT_SECONDS = 900
+# Python's own helpers, which live as long as the process that uses `multiprocessing`.
+HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+PR_SET_CHILD_SUBREAPER = 36
+_REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
+
+
+def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
+    """Like `subprocess.Popen`. The process leads its own group: `os.killpg(process.pid, ...)` reaches all of it."""
+    return subprocess.Popen(bound([str(word) for word in command]), start_new_session=True, **options)
+
+
+def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """Wait for the command's end and give its exit code and, as text, what it wrote."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    with start(command, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=LIMIT_SECONDS)
+        except BaseException:
+            end(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End the process and its group now."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_running(process: int) -> bool:
+    """False for one that has ended, waited for or not."""
+    return parent_of(process) is not None
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll fast: what is waited for can be over in milliseconds."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {LIMIT_SECONDS} s: {what}"
+        time.sleep(0.002)
+
+
+def descendants(process: int) -> list[int]:
+    """All running processes below this one."""
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text(encoding="utf-8").split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child, *descendants(child)]
+    return [child for child in found if is_running(child)]
+
+
+def command_line(process: int) -> str:
+    """Words of the command, joined; empty if the process has gone."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def end_all(processes: Sequence[int]) -> None:
+    """Kill them and wait until none runs."""
+    for process in processes:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    wait_until(lambda: not any(map(is_running, processes)), "the end of killed processes")
+
+
+def pytest_configure() -> None:
+    """Become the parent of orphans below, or they could not be found."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def pytest_unconfigure() -> None:
+    """Whatever fixtures of a wider scope have left."""
+    end_all(descendants(os.getpid()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let the fixture below know how the test ended."""
+    report = yield
+    item.stash.setdefault(_REPORTS, {})[report.when] = report
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = set(descendants(os.getpid()))
+    yield
+
+    def left() -> list[int]:
+        return [process for process in descendants(os.getpid()) if process not in before and not is_helper(process)]
+
+    call = request.node.stash.get(_REPORTS, {}).get("call")
+    if call is None or not call.passed:
+        end_all(left())
+        return
+    deadline = time.monotonic() + 5  # Some are just about to leave.
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if remaining := left():
+        said = [f"{process}: {command_line(process)}" for process in remaining]
+        end_all(remaining)
+        pytest.fail("the test left processes behind: " + "; ".join(said))
+
+
+def is_helper(process: int) -> bool:
+    """True for Python's own, and for what has just gone."""
+    command = command_line(process)
+    return not command or any(name in command for name in HELPERS)

@@ -1,0 +1,98 @@
+"""One run at a time in a run's folder: two would delete each other's checkpoints.
+
+Rank 0 holds an flock on `lock` in the folder for as long as it lives. The kernel gives it back when its holder ends, however it
+ends, so there are no stale locks to judge. What the file says is for people only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+from ds_configs import ConfigError
+
+log = logging.getLogger(__name__)
+
+NAME = "lock"
+# Ranks of a start that was killed a moment ago may still be on their way out.
+WAIT_SECONDS = 5.0
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def hold(folder: Path) -> int | None:
+    """Lock the folder until this process ends, or the returned descriptor is closed; None where the file system has no locks.
+
+    Raises:
+        ConfigError: If another process holds it: which, where, since when; or if the file cannot be written.
+    """
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ConfigError(
+            [f"{error.filename}: {error.strerror}. The run's folder must be writable; run.directory names another place."]
+        ) from error
+    try:
+        locked = _wait(descriptor)
+    except BlockingIOError:
+        holder = _describe(descriptor)
+        os.close(descriptor)
+        raise ConfigError(
+            [
+                f"{folder}: another start of this run is going on: {holder}. Wait for its end or stop it; "
+                "two runs in one folder need two names (run.name=NAME)."
+            ]
+        ) from None
+    if not locked:
+        os.close(descriptor)
+        log.warning("%s: this file system has no locks, so nothing keeps a second start of this run out of the folder.", folder)
+        return None
+    record = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, (json.dumps(record) + "\n").encode(), 0)
+    return descriptor
+
+
+def check_free(folder: Path) -> None:
+    """Say early, before anything is prepared or launched, what `hold` would say in rank 0.
+
+    Raises:
+        ConfigError: As `hold`.
+    """
+    if (folder / NAME).exists() and (descriptor := hold(folder)) is not None:
+        os.close(descriptor)
+
+
+def _wait(descriptor: int) -> bool:
+    """False where locks are not supported.
+
+    Raises:
+        BlockingIOError: If the lock is still held after `WAIT_SECONDS`.
+    """
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                return False
+            raise
+        else:
+            return True
+
+
+def _describe(descriptor: int) -> str:
+    try:
+        record = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {record['pid']} on host {record['host']}, since {record['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has not said yet where"

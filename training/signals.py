@@ -1,0 +1,58 @@
+"""SIGINT and SIGTERM, seen by a thread of their own: a main thread that waits inside C code, for a peer or a device, is no hindrance.
+
+What a signal means depends on how far a start has come: `leave_at_once` until there is something to save, `faults.StopRequest` in a
+rank that trains, `local.Stopping` in the process that a person started. The last `listen` counts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+# One Ctrl-C can arrive twice: from the terminal's process group and from a launcher (or `timeout`) that passes it on.
+SAME_PRESS_SECONDS = 0.5
+
+
+def listen(act: Callable[[int], None]) -> None:
+    """From now on call `act` with the number of each signal, in a thread. Call it from the main thread."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # Python's own half of a signal runs in the main thread, between two of its instructions; this half runs in the handler itself.
+    previous = signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in HANDLED:
+        # Also where a shell's `&` has it ignored: whoever sends SIGINT to this very process means it.
+        signal.signal(number, _nothing)
+    threading.Thread(target=_read, args=(reader, act), name="signals", daemon=True).start()
+    if previous >= 0:
+        os.close(previous)  # Its thread reads the end and leaves.
+
+
+def leave_at_once(number: int) -> None:
+    """Leave with 128 + the signal's number. Nothing is lost before training: what is prepared so far is used by the next start."""
+    say(f"{signal.Signals(number).name}: stopped before training began. The same command starts again.")
+    os._exit(128 + number)
+
+
+def say(line: str) -> None:
+    """Write a line whose reader may be gone: a closed terminal must not keep a process from leaving."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        return
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Without a handler in Python there would be no byte to read."""
+
+
+def _read(reader: socket.socket, act: Callable[[int], None]) -> None:
+    while received := reader.recv(64):
+        for number in received:
+            if number in HANDLED:
+                act(number)
