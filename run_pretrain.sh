@@ -16,8 +16,8 @@ for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
   python=
 done
 [ -n "$python" ] || { echo "run_pretrain.sh: no Python 3.11 or 3.12 on PATH. Install one, or set PYTHON to its path." >&2; exit 2; }
-"$python" training/environment.py requirements.txt
-exec .venv/bin/python -u run_pretrain.sh "$@"
+# One process to the end: bash would hear of no signal while it waits for another.
+exec "$python" training/environment.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'
 ":"""
 import os

@@ -1,6 +1,6 @@
 """Make `.venv`: once, under a lock, for exactly the requirements asked for. Runs on the system's Python; standard library only.
 
-python3 training/environment.py requirements.txt [more.txt ...]
+python3 training/environment.py requirements.txt [more.txt ...] [--then COMMAND ...]
 
 pip installs with the settings of whoever starts this: PIP_INDEX_URL and its other variables, and pip's configuration files. None is
 overridden here, because many machines reach packages only through a mirror.
@@ -12,10 +12,13 @@ stays, so a build for XPU or CPU that was put there first is kept.
 import fcntl
 import hashlib
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -46,8 +49,7 @@ def make(names: list[str], wanted: str) -> int:
     python = VENV / "bin" / "python"
     if not python.exists() or subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode:
         print(f"environment: making .venv with Python {sys.version.split()[0]}", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
-        if done.returncode:
+        if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
             return fail("python -m venv failed; the lines above say why. Often: no space on the disk, or no permission to write here.")
     print(
         f"environment: installing {', '.join(names)} with pip and its settings (the first time minutes, and 0.3 to 3 GB to download; "
@@ -58,13 +60,30 @@ def make(names: list[str], wanted: str) -> int:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for name in names:
         command += ["-r", str(ROOT / name)]
-    if subprocess.run(command, check=False, cwd=ROOT).returncode:
+    if run(command):
         return fail(
             "pip could not install the packages; its lines above say why. Behind a mirror: set PIP_INDEX_URL or pip.conf, both are used. "
             "Without a network: set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder of wheels."
         )
     (VENV / "stamp").write_text(wanted + "\n", encoding="utf-8")
     return 0
+
+
+def run(command: list[str]) -> int:
+    """Wait for a command that ends with this process, and so do the processes it starts. Returns its exit code."""
+    bound = [sys.executable, str(ROOT / "training" / "parent.py"), str(os.getpid()), *command]
+    process = subprocess.Popen(bound, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """On a signal. The stamp is written last, so the next start completes what this one has begun."""
+    print(f"environment: {signal.Signals(number).name}: stopped; start again to go on.", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
 
 
 def is_current(wanted: str) -> bool:
@@ -87,5 +106,17 @@ def fail(message: str) -> int:
     return 2
 
 
+def start(arguments: list[str]) -> int:
+    """Make the environment, then become the command behind `--then`, if there is one."""
+    split = arguments.index("--then") if "--then" in arguments else len(arguments)
+    names, command = arguments[:split], arguments[split + 1 :]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    code = main(names)
+    if command and not code:
+        os.execvp(command[0], command)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(start(sys.argv[1:]))

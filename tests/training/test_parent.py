@@ -1,9 +1,12 @@
 """What a process does when the one that started it ends, and how long a rank waits for a save."""
 
 import os
+import shutil
 import signal
 import sys
 import time
+
+import pytest
 
 from tests import processes
 from training.parent import STARTER, WATCH_SECONDS, bound, children_of, parent_of
@@ -93,6 +96,29 @@ def test_a_rank_that_a_person_starts_from_a_shell_does_not_end_with_the_shell(ro
     assert still_there(rank)
     os.kill(rank, signal.SIGKILL)
     shell.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_the_environment_is_made_ends_pip_as_well(root, tmp_path, number):
+    (tmp_path / "training").mkdir()
+    for name in ("run_pretrain.sh", "training/environment.py", "training/parent.py"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "requirements.txt").write_text("anything\n", encoding="utf-8")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    # Has pip, which then takes its time.
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || { echo $$; sleep 3600; }\n', encoding="utf-8")
+    python.chmod(0o755)
+    process = processes.start([tmp_path / "run_pretrain.sh"], env={**os.environ, "PYTHON": sys.executable}, stdout=-1, stderr=-2, text=True)
+    assert "installing requirements.txt" in process.stdout.readline()
+    pip = int(process.stdout.readline())
+    os.kill(process.pid, number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
+    processes.wait_until(lambda: not processes.is_running(pip), "the end of pip")
+    if number == signal.SIGKILL:
+        os.killpg(pip, signal.SIGKILL)  # What pip itself had started: nobody is left to end that.
+    assert "Traceback" not in process.stdout.read()
+    process.stdout.close()
 
 
 def still_there(rank):
