@@ -10,9 +10,11 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from data import existing_tokenizer, sources, store, tasks
@@ -187,11 +189,16 @@ def main(arguments: Sequence[str]) -> int:
             raise
         print(f"the disk is full ({error.filename or 'data'}). Make room and start again: what is done stays done.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped. Start again to go on from here.", file=sys.stderr)
-        return 130
     return 0
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    """On a signal leave at once, whatever the workers are doing: what is done stays done, and they end with this process."""
+    print(f"{signal.Signals(number).name}: stopped. Start again to go on from here.", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
 if __name__ == "__main__":
+    for handled in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(handled, stop)
     sys.exit(main(sys.argv[1:]))

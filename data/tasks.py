@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -132,6 +133,7 @@ def _execute(task: Task) -> Result:
 
 def _start_worker(preparation: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The workers are the parallelism.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the preparation leaves, and the workers end with it.
     threading.Thread(target=_end_with, args=(preparation,), daemon=True).start()
 
 

@@ -1,0 +1,47 @@
+"""Workers of a preparation end with it, and nobody sees a trace of them."""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from tests import processes
+
+PARTS = 12
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A preparation whose first step keeps two workers busy for a while."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "texts").mkdir()
+    for part in range(PARTS):
+        lines = ["".join(map(chr, line)) for line in draw.integers(0x4E00, 0x5E00, (20_000, 60))]
+        (tmp_path / f"texts/{part}.txt").write_text("\n".join(lines), encoding="utf-8")
+    data = {"path": str(tmp_path / "texts"), "seq_length": 64, "directory": str(tmp_path / "stores"), "num_workers": 2, "shard_mib": 1}
+    data |= {"tokenizer": {"kind": "characters"}, "validation": {"last_documents": 1}}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_is_left_of_a_preparation_that_is_ended(config, root, number):
+    process = processes.start([sys.executable, "-m", "data.prepare", config], cwd=root, stdout=-1, stderr=-2, text=True)
+    # Python's fork server and its helper come first.
+    processes.wait_until(lambda: len(processes.descendants(process.pid)) >= 4 or process.poll() is not None, "two workers")
+    workers = processes.descendants(process.pid)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # As the terminal does.
+    else:
+        os.kill(process.pid, number)
+    code = process.wait()
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    processes.wait_until(lambda: not any(map(processes.is_running, workers)), "the end of the workers")
+    output = process.stdout.read()
+    process.stdout.close()
+    assert "Traceback" not in output
+    assert ("Start again to go on from here" in output) == (number != signal.SIGKILL)
