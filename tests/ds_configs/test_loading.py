@@ -33,13 +33,12 @@ def only_problem(path: str, *overrides: str) -> str:
     return found[0]
 
 
-def test_importing_the_package_takes_no_framework_and_little_time():
+def test_importing_the_package_takes_no_framework():
     root = Path(__file__).parents[2]
-    code = "import sys, time; t = time.perf_counter(); import ds_configs; print(time.perf_counter() - t, *sorted(sys.modules))"
-    seconds, *modules = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout.split()
+    code = "import sys; import ds_configs; print(*sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout.split()
 
     assert not {"torch", "deepspeed", "numpy", "pydantic", "transformers"} & set(modules)
-    assert float(seconds) < 0.5  # about 0.03 on a quiet machine; the bound only tells a framework's import from ours under load
 
 
 def test_a_file_with_a_syntax_error_is_named_with_line_and_column():
