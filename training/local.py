@@ -23,7 +23,7 @@ from training.machine import lay_out
 from training.parent import STARTER, bound
 from training.pretrain import EXIT_USER_ERROR
 from training.record import check_folder, finished_step, has_checkpoint
-from training.signals import leave_at_once, listen, say
+from training.signals import leaving, listen, say
 from training.stopping import run_to_the_end
 from training.world import World, default_environment
 
@@ -35,7 +35,7 @@ DEFAULT_CONFIG = "ds_configs/quickstart.json"
 
 def main(arguments: Sequence[str]) -> int:
     """Run CONFIG (default: the quickstart) here. Returns the exit code."""
-    listen(leave_at_once)
+    listen(leaving("stopped before training began. The same command starts again; what is prepared so far is kept."))
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     try:
         config, needed = resolve_here(path, overrides)

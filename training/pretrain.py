@@ -26,7 +26,7 @@ from training.lock import hold
 from training.meeting import Arrival, meet
 from training.parent import watch_launcher
 from training.record import check_folder, finished_step, has_checkpoint, write_config
-from training.signals import leave_at_once, listen
+from training.signals import leaving, listen
 from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _digest(value: Any) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run this rank to its end. Returns the exit code: 0 finished, 2 a mistake of the user's, 1 a failure, 128 + n stopped by signal n."""
-    listen(leave_at_once)
+    listen(leaving(None))
     watch_launcher(os.environ)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:

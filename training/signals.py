@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM, seen by a thread of their own: a main thread that waits inside C code, for a peer or a device, is no hindrance.
 
-What a signal means depends on how far a start has come: `leave_at_once` until there is something to save, `faults.StopRequest` in a
-rank that trains, `local.Stopping` in the process that a person started. The last `listen` counts.
+What a signal means depends on how far a start has come: `leaving` at once until there is something to save, `faults.StopRequest` in a
+rank that trains, `stopping.Stopping` in the process that a person started. The last `listen` counts.
 """
 
 from __future__ import annotations
@@ -33,10 +33,15 @@ def listen(act: Callable[[int], None]) -> None:
         os.close(previous)  # Its thread reads the end and leaves.
 
 
-def leave_at_once(number: int) -> None:
-    """Leave with 128 + the signal's number. Nothing is lost before training: what is prepared so far is used by the next start."""
-    say(f"{signal.Signals(number).name}: stopped before training began. The same command starts again.")
-    os._exit(128 + number)
+def leaving(line: str | None) -> Callable[[int], None]:
+    """What leaves at once with 128 + the signal's number, and says the line behind the signal's name. Ranks say nothing: they are many."""
+
+    def leave(number: int) -> None:
+        if line:
+            say(f"{signal.Signals(number).name}: {line}")
+        os._exit(128 + number)
+
+    return leave
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from training.parent import bound, children_of
-from training.signals import SAME_PRESS_SECONDS, leave_at_once, listen, say
+from training.signals import SAME_PRESS_SECONDS, leaving, listen, say
 
 # Ranks keep training.stop_grace_seconds themselves; this is for one that cannot.
 MARGIN_SECONDS = 30.0
@@ -29,7 +29,7 @@ def run_to_the_end(launcher: list[str], environment: dict[str, str], grace_secon
     signal.signal(signal.SIGTSTP, stopping.suspend)
     code = stopping.wait()
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-    listen(leave_at_once)
+    listen(leaving("stopped. The ranks had ended before."))
     stopped = bool(code and stopping.signal_number)
     return 128 + stopping.signal_number if stopped else code, stopped
 
