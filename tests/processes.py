@@ -22,8 +22,8 @@ import pytest
 from training.parent import bound, parent_of
 
 LIMIT_SECONDS = 900
-# Python's own helpers, which live as long as the process that uses `multiprocessing`.
-HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Python's own helpers, which live as long as the process that uses `multiprocessing` (or `multiprocess`, its copy in datatrove).
+HELPERS = ("resource_tracker import main", "forkserver import main")
 PR_SET_CHILD_SUBREAPER = 36
 _REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
