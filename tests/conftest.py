@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.processes"]
+pytest_plugins = ["tests.processes", "tests.system_packages"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

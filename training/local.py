@@ -105,11 +105,7 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     environment |= {"DS_ACCELERATOR": devices.kind, STARTER: str(os.getpid())}
     command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
     command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
-    print(
-        f"{config.path} -> {config.folder}: {ranks} processes on {devices}",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"{config.path} -> {config.folder}: {ranks} processes on {devices}", file=sys.stderr, flush=True)
     code, stopped = run_to_the_end(command, environment, config.training.stop_grace_seconds)
     if code and has_checkpoint(config.folder):
         how = "Stopped" if stopped else f"Failed (exit code {code})"

@@ -62,17 +62,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
 
 @pytest.mark.network
 def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_path):
-    done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=30")
+    done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=20")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "short/results.json").read_text(encoding="utf-8"))
-    assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a seventh of the run"
+    assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a fifth of the run"
     assert "却说宝玉" in done.stdout.split("A passage it writes:")[1]
 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_whole_quickstart_reaches_7_7_bits_per_character(person, tmp_path):
+def test_the_whole_quickstart_reaches_7_05_bits_per_character(person, tmp_path):
     done = person("ds_configs/quickstart.json", f"run.directory={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "quickstart/results.json").read_text(encoding="utf-8"))
-    assert results["valid/bits_per_char"] <= 7.7
+    assert results["valid/bits_per_char"] <= 7.05
+    norms = [json.loads(line).get("optim/grad_norm", 0) for line in (tmp_path / "quickstart/metrics.jsonl").read_text("utf-8").splitlines()]
+    assert max(norms[10:]) < 4, "no spike at the end of the warm-up"
