@@ -53,15 +53,20 @@ def test_builders_are_those_of_the_xpu_and_no_run_needs_one(xpu, root):
 
 
 def test_everything_the_project_asks_of_the_accelerator_is_there(xpu, root):
-    asked = set()
-    for package in ("training", "inference", "model"):
-        for path in (root / package).glob("*.py"):
-            asked |= set(re.findall(r"(?:get_accelerator\(\)|accelerator)\.(\w+)\(", path.read_text(encoding="utf-8")))
-    asked.discard("get_accelerator")  # deepspeed.accelerator.get_accelerator itself
+    asked = names_asked_of_the_accelerator(root)
     assert {"set_device", "device_count", "current_device_name"} <= asked
     assert [name for name in sorted(asked) if not callable(getattr(xpu, name, None))] == []
     for name in ("set_device", "device_count", "current_device", "get_rng_state", "set_rng_state", "is_available", "memory_allocated"):
         assert callable(getattr(torch.xpu, name))
+
+
+def names_asked_of_the_accelerator(root):
+    """Methods of DeepSpeed's accelerator that our packages call."""
+    asked = set()
+    for package in ("training", "inference", "model"):
+        for path in (root / package).glob("*.py"):
+            asked |= set(re.findall(r"(?:get_accelerator\(\)|accelerator)\.(\w+)\(", path.read_text(encoding="utf-8")))
+    return asked - {"get_accelerator"}  # deepspeed.accelerator.get_accelerator itself
 
 
 def test_the_requirements_pin_the_xpu_build_of_the_same_torch_and_name_no_index(root):
