@@ -30,8 +30,7 @@ def test_everything_the_project_asks_of_the_accelerator_is_there(cuda, root):
 def test_each_kind_of_device_is_a_module_of_torch_that_counts_and_knows_bf16():
     for kind in ACCELERATORS:
         module = getattr(torch, kind)
-        assert module.is_available() is False, "this machine has none, or it would be tested for real"
-        assert module.device_count() == 0
+        assert module.device_count() == 0 or module.is_available()
         assert callable(module.is_bf16_supported)
     # An old card emulates bf16 and answers yes unless it is asked so.
     assert "including_emulation" in inspect.signature(torch.cuda.is_bf16_supported).parameters
