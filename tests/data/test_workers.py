@@ -31,9 +31,15 @@ def config(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_is_left_of_a_preparation_that_is_ended(config, root, number):
     process = processes.start([sys.executable, "-m", "data.prepare", config], cwd=root, stdout=-1, stderr=-2, text=True)
-    # Python's fork server and its helper come first.
-    processes.wait_until(lambda: len(processes.descendants(process.pid)) >= 4 or process.poll() is not None, "two workers")
+
+    def busy():
+        # Python's fork server and its helper are there too. A worker that is only just starting when its parent ends says so itself.
+        written = any(path.is_file() for path in (config.parent / "stores").glob(".*.work/*/*"))
+        return (written and len(processes.descendants(process.pid)) >= 4) or process.poll() is not None
+
+    processes.wait_until(busy, "two workers that write")
     workers = processes.descendants(process.pid)
+    assert len(workers) >= 4
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # As the terminal does.
     else:
