@@ -135,7 +135,8 @@ def test_a_restart_resumes_and_a_stop_asked_of_the_launcher_is_saved(killed, hos
     assert f"resuming {killed['folder']} from step {step} of" in output
     job.wait_for_ranks_to_leave()  # They go on saving when the launcher has left.
     log = (killed["folder"] / "log.txt").read_text(encoding="utf-8").splitlines()
-    stopped_at = int(log[-1].partition("stopped at step ")[2].partition(",")[0])
+    stops = [line for line in log if "stopped at step " in line]
+    stopped_at = int(stops[-1].partition("stopped at step ")[2].partition(",")[0])
     assert stopped_at >= step + 3
     assert (killed["folder"] / f"checkpoints/step{stopped_at:08d}/manifest.json").exists()
 
