@@ -20,18 +20,19 @@ done
 exec "$python" training/environment.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'
 ":"""
-import os
-import signal
-import sys
+if __name__ == "__main__":  # The workers of a preparation import this file, and must not start it again.
+    import os
+    import signal
+    import sys
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback of an import that Ctrl-C interrupts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback of an import that Ctrl-C interrupts.
 
-from training.world import is_launched
+    from training.world import is_launched
 
-if is_launched(os.environ):
-    from training.pretrain import main
-else:
-    from training.local import main
+    if is_launched(os.environ):
+        from training.pretrain import main
+    else:
+        from training.local import main
 
-sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
 # END OF PYTHON HALF

@@ -6,6 +6,7 @@ A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher start
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import socket
@@ -85,6 +86,9 @@ def find_devices() -> Devices:
 def _prepare(config: RunConfig) -> Path:
     from data.prepare import find_store, prepare
 
+    # A large corpus takes hours, and a second start waits for the first: both are said.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("data").setLevel(logging.INFO)
     return find_store(config.data) or prepare(config.data)
 
 
