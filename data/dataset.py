@@ -15,8 +15,9 @@ import numpy as np
 from data import store, tokenizer
 from data.config import DataConfig
 from data.documents import DataError
+from data.identity import text_of
 from data.order import mix
-from data.prepare import differences, find_store, why_not
+from data.prepared import find_store, why_not
 from data.publish import check_length
 from data.stream import Stream, allow_open_files
 from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
@@ -112,6 +113,11 @@ class Corpus:
     config: DataConfig
     seed: int
 
+    @property
+    def text(self) -> dict[str, str]:
+        """What a run, its checkpoints and its exports record of it."""
+        return text_of(self.manifest)
+
     @cached_property
     def tokenizer(self) -> tokenizer.Tokenizer:
         """The tokenizer of the store."""
@@ -141,10 +147,15 @@ class Corpus:
         return StreamWindows(stream, self.config.seq_length, seed, self.config.tail)
 
     def _stream(self, part: dict[str, Any]) -> Stream:
-        if "pair" in self.manifest:
-            return Stream([store.Shard(Path(self.manifest["pair"]["prefix"]))], *part["range"])
-        allow_open_files(2 * len(part["shards"]))
-        return Stream([store.Shard(self.folder / name) for name in part["shards"]])
+        return open_stream(self.folder, self.manifest, part)
+
+
+def open_stream(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> Stream:
+    """Open one of the streams that the manifest of the store in `folder` names for a split."""
+    if "pair" in manifest:
+        return Stream([store.Shard(Path(manifest["pair"]["prefix"]))], *part["range"])
+    allow_open_files(2 * len(part["shards"]))
+    return Stream([store.Shard(folder / name) for name in part["shards"]])
 
 
 def _joined(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,7 +166,7 @@ def _joined(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG") -> Corpus:
-    """Open the store that `config` describes.
+    """Open the store that `config` was prepared as. No raw file is looked at.
 
     Args:
         config: The data section.
@@ -165,18 +176,15 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     Raises:
         DataError: If there is no such store, it is damaged, or it is shorter than one window.
     """
-    folder = find_store(config)
-    if folder is None:
+    found = find_store(config)
+    if found is None:
         raise DataError(
-            f'no token store for "{config.name}" with these rules in {config.directory}.'
+            f'no token store for "{config.name}" was prepared with these keys in {config.directory}.'
             f" Make it first: .venv/bin/python -m data.prepare {config_path}{why_not(config)}"
         )
-    manifest = store.read_manifest(folder)
+    folder, manifest = found.folder, found.manifest
     total = sum(file["bytes"] for file in manifest["files"].values())
     store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES)
-    keys = differences(manifest["rules"], config.rules())
-    if keys:
-        raise DataError(f"{folder} was made by other rules ({', '.join(keys)} differ). Delete the folder and prepare the data again.")
     _check_pair(manifest)
     if tokenizer.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")

@@ -8,12 +8,13 @@ import numpy as np
 from data import existing_tokenizer, publish, store, tokenizer
 from data.config import DataConfig
 from data.documents import DataError
+from data.identity import Identity
 from data.split import plan_split
 
 _BLOCK_TOKENS = 16 << 20
 
 
-def describe(config: DataConfig, inputs: list[dict[str, str]], work: Path) -> Path:
+def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
     """Make a store's folder whose manifest points to the pair; its ids are read once, to see that the tokenizer knows them.
 
     Raises:
@@ -54,8 +55,7 @@ def describe(config: DataConfig, inputs: list[dict[str, str]], work: Path) -> Pa
     }
     content = {
         "name": config.name,
-        "rules": config.rules(),
-        "inputs": inputs,
+        **identity.as_manifest(),
         "tokenizer": publish.describe(made, folder),
         "splits": splits,
     }

@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from data.fetch import sha256_of
 from data.tasks import write_json
 
 
 class FileHashes:
-    """SHA-256 of files; one whose size and time of change are known is not read."""
+    """SHA-256 of files; one whose size and times are known is not read.
+
+    The time of the last change of status counts too: unlike that of the content, no program can set it back.
+    """
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
         try:
-            self._known: dict[str, list[int | str]] = json.loads(memory.read_text(encoding="utf-8"))
+            self._known: dict[str, list[Any]] = json.loads(memory.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self._known = {}
         self._changed = False
@@ -23,10 +27,11 @@ class FileHashes:
         status = path.stat()
         name = str(path.resolve())
         known = self._known.get(name)
-        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
-            return str(known[2])
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if known and known[:-1] == state:
+            return str(known[-1])
         digest = sha256_of(path)
-        self._known[name] = [status.st_size, status.st_mtime_ns, digest]
+        self._known[name] = [*state, digest]
         self._changed = True
         return digest
 

@@ -2,8 +2,8 @@
 
     python -m data.prepare CONFIG [dotted.key=value ...]
 
-A store is named after the rules and the text it was made with; one that is there already is used again. A preparation that
-was killed goes on where it was when it is started again.
+A store is named after its identity (`identity.py`); one that is there already is used again. A preparation that was killed goes
+on where it was when it is started again.
 """
 
 import errno
@@ -13,16 +13,16 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from data import existing_tokenizer, sources, store, tasks
+from data import sources, store, tasks
 from data.config import DataConfig
 from data.documents import DataError
-from data.fetch import sha256_of
-from data.files import HUB
 from data.hashes import FileHashes
+from data.identity import Identity, changes, identify
+from data.prepared import Prepared, find_store, outdated, remember
 from data.tasks import Runner, lock
 
 logger = logging.getLogger(__name__)
@@ -31,73 +31,49 @@ _MIN_FREE_BYTES = 64 << 20
 _FREE_PER_INPUT_BYTE = 2  # Cleaned text, ids, and the shards of a shuffle; compressed input takes more.
 
 
-def find_store(config: DataConfig) -> Path | None:
-    """Return the folder of the finished store of `config`, None if there is none. Imports neither torch nor deepspeed.
+@dataclass(frozen=True)
+class Plan:
+    """What a data section means on this machine now."""
 
-    Where the text is not on this machine any more, the one store that was made by the same rules is meant.
+    identity: Identity
+    folder: Path
+    before: Prepared | None
+    """The store that this very section was prepared as the last time."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the store is there."""
+        return (self.folder / store.MANIFEST).is_file()
+
+
+def plan(config: DataConfig) -> Plan:
+    """Look at the raw files and work out which store is meant, made or not. A change since the last time is said.
 
     Raises:
-        DataError: If the corpus is unknown, or the text is gone and several stores could be meant.
+        DataError: If a corpus is unknown, or the text or the tokenizer cannot be found.
     """
-    if any(path.startswith(HUB) for source in config.all_sources for path in source.paths) and len(same := _stores_by_rules(config)) == 1:
-        return same[0]  # Nobody asks the hub again only to find what is here.
-    try:
-        folder, _ = _place(config)
-    except DataError:
-        same = _stores_by_rules(config)
-        if len(same) == 1:
-            return same[0]
-        if same:
-            names = ", ".join(folder.name for folder in same)
-            raise DataError(
-                f"{config.name}: its text is not there, and several stores have these rules: {names}. Remove the wrong ones."
-            ) from None
-        raise
-    return folder if (folder / store.MANIFEST).is_file() else None
-
-
-def _stores_by_rules(config: DataConfig) -> list[Path]:
-    manifests = [(folder, store.read_manifest(folder)) for folder in _finished(config)]
-    return [folder for folder, manifest in manifests if manifest["rules"] == config.rules()]
-
-
-def why_not(config: DataConfig) -> str:
-    """What tells the stores of this name from the one that is wanted, as a sentence; nothing where there are none."""
-    reasons = []
-    for folder in _finished(config)[-3:]:
-        keys = differences(store.read_manifest(folder)["rules"], config.rules())
-        reasons.append(f"{folder.name} was made {'with other ' + ', '.join(keys) if keys else 'from another text or tokenizer'}")
-    return f" ({'; '.join(reasons)}.)" if reasons else ""
-
-
-def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "data.") -> list[str]:
-    """Dotted keys whose values differ."""
-    found = []
-    for key in sorted({*one, *other}):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(prefix + key)
-    return found
-
-
-def _finished(config: DataConfig) -> list[Path]:
-    return sorted(path.parent for path in Path(config.directory).glob(f"{config.name}-*/{store.MANIFEST}"))
-
-
-def _place(config: DataConfig) -> tuple[Path, list[dict[str, str]]]:
-    """Where the store lies, made or not, and its inputs. A change of the rules, the text or the tokenizer is another folder."""
     hashes = FileHashes(Path(config.directory) / ".hashes.json")
-    inputs = foreign_inputs(config, hashes) if config.store is not None else sources.identity(config, hashes)
-    if config.tokenizer.path is not None:
-        files = existing_tokenizer.find_files(config.tokenizer.path)
-        inputs += [{"name": f"tokenizer {path.name}", "sha256": sha256_of(path)} for path in files]
+    before = find_store(config)
+    identity = identify(config, hashes, before.manifest if before else None)
     if Path(config.directory).is_dir() and os.access(config.directory, os.W_OK):
         hashes.save()
-    content = [item["sha256"] for item in inputs]
-    key = store.digest({"format": store.FORMAT, "rules": config.rules(), "content": content})[:12]
-    return Path(config.directory) / f"{config.name}-{key}", inputs
+    if before and before.manifest["identity"] == identity.sha256:
+        return Plan(identity, before.folder, before)
+    if before:
+        logger.info("not the text that %s was made from: %s", before.folder, changes(before.manifest, identity))
+    return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before)
+
+
+def prepared(config: DataConfig, meant: Plan) -> Prepared:
+    """The store of a plan of `config`, which is made if it is not there yet. Of one that is there nothing but the manifest is read.
+
+    Raises:
+        DataError: See `prepare`.
+    """
+    folder = meant.folder if meant.is_made else _make(config, meant, tasks.run)
+    found = Prepared(folder, store.read_manifest(folder))
+    remember(config, found)
+    return found
 
 
 def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
@@ -108,13 +84,22 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     Raises:
         DataError: If the text cannot be read, is too short, or the disk is too full.
     """
+    Path(config.directory).mkdir(parents=True, exist_ok=True)
+    for old in outdated(config):
+        logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
+    folder = _make(config, plan(config), run)
+    remember(config, Prepared(folder, store.read_manifest(folder)))
+    return folder
+
+
+def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
     from data import foreign, pipeline, publish
 
-    Path(config.directory).mkdir(parents=True, exist_ok=True)
-    folder, inputs = _place(config)
+    folder = meant.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(f".{folder.name}.work")
     with lock(folder.with_name(f".{folder.name}.lock")):
-        if (folder / store.MANIFEST).is_file():
+        if meant.is_made:
             shutil.rmtree(work, ignore_errors=True)
             manifest = store.read_manifest(folder)
             store.verify(folder, manifest)
@@ -124,10 +109,10 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
         _check_disk(config, folder.parent)
         work.mkdir(exist_ok=True)
         if config.store is not None:
-            made = foreign.describe(config, inputs, work)
+            made = foreign.describe(config, meant.identity, work)
         else:
             steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
-            made = publish.publish(config, steps, inputs, work)
+            made = publish.publish(config, steps, meant.identity, work)
         made.replace(folder)
         shutil.rmtree(work)
     _show(folder)
@@ -152,21 +137,6 @@ def _check_disk(config: DataConfig, folder: Path) -> None:
         raise DataError(
             f"{folder}: {free >> 20} MiB free, about {needed >> 20} MiB wanted. Make room, or set data.directory to another disk."
         )
-
-
-def foreign_inputs(config: DataConfig, hashes: FileHashes) -> list[dict[str, str]]:
-    """What identifies a finished store: its two files.
-
-    Raises:
-        DataError: If they are not there.
-    """
-    found = []
-    for ending in (".bin", ".idx"):
-        path = Path(f"{config.store}{ending}")
-        if not path.is_file():
-            raise DataError(f'data.store = "{config.store}": there is no {path}. Give the common beginning of a .bin/.idx pair.')
-        found.append({"name": path.name, "sha256": hashes.of(path)})
-    return found
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,12 +9,13 @@ from typing import Any
 from data import pack, report, store, tokenizer, tokenizing
 from data.config import DataConfig
 from data.documents import DataError
+from data.identity import Identity
 from data.pipeline import Steps, Tokenized
 from data.tasks import Task, run
 from data.tokenizing import SPLITS, split_prefix
 
 
-def publish(config: DataConfig, steps: Steps, inputs: list[dict[str, str]], work: Path) -> Path:
+def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
     """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
 
     Raises:
@@ -33,9 +34,7 @@ def publish(config: DataConfig, steps: Steps, inputs: list[dict[str, str]], work
     report.write(config, steps, splits, folder)
     if config.pack is not None:
         splits["train"]["packed"] = pack.write(folder, splits["train"], config.pack.length)
-    store.write_manifest(
-        folder, {"name": config.name, "rules": config.rules(), "inputs": inputs, "tokenizer": describe(made, folder), "splits": splits}
-    )
+    store.write_manifest(folder, {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits})
     return folder
 
 

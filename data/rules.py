@@ -31,7 +31,7 @@ _BLANK_LINES = re.compile(r"\n{4,}")
 
 # A line with a full stop is a sentence, and stays.
 _NAVIGATION = r"(?:首页|上一[页章篇]|下一[页章篇]|返回(?:首页|目录|顶部|列表)?|目录|尾页|书签|收藏本[站页])"
-_BOILERPLATE = (
+BOILERPLATE = (
     rf"{_NAVIGATION}(?:[ \t|｜/>·-]+{_NAVIGATION})*",
     r"(?:责任编辑|责编|发布时间|发表时间|阅读次数|点击次数|点击数|浏览次数|阅读量|编辑日期)[ \t]*[:：][^。\n]{0,40}",
     r"[^。\n]{0,30}(?:版权所有|ICP备\w*号|All Rights Reserved|侵权必究|请勿转载)[^。\n]{0,40}|(?:版权声明|Copyright|©)[^。\n]{0,70}",
@@ -91,7 +91,7 @@ class Boilerplate:
                 raise ValueError(f'patterns: "{pattern}" is no regular expression: {error}.') from None
 
     def __call__(self, text: str) -> str | None:
-        kept = _lines_pattern((_BOILERPLATE if self.built_in else ()) + self.patterns).sub("", text)
+        kept = _lines_pattern((BOILERPLATE if self.built_in else ()) + self.patterns).sub("", text)
         return kept if kept is text or kept.strip() else None
 
 

@@ -15,7 +15,6 @@ from data.config import DataConfig, ReverseConfig, SourceConfig
 from data.corpora import CORPORA
 from data.documents import DataError, Document
 from data.files import find_files
-from data.hashes import FileHashes
 from data.readers import Piece, group, read, split
 from data.records import BadInput, Reading
 
@@ -34,26 +33,9 @@ class Part:
     """Of the generated task."""
 
 
-def identity(config: DataConfig, hashes: FileHashes) -> list[dict[str, str]]:
-    """Return what a config reads, by content: name and SHA-256 of each file, or origin and hash of a named corpus.
-
-    Raises:
-        DataError: If a corpus is unknown or a path does not exist.
-    """
-    found = []
-    for source in config.all_sources:
-        _check_known(source)
-        if source.path is None:
-            known = CORPORA[source.corpus or ""]
-            found.append({"name": known.origin, "sha256": known.sha256})
-        else:
-            found += [{"name": path.name, "sha256": hashes.of(path)} for path in _own_files(source)]
-    return found
-
-
 def input_bytes(config: DataConfig) -> int:
     """Size of the files that are there already."""
-    return sum(path.stat().st_size for source in config.all_sources if source.path for path in _own_files(source))
+    return sum(path.stat().st_size for source in config.all_sources if source.path for path in own_files(source))
 
 
 def parts(config: DataConfig, downloads: Path) -> list[Part]:
@@ -64,13 +46,13 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
     """
     found = []
     for index, source in enumerate(config.all_sources):
-        _check_known(source)
+        check_known(source)
         if source.corpus == "reverse":
             total = (source.reverse or ReverseConfig()).num_samples
             starts = range(0, total, _SAMPLES_PER_PART)
             found += [Part(index, samples=range(start, min(start + _SAMPLES_PER_PART, total))) for start in starts]
             continue
-        files = _own_files(source) if source.path else CORPORA[source.corpus or ""].fetch(downloads)
+        files = own_files(source) if source.path else CORPORA[source.corpus or ""].fetch(downloads)
         shard_bytes = config.shard_mib << 20
         found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, _reading(source), shard_bytes), shard_bytes)]
     return found
@@ -130,7 +112,12 @@ def _reading(source: SourceConfig) -> Reading:
     return Reading(fields=wanted | source.fields, text_documents=source.text_documents)
 
 
-def _own_files(source: SourceConfig) -> list[Path]:
+def own_files(source: SourceConfig) -> list[Path]:
+    """The files that a source's paths mean; with a named corpus, those that belong to it.
+
+    Raises:
+        DataError: If there are none.
+    """
     files = find_files(source.paths)
     if source.corpus is None:
         return files
@@ -141,6 +128,11 @@ def _own_files(source: SourceConfig) -> list[Path]:
     return chosen
 
 
-def _check_known(source: SourceConfig) -> None:
+def check_known(source: SourceConfig) -> None:
+    """Refuse a corpus that has no such name.
+
+    Raises:
+        DataError: With the names that are known.
+    """
     if source.corpus is not None and source.corpus not in CORPORA:
         raise DataError(f'data.corpus = "{source.corpus}" is not known. Known: {", ".join(CORPORA)}; your own text goes into data.path.')

@@ -23,7 +23,7 @@ from data.documents import DataError
 from data.fetch import sha256_of
 from data.tasks import sync, write_json
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 
@@ -169,9 +169,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} was changed after it was written: its checksum does not fit. Delete the folder and prepare the data again."
         )
     if manifest["format"] != FORMAT:
-        raise DataError(
-            f"{path}: format {manifest['format']}, this version reads format {FORMAT}. Delete the folder and prepare the data again."
-        )
+        raise DataError(f"{path}: a store of format {manifest['format']}; this version reads format {FORMAT}. Prepare the data again.")
     return manifest
 
 

@@ -11,7 +11,9 @@ from model.config import ModelConfig
 from model.flops import count_parameters
 
 
-def model_card(values: Mapping[str, Any], provenance: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint) -> str:
+def model_card(
+    values: Mapping[str, Any], provenance: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint, store: Mapping[str, Any]
+) -> str:
     """Markdown with the metadata block that the Hugging Face hub reads.
 
     Args:
@@ -19,6 +21,7 @@ def model_card(values: Mapping[str, Any], provenance: Mapping[str, Any], model: 
         provenance: What the run's config.json says of versions and commit; may be empty.
         model: Its model section, checked.
         checkpoint: Where the weights are from.
+        store: The manifest of the token store that the run read; may be empty.
     """
     run = values.get("run", {})
     sections = [
@@ -29,7 +32,7 @@ def model_card(values: Mapping[str, Any], provenance: Mapping[str, Any], model: 
         _USE,
         "## Model\n\n" + _table(_model_rows(model)),
         "## Results\n\n" + _results(checkpoint),
-        "## Data\n\n" + _seen(values, checkpoint) + _json(values.get("data", {})),
+        "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, store) + _json(values.get("data", {})),
         "## Configuration\n\nThe whole run, as `config.json` in its folder said it.\n\n"
         + _json({key: value for key, value in values.items() if key != "data"}),
     ]
@@ -37,6 +40,8 @@ def model_card(values: Mapping[str, Any], provenance: Mapping[str, Any], model: 
         sections.append("## Made with\n\n" + _json(provenance))
     return "\n\n".join(section for section in sections if section) + "\n"
 
+
+_NAMED_FILES = 20
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,6 +69,19 @@ def _seen(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     if not isinstance(samples, int) or not isinstance(length, int):
         return ""
     return f"Trained on {samples:,} rows of {length:,} tokens, {samples * length:,} tokens in all.\n\n"
+
+
+def _text(checkpoint: Checkpoint, store: Mapping[str, Any]) -> str:
+    """Which text it was, by hash."""
+    text = checkpoint.manifest.get("text")
+    if text is None:
+        return "Which text it was is not recorded.\n\n"
+    rows = {"token store": text["store"], "identity": f"`{text['identity']}`", "tokenizer (SHA-256)": f"`{text['tokenizer']}`"}
+    files = store.get("inputs", []) if store.get("identity") == text["identity"] else []
+    rows |= {f"source: {file['name']}": f"`{file['sha256']}`" for file in files[:_NAMED_FILES]}
+    if len(files) > _NAMED_FILES:
+        rows["more sources"] = len(files) - _NAMED_FILES
+    return _table(rows) + "\n\n"
 
 
 def _table(rows: Mapping[str, Any]) -> str:

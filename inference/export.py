@@ -92,7 +92,8 @@ def export_of_run(run: Path) -> Path:
 
 
 def _record(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
-    return {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint, "format": format}
+    made_of = {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint, "format": format}
+    return {**made_of, "text": checkpoint.manifest.get("text")}
 
 
 def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
@@ -110,9 +111,28 @@ def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any
     from inference.masters import load_gpt
 
     tokenizer = load_tokenizer(run / "tokenizer")
+    _check_tokenizer(run / "tokenizer", checkpoint)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    card = model_card(values, read_json(run / "config.json").get("provenance", {}), config, checkpoint)
+    card = model_card(values, read_json(run / "config.json").get("provenance", {}), config, checkpoint, read_json(run / "store.json"))
     return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
+
+
+def _check_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
+    """What the model writes is read with the tokenizer it was trained with, or not at all.
+
+    Raises:
+        CheckpointError: If the run's tokenizer is another one.
+    """
+    from data.tokenizer import fingerprint
+
+    text = checkpoint.manifest.get("text")
+    if text is None:
+        log.warning("%s does not say which tokenizer it was trained with; the one in %s is taken.", checkpoint.folder, folder)
+    elif (found := fingerprint(folder)) != text["tokenizer"]:
+        raise CheckpointError(
+            f"{folder}: SHA-256 {found[:12]} is not the tokenizer that {checkpoint.folder} was trained with ({text['tokenizer'][:12]}). "
+            f"Copy that one here, from the token store {text['store']}."
+        )
 
 
 def _read_folder(folder: Path) -> _Model:

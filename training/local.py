@@ -26,6 +26,7 @@ from training.pretrain import EXIT_USER_ERROR
 from training.record import check_folder, finished_step, has_checkpoint
 from training.signals import leaving, listen, say
 from training.stopping import run_to_the_end
+from training.text import check_text
 from training.world import World, default_environment
 
 if TYPE_CHECKING:
@@ -84,12 +85,14 @@ def find_devices() -> Devices:
 
 
 def _prepare(config: RunConfig) -> Path:
-    from data.prepare import find_store, prepare
+    from data.prepare import plan, prepared
 
     # A large corpus takes hours, and a second start waits for the first: both are said.
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("data").setLevel(logging.INFO)
-    return find_store(config.data) or prepare(config.data)
+    meant = plan(config.data)
+    check_text(config, meant.identity)  # Before a preparation that may take hours.
+    return prepared(config.data, meant).folder
 
 
 def _samples_per_epoch(config: RunConfig, store: Path) -> int | None:

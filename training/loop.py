@@ -61,7 +61,7 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         if last or step % plan.eval_interval_steps == 0:
             evaluate_and_sample(engine, config, corpus, run)
         if last or run.stopped or step % plan.save_interval_steps == 0:
-            save(engine, config, run)
+            save(engine, config, corpus, run)
         if run.writer:
             run.writer.advance(step)
 
@@ -139,11 +139,11 @@ def _held_out_beginning(corpus: Corpus) -> list[int]:
     return [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
 
 
-def save(engine: Any, config: RunConfig, run: Run) -> None:
+def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
     run.meter.pause()
     folder = config.folder / "checkpoints"
-    facts = {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32"}
+    facts = {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text}
     with run.heartbeat.phase("save"):
         saved = save_checkpoint(engine, run.ranks, folder, facts)
     if saved:

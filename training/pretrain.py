@@ -12,14 +12,14 @@ import json
 import logging
 import os
 import platform
-import shutil
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ds_configs
+from data.identity import Identity
 from training.arguments import check_arrival, parse
 from training.config import RunConfig, resolve, with_deepspeed, with_precision
 from training.lock import hold
@@ -27,6 +27,7 @@ from training.meeting import Arrival, meet
 from training.parent import watch_launcher
 from training.record import check_folder, finished_step, has_checkpoint, write_config
 from training.signals import leaving, listen
+from training.text import check_text, keep_text
 from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
         check_arrival(overrides, os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
         arrival = Arrival(stages=config.batch.stages, folder=config.folder)
-        ready = prepare(config, world)
+        ready = prepare(config, world, overrides)
         arrival = dataclasses.replace(arrival, facts=ready.facts())
     except (ValueError, OSError) as error:
         arrival = Arrival(problem=str(error))
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     return _run(ready, overrides, world)
 
 
-def prepare(config: RunConfig, world: World) -> Prepared:
+def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> Prepared:
     """Check what this rank can check by itself, and open the data.
 
     Raises:
@@ -110,7 +111,10 @@ def prepare(config: RunConfig, world: World) -> Prepared:
         hold(config.folder)  # Until this process ends.
     from data.dataset import open_corpus
 
-    corpus = open_corpus(config.data, seed=config.run.seed, config_path=config.path)
+    of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
+    corpus = open_corpus(config.data, seed=config.run.seed, config_path=shlex.join([str(config.path), *of_data]))
+    if world.rank == 0:
+        check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
     check_vocabulary(config, corpus)
     check_first_weights(config)
     last_step = config.last_step(corpus.train.samples_per_epoch)
@@ -183,8 +187,8 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
     if ranks.is_first:
         open_log(config)
         say_precision(precision, manifest)
-        write_config(config, overrides, str(precision))
-        _copy_tokenizer(corpus, config.folder)
+        write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
+        keep_text(corpus, config.folder)
     engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
     with run.stop.excusing():
         train(engine, config, corpus, run)
@@ -273,16 +277,6 @@ def open_log(config: RunConfig) -> None:
     handler = logging.FileHandler(config.folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def _copy_tokenizer(corpus: Corpus, folder: Path) -> None:
-    """The run's folder is enough to generate with, wherever it is taken."""
-    source = corpus.folder / "tokenizer"
-    if source.is_dir() and not (folder / "tokenizer").exists():
-        partial = folder / "tokenizer.tmp"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        partial.rename(folder / "tokenizer")
 
 
 def _end(engine: Any, config: RunConfig, run: Run) -> int:

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
 from model.flops import count_parameters
 from training.config import RunConfig
+from training.text import changed_data
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ def check_folder(config: RunConfig) -> None:
             f"{config.path}: {name} differs from the run in {config.folder} "
             f"({_difference(previous.get(name, {}), config.values.get(name, {}), name)}). "
             "Use another run.name, or remove that folder to start anew."
-            for name in ("model", "data")
+            for name in ("model",)
             if previous.get(name, {}) != config.values.get(name, {})
         ]
+        problems += changed_data(config, previous)
         before, now = (values.get("optimizer", {}).get("type") for values in (previous, config.values))
         if before != now:
             problems.append(
@@ -95,8 +97,8 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     return max(steps) if steps and last_step is not None and max(steps) >= last_step else None
 
 
-def write_config(config: RunConfig, overrides: Sequence[str], precision: str) -> None:
-    """Write `config.json`: the resolved configuration, itself a config, and where it came from; `precision` with the reason."""
+def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Write `config.json`: the resolved configuration, itself a config, and where it came from; `facts` found out at the start besides."""
     from training.checkpoint import replace
 
     # Overrides to run.directory travel with the values, so the file starts the same run again from the same folder.
@@ -109,7 +111,7 @@ def write_config(config: RunConfig, overrides: Sequence[str], precision: str) ->
             "python": sys.version.split()[0],
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "git_commit": _git_commit(),
-            "precision": precision,
+            **facts,
         },
     }
     replace(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -1,6 +1,7 @@
 import pytest
 
 from data.config import DataConfig
+from data.identity import spell_out
 from ds_configs import ConfigError, build
 
 GOOD = {"corpus": "hongloumeng", "seq_length": 8, "tokenizer": {"kind": "byte_bpe", "vocab_size": 300}}
@@ -52,10 +53,10 @@ def test_what_only_says_how_to_read_does_not_make_another_store():
     one = build(DataConfig, GOOD, "data", "run.json")
     other = build(DataConfig, {**GOOD, "seq_length": 16, "windows": "documents", "num_workers": 4, "directory": "x"}, "data", "run.json")
 
-    assert one.rules() == other.rules()
+    assert spell_out(one) == spell_out(other)
 
 
 def test_what_decides_the_tokens_makes_another_store():
     one = build(DataConfig, GOOD, "data", "run.json")
     for change in ({"clean": []}, {"shuffle": True}, {"chapters": {}}, {"max_train_tokens": 5}, {"validation": {"ratio": 0.2}}):
-        assert build(DataConfig, {**GOOD, **change}, "data", "run.json").rules() != one.rules()
+        assert spell_out(build(DataConfig, {**GOOD, **change}, "data", "run.json")) != spell_out(one)

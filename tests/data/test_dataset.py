@@ -146,7 +146,7 @@ def test_a_store_under_another_ones_name_is_refused(config, tmp_path):
     shutil.rmtree(wanted)
     shutil.copytree(prepare(here), wanted)
 
-    with pytest.raises(DataError, match=r"was made by other rules \(data\.tokenizer\.vocab_size differ\)"):
+    with pytest.raises(DataError, match=r"is not the store that \S+ names: identity \w{12}, wanted \w{12}\. Delete the folder"):
         open_corpus(other, seed=1)
 
 

@@ -22,7 +22,8 @@ from data.config import (
 from data.dataset import open_corpus
 from data.documents import DataError
 from data.duplicates_config import DeduplicateConfig
-from data.prepare import find_store, main, prepare
+from data.prepare import main, prepare
+from data.prepared import find_store, record_path
 from tests import processes
 
 CHARACTERS = TokenizerConfig(kind="characters")
@@ -76,14 +77,15 @@ def test_a_second_preparation_uses_the_store_that_is_there(make):
     first = prepare(make())
     written = (first / "manifest.json").stat().st_mtime_ns
 
-    assert prepare(make()) == first == find_store(make())
+    assert prepare(make()) == first == find_store(make()).folder
     assert (first / "manifest.json").stat().st_mtime_ns == written
 
 
 def test_nothing_but_the_store_is_left_behind(make, tmp_path):
     folder = prepare(make())
 
-    assert [path.name for path in (tmp_path / "stores").iterdir() if not path.name.startswith(".")] == [folder.name]
+    assert {path.name for path in (tmp_path / "stores").iterdir() if not path.name.startswith(".")} == {folder.name, "records"}
+    assert [path.name for path in (tmp_path / "stores/records").iterdir()] == [record_path(make()).name]
     assert not list((tmp_path / "stores").glob("*.work"))
 
 
@@ -105,20 +107,21 @@ def test_windows_length_and_place_do_not_make_another_store(make, verse, tmp_pat
     assert prepare(make()) == prepare(make(seq_length=32, path=str(moved), num_workers=2, tail="wrap"))
 
 
-def test_a_store_is_found_when_its_text_is_gone(make, verse, tmp_path):
+def test_a_store_is_used_when_its_text_is_gone(make, verse, tmp_path, caplog):
     text = tmp_path / verse.name
     shutil.copy(verse, text)
     folder = prepare(make(path=str(text)))
     text.unlink()
 
-    assert find_store(make(path=str(text))) == folder
+    assert find_store(make(path=str(text))).folder == folder == prepare(make(path=str(text)))
+    assert f"{text} is not here any more: the store that was made of it is used as it is" in caplog.text
     with pytest.raises(DataError, match="no such file"):
-        find_store(make(path=str(text), clean=()))
+        prepare(make(path=str(text), clean=()))
 
 
 def test_looking_for_a_store_needs_neither_torch_nor_deepspeed(make):
     program = (
-        "import sys; from data.config import *; from data.prepare import find_store\n"
+        "import sys; from data.config import *; from data.prepared import find_store\n"
         f"find_store({make()!r})\n"
         "assert not {'torch', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules), sys.modules.keys()\n"
     )

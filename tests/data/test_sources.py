@@ -6,8 +6,9 @@ from data import corpora, fetch, poems
 from data.config import ChaptersConfig, DataConfig, ReverseConfig, SourceConfig, TokenizerConfig
 from data.documents import DataError
 from data.hashes import FileHashes
+from data.identity import identify
 from data.order import mix
-from data.sources import documents, identity, parts
+from data.sources import documents, parts
 
 
 def config(**changes):
@@ -94,12 +95,23 @@ def test_of_a_folder_of_poems_only_the_files_of_the_corpus_are_read(tmp_path):
         read(config(corpus="chinese-poetry", path=str(tmp_path / "error")), tmp_path)
 
 
+def test_files_that_are_not_the_packages_do_not_pass_for_it(tmp_path, monkeypatch):
+    folder = tmp_path / "chinese-poetry-2.0.1"
+    folder.mkdir()
+    poem = [{"author": "李白", "title": "静夜思", "paragraphs": ["床前明月光，"], "id": "1"}]
+    (folder / "poet.tang.0.json").write_text(json.dumps(poem), encoding="utf-8")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(DataError, match="npm, which is not installed"):
+        read(config(corpus="chinese-poetry"), tmp_path)
+
+
 def test_what_is_read_is_told_by_content_not_by_place(tmp_path):
     for name, content in (("a.txt", "甲"), ("b.txt", "甲"), ("c.txt", "乙")):
         (tmp_path / name).write_text(content, encoding="utf-8")
     hashes = FileHashes(tmp_path / "hashes.json")
 
-    a, b, c = (identity(config(path=str(tmp_path / f"{name}.txt")), hashes)[0]["sha256"] for name in "abc")
+    a, b, c = (identify(config(path=str(tmp_path / f"{name}.txt")), hashes).sha256 for name in "abc")
 
     assert a == b != c
 

@@ -42,7 +42,7 @@ def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     if ranks.is_first:
         config.folder.mkdir(parents=True, exist_ok=True)
         say_precision(precision, manifest)
-        write_config(config, [], str(precision))
+        write_config(config, [], {"precision": str(precision), "text": corpus.text})
     engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
     masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}
     if ranks.replica == 0:

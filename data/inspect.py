@@ -1,0 +1,247 @@
+"""Which text is in a token store, or did a run read: sources, rules, counts, and the text itself.
+
+    python -m data.inspect STORE|RUN [--documents N] [--sample N] [--window N] [--split train|valid]
+
+STORE is a folder under data/stores, RUN a folder under runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ds_configs
+from data import store, tokenizer
+from data.config import DataConfig
+from data.dataset import Corpus, open_stream
+from data.documents import DataError
+from data.identity import spell_out_order
+from data.prepared import find_store
+from data.stream import Stream
+
+_SHOWN_TOKENS = 60
+_SHOWN_FILES = 10
+_STORE_WINDOW = 256
+_HASHED_BYTES = 4 << 20  # Larger files are compared by size: to look into 200 GB must not take an hour.
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is inspected."""
+
+    path: Path
+    manifest: dict[str, Any]
+    folder: Path | None
+    """The store; None if a run's store is not on this machine any more."""
+    run: ds_configs.Config | None
+    """Configuration of the run; None where a store is inspected by itself."""
+    note: str = ""
+
+    @property
+    def config(self) -> DataConfig | None:
+        """The data section of the run."""
+        return _data_section(self.run) if self.run else None
+
+    def streams(self, split: str) -> list[tuple[str, Stream]]:
+        """(name, tokens) of the streams of a split.
+
+        Raises:
+            DataError: If the store is gone or damaged.
+        """
+        parts = self.manifest["splits"][split]["streams"]
+        return [(part["name"], open_stream(self._store(), self.manifest, part)) for part in parts]
+
+    def tokenizer(self) -> tokenizer.Tokenizer:
+        """The tokenizer of the store."""
+        return tokenizer.load(self._store() / "tokenizer")
+
+    def sample(self, number: int) -> list[int]:
+        """The ids of a training sample of the run, in the order it reads them.
+
+        Raises:
+            DataError: If there is no run to say which order that is.
+        """
+        if self.run is None or self.config is None:
+            raise DataError(f"{self.path}: the order of samples belongs to a run. Name one (runs/NAME), or use --window.")
+        corpus = Corpus(self._store(), self.manifest, self.config, seed=self.run.values.get("run", {}).get("seed", 1024))
+        return corpus.train.sample(number).tolist()
+
+    def _store(self) -> Path:
+        if self.folder is None:
+            raise DataError(f"{self.path}: its store is not here, so no text can be shown. Put it back, or prepare the same text again.")
+        return self.folder
+
+
+def find_subject(path: Path) -> Subject:
+    """Tell what lies at a path.
+
+    Raises:
+        DataError: If it is neither a store nor a run, or a damaged one.
+    """
+    if (path / "checkpoints").is_dir() or (path / "config.json").is_file():
+        return _of_run(path)
+    if (path / store.MANIFEST).is_file():
+        manifest = store.read_manifest(path)
+        store.verify(path, manifest, max_hashed_bytes=_HASHED_BYTES)
+        return Subject(path, manifest, path, None)
+    raise DataError(f"{path}: neither a token store (data/stores/NAME) nor a run (runs/NAME).")
+
+
+def _of_run(path: Path) -> Subject:
+    run = ds_configs.load(path / "config.json")
+    config = _data_section(run)
+    record = path / "store.json"
+    if not record.is_file():
+        found = find_store(config)
+        if found is None:
+            raise DataError(f"{path}: the run did not record which text it read, and nothing is prepared for its configuration.")
+        note = "The run did not record which text it read. This is what its configuration means now."
+        return Subject(path, found.manifest, found.folder, run, note)
+    manifest = _read(record)
+    for candidate in Path(config.directory).glob(f"*-{manifest['identity'][:12]}/{store.MANIFEST}"):
+        if store.read_manifest(candidate.parent)["identity"] == manifest["identity"]:
+            store.verify(candidate.parent, manifest, max_hashed_bytes=_HASHED_BYTES)
+            return Subject(path, manifest, candidate.parent, run)
+    return Subject(path, manifest, None, run, f"Its store is not in {config.directory} any more; this is what the run recorded of it.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable ({error}).") from error
+    return values
+
+
+def _data_section(run: ds_configs.Config) -> DataConfig:
+    return ds_configs.build(DataConfig, run.values.get("data", {}), "data", str(run.path))
+
+
+def describe(subject: Subject) -> Iterator[str]:
+    """Lines that say what went into a store, by which rules, and what came out."""
+    manifest = subject.manifest
+    yield f"{subject.path}"
+    if subject.note:
+        yield subject.note
+    yield f"store      {subject.folder or 'not here'}, format {manifest['format']}"
+    yield f"identity   {manifest['identity']}"
+    made = manifest["tokenizer"]
+    yield f"tokenizer  {manifest['rules']['tokenizer']['kind']}, {made['vocab_size']:,} tokens, SHA-256 {made['sha256']}"
+    yield from _sources(manifest)
+    yield from _rules(manifest["rules"])
+    yield "\nSplits"
+    for name, split in manifest["splits"].items():
+        units = ", ".join(f"{split[unit]:,} {unit}" for unit in ("documents", "chars", "tokens") if split[unit] is not None)
+        yield f"  {name}: {units.replace('chars', 'characters')}"
+    yield from _seen(subject)
+
+
+def _sources(manifest: dict[str, Any]) -> Iterator[str]:
+    yield "\nSources"
+    files = [*manifest["inputs"], *({**file, "name": f"tokenizer: {file['name']}"} for file in manifest["tokenizer_inputs"])]
+    for file in files[:_SHOWN_FILES]:
+        yield f"  {file['name']}  SHA-256 {file['sha256']}"
+    if len(files) > _SHOWN_FILES:
+        yield f"  and {len(files) - _SHOWN_FILES:,} more, all in {store.MANIFEST}"
+
+
+def _rules(rules: dict[str, Any]) -> Iterator[str]:
+    yield "\nRules"
+    for index, source in enumerate(rules["sources"]):
+        where = f"source {index + 1}: " if len(rules["sources"]) > 1 else ""
+        for key, value in source.items():
+            for line in value if key == "clean" else [value] if value not in (None, {}) else []:
+                yield f"  {where}{key}: {_words(line)}"
+    for key, value in rules.items():
+        if key != "sources" and value not in (None, {}, False):
+            yield f"  {key}: {_words(value)}"
+
+
+def _words(value: Any) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
+    name, rest = value.get("rule"), {key: item for key, item in value.items() if key != "rule" and item not in (None, [], {})}
+    said = ", ".join(f"{key} {_words(item)}" for key, item in rest.items())
+    return f"{name} ({said})" if name and said else name or said
+
+
+def _seen(subject: Subject) -> Iterator[str]:
+    """How far a run has read."""
+    if subject.run is None or subject.config is None:
+        return
+    order = ", ".join(f"{key} {value}" for key, value in spell_out_order(subject.config).items() if value not in (None, [None]))
+    yield f"\nThe run reads it with {order}."
+    for path in sorted(subject.path.glob("checkpoints/step*/manifest.json"))[-1:]:
+        checkpoint = _read(path)
+        recorded = checkpoint.get("text", {}).get("identity")
+        same = {None: "which does not say of which text", subject.manifest["identity"]: "of this text"}.get(recorded, "of ANOTHER text")
+        yield f"Checkpoint {path.parent.name}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
+
+
+def documents(subject: Subject, split: str, count: int) -> Iterator[str]:
+    """The beginnings of the first documents of each stream of a split."""
+    made = subject.tokenizer()
+    for name, stream in subject.streams(split):
+        starts = stream.document_starts()[:count].tolist()
+        for number, start in enumerate(starts):
+            end = min(start + _SHOWN_TOKENS, starts[number + 1] if number + 1 < len(starts) else stream.num_tokens)
+            text = made.decode(stream.read(start, end - start).tolist())
+            yield f"  {split}, {name}, document {number}: {' / '.join(text.strip().splitlines()[:2])}"
+
+
+def window(subject: Subject, split: str, number: int) -> list[int]:
+    """The ids of one window of a split, counted in the order of the text: of a run's `seq_length` tokens, else of 256.
+
+    Raises:
+        DataError: If there is none of that number.
+    """
+    length = subject.config.seq_length if subject.config else _STORE_WINDOW
+    first = number
+    total = 0
+    for _, stream in subject.streams(split):
+        count = -(-stream.num_tokens // length)
+        if 0 <= first < count:
+            return stream.read(first * length, min(length, stream.num_tokens - first * length)).tolist()
+        first -= count
+        total += count
+    raise DataError(f"--window {number}: the {split} split of {subject.path} has windows 0 to {total - 1} of {length} tokens.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Exit code 2 is a mistake in what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m data.inspect", description="Say which text is in a store, or did a run read.")
+    parser.add_argument("path", type=Path, metavar="STORE|RUN", help="data/stores/NAME or runs/NAME")
+    parser.add_argument("--documents", type=int, default=3, metavar="N", help="show the beginnings of the first N documents (default: 3)")
+    parser.add_argument("--sample", type=int, metavar="N", help="show training sample N of a run, in the order it reads them")
+    parser.add_argument("--window", type=int, metavar="N", help="show window N of a split, in the order of the text")
+    parser.add_argument("--split", choices=["train", "valid"], default="train", help="for --window and the documents")
+    options = parser.parse_args(arguments)
+    try:
+        subject = find_subject(options.path)
+        if options.sample is None and options.window is None:
+            print("\n".join(describe(subject)))
+            if subject.folder is not None and options.documents > 0:
+                print("\nFirst documents")
+                print("\n".join(documents(subject, options.split, options.documents)))
+        for ids in _asked_for(subject, options):
+            print(subject.tokenizer().decode(ids))
+    except (DataError, ds_configs.ConfigError) as error:
+        print(f"data.inspect: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _asked_for(subject: Subject, options: argparse.Namespace) -> Iterator[list[int]]:
+    if options.sample is not None:
+        if options.sample < 0:
+            raise DataError(f"--sample {options.sample}: samples count from 0.")
+        yield subject.sample(options.sample)
+    if options.window is not None:
+        yield window(subject, options.split, options.window)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
