@@ -39,6 +39,7 @@ class Plan:
     folder: Path
     before: Prepared | None
     """The store that this very section was prepared as the last time."""
+    hashes: FileHashes
 
     @property
     def is_made(self) -> bool:
@@ -58,10 +59,10 @@ def plan(config: DataConfig) -> Plan:
     if Path(config.directory).is_dir() and os.access(config.directory, os.W_OK):
         hashes.save()
     if before and before.manifest["identity"] == identity.sha256:
-        return Plan(identity, before.folder, before)
+        return Plan(identity, before.folder, before, hashes)
     if before:
         logger.info("not the text that %s was made from: %s", before.folder, changes(before.manifest, identity))
-    return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before)
+    return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before, hashes)
 
 
 def prepared(config: DataConfig, meant: Plan) -> Prepared:
@@ -113,10 +114,25 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
         else:
             steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
             made = publish.publish(config, steps, meant.identity, work)
+        _check_unchanged(config, meant, work)
         made.replace(folder)
         shutil.rmtree(work)
     _show(folder)
     return folder
+
+
+def _check_unchanged(config: DataConfig, meant: Plan, work: Path) -> None:
+    """What was read is what the identity says, or it is thrown away.
+
+    Raises:
+        DataError: If a file changed in the meantime.
+    """
+    now = identify(config, meant.hashes, meant.before.manifest if meant.before else None)
+    meant.hashes.save()
+    if now.sha256 != meant.identity.sha256:
+        shutil.rmtree(work)
+        what = changes({"format": meant.identity.format, **meant.identity.as_manifest()}, now)
+        raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
 
 
 def _show(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data import store, train_tokenizer
+from data import store, tasks, train_tokenizer
 from data.clean import DEFAULT_RULES
 from data.config import DataConfig, SourceConfig, TokenizerConfig, ValidationConfig
 from data.dataset import open_corpus
@@ -112,6 +112,20 @@ def test_a_change_that_keeps_size_and_time_of_a_file_is_noticed(make, tmp_path):
 
     assert path.stat().st_size == times.st_size
     assert plan(make()).folder != first
+
+
+def test_a_text_that_changes_while_it_is_prepared_makes_no_store(make, tmp_path):
+    path = tmp_path / "a/novel.txt"
+
+    def changing(steps, num_workers, enough=None):
+        results = tasks.run(steps, num_workers, enough)
+        path.write_text(path.read_text(encoding="utf-8") + "又一行。\n", encoding="utf-8")
+        return results
+
+    with pytest.raises(DataError, match=r"the text changed while it was prepared \(novel\.txt has changed\)\. Start again"):
+        prepare(make(), run=changing)
+    assert find_store(make()) is None
+    assert not [folder for folder in (tmp_path / "stores").iterdir() if folder.name.startswith((".novel", "novel")) and folder.is_dir()]
 
 
 def test_the_old_text_put_back_is_the_old_store_again(make, tmp_path):
