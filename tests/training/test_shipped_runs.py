@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from data import train_tokenizer
 from data.config import TokenizerConfig
 from model import hf
 from model.gpt import GPT
+from tests import processes
 from tests.model.tiny_models import tiny
 
 pytestmark = pytest.mark.distributed
 
 PACKAGES = ("data", "ds_configs", "inference", "model", "training")
-HANGS_AFTER_SECONDS = 900  # Far beyond the slowest machine: this is here to end a hang, not to measure.
 
 
 def text(seed: int, paragraphs: int) -> list[str]:
@@ -150,25 +149,11 @@ def checkout(root, tmp_path):
     return folder
 
 
-def start(checkout: Path, *arguments: str) -> tuple[int, str, str]:
-    """`./run_pretrain.sh` as from a shell: exit code, standard output, standard error. Nothing of it is left behind."""
+def start(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`./run_pretrain.sh` as from a shell."""
     names = ("RANK", "WORLD_SIZE", "DS_ACCELERATOR")
     shell = {name: value for name, value in os.environ.items() if name not in names} | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        ["./run_pretrain.sh", *arguments],
-        cwd=checkout,
-        env=shell,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=HANGS_AFTER_SECONDS)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, out, err
+    return processes.run(["./run_pretrain.sh", *arguments], cwd=checkout, env=shell)
 
 
 def case_of(name: str) -> Case:
@@ -211,10 +196,10 @@ ALWAYS = "poetry_gpt2_26m"
 )
 def test_a_shipped_configuration_gets_from_raw_files_to_its_first_step(checkout, name):
     case_of(name).write(checkout)
-    code, out, err = start(checkout, str(SHIPPED[name]), *overrides(name))
-    assert code == 0, out + err
-    assert "runs/small is finished: step 1." in out
-    assert "documents in" in err, "a person sees that something is done"
+    done = start(checkout, str(SHIPPED[name]), *overrides(name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "runs/small is finished: step 1." in done.stdout
+    assert "documents in" in done.stderr, "a person sees that something is done"
     (manifest,) = (checkout / "data/stores").glob("*/manifest.json")
     splits = json.loads(manifest.read_text(encoding="utf-8"))["splits"]
     num_shards = sum(len(part["shards"]) for part in splits["train"]["streams"])
