@@ -16,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
 from data.identity import Identity
@@ -131,15 +131,25 @@ def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
 
     try:
         prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
-        return _train(ready.config, overrides, ready.corpus, world)
+        _leave(_train(ready.config, overrides, ready.corpus, world))
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
             raise
         log.error("rank %d of %d: %s: %s", world.rank, world.size, type(error).__name__, error)
         log.error("(PRETRAIN_TRACEBACK=1 shows the whole trace.)")
-        # Not sys.exit: with peers inside a collective, the process group's clean-up would wait for them.
-        sys.stderr.flush()
-        os._exit(1)
+        _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this rank without Python's own end.
+
+    With peers inside a collective, the process group's clean-up would wait for them; and threads that still wait in C++ (gloo's, the
+    watchdog's) have been seen to abort a rank that had finished ("terminate called without an active exception").
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
