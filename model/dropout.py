@@ -19,7 +19,9 @@ def dropout(values: Tensor, ratio: float, training: bool) -> Tensor:
         return values
     if values.device.type != "cpu":
         return functional.dropout(values, ratio)
-    return values * (_random_int16(values.shape) >= round(ratio * 65536) - 32768).to(values.dtype).mul_(1 / (1 - ratio))
+    kept = (_random_int16(values.shape) >= round(ratio * 65536) - 32768).to(values.dtype)
+    # The number multiplies in fp32; in a bf16 mask 1 / (1 - 0.1) would be 1.109 instead of 1.111.
+    return (values * (1 / (1 - ratio))).mul_(kept)
 
 
 def _random_int16(shape: torch.Size) -> Tensor:

@@ -104,6 +104,19 @@ def test_dropout_keeps_the_mean_and_repeats_with_the_generator():
     assert dropout(values, 0.1, training=False) is values
 
 
+def test_dropout_scales_by_the_exact_number_in_bf16_too_forward_and_backward():
+    torch.manual_seed(4)
+    values = (torch.rand(1 << 18) + 0.5).bfloat16().requires_grad_()
+    dropped = dropout(values, 0.1, training=True)
+    upstream = (torch.rand(1 << 18) + 0.5).bfloat16()
+    dropped.backward(upstream)
+    kept = dropped != 0
+    for scaled, original in ((dropped, values), (values.grad, upstream)):
+        ratio = scaled[kept].double().sum() / original[kept].double().sum()
+        # Each product is rounded to bf16 by up to 0.4%, without bias; 1.109375, the nearest bf16 number to 1 / 0.9, is 1.7e-3 away.
+        assert ratio.item() == pytest.approx(1 / 0.9, abs=2e-4)
+
+
 @pytest.mark.parametrize("longest_matrix_row", [0, 512], ids=["fused", "matrices"])
 def test_attention_dropout_leaves_the_expected_context_unchanged(monkeypatch, longest_matrix_row):
     monkeypatch.setattr(attention, "LONGEST_MATRIX_ROW", longest_matrix_row)
