@@ -67,6 +67,15 @@ def adopt(config: TokenizerConfig, folder: Path) -> None:
     tokenizer.save(backend, folder, known)
 
 
+def vocabulary(path: str) -> dict[str, int]:
+    """The tokens of the tokenizer at `path` and their ids.
+
+    Raises:
+        DataError: If there is none, or it cannot be read.
+    """
+    return _read_backend(find_files(path)).get_vocab(with_added_tokens=True)
+
+
 def _read_backend(files: list[Path]) -> "tokenizers.Tokenizer":
     import tokenizers
 

@@ -43,10 +43,10 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
 
     Also filled in where the section is silent: as many key-value heads as heads, an MLP four times as wide as the stream (not for
     a gated one, whose width has no custom), biases of layer norms where linear layers have theirs, and attention dropout equal to
-    `dropout`. An unknown family is left for `ModelConfig` to refuse.
+    `dropout`. An unknown family is left for `ModelConfig` to refuse. A `from` has done its work (`source.complete`) and is left out.
     """
     fields = dict(FAMILIES.get(str(section.get("family")), FAMILIES["gpt2"]))
-    fields.update(section)
+    fields.update({name: value for name, value in section.items() if name != "from"})
     if "num_heads" in fields:
         fields.setdefault("num_kv_heads", fields["num_heads"])
     if isinstance(fields.get("hidden_size"), int) and fields["activation"] != "silu_gated":

@@ -7,6 +7,7 @@ Tokenizer files and token ids are the caller's affair.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from .hf_config import ARCHITECTURES, to_hf
 from .hf_folder import Folder, write_tensors
 from .hf_tensors import Slot, biases_of_zero, tensor_names, to_theirs
 from .initialize import fill_from_folder
+from .source import read_source
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 4 * 2**30
 
@@ -28,7 +32,9 @@ def from_folder(folder: str | Path) -> tuple[ModelConfig, GPT]:
     Raises:
         ValueError: Names the file, field or tensor that is missing, has another shape, or is of a model this project does not know.
     """
-    source = Folder(folder)
+    source = Folder(read_source(folder))
+    for note in source.notes:
+        log.warning("%s", note)
     model = GPT(source.config)
     for entry in layers(source.config):
         if entry.tied and entry.index:

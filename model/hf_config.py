@@ -6,6 +6,7 @@ the file, so that a folder we wrote comes back as exactly the model it was.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -81,7 +82,30 @@ KEYS: dict[str, dict[str, tuple[str, Any]]] = {
 REQUIRED: dict[str, dict[str, Any]] = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     "opt": {"do_layer_norm_before": True, "_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True},
-    "llama": {"rope_scaling": None, "pretraining_tp": 1},
+    "llama": {"pretraining_tp": 1},
+}
+
+# Keys that ask for arithmetic no field of ours stands for.
+REFUSED = {
+    "quantization_config": "its weights are quantised, and would be read as if they were not. Save it unquantised (bf16 or fp32) first.",
+    "compression_config": "its weights are compressed, and would be read as if they were not. Save it uncompressed first.",
+    "auto_map": "its model is code of its own, which is not run here. Use a folder of transformers' own classes.",
+}
+
+# Keys without any part in the arithmetic: where the model is from, what calls it, and what its tokenizer says better.
+WITHOUT_EFFECT = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_attn_implementation_autoset"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id", "prefix"),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript", "is_decoder", "is_encoder_decoder"),
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "n_ctx"),
+    *("task_specific_params", "id2label", "label2id", "problem_type", "finetuning_task", "chunk_size_feed_forward"),
+    *("gradient_checkpointing", "reorder_and_upcast_attn"),
+}
+# Keys that `_check_required`, `_rotary_base` or `to_hf` deal with beside the tables.
+_DEALT_WITH = {
+    "gpt2": {"embd_pdrop"},
+    "opt": {"word_embed_proj_dim"},
+    "llama": {"mlp_bias", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor"},
 }
 
 _GELUS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -101,7 +125,11 @@ def from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
     format = values.get("model_type")
     if format not in KEYS:
         raise ValueError(f'{where}: model_type = "{format}" cannot be read. Use a folder of {", ".join(KEYS)}.')
+    for key, reason in REFUSED.items():
+        if values.get(key):
+            raise ValueError(f"{where}: {key}: {reason}")
     read = {ours: values.get(theirs, default) for ours, (theirs, default) in KEYS[format].items()}
+    _check_types(format, read, where)
     _check_required(format, values, read, where)
     if read["activation"] not in ACTIVATIONS[format]:
         key = KEYS[format]["activation"][0]
@@ -113,12 +141,25 @@ def from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
         read["num_kv_heads"] = read["num_heads"]
     read["norm_bias"] = format != "llama"
     if format == "llama":
-        read["rotary_base"] = float((values.get("rope_parameters") or {}).get("rope_theta") or values.get("rope_theta") or 10000.0)
+        read["rotary_base"] = _rotary_base(values, where)
     own = values.get(OWN_KEY, {})
     try:
         return ModelConfig(**{"family": format, **FAMILIES[format], **read, **own})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def unused_keys(values: Mapping[str, Any]) -> list[str]:
+    """What a readable `config.json` sets that neither `from_hf` nor anything else here uses, as "key = value"."""
+    format = str(values["model_type"])
+    known = {theirs for theirs, _ in KEYS[format].values()} | REQUIRED[format].keys() | _DEALT_WITH[format]
+    ignored = {key: value for key, value in values.items() if key not in known | WITHOUT_EFFECT | REFUSED.keys() | {OWN_KEY} and value}
+    if format == "gpt2" and values.get("embd_pdrop", 0.1) != values.get("resid_pdrop", 0.1):
+        ignored["embd_pdrop"] = values.get("embd_pdrop", 0.1)  # there is one dropout for both
+    ours = [name for name in values.get("architectures") or [] if str(name).lower().startswith(format)]
+    if values.get("architectures") and not ours:
+        ignored["architectures"] = values["architectures"]
+    return [f"{key} = {_short(value)}" for key, value in ignored.items()]
 
 
 def to_hf(config: ModelConfig, format: str) -> dict[str, Any]:
@@ -164,13 +205,51 @@ def _check_required(format: str, values: Mapping[str, Any], read: Mapping[str, A
     if format == "opt":
         wanted["word_embed_proj_dim"] = read["hidden_size"]
     if format == "llama":
-        wanted |= {"head_dim": read["hidden_size"] // read["num_heads"], "mlp_bias": read["use_bias"]}
-        rope = values.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(
-                f'{where}: rope_parameters.rope_type = "{rope["rope_type"]}"; only plain rotary positions ("default") are known.'
-            )
+        wanted |= {"head_dim": read["hidden_size"] // read["num_heads"], "mlp_bias": read["use_bias"], "partial_rotary_factor": 1.0}
     for key, value in wanted.items():
         got = values.get(key, value)
         if got is not None and got != value:
             raise ValueError(f"{where}: {key} = {got}; only {value} is computed the way this project does. Use another model.")
+
+
+def _check_types(format: str, read: Mapping[str, Any], where: str) -> None:
+    """Every value that is read has the type of its default; only what has none by default may be null."""
+    for ours, (theirs, default) in KEYS[format].items():
+        value = read[ours]
+        if value is None and default is None:
+            continue
+        kind = int if default is None else type(default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{where}: {theirs} = {_short(value)}; it must be {_TYPES[kind]}. Does the file belong to the folder?")
+        if kind is int and value < 1:
+            raise ValueError(f"{where}: {theirs} = {value}; it must be 1 or more. Does the file belong to the folder?")
+
+
+_TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _rotary_base(values: Mapping[str, Any], where: str) -> float:
+    """The base of plain rotary positions, from the newer spelling (rope_parameters) or the older ones."""
+    bases = [values["rope_theta"]] if values.get("rope_theta") is not None else []
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = values.get(name) or {}
+        if not isinstance(rope, dict):
+            raise ValueError(f"{where}: {name} = {_short(rope)}; it must be an object.")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise ValueError(f'{where}: {name}.rope_type = {_short(kind)}; only plain rotary positions ("default") are known.')
+        plain = {"rope_type": kind, "type": kind, "rope_theta": rope.get("rope_theta"), "partial_rotary_factor": 1.0}
+        if unknown := [f"{key} = {_short(value)}" for key, value in rope.items() if value is not None and plain.get(key) != value]:
+            raise ValueError(f"{where}: {name} says {', '.join(unknown)}; only plain rotary positions are known. Use another model.")
+        if rope.get("rope_theta") is not None:
+            bases.append(rope["rope_theta"])
+    if any(isinstance(base, bool) or not isinstance(base, int | float) for base in bases):
+        raise ValueError(f"{where}: rope_theta = {_short(bases[0])}; it must be a number.")
+    if len(set(bases)) > 1:
+        raise ValueError(f"{where}: rope_theta is {bases[0]} in one place and {bases[1]} in another. Keep the right one.")
+    return float(bases[0]) if bases else 10000.0
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,6 +6,7 @@ Files are memory-mapped: only what is asked for is read. Names and shapes are th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,34 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import ModelConfig
-from .hf_config import from_hf
-from .hf_tensors import FORMATS, Slot, biases_of_zero, tensor_names, to_ours, to_theirs
+from .hf_tensors import FORMATS, Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
+from .source import Source, read_object
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
 
-class Folder:
-    """A Hugging Face folder: its model's configuration, and its tensors in our shapes."""
+# What a tensor may be stored as; anything else is a quantised model's.
+PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
+# Ends of the names that quantised folders give to what belongs to a weight.
+QUANTISED = re.compile(r"(_scale_inv|_scale|\.scales?|\.qweight|\.qzeros|\.g_idx|\.absmax|_packed|\.SCB)$|\.quant_(map|state)")
+HEAD = "lm_head.weight"
 
-    def __init__(self, path: str | Path) -> None:
-        """Read `config.json` and where the tensors are.
+
+class Folder:
+    """A Hugging Face folder: its model's configuration, and its tensors in our shapes. `notes` say what of it is not used."""
+
+    def __init__(self, source: Source) -> None:
+        """Find out where the tensors are, and that there are no others than the model's.
 
         Raises:
-            ValueError: If a file is missing or unreadable, or the model is none of ours.
+            ValueError: If a file is missing or unreadable, or holds what the model of its `config.json` does not have.
         """
-        self.path = Path(path)
-        values = _read_json(self.path / "config.json", "Name a Hugging Face folder.")
-        self.config = from_hf(values, str(self.path / "config.json"))
-        self.format = str(values["model_type"])
+        self.path, self.config, self.format = source.path, source.config, source.format
+        self.notes = list(source.notes)
         self._handles: dict[str, Any] = {}
         self._files = self._file_of_each_tensor()
+        self._check_left_over()
 
     def check(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> list[str]:
         """The stored names of one of our parameters, after a look at their shapes; no values are read.
@@ -48,9 +55,12 @@ class Folder:
         names = [self._stored_name(name, slot, config) for name in tensor_names(slot, self.format)]
         wanted = to_theirs(torch.empty(shape, device="meta"), slot, config, self.format)
         for name, like in zip(names, wanted, strict=True):
-            got = tuple(self._open(name).get_slice(name).get_shape())
+            dtype, got = self._kind(name)
+            if dtype not in PLAIN_TYPES:
+                raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
             if got != tuple(like.shape):
                 raise ValueError(self._wrong_shape(name, got, tuple(like.shape), slot))
+        self._check_left_out_biases(slot, shape, config)
         return names
 
     def parameter(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> Tensor:
@@ -60,12 +70,38 @@ class Folder:
             ValueError: Names the tensor that is missing, has another shape or cannot be read.
         """
         names = self.check(slot, shape, config)
-        weight = to_ours([self._read(name) for name in names], slot, config, self.format)
-        self._check_left_out_biases(slot, weight, config)
-        return weight
+        return to_ours([self._read(name) for name in names], slot, config, self.format)
 
-    def _check_left_out_biases(self, slot: Slot, weight: Tensor, config: ModelConfig) -> None:
-        for name in biases_of_zero(slot, weight, config, self.format):
+    def _check_left_over(self) -> None:
+        """Every stored tensor is the model's, or a known one without effect, which is noted."""
+        prefix, wanted = FORMATS[self.format].prefix, folder_names(self.config, self.format)
+        over = [name for name in self._files if name not in wanted and (prefix + name not in wanted or prefix + name in self._files)]
+        buffers = [name for name in over if re.fullmatch(FORMATS[self.format].buffers, name.removeprefix(prefix))]
+        if buffers:
+            self.notes.append(f'{self.path}: not used: "{buffers[0]}"{_more(buffers)}, which is computed and not learned.')
+        over = [name for name in over if name not in buffers]
+        if HEAD in over and self.config.tie_embeddings:
+            over.remove(HEAD)
+            self._check_stored_head()
+        if over:
+            of_quantised = any(QUANTISED.search(name) for name in over)
+            hint = _UNQUANTISE if of_quantised else "the model would not be the original. Does its config.json belong to it?"
+            raise ValueError(
+                f'{self.path}: holds "{over[0]}"{_more(over)}, which the {self.format} model of its config.json does not have: {hint}'
+            )
+
+    def _check_stored_head(self) -> None:
+        """A head that is stored beside the embedding it is tied to must be that embedding."""
+        embedding = self._spelling(tensor_names(Slot("TokenEmbedding", 0, "weight"), self.format)[0])
+        if embedding is None or not torch.equal(self._read(HEAD), self._read(embedding)):
+            raise ValueError(
+                f'{self.path}: "{HEAD}" is not the embedding, and its config.json says tie_word_embeddings = true. '
+                "Say false there if it is the head; model.tie_embeddings then has to be false too."
+            )
+        self.notes.append(f'{self.path}: not used: "{HEAD}", which repeats the embedding.')
+
+    def _check_left_out_biases(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> None:
+        for name in biases_of_zero(slot, torch.empty(shape, device="meta"), config, self.format):
             stored = self._spelling(name)
             if stored is not None and self._read(stored).any():
                 field = "norm_bias" if slot.parameter == "norm.weight" else "use_bias"
@@ -93,14 +129,22 @@ class Folder:
             return f"{text} Set model.vocab_size = {got[0]}, or model.initialize.embeddings = false to draw a new embedding and head."
         return f"{text} Give the model the sizes of the folder's config.json."
 
+    def _kind(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Stored type and shape."""
+        try:
+            tensor = self._handle(self._files[name]).get_slice(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(self._unreadable(name, error)) from error
+        return str(tensor.get_dtype()), tuple(tensor.get_shape())
+
     def _read(self, name: str) -> Tensor:
         try:
-            return self._open(name).get_tensor(name)
+            return self._handle(self._files[name]).get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.') from error
+            raise ValueError(self._unreadable(name, error)) from error
 
-    def _open(self, name: str) -> Any:
-        return self._handle(self._files[name])
+    def _unreadable(self, name: str, error: Exception) -> str:
+        return f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.'
 
     def _handle(self, file: str) -> Any:
         if file not in self._handles:
@@ -112,7 +156,9 @@ class Folder:
 
     def _file_of_each_tensor(self) -> dict[str, str]:
         if (self.path / INDEX_FILE).is_file():
-            found: dict[str, str] = _read_json(self.path / INDEX_FILE, "Fetch the file again.")["weight_map"]
+            found = read_object(self.path / INDEX_FILE, "Fetch the file again.").get("weight_map")
+            if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+                raise ValueError(f'{self.path / INDEX_FILE}: its "weight_map" does not say where the tensors are. Fetch the file again.')
             return found
         if not (self.path / SINGLE_FILE).is_file():
             raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
@@ -155,11 +201,8 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
     yield shard
 
 
-def _read_json(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). {hint}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: is no JSON object. {hint}")
-    return values
+_UNQUANTISE = "a quantised model would be read as raw numbers. Save it unquantised (bf16 or fp32) first."
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -49,6 +49,8 @@ class Format:
     """Unused rows in front of the position table."""
     always_biased: tuple[str, ...] = ()
     """Modules (by the end of our name) that have a bias in every folder; zero where ours has none."""
+    buffers: str = r"(?!)"
+    """What the names of tensors match that are computed and not learned, which old versions stored."""
 
 
 _HEAD = {"Head": ("lm_head",)}
@@ -70,6 +72,7 @@ FORMATS: dict[str, Format] = {
         },
         transposed=True,
         always_biased=("norm", "qkv", "out", "up", "down"),
+        buffers=r"h\.\d+\.attn\.(bias|masked_bias)",
     ),
     "opt": Format(
         prefix="model.",
@@ -102,6 +105,7 @@ FORMATS: dict[str, Format] = {
             "FinalNorm.norm": ("norm",),
             **_HEAD,
         },
+        buffers=r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
     ),
 }
 
@@ -111,6 +115,21 @@ def tensor_names(slot: Slot, format: str) -> list[str]:
     table = FORMATS[format]
     prefix = "" if slot.kind == "Head" else table.prefix
     return [f"{prefix}{name.format(slot.block)}.{slot.attribute}" for name in table.names[slot.module]]
+
+
+def folder_names(config: ModelConfig, format: str) -> set[str]:
+    """The name of every tensor that a folder of this model has."""
+    table = FORMATS[format]
+    names: set[str] = set()
+    for module in table.names:
+        kind, _, owner = module.partition(".")
+        if kind == "Head" and config.tie_embeddings:
+            continue
+        has_bias = owner in table.always_biased or (config.norm_bias if owner == "norm" else config.use_bias)
+        for attribute in ("weight", "bias") if owner and has_bias else ("weight",):
+            slots = [Slot(kind, block, f"{owner}.{attribute}".lstrip(".")) for block in range(config.num_layers)]
+            names.update(name for slot in slots for name in tensor_names(slot, format))
+    return names
 
 
 def to_theirs(ours: Tensor, slot: Slot, config: ModelConfig, format: str) -> list[Tensor]:

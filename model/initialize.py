@@ -13,13 +13,11 @@ from torch import nn
 
 from .config import ModelConfig
 from .hf_folder import Folder
-from .hf_tensors import Slot, tensor_names
+from .hf_tensors import Slot
+from .source import check_source, source_layers
 
 # What these produce is added to the residual stream once per half-block; GPT-2 shrinks them so that the sum keeps its size.
 RESIDUAL_OUTPUTS = ("out.weight", "down.weight")
-
-# Fields whose value is in the weights: a folder that differs in one of them is another model.
-SHARED_FIELDS = ("hidden_size", "num_heads", "num_kv_heads", "norm", "position", "activation", "intermediate_size", "use_bias", "norm_bias")
 
 
 def draw_weights(module: nn.Module, config: ModelConfig, seed: int, index: int) -> None:
@@ -49,10 +47,17 @@ class Weights:
         self.config, self.seed = config, seed
         self.folder: Folder | None = None
         self.source_layers: tuple[int, ...] = ()
-        if config.initialize.folder is not None:
-            self.folder = Folder(config.initialize.folder)
-            _check_same_model(config, self.folder)
-            self.source_layers = _source_layers(config, self.folder)
+        if source := check_source(config):
+            self.folder = Folder(source)
+            self.source_layers = source_layers(config, source)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the folder is not used, a line each, and which of its layers are."""
+        if self.folder is None:
+            return []
+        layers = f"layers start from layers {', '.join(map(str, self.source_layers))} of {self.folder.path}."
+        return [*self.folder.notes, *([layers] if self.config.initialize.method == "depth" else [])]
 
     def fill(self, module: nn.Module, index: int) -> None:
         """Set the weights of the layer with this index.
@@ -90,47 +95,3 @@ def fill_from_folder(module: nn.Module, folder: Folder, block: int, config: Mode
     with torch.no_grad():
         for name, weight in module.named_parameters():
             weight.copy_(folder.parameter(Slot(type(module).__name__, block, name), weight.shape, config))
-
-
-def default_source_layers(source: int, target: int) -> tuple[int, ...]:
-    """Which source layer each target layer starts from: the first half from the front, the second half from the back.
-
-    12 -> 16 takes the first 8 and the last 8, 12 -> 10 the first 5 and the last 5. Beyond twice the depth, each layer is repeated in place.
-    """
-    front = (target + 1) // 2
-    if front > source:
-        return tuple(layer * source // target for layer in range(target))
-    return (*range(front), *range(source - (target - front), source))
-
-
-def _source_layers(config: ModelConfig, folder: Folder) -> tuple[int, ...]:
-    source, target = folder.config.num_layers, config.num_layers
-    if config.initialize.method == "folder" and source != target:
-        raise ValueError(
-            f'{folder.path}: has {source} layers and model.num_layers = {target}. Set model.initialize.method = "depth" to '
-            f"start from copies of them, or model.num_layers = {source}."
-        )
-    layers = config.initialize.layers or default_source_layers(source, target)
-    outside = [layer for layer in layers if not 0 <= layer < source]
-    if outside:
-        raise ValueError(f"{folder.path}: has layers 0 to {source - 1}, and model.initialize.layers names {outside[0]}. Name others.")
-    return layers
-
-
-def _check_same_model(config: ModelConfig, folder: Folder) -> None:
-    """Refuse a folder whose weights mean something else, before a tensor is read."""
-    where, source = folder.path / "config.json", folder.config
-    fields = [*SHARED_FIELDS, "max_seq_length" if config.position == "learned" else "rotary_base"]
-    differing = [name for name in fields if getattr(source, name) != getattr(config, name)]
-    if folder.format != config.family and {"norm", "position", "activation"} & set(differing):
-        lacking = tensor_names(Slot("Attention", 0, "qkv.weight"), config.family)[0]
-        raise ValueError(
-            f'{where}: its {folder.format} model ({source.norm}, {source.position} positions, {source.activation}) has no "{lacking}", '
-            f'which model.family = "{config.family}" ({config.norm}, {config.position} positions, {config.activation}) starts from. '
-            f"Use a folder of that family, or change model.family."
-        )
-    if differing:
-        pairs = ", ".join(f"{name} = {getattr(source, name)} (model.{name} = {getattr(config, name)})" for name in differing)
-        raise ValueError(f"{where}: {pairs}. Give the model the folder's values, or use another folder.")
-    if config.initialize.embeddings and config.tie_embeddings and not source.tie_embeddings:
-        raise ValueError(f'{where}: "lm_head.weight" is a matrix of its own and model.tie_embeddings is true. Set it to false.')

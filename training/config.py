@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
 from model.partition import check_method
+from model.source import FROM, complete
 from training.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
@@ -180,6 +182,11 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
         return attempt(lambda: ds_configs.build(cls, prepare(values.get(name, {})), name, config.where))
 
     run = section("run", RunSection)
+    if isinstance(values.get("model"), dict) and FROM in values["model"]:
+        completed = attempt(lambda: {FROM: values["model"][FROM], **preset(complete(values["model"], _recorded_model(run)))})
+        if completed is None:
+            raise ds_configs.ConfigError(problems)  # Without the folder nothing can be said of the model.
+        values = {**values, "model": completed}
     model = section("model", ModelConfig, preset)
     data = section("data", DataConfig)
     training = section("training", TrainingConfig)
@@ -193,6 +200,17 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
         raise ds_configs.ConfigError(problems)
     resolved = RunConfig(path=config.path, values=values, run=run, model=model, data=data, training=training, batch=batch, deepspeed={})
     return with_deepspeed(resolved, resolved.last_step())
+
+
+def _recorded_model(run: RunSection | None) -> dict[str, Any] | None:
+    """The model section, completed, of a run that has saved before."""
+    folder = Path(run.directory) / run.name if run else None
+    if folder is None or not any(folder.glob("checkpoints/step*/manifest.json")):
+        return None
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def precision_problems(values: Mapping[str, Any]) -> list[str]:

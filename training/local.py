@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import ds_configs
 from training.arguments import parse
 from training.config import RunConfig, resolve
+from training.first_weights import check_first_weights
 from training.lock import check_free
 from training.machine import lay_out
 from training.parent import STARTER, bound
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         config, needed = resolve_here(path, overrides)
         check_folder(config)
         check_free(config.folder)
+        check_first_weights(config)  # The preparation can take hours.
         store = _prepare(config)
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -22,10 +22,11 @@ import ds_configs
 from data.identity import Identity
 from training.arguments import check_arrival, parse
 from training.config import RunConfig, resolve, with_deepspeed, with_precision
+from training.first_weights import check_first_weights, first_weights_notes, without_folder
 from training.lock import hold
 from training.meeting import Arrival, meet
 from training.parent import watch_launcher
-from training.record import check_folder, finished_step, has_checkpoint, write_config
+from training.record import check_folder, finished_step, remove_unused, write_config
 from training.signals import leaving, listen
 from training.text import check_text, keep_text
 from training.world import World, check_placement, find_world, speaks_for_host
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
             print(error, file=sys.stderr, flush=True)
     problems = meet(world, arrival, MEETING_SECONDS)
     if ready is None or problems is not None:
+        if ready is not None and world.rank == 0:
+            remove_unused(ready.config.folder)
         print("".join(f"{problem}\n" for problem in problems or []), end="", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     return _run(ready, overrides, world)
@@ -119,6 +122,8 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     check_first_weights(config)
     last_step = config.last_step(corpus.train.samples_per_epoch)
     assert last_step is not None
+    if world.rank == 0:
+        config.folder.mkdir(parents=True, exist_ok=True)  # Where the other hosts look whether they see it.
     return Prepared(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
 
 
@@ -165,22 +170,6 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
         )
 
 
-def check_first_weights(config: RunConfig) -> None:
-    """A new run's folder of weights must fit the model.
-
-    Raises:
-        ValueError: Names the file or tensor that does not.
-    """
-    if config.model.initialize.method == "scratch" or has_checkpoint(config.folder):
-        return
-    from model.gpt import first_weights
-
-    try:
-        first_weights(config.model, config.run.seed)
-    except ValueError as error:
-        raise ValueError(f"{config.path}: model.initialize: {error}") from error
-
-
 def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: World) -> int:
     from training.checkpoint import choose_checkpoint
     from training.distributed import start
@@ -199,6 +188,8 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
         say_precision(precision, manifest)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
+        for note in first_weights_notes(config, corpus):
+            log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
     with run.stop.excusing():
         train(engine, config, corpus, run)
@@ -249,6 +240,7 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, manifest: dict[str
     last_step = config.last_step(len_epoch)
     assert last_step is not None
     checkpoints = config.folder / "checkpoints"
+    config = without_folder(config) if manifest else config
     parts = manifest["partition"] if manifest and measured_before(config, manifest, ranks) else None
     module = build_module(config, ranks, parts)
     universal = manifest is not None and needs_resharding(manifest, ranks, module.parts)

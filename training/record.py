@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
@@ -53,9 +54,10 @@ def check_folder(config: RunConfig) -> None:
             )
         if problems:
             raise ConfigError(problems)
-    config.folder.mkdir(parents=True, exist_ok=True)
     needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
-    free = shutil.disk_usage(config.folder).free
+    # The folder itself is made once nothing is left to refuse.
+    existing = next(folder for folder in (config.folder, *config.folder.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < 2 * needed:
         raise ConfigError(
             [
@@ -63,6 +65,12 @@ def check_folder(config: RunConfig) -> None:
                 "and saving needs room for two. Free some space, or set run.directory to another disk."
             ]
         )
+
+
+def remove_unused(folder: Path) -> None:
+    """Take away the folder of a run that was refused before it wrote anything."""
+    with contextlib.suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()
 
 
 def _difference(old: Any, new: Any, name: str) -> str:

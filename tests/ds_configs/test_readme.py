@@ -38,7 +38,8 @@ FIELDS = {key: field for name, cls in SECTIONS.items() for key, field in keys(cl
 
 
 def test_the_readme_lists_every_key_of_ours_and_no_other():
-    assert set(FIELDS) == {key for key in ROWS if key.split(".")[0] in SECTIONS}
+    # `from` is replaced by what its folder says before the section becomes a ModelConfig.
+    assert set(FIELDS) | {"model.from"} == {key for key in ROWS if key.split(".")[0] in SECTIONS}
 
 
 @pytest.mark.parametrize("key", FIELDS)

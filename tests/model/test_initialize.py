@@ -10,7 +10,7 @@ import torch
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, first_weights, loss
 from model.hf import to_folder
-from model.initialize import default_source_layers
+from model.source import default_source_layers
 from tests.model.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3
@@ -113,9 +113,9 @@ def test_a_llama_of_the_other_rotary_style_starts_as_the_same_function(folders):
             "opt",
             {},
             {"folder": "llama"},
-            'its llama model (rmsnorm, rotary positions, silu_gated) has no "model.decoder.layers.0.self_attn.q_proj.weight"',
+            'its llama model (rmsnorm, rotary positions, silu_gated) has not the layers of model.family = "opt" (layernorm,',
         ),
-        ("gpt2", {}, {"folder": "opt"}, 'its opt model (layernorm, learned positions, relu) has no "transformer.h.0.attn.c_attn.weight"'),
+        ("gpt2", {}, {"folder": "opt"}, 'its opt model (layernorm, learned positions, relu) has not the layers of model.family = "gpt2"'),
         ("opt", {"hidden_size": 48}, {}, "config.json: hidden_size = 24 (model.hidden_size = 48). Give the model the folder's values"),
         ("opt", {"use_bias": False}, {}, "use_bias = True (model.use_bias = False)"),
         ("opt", {"max_seq_length": 20}, {}, "max_seq_length = 24 (model.max_seq_length = 20)"),
@@ -139,7 +139,7 @@ def test_a_llama_of_the_other_rotary_style_starts_as_the_same_function(folders):
         ),
         ("opt", {"num_layers": 6}, {}, 'has 4 layers and model.num_layers = 6. Set model.initialize.method = "depth"'),
         ("opt", {}, {"method": "depth", "layers": (0, 1, 2, 4)}, "has layers 0 to 3, and model.initialize.layers names 4"),
-        ("opt", {}, {"folder": "nowhere"}, "nowhere/config.json: cannot be read"),
+        ("opt", {}, {"folder": "nowhere"}, "nowhere: no such folder"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused_in_one_line_before_anything_is_built(folders, family, changes, initialize, message):

@@ -32,12 +32,9 @@ class TinyRun:
 
     def __init__(self, config: Path, root: Path) -> None:
         self.config = config
+        self.folder = config.parent / "runs" / config.stem
         self.root = root
         self.process: subprocess.Popen[str] | None = None
-
-    @property
-    def folder(self) -> Path:
-        return self.config.parent / "runs" / self.config.stem
 
     def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None) -> None:
         """Start the ranks and return at once. No file they write may grow over `file_bytes`."""

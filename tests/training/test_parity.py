@@ -6,6 +6,7 @@ import re
 import pytest
 
 import ds_configs
+from tests.training.conftest import TinyRun
 from tests.training.plain_loop import train_plainly
 from training.config import resolve, with_precision
 
@@ -51,6 +52,20 @@ def test_six_stages_times_two_replicas_train_with_every_pipeline_on_consecutive_
     assert sorted(run.curve()) == [1, 2, 3]
 
 
-def test_a_config_written_by_a_run_is_a_config(make_run):
-    run = make_run()
-    assert ds_configs.load(run.config).values["run"]["name"] == "tiny"
+@pytest.mark.distributed
+def test_the_config_that_a_run_wrote_starts_the_same_run_again(make_run):
+    run = make_run(pipeline__stages=1, training__sample_tokens=0)
+    run.run("training.steps=2", "optimizer.params.lr=0.02", ranks=1)
+    record = run.folder / "config.json"
+    written = ds_configs.load(record).values
+    assert written == ds_configs.load(run.config, ["training.steps=2", "optimizer.params.lr=0.02"]).values
+
+    again = TinyRun(record, run.root)
+    again.folder = run.folder.parent / "again"
+    try:
+        again.run("run.name=again", ranks=1)
+    finally:
+        again.stop()
+    assert sorted(again.curve()) == [1, 2]
+    assert again.curve() == run.curve()  # bit for bit
+    assert ds_configs.load(again.folder / "config.json", ["run.name=tiny"]).values == written
