@@ -80,7 +80,7 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.c
             continue
         rule = entry["rule"]
         if rule not in RULES:
-            problems.append(f'{where}: {key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)} Known: {", ".join(RULES)}.')
+            problems.append(f'{where}: {key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
             continue
         try:
             made = build(RULES[rule], {key: value for key, value in entry.items() if key != "rule"}, key, where)

@@ -229,6 +229,8 @@ class DataConfig:
             raise ValueError("validation.last_shards: a finished store is one shard. Use last_documents or ratio.")
         if not 0 <= self.max_bad_ratio <= 1:
             raise ValueError(f"max_bad_ratio = {self.max_bad_ratio}; it must be between 0 and 1.")
+        if not 0 <= self.shuffle_seed < 2**63:
+            raise ValueError(f"shuffle_seed = {self.shuffle_seed}; it must be 0 or more and below 2**63.")
         _check_rules(self.clean)
         _ = self.all_sources  # each checks itself as it is made
 

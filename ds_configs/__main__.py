@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0, or 2 if a configuration is wrong."""
+    """Run one command and return its exit code: 0, 2 if a configuration is wrong, 1 if `check` has something else to say of one."""
     parser = argparse.ArgumentParser(
         prog="python -m ds_configs", description="Look at configurations.", epilog="KEY=VALUE overrides a value: optimizer.params.lr=3e-4"
     )
@@ -112,24 +112,32 @@ def _check_all(arguments: Sequence[str]) -> int:
         return 2
     # Only here: the other commands work without the packages whose sections they show.
     from training.config import resolve, with_precision
+    from training.remarks import missing, unreached
 
-    failed = 0
+    failed = remarked = 0
     for file in files:
         try:
             run = resolve(read(file, overrides))
+            remarks = missing(run) + unreached(run, run.last_step())
             bf16, why = _precision_here(run.precision)
             run = with_precision(run, bf16)
         except ConfigError as error:
             failed += 1
             print(error, file=sys.stderr)
+        except ValueError as error:  # the folder that the model starts from
+            failed += 1
+            print(f"{file}: model.initialize: {error}", file=sys.stderr)
         else:
-            print(_summary(file, run, why))
+            remarked += bool(remarks)
+            print(_summary(file, run, why, remarks))
     if failed:
         print(f"{failed} of {len(files)} configurations are wrong.", file=sys.stderr)
-    return 2 if failed else 0
+    if remarked:
+        print(f"{remarked} of {len(files)} configurations are right, but see what is said of them.", file=sys.stderr)
+    return 2 if failed else int(bool(remarked))
 
 
-def _summary(file: str, run: "RunConfig", precision: str) -> str:
+def _summary(file: str, run: "RunConfig", precision: str, remarks: Sequence[str]) -> str:
     """What a run comes to, before anything is started; `precision` with the reason."""
     from model.flops import count_parameters, flops_per_token
 
@@ -144,7 +152,7 @@ def _summary(file: str, run: "RunConfig", precision: str) -> str:
     sizes = f"{model.num_layers} layers x {model.hidden_size}, {model.num_heads} heads, vocabulary {model.vocab_size}"
     return "\n".join(
         [
-            f"{file}: good",
+            *([f"{file}: right, but", *(f"  {remark}" for remark in remarks)] if remarks else [f"{file}: good"]),
             f"  run         {run.run.name}, written to {run.folder}",
             f"  model       {model.family}, {sizes}: {count_parameters(model):,} parameters",
             f"  data        {run.data.name}, rows of {run.data.seq_length} tokens",

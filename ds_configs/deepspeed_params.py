@@ -4,15 +4,20 @@ As in deepspeed_keys.py these are the keys of DeepSpeed 0.19.8, and of torch's o
 with the installed source.
 """
 
+from types import GenericAlias
 from typing import Any, Literal
 
-from ds_configs.typed import AtLeast, Refused
+from ds_configs.typed import AtLeast, Between, Refused
 
 Table = dict[str, Any]
 
 _COUNT = AtLeast(int, 1)
 _NUMBER = AtLeast(float, 0)
-_BETAS = tuple[float, float]
+# Shares of what was: 1 would never forget, and above 1 the averages grow without bound.
+_DECAY = Between(0, 1, exclusive=True)
+_BETAS = GenericAlias(tuple, (_DECAY, _DECAY))
+# Of the peak learning rate.
+_RATIO = Between(0, 1)
 
 _CLIP = Refused('clipping is written once, as "gradient_clipping". Use that.')
 _ADAM: Table = {"lr": _NUMBER, "betas": _BETAS, "eps": _NUMBER, "weight_decay": _NUMBER, "amsgrad": bool, "max_grad_norm": _CLIP}
@@ -63,7 +68,7 @@ OPTIMIZERS: dict[str, Table] = {
     },
     "SGD": {
         "lr": _NUMBER,
-        "momentum": _NUMBER,
+        "momentum": _DECAY,
         "dampening": float,
         "weight_decay": _NUMBER,
         "nesterov": bool,
@@ -83,7 +88,7 @@ _WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": _NUMBER, "warmup_max_lr": _NUMB
 
 # By scheduler.type, which DeepSpeed compares exactly.
 SCHEDULERS: dict[str, Table] = {
-    "WarmupCosineLR": {**_WARMUP, "warmup_min_ratio": _NUMBER, "cos_min_ratio": _NUMBER},
+    "WarmupCosineLR": {**_WARMUP, "warmup_min_ratio": _RATIO, "cos_min_ratio": _RATIO},
     "WarmupDecayLR": _WARMUP_LR,
     "WarmupLR": {key: kind for key, kind in _WARMUP_LR.items() if key != "total_num_steps"},
     "LRRangeTest": {
@@ -103,8 +108,8 @@ SCHEDULERS: dict[str, Table] = {
         "cycle_second_stair_count": int,
         "decay_step_size": int,
         "cycle_momentum": bool,
-        "cycle_min_mom": float,
-        "cycle_max_mom": float,
+        "cycle_min_mom": _DECAY,
+        "cycle_max_mom": _DECAY,
         "decay_mom_rate": float,
         "last_batch_iteration": _WARMUP["last_batch_iteration"],
     },

@@ -107,7 +107,8 @@ def _check(layer: Layer) -> list[str]:
     _check_by_type("optimizer", OPTIMIZERS, layer.values, report)
     _check_by_type("scheduler", SCHEDULERS, layer.values, report)
     run = layer.values["run"]
-    if isinstance(run, dict) and not (isinstance(run["name"], str) and _RUN_NAME.fullmatch(run["name"])):
+    # Who builds the section says what is not a string.
+    if isinstance(run, dict) and isinstance(run["name"], str) and not _RUN_NAME.fullmatch(run["name"]):
         report("run.name", f"run.name = {run['name']!r}; it names a folder: letters, digits and _ . + = - only, a letter or digit first.")
     return problems
 

@@ -14,14 +14,15 @@ def read_with_parents(path: Path) -> tuple[Layer, list[str]]:
     """Return a run's merged values and the problems that did not prevent reading it.
 
     Raises:
-        ConfigError: If a file cannot be read, which makes every further check meaningless.
+        ConfigError: If a file cannot be read or is a part, which makes every further check meaningless.
     """
     reading = _Reading()
     layer = reading.layer(path, ())
     if reading.unreadable:
         raise ConfigError(reading.unreadable)
     if "parts" in (folder.name for folder in path.resolve().parents[:2]):
-        reading.problems.insert(0, f"{shown(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
+        # Alone: that it lacks most of a run is no mistake of its own.
+        raise ConfigError(f"{shown(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
     return layer, reading.problems
 
 

@@ -150,7 +150,8 @@ def _files_like(path: Path) -> str:
     if guess is not None:
         return f"Did you mean {shown(stems[guess])}?"
     here = sorted(file.name for file in stems.values() if file.parent == folder)
-    return f"{shown(folder)} holds: {', '.join(here)}." if here else f"{shown(folder)} holds no .json files."
+    name = folder.resolve() if str(folder) in (".", "..") else shown(folder)
+    return f"{name} holds: {', '.join(here)}." if here else f"{name} holds no .json files."
 
 
 def _inside(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Check JSON values against Python types: `build` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
-sections that are passed on as they are, and the markers `AtLeast`, `Matching` and `Refused` inside them.
+sections that are passed on as they are, and the markers `AtLeast`, `Between`, `Matching` and `Refused` inside them.
 """
 
 import dataclasses
@@ -33,6 +33,18 @@ class AtLeast:
     def __str__(self) -> str:
         bound = f"above {self.minimum:g}" if self.exclusive else f"of {self.minimum:g} or more"
         return f"{describe(self.type)} {bound}"
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from `minimum` to `maximum`, which itself is too much if `exclusive`."""
+
+    minimum: float
+    maximum: float
+    exclusive: bool = False
+
+    def __str__(self) -> str:
+        return f"a number from {self.minimum:g} to {'below ' if self.exclusive else ''}{self.maximum:g}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def describe(wanted: Any) -> str:
         Any: "anything",
     }
     origin, args = get_origin(wanted), get_args(wanted)
-    if isinstance(wanted, AtLeast):
+    if isinstance(wanted, AtLeast | Between):
         return str(wanted)
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(json.dumps(choice) for choice in args)
@@ -142,6 +154,8 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
         return _literal(wanted, value, name, report)
     if isinstance(wanted, AtLeast):
         return _at_least(wanted, value, name, report)
+    if isinstance(wanted, Between):
+        return _between(wanted, value, name, report)
     if isinstance(wanted, Matching):
         return _matching(wanted, value, name, report)
     if wanted is float and type(value) in (int, float):
@@ -166,6 +180,14 @@ def _literal(wanted: Any, value: Any, name: str, report: Report) -> Any:
 def _at_least(wanted: AtLeast, value: Any, name: str, report: Report) -> Any:
     number = _scalar(wanted.type, value, name, report)
     if number is FAILED or number > wanted.minimum or (number == wanted.minimum and not wanted.exclusive):
+        return number
+    report(name, f"{name} = {_short(value)}; it must be {wanted}.")
+    return FAILED
+
+
+def _between(wanted: Between, value: Any, name: str, report: Report) -> Any:
+    number = _scalar(float, value, name, report)
+    if number is FAILED or (wanted.minimum <= number <= wanted.maximum and not (wanted.exclusive and number == wanted.maximum)):
         return number
     report(name, f"{name} = {_short(value)}; it must be {wanted}.")
     return FAILED

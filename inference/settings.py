@@ -26,13 +26,14 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.new_tokens < 1:
             raise ValueError(f"number of new tokens = {self.new_tokens}; it must be 1 or more.")
-        if not 0 <= self.temperature <= 100:
-            raise ValueError(f"temperature = {self.temperature:g}; it must be 0 (greedy) to 100, usually 0.7 to 1.")
+        if self.temperature != 0 and not 0.01 <= self.temperature <= 100:
+            # Scores are divided by it, and must stay finite.
+            raise ValueError(f"temperature = {self.temperature:g}; it must be 0 (greedy) or from 0.01 to 100, usually 0.7 to 1.")
         if self.top_k < 0:
             raise ValueError(f"top-k = {self.top_k}; it must be 0 (no limit) or more.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top-p = {self.top_p:g}; it must be above 0 and at most 1 (no limit).")
-        if not 0 < self.repetition_penalty <= 100:
-            raise ValueError(f"repetition penalty = {self.repetition_penalty:g}; it must be above 0 and at most 100, 1 is none.")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            raise ValueError(f"repetition penalty = {self.repetition_penalty:g}; it must be from 0.01 to 100, 1 is none.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed = {self.seed}; it must be 0 or more and below 2**63.")

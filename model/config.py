@@ -15,6 +15,9 @@ Family = Literal["gpt2", "llama", "opt"]
 # backward, heads of 64: (4, 256) 3.8 against 7.6 ms, (2, 512) 8.4 against 16.8 ms, (1, 1024) 35 against 22 ms.
 LONGEST_MATRIX_ROW = 512
 
+# Beyond any use; lists of more layers would fill the memory of who only checks a mistyped number.
+MOST_LAYERS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class InitializeConfig:
@@ -79,6 +82,8 @@ class ModelConfig:
         for name in ("vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers = {self.num_layers}; it must be at most {MOST_LAYERS}.")
         for name in ("norm_eps", "rotary_base", "init_std"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be above 0.")

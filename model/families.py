@@ -5,6 +5,7 @@ The names of a family's tensors in the Hugging Face format are in `hf.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,11 +48,12 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(FAMILIES.get(str(section.get("family")), FAMILIES["gpt2"]))
     fields.update({name: value for name, value in section.items() if name != "from"})
-    if "num_heads" in fields:
-        fields.setdefault("num_kv_heads", fields["num_heads"])
-    if isinstance(fields.get("hidden_size"), int) and fields["activation"] != "silu_gated":
-        fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
+    # Where a field is wrong or missing, that is the mistake to report, not that nothing can be derived from it.
+    num_heads, hidden_size = fields.get("num_heads"), fields.get("hidden_size")
+    fields.setdefault("num_kv_heads", num_heads if type(num_heads) is int else 1)
+    if fields["activation"] != "silu_gated":
+        fields.setdefault("intermediate_size", 4 * hidden_size if type(hidden_size) is int else 1)
     fields.setdefault("norm_bias", fields["use_bias"] is True and fields["norm"] == "layernorm")
-    if "dropout" in fields:
+    if isinstance(fields.get("dropout"), int | float) and math.isfinite(fields["dropout"]):
         fields.setdefault("attention_dropout", fields["dropout"])
     return fields

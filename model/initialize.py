@@ -25,7 +25,8 @@ def draw_weights(module: nn.Module, config: ModelConfig, seed: int, index: int) 
 
     Matrices are normal with `init_std`, those that end a half-block with `init_std` / sqrt(2 * num_layers); norms start at 1, biases at 0.
     """
-    generator = torch.Generator().manual_seed(seed * 65537 + index)
+    # PyTorch takes seeds of 64 bits; products of small ones are not changed by this.
+    generator = torch.Generator().manual_seed((seed * 65537 + index) % 2**63)
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if weight.ndim > 1:

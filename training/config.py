@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import ds_configs
 from data.config import DataConfig
+from data.corpora import CORPORA
+from ds_configs.errors import did_you_mean
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -39,8 +41,8 @@ class RunSection:
     directory: str = "runs"
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f'name = "{self.name}"; it names a folder: no slash, no leading dot, not empty.')
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}; it must be 0 or more and below 2**63.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,8 @@ class TrainingConfig:
             raise ValueError(
                 f"sample_tokens = {self.sample_tokens}; 0 to 64: samples are for the eye, python -m inference.generate writes longer ones."
             )
-        if self.sample_temperature < 0:
-            raise ValueError(f"sample_temperature = {self.sample_temperature}; 0 (greedy) or more.")
+        if self.sample_temperature != 0 and not 0.01 <= self.sample_temperature <= 100:
+            raise ValueError(f"sample_temperature = {self.sample_temperature}; it must be 0 (greedy) or from 0.01 to 100.")
 
     def last_step(self, train_batch_size: int, seq_length: int, samples_per_epoch: int | None) -> int | None:
         """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""
@@ -250,12 +252,18 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
                 f"data.tokenizer.vocab_size = {vocabulary} does not fit model.vocab_size = {model.vocab_size}. "
                 "Make the model's at least as large."
             )
+    for source in data.all_sources if data else ():
+        if source.corpus is not None and source.corpus not in CORPORA:
+            problems.append(
+                f'data.corpus = "{source.corpus}" is not known. {did_you_mean(source.corpus, CORPORA)} Your own text goes into data.path.'
+            )
     num_layers = len(layer_parameters(model)) if model else None
     if batch and num_layers and batch.stages > num_layers:
         problems.append(
             f"pipeline.stages = {batch.stages}, but the model has only {num_layers} layers to put on them. "
             "Use fewer stages or more model.num_layers."
         )
+    problems += _optimizer_problems(values)
     scheduler = values.get("scheduler", {})
     if "total_num_steps" in scheduler.get("params", {}):
         problems.append("scheduler.params.total_num_steps is derived from the run length (training.steps, epochs or tokens). Remove it.")
@@ -268,6 +276,20 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
 def with_precision(config: RunConfig, bf16: bool) -> RunConfig:
     """The run with "auto" decided; `values`, which are recorded, keep what was said."""
     return dataclasses.replace(config, deepspeed={**config.deepspeed, "bf16": {**config.deepspeed.get("bf16", {}), "enabled": bf16}})
+
+
+def _optimizer_problems(values: Mapping[str, Any]) -> list[str]:
+    """Pairs of numbers that contradict each other, in the optimizer and its schedule."""
+    problems = []
+    optimizer = values.get("optimizer", {})
+    params = optimizer.get("params", {})
+    if optimizer.get("type") == "SGD" and params.get("nesterov") and (not params.get("momentum") or params.get("dampening")):
+        problems.append("optimizer.params.nesterov = true needs a momentum above 0 and no dampening.")
+    params = values.get("scheduler", {}).get("params", {})
+    for low, high in (("warmup_min_lr", "warmup_max_lr"), ("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom")):
+        if low in params and high in params and params[low] > params[high]:
+            problems.append(f"scheduler.params.{low} = {params[low]} is above {high} = {params[high]}. Swap them.")
+    return problems
 
 
 def with_deepspeed(config: RunConfig, last_step: int | None) -> RunConfig:

@@ -27,6 +27,7 @@ from training.lock import hold
 from training.meeting import Arrival, meet
 from training.parent import watch_launcher
 from training.record import check_folder, finished_step, remove_unused, write_config
+from training.remarks import unreached
 from training.signals import leaving, listen
 from training.text import check_text, keep_text
 from training.world import World, check_placement, find_world, speaks_for_host
@@ -188,7 +189,7 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
         say_precision(precision, manifest)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
-        for note in first_weights_notes(config, corpus):
+        for note in [*first_weights_notes(config, corpus), *unreached(config, config.last_step(corpus.train.samples_per_epoch))]:
             log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
     with run.stop.excusing():

@@ -12,6 +12,8 @@ from inference.settings import Sampling
     [
         ({"new_tokens": 0}, "number of new tokens = 0; it must be 1 or more"),
         ({"temperature": -0.1}, "temperature = -0.1; it must be 0 (greedy)"),
+        ({"temperature": 1e-45}, "it must be 0 (greedy) or from 0.01 to 100"),
+        ({"repetition_penalty": 1e-45}, "it must be from 0.01 to 100, 1 is none"),
         ({"temperature": float("nan")}, "temperature = nan"),
         ({"top_k": -1}, "top-k = -1; it must be 0 (no limit)"),
         ({"top_p": 0.0}, "top-p = 0; it must be above 0"),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from model.hf import to_folder
 from tests.model.tiny_models import tiny
 from training.config import resolve
 from training.first_weights import compare_tokenizers
+from training.record import remove_unused
 
 MODEL = tiny("gpt2", vocab_size=320, max_seq_length=32, hidden_size=32, intermediate_size=48, norm_eps=1e-3)
 
@@ -35,6 +38,27 @@ def test_a_tokenizer_that_does_not_fit_the_folders_is_said(verse, tmp_path):
     (tmp_path / "none").mkdir()
     (line,) = compare_tokenizers(str(tmp_path / "none"), ours)
     assert line.startswith(f"{tmp_path / 'none'}: its tokenizer could not be compared with the store's: ")
+
+
+def test_a_folder_that_does_not_fit_is_refused_before_the_data_is_prepared(root, verse, tmp_path):
+    to_folder(GPT(MODEL, seed=5), MODEL, tmp_path / "start", "gpt2")
+    start = json.dumps({"method": "folder", "folder": str(tmp_path / "start")})
+    own = [f"data.path={verse}", f"data.directory={tmp_path / 'stores'}", f"run.directory={tmp_path / 'runs'}", "run.name=x"]
+    command = [sys.executable, "run_pretrain.sh", "ds_configs/own_text.json", *own, f"model.initialize={start}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "norm_eps = 0.001 (model.norm_eps = 1e-05)" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["start"]
+
+
+def test_a_refused_run_takes_its_folder_away_only_if_nothing_is_in_it(tmp_path):
+    for name in ("empty", "used"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "used" / "log.txt").touch()
+    for name in ("empty", "used", "missing"):
+        remove_unused(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
 
 @pytest.mark.distributed

@@ -1,0 +1,131 @@
+"""`check` calls nothing good that a run could not do: numbers that contradict each other, names and folders that do not exist."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ds_configs.__main__ import main
+from model.gpt import GPT
+from model.hf import to_folder
+from tests.model.tiny_models import tiny
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = "ds_configs/quickstart.json"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[str]]:
+    """Exit code, and every line that is said of the mistake."""
+    code = main(["check", file, "run.name=x", *overrides])
+    return code, [line for line in capsys.readouterr().err.splitlines() if " configurations are " not in line]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.params.betas=[0.9,1.5]", "command line: optimizer.params.betas[1] = 1.5; it must be a number from 0 to below 1."),
+        ("optimizer.params.betas=[0.9,1]", "command line: optimizer.params.betas[1] = 1; it must be a number from 0 to below 1."),
+        ("optimizer.params.betas=[-0.1,0.9]", "command line: optimizer.params.betas[0] = -0.1; it must be a number from 0 to below 1."),
+        ("optimizer.params.betas=0.9", "command line: optimizer.params.betas = 0.9, which is written with a fraction; it must be a list"),
+        ("scheduler.params.cos_min_ratio=7", "command line: scheduler.params.cos_min_ratio = 7; it must be a number from 0 to 1."),
+        ("scheduler.params.warmup_min_ratio=1.01", "warmup_min_ratio = 1.01; it must be a number from 0 to 1."),
+        ('scheduler.params={"cos_min_ratio":"x"}', 'cos_min_ratio = "x", which is a string; it must be a number'),
+        ("run.seed=-1", "command line: run.seed = -1; it must be 0 or more and below 2**63."),
+        ("run.seed=9223372036854775808", "run.seed = 9223372036854775808; it must be 0 or more and below 2**63."),
+        ("data.shuffle_seed=-1", "data.shuffle_seed = -1; it must be 0 or more and below 2**63."),
+        ("data.corpus=honglomeng", 'data.corpus = "honglomeng" is not known. Did you mean "hongloumeng"?'),
+        (
+            'data={"corpus":null,"sources":[{"corpus":"revers"}],"chapters":null}',
+            'data.corpus = "revers" is not known. Did you mean "reverse"?',
+        ),
+        ("model.hidden_size=wide", 'command line: model.hidden_size = "wide", which is a string; it must be an integer.'),
+        ("model.hidden_size=null", "model.hidden_size is missing; it must be an integer."),
+        ("model.num_heads=many", 'command line: model.num_heads = "many", which is a string; it must be an integer.'),
+        ("model.dropout=1e400", "command line: model.dropout is too large for a number. Write a finite one."),
+        ("model.num_layers=10000000000000000000", "model.num_layers = 10000000000000000000; it must be at most 100000."),
+        ("model.from=nowhere", "model.from: nowhere: no such folder. Fetch it, or name another Hugging Face folder."),
+        ("run.name=a/b", "command line: run.name = 'a/b'; it names a folder: "),
+        ("run.name=3", "command line: run.name = 3; it must be a string."),
+        ("training.sample_temperature=1e-45", "training.sample_temperature = 1e-45; it must be 0 (greedy) or from 0.01 to 100."),
+        ('data.clean=[{"rule":"unicod"}]', 'data.clean[0].rule = "unicod" is not a rule. Did you mean "unicode"?'),
+        (
+            'scheduler={"type":"WarmupLR","params":{"cos_min_ratio":null,"warmup_min_ratio":null,"warmup_min_lr":1,"warmup_max_lr":0.1}}',
+            "scheduler.params.warmup_min_lr = 1 is above warmup_max_lr = 0.1. Swap them.",
+        ),
+        (
+            'optimizer={"type":"SGD","params":{"torch_adam":null,"betas":null,"eps":null,"nesterov":true}}',
+            "optimizer.params.nesterov = true needs a momentum above 0 and no dampening.",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_one_line_and_exit_code_2(capsys, override, said):
+    code, lines = check(capsys, override)
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert lines[0].endswith((".", "?"))
+    assert not lines[0].endswith("..")
+
+
+def test_a_part_is_refused_for_being_one_and_for_nothing_else(capsys):
+    assert check(capsys, file="ds_configs/parts/engine/pipeline.json") == (
+        2,
+        ["ds_configs/parts/engine/pipeline.json: is a part, which runs inherit, and cannot be run. Name a file outside parts/."],
+    )
+
+
+def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsys, monkeypatch, tmp_path):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert check(capsys, file="a.json") == (2, [f"a.json: no such file. {tmp_path / 'below'} holds no .json files."])
+    assert check(capsys, file="../a.json") == (2, [f"../a.json: no such file. {tmp_path} holds no .json files."])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "scheduler.params.warmup_num_steps=201",
+            "warmup_num_steps = 201 and the run has 200 steps: it ends before the learning rate is at its peak",
+        ),
+        (
+            'model.initialize={"method":"folder","folder":"nowhere"}',
+            "model.initialize.folder = nowhere: no such folder. Fetch it before the run.",
+        ),
+        ('data.tokenizer={"kind":"existing","path":"nowhere","vocab_size":null}', "data.tokenizer.path = nowhere: no such file or folder."),
+        ('data={"corpus":null,"path":"nowhere/*.txt"}', "data.path = nowhere/*.txt: nothing there. The preparation needs it."),
+    ],
+)
+def test_what_a_right_configuration_lacks_or_does_not_reach_is_said_with_exit_code_1(capsys, override, said):
+    assert main(["check", QUICKSTART, "run.name=x", override]) == 1
+    captured = capsys.readouterr()
+    first, second = captured.out.splitlines()[:2]
+    assert first == f"{QUICKSTART}: right, but"
+    assert said in second
+    assert captured.err == "1 of 1 configurations are right, but see what is said of them.\n"
+
+
+def test_a_warm_up_as_long_as_the_run_and_an_unknown_length_are_nothing_to_mention(capsys):
+    assert check(capsys, "scheduler.params.warmup_num_steps=200") == (0, [])
+    assert check(capsys, "scheduler.params.warmup_num_steps=20000", "training.steps=null", "training.epochs=3") == (0, [])
+
+
+def test_a_folder_that_does_not_fit_is_found_by_check_without_torch(capsys, tmp_path):
+    config = tiny("gpt2", norm_eps=1e-6)
+    to_folder(GPT(config, seed=0), config, tmp_path, "gpt2")
+    start = f'model.initialize={{"method":"folder","folder":"{tmp_path}"}}'
+    code, (line,) = check(capsys, start)
+    assert code == 2
+    assert line.startswith(f"{QUICKSTART}: model.initialize: {tmp_path}/config.json: hidden_size = 24 (model.hidden_size = 256), ")
+    assert "norm_eps = 1e-06 (model.norm_eps = 1e-05)" in line
+
+
+def test_every_seed_that_is_let_through_draws_weights():
+    config = tiny("gpt2")
+    last = GPT(config, seed=2**63 - 1).state_dict()
+    assert not torch.equal(last["0.weight"], GPT(config, seed=2**63 - 2).state_dict()["0.weight"])
