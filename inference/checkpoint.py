@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+# What a resume on another topology makes of the checkpoint `step...`, beside it.
+UNIVERSAL = re.compile(r"universal_(step(\d+))")
 
 
 class CheckpointError(ValueError):
@@ -44,6 +47,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: If there is no manifest, or it is not one.
     """
+    if is_universal(folder):
+        return _open_universal(folder)
     try:
         raw = (folder / MANIFEST).read_bytes()
         manifest = json.loads(raw)
@@ -56,6 +61,27 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not well_formed:
         raise CheckpointError(f"{folder / MANIFEST}: is not the manifest of a checkpoint. Use another checkpoint.")
     return Checkpoint(folder, step, hashlib.sha256(raw).hexdigest(), manifest)
+
+
+def is_universal(folder: Path) -> bool:
+    """Whether this is a checkpoint in DeepSpeed's universal form, one folder per weight."""
+    return UNIVERSAL.fullmatch(folder.resolve().name) is not None and next(folder.glob("zero/*/fp32.pt"), None) is not None
+
+
+def _open_universal(folder: Path) -> Checkpoint:
+    """It has no manifest: its files are taken as they are, its facts are those of the checkpoint that it was made of."""
+    named = UNIVERSAL.fullmatch(folder.resolve().name)
+    assert named is not None, "asked before"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("zero/*/fp32.pt")):
+        with path.open("rb") as file:
+            digest.update(path.parent.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    try:
+        manifest = json.loads((folder.parent / named[1] / MANIFEST).read_text(encoding="utf-8"))
+        facts = {key: manifest[key] for key in ("metrics", "consumed_samples") if key in manifest}
+    except (OSError, ValueError, TypeError):
+        facts = {}
+    return Checkpoint(folder, int(named[2]), digest.hexdigest(), {"files": {}, **facts})
 
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:

@@ -29,7 +29,12 @@ log = logging.getLogger(__name__)
 
 FORMATS = get_args(Family)
 RECORD = "export.json"  # what an export was made from; a folder that has it is ours to replace
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+# Raised when exports change, so that one made before is made again.
+LAYOUT = 2
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    "tokenizer.model",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
     if source.kind == "folder":
         model = _read_folder(source.path)
-        _write(model, out, {"folder": str(source.path), "format": format or model.config.family})
+        _write(model, out, {"folder": str(source.path), "format": format or model.config.family, "layout": LAYOUT})
         return True
     assert source.run is not None, "a run or a checkpoint has a run folder"
     config, model_config = load_run_config(source.run)
@@ -92,8 +97,8 @@ def export_of_run(run: Path) -> Path:
 
 
 def _record(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
-    made_of = {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint, "format": format}
-    return {**made_of, "text": checkpoint.manifest.get("text")}
+    facts = {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
+    return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text")}
 
 
 def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
@@ -163,6 +168,7 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
         for name in TOKENIZER_FILES:
             if (model.tokenizer / name).is_file():
                 shutil.copyfile(model.tokenizer / name, folder / name)
+        _complete_tokenizer(folder, model.config.max_seq_length)
         _write_json(folder / "config.json", {**read_json(folder / "config.json"), **model.token_ids})
         _write_json(folder / "generation_config.json", model.token_ids)
         (folder / "README.md").write_text(model.card, encoding="utf-8")
@@ -170,6 +176,16 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
         if out.exists():
             out.rename(Path(scratch) / "old")
         folder.rename(out)
+
+
+def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
+    """Say in the tokenizer's settings what padding a batch and cutting a text to length need, unless they say it already."""
+    settings = read_json(folder / "tokenizer_config.json")
+    if settings:
+        # Padding is masked, so any token serves; a model without one of its own pads with its end of text.
+        wanted = {"pad_token": settings.get("eos_token"), "model_max_length": max_seq_length}
+        missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
+        _write_json(folder / "tokenizer_config.json", {**settings, **missing})
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ds_configs
-from inference.checkpoint import MANIFEST, CheckpointError
+from inference.checkpoint import MANIFEST, CheckpointError, is_universal
 from model.config import ModelConfig
 from model.families import preset
 
@@ -33,7 +33,7 @@ def find_source(path: Path) -> Source:
         raise CheckpointError(f"{path}: no such folder. {_known_runs(path)}")
     if path.is_file():
         raise CheckpointError(f"{path}: is a file. {_run_of(path)}")
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() or is_universal(path):
         return Source("checkpoint", path, path.resolve().parent.parent)
     config = read_json(path / "config.json")
     if "model_type" in config:

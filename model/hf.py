@@ -65,12 +65,12 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
     values = {**to_hf(config, format), **ids, "dtype": dtype}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, _tensors(model, config, format), SHARD_BYTES)
+    write_tensors(folder, named_tensors(model, config, format), SHARD_BYTES)
     for name, content in (("config.json", values), ("generation_config.json", ids)):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every tensor of the folder; a tied matrix comes once, as the embedding."""
     for entry in layers(config):
         if entry.tied and entry.index:

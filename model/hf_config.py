@@ -174,7 +174,8 @@ def to_hf(config: ModelConfig, format: str) -> dict[str, Any]:
     values[key] = next((name for name, ours in ACTIVATIONS[format].items() if ours == config.activation), values[key])
     values |= REQUIRED[format]
     if format == "gpt2":
-        values["embd_pdrop"] = config.dropout
+        # What reads the format before `n_positions` was its name, converters to GGUF among it, looks for `n_ctx`.
+        values |= {"embd_pdrop": config.dropout, "n_ctx": config.max_seq_length}
     if format == "opt":
         values["word_embed_proj_dim"] = config.hidden_size
     if format == "llama":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +98,43 @@ def test_one_checkpoint_can_be_exported_by_its_folder(run: Path, tmp_path: Path)
     assert export(find_source(run / "checkpoints" / f"step{STEPS[0]:08d}"), tmp_path / "out")
     tokens = torch.arange(2, 66).view(1, 64)
     assert (logits_of_folder(tmp_path / "out", tokens) - logits_of_run(run, STEPS[0], tokens)).abs().max() < TOLERANCE
+
+
+def test_a_universal_checkpoint_is_exported_by_its_folder(run: Path, tmp_path: Path) -> None:
+    newest = run / "checkpoints" / f"step{STEPS[-1]:08d}"
+    universal = newest.with_name(f"universal_{newest.name}")
+    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
+    command += ["--input_folder", str(newest), "--output_folder", str(universal)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120, check=True)
+    assert main([str(universal), str(tmp_path / "out")]) == 0
+    assert main([str(newest), str(tmp_path / "same")]) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "same" / "model.safetensors").read_bytes()
+    assert f"Step {STEPS[-1]} of the run" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert not export(find_source(universal), tmp_path / "out")
+    # One weight less, as an interrupted conversion leaves it.
+    shutil.rmtree(next((universal / "zero").iterdir()))
+    with pytest.raises(CheckpointError, match=r"weights are missing"):
+        export(find_source(universal), tmp_path / "torn")
+    shutil.rmtree(newest)
+    shutil.rmtree(universal)
+    assert export(find_source(run), tmp_path / "before")
+
+
+def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    export(find_source(run), tmp_path / "out", "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (tokenizer.pad_token, tokenizer.model_max_length) == ("<|endoftext|>", 64)
+    batch = tokenizer(["床前明月光", "月"], padding=True, return_tensors="pt")
+    assert batch.attention_mask.sum(1).tolist() == [len(tokenizer("床前明月光").input_ids), len(tokenizer("月").input_ids)]
+    assert read_json(tmp_path / "out" / "config.json")["n_ctx"] == 64
+    # An export of an earlier version, which lacks them, is made again.
+    record = read_json(tmp_path / "out" / "export.json")
+    del record["layout"]
+    (tmp_path / "out" / "export.json").write_text(json.dumps(record), encoding="utf-8")
+    assert export(find_source(run), tmp_path / "out", "gpt2")
+    assert not export(find_source(run), tmp_path / "out", "gpt2")
 
 
 def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:

@@ -90,6 +90,24 @@ def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path)
 
 
 @pytest.mark.distributed
+def test_deepspeeds_own_script_does_not_read_the_checkpoint_of_a_pipeline(saved_run: Path, tmp_path: Path) -> None:
+    """As docs/generation.md says; once it does, the page can change."""
+    command = [
+        sys.executable,
+        "-m",
+        "deepspeed.utils.zero_to_fp32",
+        str(saved_run / "checkpoints"),
+        str(tmp_path),
+        "-t",
+        saved(saved_run).name,
+    ]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert not list(tmp_path.glob("*.bin")) + list(tmp_path.glob("*.safetensors"))
+    print(done.stderr)
+
+
+@pytest.mark.distributed
 def test_a_missing_replica_is_named(run: Path) -> None:
     (saved(run) / "bf16_zero_pp_rank_1_mp_rank_01_optim_states.pt").unlink()
     with pytest.raises(CheckpointError, match=r"has 1 \*_optim_states.pt of stage 1 where there were 2"):
