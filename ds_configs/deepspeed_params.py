@@ -4,6 +4,7 @@ As in deepspeed_keys.py these are the keys of DeepSpeed 0.19.8, and of torch's o
 with the installed source.
 """
 
+from collections.abc import Iterator
 from types import GenericAlias
 from typing import Any, Literal
 
@@ -114,3 +115,16 @@ SCHEDULERS: dict[str, Table] = {
         "last_batch_iteration": _WARMUP["last_batch_iteration"],
     },
 }
+
+_ASCENDING = (("warmup_min_lr", "warmup_max_lr"), ("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom"))
+
+
+def contradictions(section: str, entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, what is wrong) of well-typed parameters that contradict each other. `section` is optimizer or scheduler."""
+    params = entry.get("params", {})
+    restless = entry["type"] == "SGD" and (not params.get("momentum") or params.get("dampening"))
+    if restless and params.get("nesterov"):
+        yield f"{section}.params.nesterov", f"{section}.params.nesterov = true needs a momentum above 0 and no dampening."
+    for low, high in _ASCENDING:
+        if low in params and high in params and params[low] > params[high]:
+            yield f"{section}.params.{low}", f"{section}.params.{low} = {params[low]} is above {high} = {params[high]}. Swap them."

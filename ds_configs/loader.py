@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
-from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS
+from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, contradictions
 from ds_configs.errors import ConfigError, did_you_mean
 from ds_configs.merge import Layer, Origin, apply
 from ds_configs.overrides import apply_overrides
 from ds_configs.parents import read_with_parents
 from ds_configs.reader import shown
-from ds_configs.typed import Report, convert
+from ds_configs.typed import FAILED, Report, convert
 
 SECTIONS = ("run", "model", "data", "training")
 _TABLE = {**TOP_LEVEL, **dict.fromkeys(SECTIONS, dict[str, Any])}
@@ -123,4 +123,6 @@ def _check_by_type(section: str, tables: Mapping[str, Any], values: Mapping[str,
     elif isinstance(entry["type"], str) and entry["type"] not in tables:
         report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], tables)}')
     elif isinstance(entry["type"], str) and isinstance(entry.get("params"), dict):
-        convert(tables[entry["type"]], entry["params"], f"{section}.params", report)
+        found = convert(tables[entry["type"]], entry["params"], f"{section}.params", report)
+        for key, problem in contradictions(section, entry) if found is not FAILED else ():
+            report(key, problem)

@@ -263,7 +263,6 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
             f"pipeline.stages = {batch.stages}, but the model has only {num_layers} layers to put on them. "
             "Use fewer stages or more model.num_layers."
         )
-    problems += _optimizer_problems(values)
     scheduler = values.get("scheduler", {})
     if "total_num_steps" in scheduler.get("params", {}):
         problems.append("scheduler.params.total_num_steps is derived from the run length (training.steps, epochs or tokens). Remove it.")
@@ -276,20 +275,6 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
 def with_precision(config: RunConfig, bf16: bool) -> RunConfig:
     """The run with "auto" decided; `values`, which are recorded, keep what was said."""
     return dataclasses.replace(config, deepspeed={**config.deepspeed, "bf16": {**config.deepspeed.get("bf16", {}), "enabled": bf16}})
-
-
-def _optimizer_problems(values: Mapping[str, Any]) -> list[str]:
-    """Pairs of numbers that contradict each other, in the optimizer and its schedule."""
-    problems = []
-    optimizer = values.get("optimizer", {})
-    params = optimizer.get("params", {})
-    if optimizer.get("type") == "SGD" and params.get("nesterov") and (not params.get("momentum") or params.get("dampening")):
-        problems.append("optimizer.params.nesterov = true needs a momentum above 0 and no dampening.")
-    params = values.get("scheduler", {}).get("params", {})
-    for low, high in (("warmup_min_lr", "warmup_max_lr"), ("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom")):
-        if low in params and high in params and params[low] > params[high]:
-            problems.append(f"scheduler.params.{low} = {params[low]} is above {high} = {params[high]}. Swap them.")
-    return problems
 
 
 def with_deepspeed(config: RunConfig, last_step: int | None) -> RunConfig:
