@@ -13,7 +13,7 @@ format: setup
 	$(RUN) -m ruff check --fix .
 
 check: lint type
-	@# 1: right, but weights that a run starts from are not fetched.
+	@# 1: right, but files that a run reads are not fetched.
 	$(RUN) -m ds_configs check ds_configs/*.json ds_configs/ablations/*.json || test $$? = 1
 
 lint: setup

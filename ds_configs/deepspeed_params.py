@@ -56,7 +56,7 @@ OPTIMIZERS: dict[str, Table] = {
         "lr": _NUMBER,
         "muon_lr": _NUMBER,
         "adam_lr": _NUMBER,
-        "momentum": _NUMBER,
+        "momentum": _DECAY,
         "betas": _BETAS,
         "eps": _NUMBER,
         "weight_decay": _NUMBER,
