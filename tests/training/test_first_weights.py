@@ -68,6 +68,7 @@ def test_a_run_takes_its_model_from_a_folder_and_goes_on_when_the_folder_is_gone
     run = make_run(model={"from": str(tmp_path / "start")}, pipeline__stages=1, training__sample_tokens=0, training__save_interval_steps=1)
     output = run.run("training.steps=2", ranks=1)
     assert output.count("its tokenizer is not the store's") == 1
+    assert output.count("scheduler.params.warmup_num_steps = 3 and the run has 2 steps") == 1
     assert (run.folder / "log.txt").read_text(encoding="utf-8").count("its tokenizer is not the store's") == 1
 
     recorded = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))["model"]
