@@ -47,10 +47,10 @@ class Folder:
         self._check_left_over()
 
     def check(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> list[str]:
-        """The stored names of one of our parameters, after a look at their shapes; no values are read.
+        """The stored names of one of our parameters, after a look at their shapes; no values are read but those of biases left out.
 
         Raises:
-            ValueError: Names the tensor that is missing or has another shape.
+            ValueError: Names the tensor that is missing, has another shape, or is a bias that the model has no place for.
         """
         names = [self._stored_name(name, slot, config) for name in tensor_names(slot, self.format)]
         wanted = to_theirs(torch.empty(shape, device="meta"), slot, config, self.format)
@@ -159,7 +159,9 @@ class Folder:
             found = read_object(self.path / INDEX_FILE, "Fetch the file again.").get("weight_map")
             if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
                 raise ValueError(f'{self.path / INDEX_FILE}: its "weight_map" does not say where the tensors are. Fetch the file again.')
-            return found
+            # What the index leaves out is in the folder all the same.
+            held = {name: file for file in sorted(set(found.values())) for name in self._handle(file).keys()}  # noqa: SIM118 - no dict
+            return {**held, **found}
         if not (self.path / SINGLE_FILE).is_file():
             raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
         return dict.fromkeys(self._handle(SINGLE_FILE).keys(), SINGLE_FILE)

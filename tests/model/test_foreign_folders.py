@@ -37,6 +37,19 @@ def quantise(folder: Path) -> None:
     )
 
 
+def write_index_without(name: str) -> Damage:
+    """The folder as one shard, with an index that leaves out a tensor."""
+
+    def damage(folder: Path) -> None:
+        quantise(folder)
+        names = load_file(folder / "model.safetensors").keys() - {name}
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+    return damage
+
+
 def write_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}}', encoding="utf-8")
 
@@ -48,6 +61,11 @@ REFUSED: dict[str, tuple[str, Damage, str]] = {
         "config.json: quantization_config: its weights are quantised",
     ),
     "scales": ("llama-grouped", quantise, 'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which'),
+    "scales-left-out-of-the-index": (
+        "llama-grouped",
+        write_index_without("model.layers.0.self_attn.q_proj.weight_scale_inv"),
+        'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which',
+    ),
     "eight-bits": (
         "llama-grouped",
         lambda folder: edit_tensors(folder, model__norm__weight=torch.ones(24, dtype=torch.int8)),
