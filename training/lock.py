@@ -26,12 +26,13 @@ UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def hold(folder: Path) -> int | None:
-    """Lock the folder until this process ends, or the returned descriptor is closed; None where the file system has no locks.
+    """Lock the folder, made if need be, until this process ends or the returned descriptor is closed; None if the file system has no locks.
 
     Raises:
         ConfigError: If another process holds it: which, where, since when; or if the file cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ConfigError(

@@ -112,7 +112,6 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     check_placement(world, config.batch.stages)
     if world.rank == 0:
         check_folder(config)
-        hold(config.folder)  # Until this process ends.
     from data.dataset import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
@@ -124,7 +123,7 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     last_step = config.last_step(corpus.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
-        config.folder.mkdir(parents=True, exist_ok=True)  # Where the other hosts look whether they see it.
+        hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
     return Prepared(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
 
 

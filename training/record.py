@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import logging
@@ -17,6 +16,7 @@ from typing import Any
 from ds_configs import ConfigError
 from model.flops import count_parameters
 from training.config import RunConfig
+from training.lock import NAME as LOCK
 from training.text import changed_data
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,9 @@ def check_folder(config: RunConfig) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Take away the folder of a run that was refused before it wrote anything."""
-    with contextlib.suppress(OSError):  # it is not there, or not empty
+    """Take away the folder of a run that was refused before it wrote anything but its lock."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
         folder.rmdir()
 
 

@@ -1,8 +1,8 @@
 """A run that starts from a Hugging Face folder: what it says about the folder, and that it goes on without it."""
 
 import json
+import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from data.config import TokenizerConfig
 from inference.source import load_run_config
 from model.gpt import GPT
 from model.hf import to_folder
+from tests import processes
 from tests.model.tiny_models import tiny
 from training.config import resolve
 from training.first_weights import compare_tokenizers
+from training.lock import hold
 from training.record import remove_unused
 
 MODEL = tiny("gpt2", vocab_size=320, max_seq_length=32, hidden_size=32, intermediate_size=48, norm_eps=1e-3)
@@ -45,7 +47,7 @@ def test_a_folder_that_does_not_fit_is_refused_before_the_data_is_prepared(root,
     start = json.dumps({"method": "folder", "folder": str(tmp_path / "start")})
     own = [f"data.path={verse}", f"data.directory={tmp_path / 'stores'}", f"run.directory={tmp_path / 'runs'}", "run.name=x"]
     command = [sys.executable, "run_pretrain.sh", "ds_configs/own_text.json", *own, f"model.initialize={start}"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=root)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "norm_eps = 0.001 (model.norm_eps = 1e-05)" in line
@@ -53,12 +55,13 @@ def test_a_folder_that_does_not_fit_is_refused_before_the_data_is_prepared(root,
 
 
 def test_a_refused_run_takes_its_folder_away_only_if_nothing_is_in_it(tmp_path):
-    for name in ("empty", "used"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "used" / "log.txt").touch()
-    for name in ("empty", "used", "missing"):
-        remove_unused(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+    held = [hold(tmp_path / "runs" / name) for name in ("new", "used")]
+    (tmp_path / "runs" / "used" / "log.txt").touch()
+    for name in ("new", "used", "missing"):
+        remove_unused(tmp_path / "runs" / name)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["used"]
+    for descriptor in held:
+        os.close(descriptor)
 
 
 @pytest.mark.distributed
