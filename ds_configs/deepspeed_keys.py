@@ -1,8 +1,8 @@
 """The keys DeepSpeed 0.19.8 reads from its configuration, with their types.
 
 DeepSpeed accepts a misspelt key in silence, so the tables here are the only check. They hold what a pipeline in this project's loop
-can use; what DeepSpeed would read but cannot work here, and what it has removed, is `Refused` with the reason. A test compares the
-tables with the installed source, so that an upgrade of DeepSpeed that changes its keys is noticed.
+can use; what DeepSpeed would accept and then ignore, what cannot work here, and what it has removed, is `Refused` with the reason. A
+test compares the tables with the installed source, so that an upgrade of DeepSpeed that changes its keys is noticed.
 """
 
 from typing import Any, Literal
@@ -15,52 +15,38 @@ _DTYPE = Literal["fp32", "bf16", "fp16"]
 _COUNT = AtLeast(int, 1)
 _NUMBER = AtLeast(float, 0)
 
-_ZERO_OFFLOAD_PARAM: Table = {
-    "device": Literal["none", "cpu", "nvme"],
-    "nvme_path": str,
-    "buffer_count": int,
-    "buffer_size": int,
-    "max_in_cpu": int,
-    "pin_memory": bool,
-}
-
-_ZERO_OFFLOAD_OPTIMIZER: Table = {
-    "device": Literal["none", "cpu", "nvme"],
-    "nvme_path": str,
-    "buffer_count": int,
-    "pin_memory": bool,
-    "pipeline_read": bool,
-    "pipeline_write": bool,
-    "fast_init": bool,
-    "ratio": float,
-    "super_offload": bool,
-    "cpuadam_cores_perc": float,
-}
-
 _ZERO_3 = Refused("it belongs to ZeRO stage 3, which cannot be combined with a pipeline. Remove it.")
+_EXACT = Refused("masters and moments are always restored exactly, on another topology too. Remove it.")
 _GONE = Refused("DeepSpeed 0.19 has removed it. Remove it here too.")
 _OLD_OFFLOAD = Refused('it is the old spelling of "zero_optimization.offload_optimizer" and "offload_param". Use those.')
 
 ZERO: Table = {
     "stage": Literal[0, 1, 2, 3],
-    "contiguous_gradients": bool,
-    "reduce_scatter": bool,
-    "reduce_bucket_size": _COUNT,
-    "use_multi_rank_bucket_allreduce": bool,
-    "allgather_partitions": bool,
     "allgather_bucket_size": _COUNT,
-    "overlap_comm": bool,
-    "compute_grad_norm": bool,
-    "load_from_fp32_weights": bool,
-    "elastic_checkpoint": bool,
-    "offload_param": _ZERO_OFFLOAD_PARAM,
-    "offload_optimizer": _ZERO_OFFLOAD_OPTIMIZER,
-    "ignore_unused_parameters": bool,
-    "legacy_stage1": bool,
-    "round_robin_gradients": bool,
-    "parameter_alignment": bool,
-    "log_trace_cache_warnings": bool,
-    "enable_sanity_checks": bool,
+    "compute_grad_norm": Refused("the gradient norm is measured at every step, for clipping and for the log. Remove it."),
+    "offload_param": _ZERO_3,
+    "offload_optimizer": Refused(
+        "the optimizer of a pipeline keeps its states on the rank's device. Remove it; more stages or replicas take less memory each."
+    ),
+    "load_from_fp32_weights": _EXACT,
+    "elastic_checkpoint": _EXACT,
+    **dict.fromkeys(
+        (
+            "contiguous_gradients",
+            "reduce_scatter",
+            "reduce_bucket_size",
+            "use_multi_rank_bucket_allreduce",
+            "allgather_partitions",
+            "overlap_comm",
+            "ignore_unused_parameters",
+            "legacy_stage1",
+            "round_robin_gradients",
+            "parameter_alignment",
+            "log_trace_cache_warnings",
+            "enable_sanity_checks",
+        ),
+        Refused("the optimizer of a pipeline does not read it: gradients are summed over the replicas once a step. Remove it."),
+    ),
     "zenflow": Refused("ZenFlow offloads the optimizer's work and does not know pipelines. Remove it."),
     "cpu_offload": _OLD_OFFLOAD,
     "cpu_offload_param": _OLD_OFFLOAD,
@@ -104,12 +90,14 @@ ZERO: Table = {
     ),
 }
 
+_MASTERS = Refused("masters, gradient sums and optimizer states are kept in fp32. Remove it.")
+
 BF16: Table = {
     "enabled": bool | Literal["auto"],
-    "immediate_grad_update": bool,
-    "check_grad_overflow": bool,
-    "bf16_master_weights_and_grads": bool,
-    "bf16_optimizer_states": bool,
+    "immediate_grad_update": Refused("gradients are added to their fp32 sums at once; other topologies can only be resumed so. Remove it."),
+    "check_grad_overflow": Refused("the optimizer of a pipeline always checks; training.non_finite says what follows. Remove it."),
+    "bf16_master_weights_and_grads": _MASTERS,
+    "bf16_optimizer_states": _MASTERS,
 }
 
 FP16: Table = {
@@ -124,13 +112,15 @@ FP16: Table = {
     "fp16_master_weights_and_grads": bool,
 }
 
+_SPLIT = Refused("it splits activations among tensor-parallel ranks, of which there are none here. Remove it.")
+
 PIPELINE: Table = {
     "stages": _COUNT,
     "partition": Matching("flops|measured|uniform|parameters|type:.+", "flops, measured, uniform, parameters or type:<regular expression>"),
     "activation_checkpoint_interval": AtLeast(int, 0),
     "use_reentrant": bool,
-    "pipe_partitioned": bool,
-    "grad_partitioned": bool,
+    "pipe_partitioned": _SPLIT,
+    "grad_partitioned": _SPLIT,
     "seed_layers": Refused(
         "DeepSpeed would reseed before every layer of every forward, which gives equal dropout masks on all replicas "
         "and breaks exact resume. Layers are seeded from run.seed."
@@ -139,7 +129,7 @@ PIPELINE: Table = {
 
 CHECKPOINT: Table = {
     "tag_validation": Literal["Ignore", "Warn", "Fail"],
-    "load_universal": bool,
+    "load_universal": Refused("a checkpoint of another topology is recognised and converted by itself. Remove it."),
     "use_node_local_storage": Refused("a resume reads all ranks' files; checkpoints must be on a path all hosts share. Remove it."),
     "parallel_write": {"pipeline_stage": bool},
     "checkpoint_serialization": bool,
@@ -155,65 +145,50 @@ MONITORS: dict[str, Table] = {
 _OURS = "the data comes from our own loader, which has no use for it. See the data section."
 _NO_PIPELINE = "it does not work with the pipeline engine. Remove it."
 
+_WEIGHTS = Refused('a run is bf16 with fp32 masters, or fp32, in all its parts. Set "bf16": {"enabled": true or false}.')
+_NVME = Refused("it is for optimizer states on NVMe, which a pipeline does not have. Remove it.")
+_MEASURED = Refused("the pipeline engine does not report it; speed, memory and FLOPs are in the log and in TensorBoard. Remove it.")
+_AVERAGED = Refused("gradients are averaged over micro-batches and replicas. Remove it, or scale optimizer.params.lr.")
+
 TOP_LEVEL: Table = {
     "train_batch_size": _COUNT,
     "train_micro_batch_size_per_gpu": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "gradient_clipping": _NUMBER,
     "steps_per_print": _COUNT,
-    "optimizer": {"type": str, "params": dict[str, Any], "legacy_fusion": bool},
+    "optimizer": {"type": str, "params": dict[str, Any], "legacy_fusion": Refused("it is for fp16. Remove it.")},
     "scheduler": {"type": str, "params": dict[str, Any]},
     "bf16": BF16,
     "fp16": FP16,
     "torch_autocast": Refused('weights are cast once, not in every operation. Use "bf16": {"enabled": true}.'),
     "data_types": {
         "grad_accum_dtype": _DTYPE,
-        "param_dtype": _DTYPE,
-        "buffer_dtype": _DTYPE,
-        "keep_in_fp32_modules": Literal["auto"] | list[str],
+        "param_dtype": _WEIGHTS,
+        "buffer_dtype": _WEIGHTS,
+        "keep_in_fp32_modules": _WEIGHTS,
     },
     "zero_optimization": ZERO,
     "zero_allow_untested_optimizer": bool,
-    "zero_force_ds_cpu_optimizer": bool,
+    "zero_force_ds_cpu_optimizer": _NVME,
     "pipeline": PIPELINE,
     "checkpoint": CHECKPOINT,
-    "activation_checkpointing": {
-        "partition_activations": bool,
-        "number_checkpoints": _COUNT,
-        "contiguous_memory_optimization": bool,
-        "cpu_checkpointing": bool,
-        "synchronize_checkpoint_boundary": bool,
-        "profile": bool,
-    },
-    "communication_data_type": _DTYPE,
+    "activation_checkpointing": Refused(
+        'a pipeline does not read it: what is recomputed is "pipeline.activation_checkpoint_interval". Use that.'
+    ),
+    "communication_data_type": Literal["fp32", "bf16"],
     "prescale_gradients": bool,
     "gradient_predivide_factor": AtLeast(float, 0, exclusive=True),
-    "gradient_allreduce_op": Literal["mean", "sum"],
-    "disable_allgather": bool,
-    "dump_state": bool,
+    "gradient_allreduce_op": _AVERAGED,
+    "disable_allgather": Refused("the optimizer of a pipeline does not read it. Remove it."),
+    "dump_state": Refused("the resolved configuration is written to config.json in the run's folder. Remove it."),
     "disable_python_gc": bool,
     "wall_clock_breakdown": bool,
-    "memory_breakdown": bool,
-    "log_level": str,
-    "comms_logger": {"enabled": bool, "prof_all": bool, "prof_ops": list[str], "verbose": bool, "debug": bool},
-    "flops_profiler": {
-        "enabled": bool,
-        "recompute_fwd_factor": float,
-        "profile_step": _COUNT,
-        "module_depth": int,
-        "top_modules": int,
-        "detailed": bool,
-        "output_file": str,
-    },
-    "timers": {"throughput": {"enabled": bool, "synchronized": bool}},
-    "aio": {
-        "block_size": _COUNT,
-        "queue_depth": _COUNT,
-        "intra_op_parallelism": _COUNT,
-        "single_submit": bool,
-        "overlap_events": bool,
-        "use_gds": bool,
-    },
+    "memory_breakdown": _MEASURED,
+    "log_level": Literal["debug", "info", "warning", "error", "critical"],
+    "comms_logger": _MEASURED,
+    "flops_profiler": _MEASURED,
+    "timers": _MEASURED,
+    "aio": _NVME,
     **MONITORS,
     "comet": Refused("our writer knows tensorboard, csv_monitor and wandb. Use one of those."),
     "bfloat16": Refused('it is the old spelling of "bf16". Use that.'),

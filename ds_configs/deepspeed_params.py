@@ -21,26 +21,30 @@ _BETAS = GenericAlias(tuple, (_DECAY, _DECAY))
 _RATIO = Between(0, 1)
 
 _CLIP = Refused('clipping is written once, as "gradient_clipping". Use that.')
+_FUSED = Refused("torch's Adam does not have it, and DeepSpeed's takes its default. Remove it.")
 _ADAM: Table = {"lr": _NUMBER, "betas": _BETAS, "eps": _NUMBER, "weight_decay": _NUMBER, "amsgrad": bool, "max_grad_norm": _CLIP}
 _ADAM_ANY: Table = {
     **_ADAM,
     "torch_adam": bool,
     "adam_w_mode": bool,
-    "fp32_optimizer_states": bool,
+    "fp32_optimizer_states": Refused("it is for states on the CPU; here they are always fp32. Remove it."),
     # torch's (torch_adam true)
     "foreach": bool,
     "fused": bool,
     "maximize": bool,
-    "capturable": bool,
-    "differentiable": bool,
+    "capturable": Refused("it is for CUDA graphs, which a pipeline does not use. Remove it."),
+    "differentiable": Refused("nothing here differentiates through a step. Remove it."),
     # DeepSpeed's own, compiled at start (torch_adam false)
-    "bias_correction": bool,
-    "set_grad_none": bool,
+    "bias_correction": _FUSED,
+    "set_grad_none": _FUSED,
 }
 
 # By optimizer.type. DeepSpeed reads most of these names in any case; one spelling each is enough here.
 OPTIMIZERS: dict[str, Table] = {
-    "AdamW": _ADAM_ANY,
+    "AdamW": {
+        **_ADAM_ANY,
+        "adam_w_mode": Refused('AdamW never adds the decay to the gradient. For that use type "Adam" and adam_w_mode false.'),
+    },
     "Adam": _ADAM_ANY,
     "Lamb": {**_ADAM, "bias_correction": bool, "eps_inside_sqrt": bool, "max_coeff": float, "min_coeff": float},
     "Lion": {"lr": _NUMBER, "betas": _BETAS, "weight_decay": _NUMBER, "set_grad_none": bool, "max_grad_norm": _CLIP},

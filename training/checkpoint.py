@@ -4,6 +4,9 @@ DeepSpeed writes the tensors; what it does not do is done here. A checkpoint is 
 write, all ranks agree that nobody failed, files are synced and hashed, rank 0 writes the manifest, and only then `latest` is
 replaced in one step. A folder without a manifest is a save that was interrupted. On resume the newest checkpoint whose files
 match their hashes is taken, so a torn or damaged one costs an interval, not the run.
+
+No rank may leave a save on its own: the others would wait for it in a collective. So every write here ends in an exchange of
+errors, and DeepSpeed's writes note theirs and go on (`_note_errors`).
 """
 
 from __future__ import annotations
@@ -12,29 +15,26 @@ import hashlib
 import json
 import logging
 import os
-import random
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from deepspeed.accelerator import get_accelerator
 
+from training import random_state
 from training.distributed import Ranks, quiet
 from training.engine import SAVED_PREFIX
+from training.record import MANIFEST, complete_tags, replace, step_of, strict_json, tag_of
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 LATEST = "latest"
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-
-
-def tag_of(step: int) -> str:
-    """Tags sort by name as by step."""
-    return f"step{step:08d}"
+UNIVERSAL = "universal_"
+# Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
+SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
 def save_checkpoint(engine: Any, ranks: Ranks, folder: Path, facts: Mapping[str, Any]) -> bool:
@@ -51,35 +51,91 @@ def save_checkpoint(engine: Any, ranks: Ranks, folder: Path, facts: Mapping[str,
     """
     tag = tag_of(engine.global_steps)
     target = folder / tag
-    if ranks.is_first:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-    torch.distributed.barrier()
-    error = _write(engine, ranks, folder, tag)
-    problems = _gather(error)
     hashes: list[dict[str, Any]] = []
+    # The small writes come first: a rank that cannot make them has not gone into DeepSpeed's collectives yet.
+    problems = _gather(_make_folder(target) if ranks.is_first else None)
+    if not any(problems):
+        problems = _gather(_save_random_state(target, ranks))
+    if not any(problems):
+        problems = _gather(_write(engine, folder, tag))
     if not any(problems):
         hashes, problems = _hash_share(target, ranks)
+    if not any(problems):
+        problems = _gather(_publish(folder, tag, engine, ranks, _merge(hashes), facts) if ranks.is_first else None)
+    if not any(problems):
+        return True
     if ranks.is_first:
-        if not any(problems):
-            problems = [_publish(folder, tag, engine, ranks, _merge(hashes), facts)]
-        for rank, problem in enumerate(problems):
-            if problem:
-                log.error("checkpoint %s was not saved: rank %d: %s. The checkpoints before it are untouched.", tag, rank, problem)
-        if any(problems):
-            shutil.rmtree(target, ignore_errors=True)
-    return not any(_gather("failed" if ranks.is_first and any(problems) else None))
+        failed = [f"rank {rank}: {problem}" for rank, problem in enumerate(problems) if problem]
+        more = f" (and {len(failed) - 3} more ranks)" if len(failed) > 3 else ""
+        log.error("checkpoint %s was not saved: %s%s. The checkpoints before it are untouched.", tag, "; ".join(failed[:3]), more)
+        _remove(target)
+    return False
 
 
-def _write(engine: Any, ranks: Ranks, folder: Path, tag: str) -> str | None:
-    """One rank's exception must not leave the others in save_checkpoint's last barrier, so it is joined here."""
+def _make_folder(target: Path) -> str | None:
+    """An empty folder: what an interrupted save left there is removed."""
     try:
-        torch.save(_random_state(), folder / tag / f"random_state_rank{ranks.world.rank:05d}.pt")
-        engine.save_checkpoint(str(folder), tag=tag, client_state=dict(UNIVERSAL_INFO), save_latest=False)
-    except (OSError, RuntimeError) as error:
-        torch.distributed.barrier()
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        if target.exists():
+            shutil.rmtree(target)
+        target.mkdir(parents=True)
+    except OSError as error:
+        return _describe(error)
     return None
+
+
+def _save_random_state(target: Path, ranks: Ranks) -> str | None:
+    try:
+        random_state.save(target, ranks.world.rank)
+    except (OSError, RuntimeError) as error:
+        return _describe(error)
+    return None
+
+
+def _write(engine: Any, folder: Path, tag: str) -> str | None:
+    with _note_errors(engine) as errors:
+        engine.save_checkpoint(str(folder), tag=tag, client_state=dict(UNIVERSAL_INFO), save_latest=False)
+    return errors[0] if errors else None
+
+
+@contextmanager
+def _note_errors(engine: Any) -> Iterator[list[str]]:
+    """Let DeepSpeed's save run to its end on a rank that cannot write, because its collectives lie between the files."""
+    writer = engine.checkpoint_engine
+    write, make_folders = writer.save, writer.makedirs
+    errors: list[str] = []
+
+    def noting(call: Any) -> Any:
+        def attempt(*args: Any, **kwargs: Any) -> None:
+            if errors:
+                return  # The checkpoint is lost already; on a full disk every further file would only take its time.
+            try:
+                call(*args, **kwargs)
+            except (OSError, RuntimeError) as error:
+                errors.append(_describe(error))
+
+        return attempt
+
+    writer.save, writer.makedirs = noting(write), noting(make_folders)
+    engine._copy_recovery_script = lambda *_: None  # `SCRIPTS`: of no use here, and one more write that can fail.
+    try:
+        yield errors
+    finally:
+        del writer.save, writer.makedirs, engine._copy_recovery_script
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder; what stays behind is said, and costs space only."""
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", path, error)
 
 
 def _gather(value: Any) -> list[Any]:
@@ -131,46 +187,23 @@ def _publish(folder: Path, tag: str, engine: Any, ranks: Ranks, files: Mapping[s
         "files": files,
     }
     try:
-        replace(folder / tag / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+        replace(folder / tag / MANIFEST, strict_json(manifest, indent=1))
         replace(folder / LATEST, tag)
     except OSError as error:
         return str(error)
     return None
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` complete checkpoints, and what interrupted saves and changes of topology left.
 
-    On rank 0, after publishing.
+    On rank 0, after publishing. Only names that are ours are touched: a copy that somebody made stays.
     """
-    kept = {LATEST, *complete_tags(folder)[:keep]}
+    kept = complete_tags(folder)[:keep]
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in kept:
-            path.unlink(missing_ok=True)  # DeepSpeed's conversion scripts, which cannot read pipeline checkpoints.
-
-
-def complete_tags(folder: Path) -> list[str]:
-    """Tags with a manifest, newest first. Files are not verified."""
-    if not folder.is_dir():
-        return []
-    return sorted((path.parent.name for path in folder.glob(f"step*/{MANIFEST}")), reverse=True)
+        is_ours = step_of(path.name.removeprefix(UNIVERSAL)) is not None
+        if (is_ours and path.name not in kept) or path.name in SCRIPTS:
+            _remove(path)
 
 
 def read_manifest(folder: Path, tag: str) -> dict[str, Any]:
@@ -194,9 +227,11 @@ def choose_checkpoint(folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     """
     tags = _gather(complete_tags(folder) if ranks.is_first else None)[0]
     for tag in tags:
-        damage = [problem for problems in _gather(_damage(folder / tag, ranks)) for problem in problems]
+        found = _gather(_verify(folder / tag, ranks))
+        damage = [problem for _, problems in found for problem in problems]
         if not damage:
-            return read_manifest(folder, tag)
+            manifest: dict[str, Any] = found[0][0]
+            return manifest
         if ranks.is_first:
             log.warning("checkpoint %s is damaged (%s); falling back to the one before.", tag, "; ".join(damage[:3]))
     if tags:
@@ -206,30 +241,39 @@ def choose_checkpoint(folder: Path, ranks: Ranks) -> dict[str, Any] | None:
     return None
 
 
-def _damage(target: Path, ranks: Ranks) -> list[str]:
-    try:
-        files = read_manifest(target.parent, target.name)["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return [f"{MANIFEST}: {error}"]
+def _verify(target: Path, ranks: Ranks) -> tuple[dict[str, Any], list[str]]:
+    """The manifest, and what is wrong with this rank's share of the files. Never raises: the others wait for the answer."""
     problems = []
-    for name in sorted(files)[ranks.world.rank :: ranks.world.size]:
-        path = target / name
-        if not path.is_file():
-            problems.append(f"{name} is missing")
-        elif path.stat().st_size != files[name]["bytes"]:
-            problems.append(f"{name} has {path.stat().st_size} bytes instead of {files[name]['bytes']}")
-        elif sha256(path) != files[name]["sha256"]:
-            problems.append(f"{name} does not match its SHA-256")
-    return problems
+    try:
+        manifest = read_manifest(target.parent, target.name)
+        files = manifest["files"]
+        for name in sorted(files)[ranks.world.rank :: ranks.world.size]:
+            problem = _compare(target / name, files[name])
+            if problem:
+                problems.append(problem)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, [f"{MANIFEST}: {_describe(error)}"]
+    return manifest, problems
+
+
+def _compare(path: Path, said: Mapping[str, Any]) -> str | None:
+    try:
+        size = path.stat().st_size
+        if size != said["bytes"]:
+            return f"{path.name} has {size} bytes instead of {said['bytes']}"
+        return None if sha256(path) == said["sha256"] else f"{path.name} does not match its SHA-256"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name}: {_describe(error)}"
 
 
 def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, tag: str, *, universal: bool) -> None:
     """Restore the engine, and this rank's random state if the same topology saved it.
 
     Raises:
-        RuntimeError: On all ranks, if any of them could not load, so that nobody waits for it.
+        RuntimeError: On the rank that could not load. It must leave its process: the others may be inside a collective.
     """
-    error = None
     try:
         # Runs in fp32 were once saved under another name.
         engine.checkpoint_prefix = SAVED_PREFIX if any((folder / tag).glob(f"{SAVED_PREFIX}zero_*")) else ""
@@ -237,28 +281,11 @@ def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, tag: str, *, univer
             loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
         # Weights are the masters' rounding to the precision of now, which need not be that of the files.
         engine.optimizer.update_lp_params()
-        if loaded is None:
-            error = "DeepSpeed found nothing to load"
-        elif not universal:
-            _restore_random_state(torch.load(folder / tag / f"random_state_rank{ranks.world.rank:05d}.pt", weights_only=False))
-    except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as caught:
-        error = f"{type(caught).__name__}: {caught}"
+        if loaded is not None and not universal:
+            random_state.load(folder / tag, ranks.world.rank)
+    except Exception as error:  # DeepSpeed lets through whatever its parts raise.
+        raise RuntimeError(f"{folder / tag} could not be loaded: {_describe(error)}") from error
     finally:
         engine.checkpoint_prefix = SAVED_PREFIX
-    problems = [f"rank {rank}: {problem}" for rank, problem in enumerate(_gather(error)) if problem]
-    if problems:
-        raise RuntimeError(f"{folder / tag}: " + "; ".join(problems[:3]))
-
-
-def _random_state() -> dict[str, Any]:
-    accelerator = get_accelerator()
-    device = accelerator.get_rng_state() if accelerator.device_name() != "cpu" else None
-    return {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(), "device": device}
-
-
-def _restore_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    if state["device"] is not None:
-        get_accelerator().set_rng_state(state["device"])
+    if loaded is None:
+        raise RuntimeError(f"{folder / tag} could not be loaded: DeepSpeed found nothing in it")

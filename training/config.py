@@ -29,6 +29,8 @@ from training.batch import Batch, resolve_batch
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
 # Read by our own writer (monitor.py): the engine's writer knows the loss only and waits for the device at every step.
 MONITOR_SECTIONS = ("tensorboard", "csv_monitor", "wandb")
+# A start, an evaluation or a save of the smallest model takes seconds without a step.
+SHORTEST_WATCHDOG_SECONDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,14 @@ class TrainingConfig:
         if getattr(self, lengths[0]) <= 0:
             raise ValueError(f"{lengths[0]} = {getattr(self, lengths[0])}; it must be more than 0.")
         counts = ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints")
-        for name in (*counts, "watchdog_seconds", "stop_grace_seconds"):
+        for name in (*counts, "stop_grace_seconds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+        if self.watchdog_seconds < SHORTEST_WATCHDOG_SECONDS:
+            raise ValueError(
+                f"watchdog_seconds = {self.watchdog_seconds}; it must be {SHORTEST_WATCHDOG_SECONDS} or more, "
+                "and longer than a start, an evaluation or a save takes."
+            )
         if self.eval_batches is not None and self.eval_batches < 1:
             raise ValueError(f"eval_batches = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
         if not 0 <= self.sample_tokens <= 64:
@@ -269,6 +276,8 @@ def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: D
     optimizer = values.get("optimizer", {})
     if not optimizer:
         problems.append('no "optimizer" section; inherit parts/engine/pipeline.json or write one.')
+    if optimizer.get("type") == "SGD" and not values.get("zero_allow_untested_optimizer"):
+        problems.append('optimizer.type = "SGD" is not tested with ZeRO by DeepSpeed. Set "zero_allow_untested_optimizer": true to use it.')
     return problems
 
 

@@ -24,7 +24,7 @@ from training.lock import check_free
 from training.machine import lay_out
 from training.parent import STARTER, bound
 from training.pretrain import EXIT_USER_ERROR
-from training.record import check_folder, finished_step, has_checkpoint
+from training.record import check_folder, finished_step, has_checkpoint, read_results
 from training.signals import leaving, listen, say
 from training.stopping import run_to_the_end
 from training.text import check_text
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         check_free(config.folder)
         check_first_weights(config)  # The preparation can take hours.
         store = _prepare(config)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
     samples_per_epoch = _samples_per_epoch(config, store)
@@ -138,10 +138,10 @@ def free_port() -> int:
 
 def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
     """The result, a passage, and what to do next."""
-    results = json.loads((config.folder / "results.json").read_text(encoding="utf-8")) if (config.folder / "results.json").is_file() else {}
+    results = read_results(config)
     state = "was finished before" if again else "is finished"
     print(f"\n{config.folder} {state}: step {results.get('step', '?')}.")
-    if "valid/bits_per_char" in results:
+    if results.get("valid/bits_per_char") is not None:
         print(f"Held-out text: {results['valid/bits_per_char']:.3f} bits per character (loss {results['valid/loss']:.3f} per token).")
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
     samples = sorted((config.folder / "samples").glob("*.txt"))

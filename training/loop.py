@@ -12,8 +12,9 @@ from training.checkpoint import prune, save_checkpoint
 from training.config import RunConfig
 from training.distributed import Ranks
 from training.faults import Heartbeat, StopRequest
-from training.monitor import Meter, Writer
+from training.monitor import Meter
 from training.sample import sample
+from training.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,13 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         run.meter.add(loss, engine, lr)  # stays on the device
         run.stopped = run.stop.agreed()
         last = step == run.last_step
+        saves = last or run.stopped or step % plan.save_interval_steps == 0
 
-        if last or run.stopped or step == 1 or step % plan.log_interval_steps == 0:
-            report(engine, run)  # the one place that waits for the device
+        if saves or step == 1 or step % plan.log_interval_steps == 0:
+            report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
         if last or step % plan.eval_interval_steps == 0:
             evaluate_and_sample(engine, config, corpus, run)
-        if last or run.stopped or step % plan.save_interval_steps == 0:
+        if saves:
             save(engine, config, corpus, run)
         if run.writer:
             run.writer.advance(step)
@@ -112,10 +114,7 @@ def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run
         )
         if passage:
             run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
-            run.writer.text("sample", passage, step)
-            samples = config.folder / "samples"
-            samples.mkdir(exist_ok=True)
-            (samples / f"step{step:08d}.txt").write_text(passage + "\n", encoding="utf-8")
+            run.writer.passage(passage, step)
     run.meter.go_on()
 
 

@@ -3,22 +3,32 @@
 Without it a rank that finds a mistake of its own (a checkout or a token store its host does not see) leaves in silence, and the
 others wait half an hour for it inside torch. Plain sockets, on the port torch.distributed opens right after, so a port that is
 taken or closed to other hosts shows here too. Rank 0 listens; every other rank brings what it found and gets the verdict.
+docs/architecture.md says why this is not torch's TCPStore.
+
+Anybody can connect to a port. So rank 0 hears every connection in a thread of its own, takes nothing that is not exactly an
+arrival, and prints no text that came over it except names it has checked: a problem is said by the rank that has it. That a rank
+sees the run's folder is proved by the secret in a file there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import os
+import queue
+import re
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.verdict import LONGEST_TEXT, Arrival, first_few, is_arrival, judge, speakers
 from training.world import World
 
 log = logging.getLogger(__name__)
@@ -30,197 +40,196 @@ ANSWER_SECONDS = 30.0
 REMIND_SECONDS = 30.0
 # A network file system may show a new file a moment later.
 SIGHT_SECONDS = 5.0
+MOST_STRANGERS = 1000
+LONGEST_MESSAGE_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """What a rank brings to the meeting."""
-
-    problem: str | None = None
-    stages: int = 1
-    folder: Path | None = None
-    """The run's folder, which all hosts must share; None where the configuration could not be read."""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """What must be the same on every rank, by name."""
-
-
-def meet(world: World, own: Arrival, limit_seconds: float) -> list[str] | None:
+def meet(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
     """Wait for all ranks of the job and agree whether to start.
 
     Args:
         world: The place of this rank.
-        own: What this rank found.
+        own: What this rank found. Rank 0 has said its problem before; another rank says it when it is told to.
         limit_seconds: How long ranks may take to come.
+        say: Prints a line at once. The launcher ends all ranks when the first leaves, so nobody leaves before all is said.
 
     Returns:
-        None to start. Otherwise the lines this rank has to print: on rank 0 what is wrong elsewhere (its own problem it has
-        printed before), on other ranks usually nothing.
+        True to start.
     """
     if world.size == 1:
-        return [] if own.problem else None
-    return _receive(world, own, limit_seconds) if world.rank == 0 else _report(world, own, limit_seconds)
+        return not own.problem
+    return _receive(world, own, limit_seconds, say) if world.rank == 0 else _report(world, own, limit_seconds, say)
 
 
-def _receive(world: World, own: Arrival, limit_seconds: float) -> list[str] | None:
+def _receive(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
     try:
-        server = _listen(world.master_port)
+        server = _listen(world)
     except OSError as error:
-        if own.problem:
-            return []
-        why = os.strerror(error.errno or 0)
-        return [
-            f"host {socket.gethostname()}: port {world.master_port} cannot be opened for the ranks to meet ({why}). "
-            "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
-        ]
-    with _token(own) as token:
-        hello = {"job": _job(world, own), "token": token}
-        arrivals, connections = _collect(server, hello, world, own, limit_seconds)
-    server.close()  # Before anyone goes on: torch opens the same port next.
+        if not own.problem:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            say(
+                f"host {socket.gethostname()}: port {world.meeting_port} cannot be opened for the ranks to meet ({why}). "
+                "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
+            )
+        return False
+    with _secret(own) as (name, secret):
+        heard: queue.Queue[tuple[dict[str, Any], socket.socket]] = queue.Queue()
+        hello = {"job": _job(world, own), "file": name}
+        listener = threading.Thread(target=_accept, args=(server, hello, world.size, heard), daemon=True)
+        listener.start()
+        arrivals, connections = _collect(heard, secret, world, own, limit_seconds)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
+        listener.join()
+        server.close()  # Before anyone goes on: torch opens the same port next.
     lines = judge(world, own, arrivals, limit_seconds)
-    for connection in connections:
-        _send(connection, {"start": not lines and not own.problem})
+    start = not (lines or own.problem or any(arrival["problem"] for arrival in arrivals.values()))
+    for line in lines:
+        say(line)
+    speaking = speakers(own, arrivals)
+    for rank, connection in connections.items():
+        with contextlib.suppress(OSError):  # It left; the process group will say so.
+            _send(connection, {"start": start, "say": rank in speaking})
+    for connection in connections.values():
+        if not start:
+            _wait_for_end(connection)
         connection.close()
-    return lines if lines or own.problem else None
+    return start
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(world: World) -> socket.socket:
+    """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
+
+    The name of a host among several may lead to another interface on each of them, so there all are listened on.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    port = world.meeting_port
+    if world.size == world.local_size:
+        family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
+        try:
+            return socket.create_server(address[:2], family=family, backlog=4096)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # A forwarded address, as in a container.
+                raise
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     return socket.create_server(("", port), backlog=4096)
 
 
 @contextmanager
-def _token(own: Arrival) -> Iterator[str]:
-    """Put a file with a new name into the run's folder for the time of the meeting."""
+def _secret(own: Arrival) -> Iterator[tuple[str, str]]:
+    """A file in the run's folder for the time of the meeting: its name, for all to know, and what is in it."""
     if own.folder is None or own.problem:
-        yield ""
+        yield "", ""
         return
     for left_behind in own.folder.glob(".start-*"):
         left_behind.unlink(missing_ok=True)
-    path = own.folder / f".start-{secrets.token_hex(8)}"
-    path.touch()
+    path, secret = own.folder / f".start-{secrets.token_hex(8)}", secrets.token_hex(16)
+    path.touch(mode=0o600)
+    path.write_text(secret, encoding="utf-8")
     try:
-        yield path.name
+        yield path.name, secret
     finally:
         path.unlink(missing_ok=True)
 
 
-def _collect(
-    server: socket.socket, hello: Mapping[str, Any], world: World, own: Arrival, limit_seconds: float
-) -> tuple[dict[int, dict[str, Any]], list[socket.socket]]:
-    """Greet ranks until all have come, or the time is over: the full limit, or a few seconds once a problem is known."""
-    now = time.monotonic()
-    deadline = now + (PATIENCE_SECONDS if own.problem else limit_seconds)
-    arrivals: dict[int, dict[str, Any]] = {}
-    connections: list[socket.socket] = []
-    while len(arrivals) < world.size - 1 and (left := deadline - time.monotonic()) > 0:
-        server.settimeout(min(left, REMIND_SECONDS))
+def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, heard: queue.Queue[Any]) -> None:
+    """Greet whoever comes, each in a thread: a slow rank, or a stranger who says nothing, holds up nobody."""
+    guests = threading.BoundedSemaphore(2 * size + MOST_STRANGERS)
+    while True:
         try:
             connection, _ = server.accept()
-        except TimeoutError:
-            absent = [rank for rank in range(1, world.size) if rank not in arrivals]
-            log.warning("%d of %d ranks are here; waiting for rank %s", len(arrivals) + 1, world.size, _first(absent))
-            continue
-        arrival = _greet(connection, hello)
-        if arrival is None or arrival["rank"] not in range(1, world.size):
+        except OSError:
+            return  # The meeting is over.
+        if not guests.acquire(blocking=False):
             connection.close()
             continue
-        arrivals[arrival["rank"]] = arrival
-        connections.append(connection)
-        if arrival["problem"]:
-            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
-    return arrivals, connections
+        threading.Thread(target=_greet, args=(connection, hello, size, guests, heard), daemon=True).start()
 
 
-def _greet(connection: socket.socket, hello: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the rank at the other end brings; None for a stray connection or another job's rank."""
+def _greet(
+    connection: socket.socket, hello: Mapping[str, Any], size: int, guests: threading.BoundedSemaphore, heard: queue.Queue[Any]
+) -> None:
+    """Hand on what the rank at the other end brings; hang up on anything else."""
     try:
         connection.settimeout(ANSWER_SECONDS)
         _send(connection, hello)
         arrival = _read(connection)
     except (OSError, ValueError):
-        return None
-    return arrival if arrival.keys() == {"rank", "host", "problem", "facts", "sees_token"} else None
+        arrival = {}
+    if is_arrival(arrival, size):
+        heard.put((arrival, connection))
+    else:
+        connection.close()
+    guests.release()
 
 
-def judge(world: World, own: Arrival, arrivals: Mapping[int, Mapping[str, Any]], limit_seconds: float) -> list[str]:
-    """What is against a start beside rank 0's own problem, one line each."""
-    problems: dict[str, str] = {}
-    for rank, arrival in sorted(arrivals.items()):
-        if arrival["problem"]:
-            problems.setdefault(arrival["problem"], f"rank {rank} on {arrival['host']}: ")
-    lines = [f"{who}{problem}" for problem, who in problems.items() if problem != own.problem]
-    if own.problem or lines:
-        return lines
-    absent = [rank for rank in range(1, world.size) if rank not in arrivals]
-    if absent:
-        return [_describe_absent(world, absent, limit_seconds)]
+def _collect(
+    heard: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Arrival, limit_seconds: float
+) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket]]:
+    """Wait until all have come, or the time is over: the full limit, or a minute once it is clear that there is no start.
+
+    When all places are taken, one of them by somebody who does not know the secret, the rank itself may still come.
+    """
+    now = time.monotonic()
+    deadline = now + (PATIENCE_SECONDS if own.problem else limit_seconds)
+    arrivals: dict[int, dict[str, Any]] = {}
+    connections: dict[int, socket.socket] = {}
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            arrival, connection = heard.get(timeout=min(left, REMIND_SECONDS))
+        except queue.Empty:
+            absent = [rank for rank in range(1, world.size) if rank not in arrivals]
+            log.warning("%d of %d ranks are here; waiting for rank %s", len(arrivals) + 1, world.size, first_few(absent))
+            continue
+        rank = arrival["rank"]
+        arrival["sees"] = secrets.compare_digest(arrival.pop("secret").encode(), secret.encode())
+        if rank in arrivals and not (arrival["sees"] and not arrivals[rank]["sees"]):
+            connection.close()  # Who has shown the secret keeps the place.
+            continue
+        arrivals[rank], connections[rank] = arrival, connection
+        unproved = any(not arrival["sees"] and not arrival["problem"] for arrival in arrivals.values())
+        if unproved or arrival["problem"]:
+            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+        if len(arrivals) == world.size - 1:
+            deadline = min(deadline, time.monotonic() + (SIGHT_SECONDS if unproved else 0))
+    return arrivals, connections
+
+
+def _report(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
     here = socket.gethostname()
-    blind = dict.fromkeys(arrival["host"] for arrival in arrivals.values() if not arrival["sees_token"])
-    if blind:
-        return [
-            f"host {', '.join(blind)} does not see {own.folder}, where {here} has just written: "
-            "run.directory must be on a path all hosts share."
-        ]
-    for name, value in own.facts.items():
-        for arrival in arrivals.values():
-            if arrival["facts"].get(name) != value:
-                lines.append(
-                    f"host {arrival['host']}: {name}: {arrival['facts'].get(name)}, but on {here}: {value}. "
-                    "All hosts must use the same checkout, .venv and data."
-                )
-                break
-    return lines or _split_pipelines(own.stages, {0: here, **{rank: arrival["host"] for rank, arrival in arrivals.items()}})
 
+    def say_for_host(problem: str) -> bool:
+        """Where rank 0 cannot be told, one rank of each host speaks."""
+        if world.local_rank == 0:
+            say(f"host {here}: {problem}")
+        return False
 
-def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) -> str:
-    nodes = sorted({rank // world.local_size + 1 for rank in absent})
-    return (
-        f"{len(absent)} of {world.size} ranks ({_first(absent)}; host number {_first(nodes)} of the job) did not come within "
-        f"{limit_seconds:.0f} s. Look above for what ssh or the launcher said of them, and whether they can reach {_address(world)}."
-    )
-
-
-def _first(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:6])) + (" ..." if len(numbers) > 6 else "")
-
-
-def _split_pipelines(stages: int, hosts: Mapping[int, str]) -> list[str]:
-    """Activations between hosts are what makes a pipeline slow: its ranks must be neighbours on one host."""
-    for first in range(0, len(hosts), stages):
-        members = list(dict.fromkeys(hosts[rank] for rank in range(first, first + stages)))
-        if len(members) > 1:
-            return [
-                f"ranks {first}-{first + stages - 1} are one pipeline, but they are on {', '.join(members)}. "
-                "Number the ranks host by host: mpiexec -ppn N (Open MPI: --map-by slot), srun --distribution=block."
-            ]
-    return []
-
-
-def _report(world: World, own: Arrival, limit_seconds: float) -> list[str] | None:
     try:
         connection = _reach(world, PATIENCE_SECONDS if own.problem else limit_seconds)
     except OSError as error:
-        return _say(world, own.problem or f"no answer from rank 0 at {_address(world)} within {limit_seconds:.0f} s ({error}).")
+        return say_for_host(own.problem or f"no answer from rank 0 at {_address(world)} within {limit_seconds:.0f} s ({error}).")
     with connection:
         try:
             hello = _read(connection)
-            if hello["job"] != (job := _job(world, own)) and None not in (hello["job"]["folder"], job["folder"]):
-                return _say(world, f"{_address(world)} is another job's (its folder: {hello['job']['folder']}). Use another port.")
-            brought = {"rank": world.rank, "host": socket.gethostname(), "problem": own.problem, "facts": dict(own.facts)}
-            _send(connection, {**brought, "sees_token": _sees(own.folder, hello["token"])})
+            theirs, ours = hello["job"], _job(world, own)
+            if theirs != ours and None not in (theirs["folder"], ours["folder"]):
+                # Whose text this is, nobody knows: it is not repeated.
+                return say_for_host(f"{_address(world)} is another job's. Use another port: deepspeed --master_port N, or MASTER_PORT=N.")
+            problem = own.problem and own.problem[:LONGEST_TEXT]
+            brought = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
+            _send(connection, {**brought, "secret": _look(own.folder, hello["file"])})
             connection.settimeout(limit_seconds + ANSWER_SECONDS)
-            if _read(connection)["start"]:
-                return None
-        except (OSError, ValueError, KeyError):
-            return _say(world, own.problem or f"what answers at {_address(world)} is not rank 0, or it left before the start.")
-    time.sleep(1.0)  # The launcher ends rank 0 as soon as one rank leaves; it has lines to print.
-    return []
-
-
-def _say(world: World, problem: str) -> list[str]:
-    """Where rank 0 cannot be told, one rank of each host speaks."""
-    return [f"host {socket.gethostname()}: {problem}"] if world.local_rank == 0 else []
+            verdict = _read(connection)
+            if verdict["start"] is True:
+                return True
+            if verdict["say"] is True and own.problem:
+                say(f"rank {world.rank} on {here}: {own.problem}")
+        except (OSError, ValueError, KeyError, TypeError):
+            return say_for_host(own.problem or f"what answers at {_address(world)} is not rank 0, or it left before the start.")
+    return False
 
 
 def _reach(world: World, patience_seconds: float) -> socket.socket:
@@ -228,7 +237,7 @@ def _reach(world: World, patience_seconds: float) -> socket.socket:
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            connection = socket.create_connection((world.master_addr, world.master_port), timeout=ANSWER_SECONDS)
+            connection = socket.create_connection((world.master_addr, world.meeting_port), timeout=ANSWER_SECONDS)
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -237,13 +246,18 @@ def _reach(world: World, patience_seconds: float) -> socket.socket:
             return connection
 
 
-def _sees(folder: Path | None, token: str) -> bool:
+def _look(folder: Path | None, name: str) -> str:
+    """What is in the file that rank 0 has put into the run's folder; nothing if it cannot be seen here."""
+    if folder is None or not re.fullmatch(r"\.start-[0-9a-f]{16}", name):
+        return ""
     deadline = time.monotonic() + SIGHT_SECONDS
-    while folder is not None and token and not (folder / token).exists():
+    while True:
+        with contextlib.suppress(OSError):
+            if found := (folder / name).read_text(encoding="ascii", errors="replace")[:64]:
+                return found
         if time.monotonic() > deadline:
-            return False
+            return ""
         time.sleep(0.25)
-    return True
 
 
 def _job(world: World, own: Arrival) -> dict[str, Any]:
@@ -251,7 +265,7 @@ def _job(world: World, own: Arrival) -> dict[str, Any]:
 
 
 def _address(world: World) -> str:
-    return f"{world.master_addr}:{world.master_port}"
+    return f"{world.master_addr}:{world.meeting_port}"
 
 
 def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
@@ -266,7 +280,18 @@ def _read(connection: socket.socket) -> dict[str, Any]:
         OSError: If it sent nothing in time.
     """
     with connection.makefile("rb") as file:
-        message = json.loads(file.readline(1 << 20))
+        line = file.readline(LONGEST_MESSAGE_BYTES)
+    try:
+        message = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
     if not isinstance(message, dict):
         raise ValueError("not a message of the meeting")
     return message
+
+
+def _wait_for_end(connection: socket.socket) -> None:
+    """Until the other end, having said what it has to say, hangs up."""
+    with contextlib.suppress(OSError):
+        connection.settimeout(ANSWER_SECONDS)
+        connection.recv(1)

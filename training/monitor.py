@@ -1,17 +1,13 @@
-"""What a run tells: meters, one log line an interval, TensorBoard, the progress bar.
+"""What a run measures: loss, gradient norm, speed and memory of every step. Where the values go is `writer.py`.
 
-Losses and norms stay on the device until the interval's end, so reading them costs one wait an interval. Every step's values are
-kept in `metrics.jsonl`, the file that figures and comparisons are made from.
+Losses and norms stay on the device until the interval's end, so reading them costs one wait an interval.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,15 +38,16 @@ class Meter:
         self._losses: list[torch.Tensor] = []
         self._norms: list[Any] = []
         self._lrs: list[float] = []
+        self._applied: list[bool] = []
         self._seconds = 0.0
         self._mark = time.perf_counter()
-        self.skipped_before = 0
 
     def add(self, loss: torch.Tensor, engine: Any, lr: float) -> None:
         """Note one step; nothing is waited for."""
         self._losses.append(loss.detach().clone())
         self._norms.append(engine.get_global_grad_norm())
         self._lrs.append(lr)
+        self._applied.append(engine.was_step_applied())
 
     def pause(self) -> None:
         """Evaluation, samples and saves are not training time."""
@@ -64,7 +61,7 @@ class Meter:
         """One record for each step since the last read; the last of them also holds speed and memory.
 
         Raises:
-            NonFiniteError: On every rank, if a value is not finite and `training.non_finite` is "stop".
+            NonFiniteError: On every rank, if a value is not finite and `training.non_finite` is "stop" or the optimizer used it.
         """
         losses = torch.stack(self._losses).float().cpu().tolist()
         self._seconds += time.perf_counter() - self._mark
@@ -90,7 +87,7 @@ class Meter:
             "perf/mfu": tokens_per_second * self._flops_per_token / self._peak,
             **memory_by_stage(self._ranks),
         }
-        self._losses, self._norms, self._lrs, self._seconds = [], [], [], 0.0
+        self._losses, self._norms, self._lrs, self._applied, self._seconds = [], [], [], [], 0.0
         return records
 
     def _check_finite(self, records: list[dict[str, float]], engine: Any) -> None:
@@ -106,6 +103,9 @@ class Meter:
         )
         if self._config.training.non_finite == "stop":
             raise NonFiniteError(f'{line}. Lower optimizer.params.lr, look at those samples, or set training.non_finite to "skip".')
+        first = int(records[0]["step"])
+        if any(self._applied[int(each["step"]) - first] for each in bad):
+            raise NonFiniteError(f"{line}. The optimizer took the step all the same, so the weights are lost; the last checkpoint is not.")
         if self._ranks.is_first:
             log.warning("%s; the optimizer left the weights as they were, going on (training.non_finite = skip).", line)
 
@@ -163,108 +163,3 @@ def _product_flops(size: int, dtype: torch.dtype, device: str) -> float:
         accelerator.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
-
-
-class Writer:
-    """Rank 0's outputs: log line, progress bar, `metrics.jsonl`, TensorBoard, and CSV or wandb if the configuration asks."""
-
-    def __init__(self, config: RunConfig, *, last_step: int, start_step: int) -> None:
-        from tqdm import tqdm
-
-        self._last_step = last_step
-        self._metrics = config.folder / "metrics.jsonl"
-        forget_after(self._metrics, start_step)
-        self._board = _tensorboard(config, start_step)
-        self._wandb = _wandb(config)
-        # A bar in a log file is noise: it turns itself off where the output is no terminal.
-        self._bar = tqdm(total=last_step, initial=start_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
-
-    def advance(self, step: int) -> None:
-        """Move the bar."""
-        self._bar.update(step - self._bar.n)
-
-    def write(self, records: list[dict[str, float]]) -> None:
-        """Append records of one or more steps."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-        for record in records:
-            step = int(record["step"])
-            for tag, value in record.items():
-                if tag != "step" and self._board:
-                    self._board.add_scalar(tag, value, step)
-            if self._wandb:
-                self._wandb.log({tag: value for tag, value in record.items() if tag != "step"}, step=step)
-        if self._board:
-            self._board.flush()
-
-    def line(self, records: list[dict[str, float]]) -> None:
-        """The one log line of an interval: the mean loss over it, everything else at its end."""
-        last = records[-1]
-        loss = sum(record["train/loss"] for record in records) / len(records)
-        memory = max(value for tag, value in last.items() if tag.startswith("memory/"))
-        self.say(
-            f"step {last['step']}/{self._last_step} | loss {loss:.4f} | lr {last['optim/lr']:.2e} | grad {last['optim/grad_norm']:.2f} | "
-            f"{_short(last['perf/tokens_per_second'])} tokens/s | {100 * last['perf/mfu']:.0f}% MFU | {memory:.1f} GiB"
-        )
-
-    def say(self, message: str) -> None:
-        """Log without tearing the bar."""
-        self._bar.clear()
-        log.info(message)
-        self._bar.refresh()
-
-    def text(self, tag: str, text: str, step: int) -> None:
-        """Text for TensorBoard."""
-        if self._board:
-            self._board.add_text(tag, text, step)
-
-    def close(self) -> None:
-        """Flush everything."""
-        self._bar.close()
-        if self._board:
-            self._board.close()
-        if self._wandb:
-            self._wandb.finish()
-
-
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop records of steps that a resumed run is about to do again."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # The line a kill cut short.
-    metrics.write_text("".join(kept), encoding="utf-8")
-
-
-def _short(number: float) -> str:
-    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
-
-
-def _tensorboard(config: RunConfig, start_step: int) -> Any:
-    section: Mapping[str, Any] = config.values.get("tensorboard", {})
-    if not section.get("enabled", True):
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    folder = (
-        Path(section["output_path"]) / section.get("job_name", config.run.name)
-        if section.get("output_path")
-        else config.folder / "tensorboard"
-    )
-    return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
-
-
-def _wandb(config: RunConfig) -> Any:
-    section: Mapping[str, Any] = config.values.get("wandb", {})
-    if not section.get("enabled", False):
-        return None
-    import wandb  # type: ignore[import-not-found]  # Optional: only a run that asks for it needs it.
-
-    return wandb.init(
-        project=section.get("project"), entity=section.get("team"), group=section.get("group"), name=config.run.name, config=config.values
-    )

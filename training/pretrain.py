@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,12 +25,13 @@ from training.arguments import check_arrival, parse
 from training.config import RunConfig, resolve, with_deepspeed, with_precision
 from training.first_weights import check_first_weights, first_weights_notes, without_folder
 from training.lock import hold
-from training.meeting import Arrival, meet
+from training.meeting import meet
 from training.parent import watch_launcher
-from training.record import check_folder, finished_step, remove_unused, write_config
+from training.record import check_folder, finished_step, remove_unused, write_config, write_results
 from training.remarks import unreached
 from training.signals import leaving, listen
 from training.text import check_text, keep_text
+from training.verdict import Arrival
 from training.world import World, check_placement, find_world, speaks_for_host
 
 if TYPE_CHECKING:
@@ -93,11 +95,10 @@ def main(arguments: Sequence[str]) -> int:
         arrival = Arrival(problem=str(error))
         if world.rank == 0:
             print(error, file=sys.stderr, flush=True)
-    problems = meet(world, arrival, MEETING_SECONDS)
-    if ready is None or problems is not None:
+    start = meet(world, arrival, MEETING_SECONDS, lambda line: print(line, file=sys.stderr, flush=True))
+    if ready is None or not start:
         if ready is not None and world.rank == 0:
             remove_unused(ready.config.folder)
-        print("".join(f"{problem}\n" for problem in problems or []), end="", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     return _run(ready, overrides, world)
 
@@ -127,29 +128,32 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     return Prepared(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
 
 
-def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
+def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:  # Returns only if there is nothing to do.
     if ready.finished is not None:
         if world.rank == 0:
             print(f"{ready.config.folder} is finished: step {ready.finished} of {ready.last_step}.", file=sys.stderr)
         return 0
     from training.distributed import prepare_environment
+    from training.failure import say_failure
 
+    code = 1
     try:
         prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
-        _leave(_train(ready.config, overrides, ready.corpus, world))
+        code = _train(ready.config, overrides, ready.corpus, world)
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
-            raise
-        log.error("rank %d of %d: %s: %s", world.rank, world.size, type(error).__name__, error)
-        log.error("(PRETRAIN_TRACEBACK=1 shows the whole trace.)")
-        _leave(1)
+            traceback.print_exc()
+        say_failure(world, f"rank {world.rank} of {world.size}: {type(error).__name__}: {error}  (PRETRAIN_TRACEBACK=1 shows the trace.)")
+    except Exception:  # A mistake of ours: the whole trace is what helps.
+        traceback.print_exc()
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
     """End this rank without Python's own end.
 
-    With peers inside a collective, the process group's clean-up would wait for them; and threads that still wait in C++ (gloo's, the
-    watchdog's) have been seen to abort a rank that had finished ("terminate called without an active exception").
+    With peers inside a collective, the process group's clean-up would wait for them: leaving is what frees them. And threads that still
+    wait in C++ (gloo's, the watchdog's) have aborted a rank that had finished ("terminate called without an active exception").
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -175,9 +179,10 @@ def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: W
     from training.distributed import start
     from training.faults import Heartbeat
     from training.loop import train
+    from training.writer import open_log
 
     # deepspeed's own start-up chatter is not ours to repeat on 192 ranks.
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(config.deepspeed.get("log_level", "warning").upper())
     ranks = start(world, config.batch.stages)
     heartbeat = Heartbeat(config.training.watchdog_seconds)
     manifest = choose_checkpoint(config.folder / "checkpoints", ranks)
@@ -233,9 +238,10 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, manifest: dict[str
     from training.engine import build_engine, build_module
     from training.faults import StopRequest
     from training.loop import Run
-    from training.monitor import Meter, Writer, peak_flops
+    from training.monitor import Meter, peak_flops
     from training.optim import apply_configured, settings_of
     from training.reshard import needs_resharding, to_universal
+    from training.writer import Writer
 
     last_step = config.last_step(len_epoch)
     assert last_step is not None
@@ -272,22 +278,11 @@ def measured_before(config: RunConfig, manifest: dict[str, Any], ranks: Ranks) -
     return same and config.deepspeed.get("pipeline", {}).get("partition") == "measured"
 
 
-def open_log(config: RunConfig) -> None:
-    """Rank 0 speaks on the terminal and in `log.txt`."""
-    log.setLevel(logging.INFO)
-    logging.getLogger("model").setLevel(logging.INFO)
-    handler = logging.FileHandler(config.folder / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-
-
 def _end(engine: Any, config: RunConfig, run: Run) -> int:
-    from training.checkpoint import replace
-
     if run.writer:
         run.writer.close()
-        if not run.stopped:
-            replace(config.folder / "results.json", json.dumps({"step": engine.global_steps, **run.results}, indent=1) + "\n")
+        if engine.global_steps >= run.last_step:  # A stop that was asked for at the last step has stopped nothing.
+            write_results(config, engine.global_steps, run.results)
     stopped_by = run.stop.signal_number
     if run.stopped and run.ranks.is_first:
         log.info("stopped at step %d, which is saved; the same command goes on from there.", engine.global_steps)

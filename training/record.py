@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
+import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +25,7 @@ from training.text import changed_data
 
 log = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 # At most: fp32 weights, and per parameter an fp32 master and Adam's two moments.
 CHECKPOINT_BYTES_PER_PARAMETER = 16
@@ -54,14 +59,22 @@ def check_folder(config: RunConfig) -> None:
             )
         if problems:
             raise ConfigError(problems)
-    needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
+    folder = config.folder
     # The folder itself is made once nothing is left to refuse.
-    existing = next(folder for folder in (config.folder, *config.folder.resolve().parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise ConfigError(
+            [f"{config.path}: the run's folder {folder} cannot be written ({error.strerror}). Set run.directory to one that can."]
+        ) from error
+    needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
     if free < 2 * needed:
         raise ConfigError(
             [
-                f"{config.folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
+                f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
                 "and saving needs room for two. Free some space, or set run.directory to another disk."
             ]
         )
@@ -95,21 +108,37 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return read
 
 
+def tag_of(step: int) -> str:
+    """The folder's name of the checkpoint of a step."""
+    return f"step{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder; None for a name that is not one of ours, such as a copy "step00000100_best"."""
+    found = re.fullmatch(r"step(\d{8,})", name)
+    return int(found.group(1)) if found else None
+
+
+def complete_tags(checkpoints: Path) -> list[str]:
+    """Names of the checkpoints that were published, newest first. Files are not verified."""
+    steps = (step_of(path.parent.name) for path in checkpoints.glob(f"step*/{MANIFEST}"))
+    return [tag_of(step) for step in sorted((step for step in steps if step is not None), reverse=True)]
+
+
 def has_checkpoint(folder: Path) -> bool:
     """True if a complete checkpoint is there (not verified)."""
-    return any(folder.glob("checkpoints/step*/manifest.json"))
+    return bool(complete_tags(folder / "checkpoints"))
 
 
 def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     """The newest checkpoint's step if it is the last one, or None."""
-    steps = [int(path.parent.name.removeprefix("step")) for path in config.folder.glob("checkpoints/step*/manifest.json")]
-    return max(steps) if steps and last_step is not None and max(steps) >= last_step else None
+    tags = complete_tags(config.folder / "checkpoints")
+    step = step_of(tags[0]) if tags else None
+    return step if step is not None and last_step is not None and step >= last_step else None
 
 
 def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str, Any]) -> None:
     """Write `config.json`: the resolved configuration, itself a config, and where it came from; `facts` found out at the start besides."""
-    from training.checkpoint import replace
-
     # Overrides to run.directory travel with the values, so the file starts the same run again from the same folder.
     record = {
         **config.values,
@@ -126,6 +155,22 @@ def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str
     replace(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:
+    """Write `results.json`: the last figures of a finished run."""
+    replace(config.folder / "results.json", strict_json({"step": step, **results}, indent=1) + "\n")
+
+
+def read_results(config: RunConfig) -> dict[str, Any]:
+    """The last figures of a finished run; those of its newest checkpoint if it was killed between that and `results.json`."""
+    tags = complete_tags(config.folder / "checkpoints")
+    newest = json.loads((config.folder / "checkpoints" / tags[0] / MANIFEST).read_text(encoding="utf-8")) if tags else {}
+    path = config.folder / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if results.get("step") != newest.get("step"):
+        return {"step": newest["step"], **newest.get("metrics", {})}
+    return results
+
+
 def _git_commit() -> str | None:
     root = Path(__file__).resolve().parent
     try:
@@ -135,3 +180,31 @@ def _git_commit() -> str | None:
     except OSError:
         return None  # No git on a compute node: the rest of the record stands.
     return done.stdout.strip() or None
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is not finite, which JSON does not have, becomes null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -65,6 +65,15 @@ class World:
     local_size: int
     master_addr: str
     master_port: int
+    port_is_held: bool = False
+    """torchrun's agent keeps `master_port` open for torch.distributed from before the ranks start."""
+
+    @property
+    def meeting_port(self) -> int:
+        """Where ranks meet before the process group exists: the port torch opens next, or the one beside it if that is held."""
+        if not self.port_is_held:
+            return self.master_port
+        return self.master_port + 1 if self.master_port < 65535 else self.master_port - 1
 
     def environment(self) -> dict[str, str]:
         """The variables torch.distributed and DeepSpeed read."""
@@ -121,6 +130,7 @@ def find_world(environment: Mapping[str, str]) -> World:
         local_size=local_size,
         master_addr=environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size),
         master_port=_first_number(environment, ("MASTER_PORT",)) or DEFAULT_PORT,
+        port_is_held=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
 

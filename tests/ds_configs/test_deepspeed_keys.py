@@ -53,13 +53,9 @@ def constants(path: str) -> dict[str, object]:
     [
         (BF16, "runtime/precision_config.py", "DeepSpeedBF16Config"),
         (FP16, "runtime/precision_config.py", "DeepSpeedFP16Config"),
-        (ZERO["offload_param"], "runtime/zero/offload_config.py", "DeepSpeedZeroOffloadParamConfig"),
-        (ZERO["offload_optimizer"], "runtime/zero/offload_config.py", "DeepSpeedZeroOffloadOptimizerConfig"),
         (MONITORS["tensorboard"], "monitor/config.py", "TensorBoardConfig"),
         (MONITORS["csv_monitor"], "monitor/config.py", "CSVConfig"),
         (MONITORS["wandb"], "monitor/config.py", "WandbConfig"),
-        (TOP_LEVEL["comms_logger"], "comm/config.py", "CommsLoggerConfig"),
-        (TOP_LEVEL["timers"]["throughput"], "utils/config.py", "DeepSpeedThroughputTimerConfig"),
     ],
 )
 def test_a_table_holds_exactly_the_fields_of_deepspeeds_model(table, path, name):
@@ -101,13 +97,10 @@ def test_every_key_deepspeed_has_removed_is_refused_with_a_reason():
         assert "removed it" in TOP_LEVEL[key].reason
 
 
-def test_checkpoint_and_activation_checkpointing_keys_are_deepspeeds():
+def test_checkpoint_keys_are_deepspeeds():
     names = constants("runtime/constants.py") | constants("runtime/model_checkpointing/constants.py")
     for name in ("CHECKPOINT_TAG_VALIDATION", "LOAD_UNIVERSAL_CHECKPOINT", "CHECKPOINT_PARALLEL_WRITE", "CHECKPOINT_SERIALIZATION"):
         assert names[name] in CHECKPOINT
-    activation = constants("runtime/activation_checkpointing/config.py")
-    keys = {value for name, value in activation.items() if name.startswith("ACT_CHKPT_") and not name.endswith("DEFAULT")}
-    assert set(TOP_LEVEL["activation_checkpointing"]) == keys
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -136,8 +129,7 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
     ("values", "said"),
     [
         ({"pipeline": {"partitions": "flops"}}, 'unknown key "pipeline.partitions". Did you mean "partition"?'),
-        ({"checkpoint": {"load_univrsal": True}}, 'unknown key "checkpoint.load_univrsal". Did you mean "load_universal"?'),
-        ({"activation_checkpointing": {"profil": True}}, 'unknown key "activation_checkpointing.profil". Did you mean "profile"?'),
+        ({"checkpoint": {"tag_validaton": "Warn"}}, 'unknown key "checkpoint.tag_validaton". Did you mean "tag_validation"?'),
         ({"tensorboard": {"enable": True}}, 'unknown key "tensorboard.enable". Did you mean "enabled"?'),
         ({"optimizer": {"type": "AdamW", "parms": {}}}, 'unknown key "optimizer.parms". Did you mean "params"?'),
         ({"optimizer": {"type": "AdamW", "params": {"beta": 1}}}, 'unknown key "optimizer.params.beta". Did you mean "betas"?'),
@@ -163,6 +155,22 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
         ({"elasticity": {}}, '"elasticity" cannot be set: DeepSpeed 0.19 has removed it.'),
         ({"data_efficiency": {}}, "the data comes from our own loader"),
         ({"bfloat16": {}}, "Use that."),
+        # What DeepSpeed would take and then not do.
+        ({"activation_checkpointing": {"partition_activations": True}}, '"pipeline.activation_checkpoint_interval". Use that.'),
+        ({"checkpoint": {"load_universal": True}}, "recognised and converted by itself"),
+        ({"zero_optimization": {"stage": 1, "compute_grad_norm": False}}, "measured at every step"),
+        ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "keeps its states on the rank's device"),
+        ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "summed over the replicas once a step"),
+        ({"gradient_allreduce_op": "sum"}, "averaged over micro-batches and replicas"),
+        ({"communication_data_type": "fp16"}, 'it must be one of "fp32", "bf16".'),
+        ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "kept in fp32"),
+        ({"pipeline": {"pipe_partitioned": True}}, "tensor-parallel"),
+        ({"flops_profiler": {"enabled": True}}, "does not report it"),
+        ({"data_types": {"keep_in_fp32_modules": ["norm"]}}, "in all its parts"),
+        ({"aio": {"block_size": 4}}, "NVMe"),
+        ({"optimizer": {"type": "AdamW", "params": {"adam_w_mode": False}}}, "never adds the decay to the gradient"),
+        ({"optimizer": {"type": "Adam", "params": {"differentiable": True}}}, "differentiates through a step"),
+        ({"log_level": "loud"}, "it must be one of"),
     ],
 )
 def test_a_mistake_in_a_deepspeed_section_is_found(tmp_path, values, said):
@@ -172,9 +180,7 @@ def test_a_mistake_in_a_deepspeed_section_is_found(tmp_path, values, said):
 
 def test_a_key_with_nothing_like_it_is_answered_with_what_is_known(tmp_path):
     (found,) = problems(tmp_path, {"bf16": {"zzzz": 1}})
-    assert found.endswith(
-        "Known here: bf16_master_weights_and_grads, bf16_optimizer_states, check_grad_overflow, enabled, immediate_grad_update."
-    )
+    assert found.endswith("Known here: enabled.")
 
 
 def test_the_reasons_end_with_what_to_do():

@@ -36,13 +36,14 @@ class TinyRun:
         self.root = root
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None) -> None:
-        """Start the ranks and return at once. No file they write may grow over `file_bytes`."""
+    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "") -> None:
+        """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faulty_run.py's."""
+        script = "tests/training/faulty_run.py" if fault else "run_pretrain.sh"
         launcher = ["-m", "deepspeed.launcher.launch", "--log_level", "error", "--master_port", str(free_port())]
-        command = [sys.executable, *launcher, "--world_info", world_info(ranks), "run_pretrain.sh", str(self.config), *overrides]
+        command = [sys.executable, *launcher, "--world_info", world_info(ranks), script, str(self.config), *overrides]
         if file_bytes:
             command = ["prlimit", f"--fsize={file_bytes}", *command]
-        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")
+        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", FAULT=fault)
 
     def start_command(self, command: Sequence[str], **environment: str) -> None:
         """Start the run by a command of one's own."""

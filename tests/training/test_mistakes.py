@@ -54,6 +54,8 @@ def rank(root, tmp_path):
         ("pipeline.stages=two", "pipeline.stages"),
         ("train_micro_batch_size_per_gpu=true", "train_micro_batch_size_per_gpu"),
         ("training.log_interval_steps=0", "training.log_interval_steps = 0; it must be 1 or more."),
+        ("training.watchdog_seconds=1", "training.watchdog_seconds = 1; it must be 5 or more"),
+        ("run.seed=-1", "run.seed = -1; it must be 0 to 4294967295."),
         ("training.epochs=2", "steps and epochs given; exactly one says how long to train"),
         ("zero_optimization.stage=0", "zero_optimization.stage = 0; it must be 1."),
         ("fp16.enabled=true", "fp16.enabled = true; pipelines here train in bf16 or fp32."),
@@ -67,12 +69,19 @@ def rank(root, tmp_path):
     ],
 )
 def test_a_wrong_value_is_named_with_what_to_do_in_one_line_and_leaves_no_folder(rank, tmp_path, override, said):
-    world = 20 if "20" in override else 2
+    world = 20 if override == "pipeline.stages=20" else 2
     code, lines = rank(QUICKSTART, override, "run.name=mistake", f"run.directory={tmp_path / 'runs'}", world=world, local=world)
     assert code == 2
     assert len(lines) == 1, lines
     assert said in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_optimizer_that_deepspeed_refuses_later_is_refused_here(rank):
+    without = [f"optimizer.params.{name}=null" for name in ("betas", "eps", "torch_adam")]
+    code, lines = rank("ds_configs/poetry_gpt2_26m.json", "run.name=mistake", "optimizer.type=SGD", *without)
+    assert code == 2
+    assert 'Set "zero_allow_untested_optimizer": true to use it.' in lines[0]
 
 
 def test_mistakes_in_several_sections_are_reported_together_and_by_rank_0_only(rank):
@@ -126,6 +135,15 @@ def test_a_disk_that_cannot_hold_two_checkpoints_is_refused_at_the_start(rank, t
     assert (code, len(lines)) == (2, 1)
     assert not (tmp_path / "runs").exists()
     assert "GB free, but a checkpoint of this model takes" in lines[0]
+
+
+@pytest.mark.parametrize("directory", ["/proc/runs", "/etc/hostname"], ids=["read-only", "a file"])
+def test_a_folder_that_cannot_be_written_is_one_line(rank, directory):
+    code, lines = rank(QUICKSTART, "run.name=mistake", f"run.directory={directory}")
+    assert code == 2
+    assert len(lines) == 1
+    assert f"the run's folder {directory}/mistake cannot be written (" in lines[0]
+    assert "Set run.directory to one that can." in lines[0]
 
 
 def test_a_person_who_starts_the_reference_run_on_one_machine_is_told_how_to(root):

@@ -1,0 +1,65 @@
+"""One rank of a run, like run_pretrain.sh, with the fault that FAULT names. Nothing in the product knows of it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+POISONED_STEP = 3
+DIES_BEFORE = "step00000006/layer_"
+
+
+def poison() -> None:
+    """The loss of step 3 is infinite, as a broken row or a spike would make it."""
+    from deepspeed.runtime.pipe.engine import PipelineEngine
+
+    train_batch = PipelineEngine.train_batch
+
+    def poisoned(engine: Any, batches: Iterator[Any]) -> Any:
+        loss = engine.module.loss_fn
+        if engine.global_steps + 1 == POISONED_STEP:
+            engine.module.loss_fn = lambda *arguments: loss(*arguments) * float("inf")
+        try:
+            return train_batch(engine, batches)
+        finally:
+            engine.module.loss_fn = loss
+
+    PipelineEngine.train_batch = poisoned
+
+
+def kill_in_save() -> None:
+    """Rank 1 dies in the save of step 6, when it is about to write its first layer."""
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and DIES_BEFORE in str(arguments[0]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if os.environ["RANK"] == "1":
+        sys.addaudithook(hook)
+
+
+def lose_data() -> None:
+    """Rank 1 cannot read its text from step 3 on, as on a host whose disk fails."""
+    from deepspeed.runtime.pipe.engine import PipelineEngine
+
+    train_batch = PipelineEngine.train_batch
+
+    def failing(engine: Any, batches: Iterator[Any]) -> Any:
+        if engine.global_steps + 1 == POISONED_STEP:
+            raise OSError(5, "Input/output error", "data/stores/verse")
+        return train_batch(engine, batches)
+
+    if os.environ["RANK"] == "1":
+        PipelineEngine.train_batch = failing
+
+
+FAULTS: dict[str, Callable[[], None]] = {"poison": poison, "kill in save": kill_in_save, "lose data": lose_data}
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from training.pretrain import main
+
+    FAULTS[os.environ["FAULT"]]()
+    sys.exit(main(sys.argv[1:]))
