@@ -182,7 +182,9 @@ TOP_LEVEL: Table = {
     "disable_allgather": Refused("the optimizer of a pipeline does not read it. Remove it."),
     "dump_state": Refused("the resolved configuration is written to config.json in the run's folder. Remove it."),
     "disable_python_gc": bool,
-    "wall_clock_breakdown": bool,
+    "wall_clock_breakdown": Refused(
+        "a run of two stages ended with exit code 1 under it. Steps are timed in the log and in TensorBoard. Remove it."
+    ),
     "memory_breakdown": _MEASURED,
     "log_level": Literal["debug", "info", "warning", "error", "critical"],
     "comms_logger": _MEASURED,

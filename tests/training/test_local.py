@@ -76,11 +76,6 @@ def test_a_run_needs_no_compiler_no_ninja_and_no_git(make_run, monkeypatch, tmp_
     assert not (tmp_path / "compiled").exists()
 
 
-def test_deepspeeds_times_of_a_steps_parts_are_printed_when_asked_for(make_run):
-    run = make_run(training__steps=2, wall_clock_breakdown=True, steps_per_print=1)
-    assert "time (ms)" in run.run()
-
-
 @pytest.mark.network
 def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_path):
     done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=20")
