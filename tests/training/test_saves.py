@@ -61,6 +61,7 @@ def test_an_error_on_one_rank_is_said_by_it_and_by_nobody_else(make_run):
     assert run.tags() == ["step00000002"]
 
 
+@pytest.mark.slow  # Some twenty starts.
 @pytest.mark.distributed
 def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_go_on_from(make_run, root):
     changes = {
