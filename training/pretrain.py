@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         if ready is not None and world.rank == 0:
             remove_unused(ready.config.folder)
         return EXIT_USER_ERROR
-    return _run(ready, overrides, world)
+    _leave(_run(ready, overrides, world))
 
 
 def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> Prepared:
@@ -128,7 +128,7 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     return Prepared(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
 
 
-def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:  # Returns only if there is nothing to do.
+def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
     if ready.finished is not None:
         if world.rank == 0:
             print(f"{ready.config.folder} is finished: step {ready.finished} of {ready.last_step}.", file=sys.stderr)
@@ -136,17 +136,16 @@ def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:  # Ret
     from training.distributed import prepare_environment
     from training.failure import say_failure
 
-    code = 1
     try:
         prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
-        code = _train(ready.config, overrides, ready.corpus, world)
+        return _train(ready.config, overrides, ready.corpus, world)
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
             traceback.print_exc()
         say_failure(world, f"rank {world.rank} of {world.size}: {type(error).__name__}: {error}  (PRETRAIN_TRACEBACK=1 shows the trace.)")
     except Exception:  # A mistake of ours: the whole trace is what helps.
         traceback.print_exc()
-    _leave(code)
+    return 1
 
 
 def _leave(code: int) -> NoReturn:
