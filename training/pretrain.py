@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         if ready is not None and world.rank == 0:
             remove_unused(ready.config.folder)
         return EXIT_USER_ERROR
-    _leave(_run(ready, overrides, world))
+    return _leave(_run(ready, overrides, world))
 
 
 def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> Prepared:
