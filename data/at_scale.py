@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _WAVES_WHEN_STOPPING_EARLY = 2  # Tasks a worker gets at a time while it is open how many are needed.
 _RANKS_PER_WORKER = 2  # A rank costs a process start, of seconds with Ray; a second one evens out unequal tasks.
 _POLL_SECONDS = 5.0
+_SAY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +120,7 @@ class Cluster:
         logs = self.logs / f"{missing[0].output.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}-{missing[0].output.name}"
         try:
             self._execute(RunTasks(missing, os.getcwd()), min(len(missing), _RANKS_PER_WORKER * self.workers), logs)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, DataError):
             raise
         except Exception as error:  # Of any library below; what counts is which results are there.
             logger.debug("the executor failed", exc_info=True)
@@ -160,14 +162,42 @@ def _run_on_slurm(arguments: dict[str, Any], tasks: Sequence[Task]) -> None:
     """Submit an array of jobs and wait until all results are there or the array is gone from the queue."""
     from datatrove.executor import SlurmPipelineExecutor
 
-    environment = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={_ROOT}:$PYTHONPATH"
+    logs = arguments["logging_dir"]
+    if shlex.quote(logs) != logs:
+        raise DataError(f"{logs}: datatrove writes this path unquoted into its Slurm scripts. Use folders without spaces or quotes.")
+    environment = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONPATH={shlex.quote(str(_ROOT))}:$PYTHONPATH"
     executor = SlurmPipelineExecutor(**{"env_command": environment, "job_name": "prepare", **arguments})
     executor.run()
+    _wait(str(executor.job_id), tasks)
+
+
+def _wait(job: str, tasks: Sequence[Task]) -> None:
+    """Wait until all results are there, or Slurm says that the job is gone."""
+    said = -_SAY_SECONDS
     while any(not task.result_path.is_file() for task in tasks):
         time.sleep(_POLL_SECONDS)
-        queue = subprocess.run(["squeue", "--noheader", "--jobs", str(executor.job_id)], capture_output=True, text=True, check=False)
-        if queue.returncode != 0 or not queue.stdout.strip():
+        answer = _ask_queue(job)
+        if answer is False:
             return
+        if answer is not True and time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            logger.warning("squeue failed (%s): still waiting for job %s and its results", answer, job)
+
+
+def _ask_queue(job: str) -> bool | str:
+    """Whether an array is in the queue; why, if that cannot be told: a controller that is busy says nothing about the job.
+
+    Raises:
+        DataError: If there is no squeue.
+    """
+    try:
+        queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise DataError(f"squeue is not on PATH, so job {job} cannot be watched. Start again where Slurm's commands are.") from None
+    if queue.returncode == 0:
+        return bool(queue.stdout.strip())
+    reason = queue.stderr.strip() or f"exit code {queue.returncode}"
+    return False if "invalid job id" in reason.lower() else reason
 
 
 def _import_datatrove() -> None:
@@ -230,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
         logs = Path(config.directory) / "logs"
         cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
         print(prepare(replace(config, num_workers=options.workers), run=cluster.run))
-    except (DataError, ds_configs.ConfigError) as error:
+    except (DataError, ds_configs.ConfigError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -1,20 +1,83 @@
 """Split a novel at its chapter headings (回目: 第一回 甄士隐梦幻识通灵 ...).
 
-A line is taken for a heading only if its number is the one expected next. So a sentence that begins with 第四回中 inside
-chapter 5 and a table of contents before the text are not mistaken for headings.
+A line is taken for a heading only if its number is the one expected next, or 1 where the numbering of a new volume begins. So a
+sentence that begins with 第四回中 inside chapter 5 and a table of contents before the text are not mistaken for headings.
+What does not add up, a number that is missing between two others, is said and left to the caller: `Chapters.missing`.
 """
 
 import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
 # Longer lines that begin like a heading are prose about a chapter.
 _MAX_HEADING_CHARS = 45
 _HEADING = re.compile(
-    r"^[ \t\u3000#]*第[ \t\u3000]*([0-9０-９〇零○一二三四五六七八九十百千两廿卅]+)[ \t\u3000]*[回章卷](?P<title>.*)$", re.MULTILINE
+    r"^[ \t\u3000#]*第[ \t\u3000]*(?P<number>[0-9０-９〇零○一二三四五六七八九十百千两廿卅]+)[ \t\u3000]*(?P<unit>[回章卷])(?P<title>.*)$",
+    re.MULTILINE,
 )
 _DIGITS = (
     {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "○": 0, "两": 2} | {c: i for i, c in enumerate("０１２３４５６７８９")}
 )
 _UNITS = {"十": 10, "百": 100, "千": 1000}
+# A table of contents has next to nothing between its headings: so many characters at most, and less than a tenth of a chapter.
+_CONTENTS_CHARS = 100
+_CONTENTS_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaptersConfig:
+    """Split each text at its chapter headings (第一回 ...) and keep chapters `first` to `last`; each becomes a document."""
+
+    first: int = 1
+    last: int | None = None
+    absent: tuple[int, ...] = ()
+    """Numbers that the text does not have. Any other that is missing between two headings ends the preparation."""
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or (self.last is not None and self.last < self.first):
+            raise ValueError(f"first = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter: its text from the heading to the next one, without white space at the ends."""
+
+    number: int
+    """As its heading says."""
+    line: int
+    """Of its heading, from 1."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Chapters:
+    """What was found in a text."""
+
+    volumes: tuple[tuple[Chapter, ...], ...]
+    """In each the numbers rise from 1, or from the first there is where no heading says 1."""
+    before: str
+    """What stands before the first heading: a title page, a preface, a table of contents."""
+    missing: tuple[str, ...]
+    """Each place where numbers are missing, as a phrase."""
+    passed_over: tuple[int, ...] = ()
+    """Lines that look like headings but are not the next in order, such as a number that is there twice: text of a chapter."""
+
+    @property
+    def all(self) -> list[Chapter]:
+        """The chapters of all volumes, in order."""
+        return [chapter for volume in self.volumes for chapter in volume]
+
+
+@dataclass(frozen=True)
+class _Heading:
+    number: int
+    start: int
+    end: int
+    unit: str
+    is_set_off: bool
+    """Whether white space, a mark or nothing follows 第一回, as in a heading; 第四回中 may be prose."""
 
 
 def read_numeral(text: str) -> int | None:
@@ -36,40 +99,109 @@ def read_numeral(text: str) -> int | None:
     return total + digit
 
 
-def split_chapters(text: str) -> list[str]:
-    """Return the chapters of `text`, each from its heading to the next one, in order from chapter 1.
+def split_chapters(text: str, absent: Collection[int] = ()) -> Chapters:
+    """Find the chapters of `text`. Of the text nothing is lost: `before` and the chapters hold all but white space between them.
 
-    What stands before the first heading, a table of contents for instance, is left out. Empty without any heading.
+    Args:
+        text: A whole text.
+        absent: Numbers that this text does not have; the chapter before goes on to the next heading there is.
     """
-    headings: list[tuple[int, int]] = []  # (number, position)
+    headings = _headings(text)
+    runs, missing = _runs(headings, frozenset(absent), text)
+    if not runs:
+        return Chapters((), text, ())
+    runs = _without_contents(runs, text)
+    starts = [heading.start for run in runs for heading in run]
+    ends = iter([*starts[1:], len(text)])
+    volumes = tuple(
+        tuple(Chapter(heading.number, _line(text, heading), text[heading.start : next(ends)].strip()) for heading in run) for run in runs
+    )
+    known = set(starts)
+    others = [heading for heading in headings if heading.is_set_off and heading.start > starts[0] and heading.start not in known]
+    return Chapters(
+        volumes,
+        text[: starts[0]],
+        tuple(phrase for start, phrase in missing if start >= starts[0]),
+        tuple(_line(text, heading) for heading in others),
+    )
+
+
+def _line(text: str, heading: _Heading) -> int:
+    return text.count("\n", 0, heading.start) + 1
+
+
+def _headings(text: str) -> list[_Heading]:
+    """All lines that may be headings. Beside 回 or 章, 卷 are volumes and no chapters."""
+    found = []
     for match in _HEADING.finditer(text):
-        if len(match.group(0).strip()) > _MAX_HEADING_CHARS:
+        if len(match[0].strip()) <= _MAX_HEADING_CHARS and (number := read_numeral(match["number"])) is not None:
+            title = match["title"]
+            found.append(_Heading(number, match.start(), match.end(), match["unit"], not title or not title[0].isalnum()))
+    num_volumes = sum(heading.unit == "卷" for heading in found)
+    return [heading for heading in found if (heading.unit == "卷") == (2 * num_volumes > len(found))]
+
+
+def _runs(headings: Sequence[_Heading], absent: frozenset[int], text: str) -> tuple[list[list[_Heading]], list[tuple[int, str]]]:
+    """Cut out of all candidates the runs of rising numbers, one for each volume, and what is missing in them: (position, phrase)."""
+    runs: list[list[_Heading]] = []
+    missing: list[tuple[int, str]] = []
+    numbers = [heading.number for heading in headings]
+    expected = 1 if 1 in numbers else next((number for number in numbers if number + 1 in numbers), *numbers[:1] or [1])
+    for index, heading in enumerate(headings):
+        later = headings[index + 1 :]
+        if heading.number == 1 and runs and _begins_volume(heading, later, runs[-1], expected):
+            runs.append([])
+        elif heading.number > expected and runs and _is_after_gap(heading, later, runs[-1], expected):
+            gap = f"{expected}" if heading.number == expected + 1 else f"{expected} to {heading.number - 1}"
+            missing.append((heading.start, f"{gap} between lines {_line(text, runs[-1][-1])} and {_line(text, heading)}"))
+        elif heading.number != expected:
             continue
-        number = read_numeral(match.group(1))
-        if number is not None:
-            headings.append((number, match.start()))
-    starts = _longest_run(headings, len(text))
-    return [text[start:end].strip() for start, end in zip(starts, [*starts[1:], len(text)], strict=False)]
+        if not runs:
+            runs.append([])
+        runs[-1].append(heading)
+        expected = heading.number + 1
+        while expected in absent:
+            expected += 1
+    return runs, missing
 
 
-def _longest_run(headings: list[tuple[int, int]], end: int) -> list[int]:
-    """Positions of headings 1, 2, 3 ... of the run that covers most of the text, a table of contents being a short one."""
-    best: list[int] = []
-    best_extent = -1
-    for first, (number, _) in enumerate(headings):
-        if number != 1:
-            continue
-        run, expected = [], 1
-        for candidate, position in headings[first:]:
-            if candidate == expected:
-                run.append(position)
-                expected += 1
-        # Runs that begin later but reach as far have skipped a table of contents: `>=` prefers them.
-        if len(run) > len(best) or (len(run) == len(best) and _extent(run, end) >= best_extent):
-            best, best_extent = run, _extent(run, end)
-    return best
+def _begins_volume(heading: _Heading, later: Sequence[_Heading], run: list[_Heading], expected: int) -> bool:
+    """Whether a second 1 begins another volume: 2 comes before the number that would go on with this one."""
+    if run[0].is_set_off and not heading.is_set_off:
+        return False
+    following = [other.number for other in later]
+    second = following.index(2) if 2 in following else None
+    goes_on = following.index(expected) if expected in following else None
+    if second is None or goes_on is None:
+        return goes_on is None
+    return second <= goes_on
 
 
-def _extent(run: list[int], end: int) -> int:
-    """Characters in the shortest chapter of a run: next to nothing where headings follow each other in a list."""
-    return min(b - a for a, b in zip(run, [*run[1:], end], strict=False))
+def _is_after_gap(heading: _Heading, later: Sequence[_Heading], run: list[_Heading], expected: int) -> bool:
+    """Whether a number beyond the expected one is a heading behind a gap, rather than prose that names a later chapter."""
+    until_restart: list[int] = []
+    for other in later:
+        if other.number == 1:
+            break
+        until_restart.append(other.number)
+    goes_on = until_restart.index(expected) if expected in until_restart else None
+    following = until_restart.index(heading.number + 1) if heading.number + 1 in until_restart else None
+    if following is None:
+        return goes_on is None and heading.is_set_off and run[0].is_set_off
+    return goes_on is None or following < goes_on
+
+
+def _without_contents(runs: list[list[_Heading]], text: str) -> list[list[_Heading]]:
+    """Leave out the runs at the beginning that are a table of contents of what follows."""
+    lengths = [_typical_chars(run, after, text) for run, after in zip(runs, [*runs[1:], None], strict=True)]
+    longest = max(lengths)
+    first = 0
+    while first < len(runs) - 1 and lengths[first] <= min(_CONTENTS_CHARS, _CONTENTS_SHARE * longest):
+        first += 1
+    return runs[first:]
+
+
+def _typical_chars(run: list[_Heading], after: list[_Heading] | None, text: str) -> float:
+    """Characters between the headings of a run, in the middle one of its chapters."""
+    between = [len(text[one.end : other.start].strip()) for one, other in pairwise(run)]
+    return median(between or [len(text[run[0].end : after[0].start if after else len(text)].strip())])

@@ -1,8 +1,8 @@
 """The first steps of a preparation: read and clean each part, and leave out copies."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from data.clean import Cleaner, RuleCount, build_rules
 from data.config import DataConfig
 from data.deduplicate import EXACT, KEPT, NEAR, Duplicates, find_duplicates, write_sketches
 from data.documents import DataError, Document
-from data.records import BadInput
+from data.records import BadInput, FileRead, Remark, printable
 from data.tasks import Result, replacing
 
 logger = logging.getLogger(__name__)
 
 _NUM_BAD_SAMPLES = 20
+_NUM_LOGGED = 10
 _NUM_DUPLICATE_SAMPLES = 5
 _EXCERPT_CHARS = 200
 
@@ -27,22 +28,18 @@ def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
     """Read a part, apply the rules and write what stays: documents, their sketches, their lengths."""
     of_source = config.all_sources[part.source].clean
     cleaner = Cleaner(build_rules(config.clean if of_source is None else of_source))
-    counts: dict[str, Any] = {"documents_in": 0, "chars_in": 0, "num_bad": 0, "bad": []}
+    read = _Read()
     lengths: list[int] = []
 
     def kept(add: Any) -> Iterator[Document]:
         for item in sources.documents(config, part):
-            if isinstance(item, BadInput):
-                counts["num_bad"] += 1
-                if len(counts["bad"]) < _NUM_BAD_SAMPLES:
-                    counts["bad"].append({"source": item.source, "reason": item.reason})
+            read.count(item)
+            if not isinstance(item, Document):
                 continue
-            counts["documents_in"] += 1
-            counts["chars_in"] += len(item.text)
             document = cleaner.clean(item)
             if document is not None:
                 lengths.append(len(document.text))
-                add(document)
+                add(replace(document, of_source=part.source) if config.mixes_sources else document)
                 yield document
 
     with spool.writer(output) as add:
@@ -53,7 +50,42 @@ def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
                 pass
     save_array(lengths_path(output), np.array(lengths, dtype=np.int32))
     rules = {name: asdict(count) for name, count in cleaner.counts.items()}
-    return {**counts, "rules": rules, "documents": len(lengths), "chars": sum(lengths)}
+    return {**asdict(read), "rules": rules, "documents": len(lengths), "chars": sum(lengths)}
+
+
+@dataclass
+class _Read:
+    """What was read of a part, before any rule."""
+
+    documents_in: int = 0
+    chars_in: int = 0
+    bytes_in: int = 0
+    """Of the files, unreadable records included."""
+    num_bad: int = 0
+    bad_bytes: int = 0
+    bad: list[dict[str, str]] = field(default_factory=list)
+    """The first ones."""
+    bad_reasons: dict[str, int] = field(default_factory=dict)
+    bad_files: dict[str, int] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, item: Document | BadInput | FileRead | Remark) -> None:
+        if isinstance(item, Document):
+            self.documents_in += 1
+            self.chars_in += len(item.text)
+        elif isinstance(item, BadInput):
+            self.num_bad += 1
+            self.bad_bytes += item.num_bytes
+            for counts, name in ((self.bad_reasons, printable(item.kind)), (self.bad_files, printable(item.file))):
+                counts[name] = counts.get(name, 0) + 1
+            if len(self.bad) < _NUM_BAD_SAMPLES:
+                self.bad.append({"source": printable(item.source), "reason": printable(item.reason)})
+        elif isinstance(item, FileRead):
+            self.bytes_in += item.num_bytes
+            self.files.append({"path": item.path, "encoding": item.encoding, "replaced": item.num_replaced})
+        else:
+            self.remarks.append({"source": item.source, "text": item.text, "chars_left_out": item.chars_left_out})
 
 
 def sketch_path(prefix: Path) -> Path:
@@ -73,24 +105,59 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
-    """Fail when too much of the input could not be read.
+    """Say what was read, and fail when too much of it could not be.
 
     Raises:
         DataError: Above `data.max_bad_ratio`, or if nothing is left.
     """
-    num_bad = sum(result["num_bad"] for result in results)
-    num_good = sum(result["documents_in"] for result in results)
+    _say(results)
+    counts = bad_input(results)
     samples = [f"{sample['source']}: {sample['reason']}" for result in results for sample in result["bad"]]
-    if num_bad:
-        logger.warning("%d of %d records could not be read; the first: %s", num_bad, num_bad + num_good, samples[0])
-    if num_bad > config.max_bad_ratio * (num_bad + num_good):
-        raise DataError(
-            f"{config.name}: {num_bad} of {num_bad + num_good} records could not be read, more than data.max_bad_ratio ="
-            f" {config.max_bad_ratio:g} allows. The first: {'; '.join(samples[:3])}. Repair the input or raise the ratio."
-        )
+    if samples:
+        logger.warning("%d of %d records could not be read; the first: %s", counts["records"], counts["of_records"], samples[0])
+    check_bad_ratio(counts, config, f" The first: {'; '.join(samples[:3])}.")
     if not sum(result["documents"] for result in results):
+        num_good = counts["of_records"] - counts["records"]
         dropped = f" of {num_good} documents, all dropped by data.clean" if num_good else ""
         raise DataError(f"{config.name}: no text is left{dropped}. Check the input and the rules.")
+
+
+def bad_input(results: Sequence[Result]) -> dict[str, int]:
+    """How much of the input could not be read: records and bytes, and of how many."""
+    num_bad, num_good, num_bytes, of_bytes = (
+        sum(result[name] for result in results) for name in ("num_bad", "documents_in", "bad_bytes", "bytes_in")
+    )
+    return {"records": num_bad, "of_records": num_bad + num_good, "bytes": num_bytes, "of_bytes": of_bytes}
+
+
+def check_bad_ratio(counts: Mapping[str, int], config: DataConfig, more: str = "") -> None:
+    """Compare what could not be read, as `bad_input` counts it, with the configuration.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`, by records or by bytes.
+    """
+    for unit in ("records", "bytes"):
+        if counts[unit] > config.max_bad_ratio * counts[f"of_{unit}"]:
+            raise DataError(
+                f"{config.name}: {counts[unit]} of {counts[f'of_{unit}']} {unit} could not be read, more than data.max_bad_ratio ="
+                f" {config.max_bad_ratio:g} allows.{more} Repair the input or raise the ratio."
+            )
+
+
+def _say(results: Sequence[Result]) -> None:
+    """Log what a person should know about the input; all of it is in the report."""
+    remarks = [remark for result in results for remark in result["remarks"]]
+    for remark in remarks[:_NUM_LOGGED]:
+        left_out = f": {remark['chars_left_out']:,} characters left out" if remark["chars_left_out"] else ""
+        logger.info("%s: %s%s", remark["source"], remark["text"], left_out)
+    if len(remarks) > _NUM_LOGGED:
+        logger.info("(%d more of this kind are in the report)", len(remarks) - _NUM_LOGGED)
+    replaced = [file for result in results for file in result["files"] if file["replaced"]]
+    if replaced:
+        total = sum(file["replaced"] for file in replaced)
+        logger.warning(
+            "unreadable places replaced by \ufffd: %d in %d of the files, the first %s", total, len(replaced), replaced[0]["path"]
+        )
 
 
 def drop_copies(config: DataConfig, prefixes: Sequence[Path], output: Path) -> Result:

@@ -6,9 +6,15 @@ A command that merely checks a configuration must not wait for torch: nothing he
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from data.chapters import ChaptersConfig
 from data.duplicates_config import DeduplicateConfig
 
 END_OF_TEXT = "<|endoftext|>"
+
+# Keys that belong to one source of text, with their defaults.
+_OF_TEXT: dict[str, Any] = {
+    "fields": {}, "text_documents": "file", "errors": "refuse", "template": None, "chapters": None, "reverse": None,
+}  # fmt: skip
 
 TokenizerKind = Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
 
@@ -23,7 +29,7 @@ class TokenizerConfig:
     path: str | None = None
     """A tokenizer.json, a Hugging Face folder or a sentencepiece .model file."""
     training_chars: int = 50_000_000
-    """A trained tokenizer sees documents up to this many characters of the training split."""
+    """A trained tokenizer sees about this many characters, passages from all over the training split."""
     add_bos: bool = False
     """Put the begin-of-text token before each document."""
     add_eos: bool = True
@@ -52,27 +58,18 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChaptersConfig:
-    """Split each text at its chapter headings (第一回 ...) and keep chapters `first` to `last`; each becomes a document."""
-
-    first: int = 1
-    last: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.first < 1 or (self.last is not None and self.last < self.first):
-            raise ValueError(f"first = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is held out of training: the last documents (chapters), a share of the text, or the last shards."""
+    """What is held out of training: the last documents (chapters), a share of the text, or the last shards.
+
+    Of several sources a part of each is held out; what is shuffled into one text counts as one.
+    """
 
     last_documents: int | None = None
     ratio: float | None = None
     """Share of the documents, chosen by a hash of their text. Of a corpus of few documents the end of the text is cut off instead."""
     last_shards: int | None = None
     max_tokens: int | None = None
-    """Stop the held-out split after this many tokens; what is beyond is used by neither split."""
+    """Stop the held-out split after this many tokens, an equal part of them for each source; the rest is used by neither split."""
 
     def __post_init__(self) -> None:
         chosen = [name for name in ("last_documents", "ratio", "last_shards") if getattr(self, name) is not None]
@@ -128,6 +125,8 @@ class SourceConfig:
     """Our name of a field (text, title, author ...) -> its name in the files."""
     text_documents: Literal["file", "line", "paragraph"] = "file"
     """What a document is in a text file."""
+    errors: Literal["refuse", "replace"] = "refuse"
+    """Bytes that do not fit a file's encoding cost the record they are in, or are replaced by U+FFFD and counted."""
     template: str | None = None
     """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
     chapters: ChaptersConfig | None = None
@@ -173,6 +172,7 @@ class DataConfig:
     path: str | tuple[str, ...] | None = None
     fields: dict[str, str] = field(default_factory=dict)
     text_documents: Literal["file", "line", "paragraph"] = "file"
+    errors: Literal["refuse", "replace"] = "refuse"
     template: str | None = None
     chapters: ChaptersConfig | None = None
     reverse: ReverseConfig | None = None
@@ -193,9 +193,9 @@ class DataConfig:
     """Stop the training split after this many tokens."""
     pack: PackConfig | None = None
     max_bad_ratio: float = 0.01
-    """Share of the input, by records, that may be unreadable before the preparation fails."""
+    """Share of the input, by records and by bytes, that may be unreadable before the preparation fails."""
     windows: Literal["stream", "documents"] = "stream"
-    """`stream` cuts windows anywhere, elsewhere in each epoch; `documents` begins each at the beginning of a document."""
+    """`stream` cuts windows anywhere, elsewhere in each epoch; `documents` begins each with a document, or goes on with a longer one."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of the last tokens of an epoch that do not fill a window: left out, or continued with the first tokens."""
     num_workers: int = 1
@@ -211,8 +211,7 @@ class DataConfig:
         if self.sources is not None:
             if not self.sources:
                 raise ValueError("sources = []; name at least one.")
-            of_text: dict[str, Any] = {"fields": {}, "text_documents": "file", "template": None, "chapters": None, "reverse": None}
-            for name, default in of_text.items():
+            for name, default in _OF_TEXT.items():
                 if getattr(self, name) != default:
                     raise ValueError(f"{name}: give it to each of the sources that it is for.")
             if len({source.weight is None for source in self.sources}) > 1:
@@ -241,13 +240,24 @@ class DataConfig:
             return ()
         if self.sources is not None:
             return self.sources
-        names = ("corpus", "path", "fields", "text_documents", "template", "chapters", "reverse")
+        names = ("corpus", "path", *_OF_TEXT)
         return (SourceConfig(**{name: getattr(self, name) for name in names}),)
 
     @property
     def is_weighted(self) -> bool:
         """Whether training mixes the sources by weight, each in a stream of its own."""
         return self.sources is not None and self.sources[0].weight is not None
+
+    @property
+    def mixes_sources(self) -> bool:
+        """Whether a common shuffle makes one text of several sources."""
+        return len(self.all_sources) > 1 and self.shuffle and not self.is_weighted
+
+    @property
+    def source_names(self) -> list[str]:
+        """A short name for each source, no two the same."""
+        names = [source.name for source in self.all_sources]
+        return [name if names.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(names, start=1)]
 
     @property
     def tokenizer_vocab_size(self) -> int | None:

@@ -18,7 +18,7 @@ from data.documents import DataError
 from data.identity import text_of
 from data.order import mix
 from data.prepared import find_store, why_not
-from data.publish import check_length
+from data.publish import check_length, check_recorded_bad_input, check_sources
 from data.stream import Stream, allow_open_files
 from data.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 
@@ -50,40 +50,40 @@ class ValidationSet:
             self._bounds = np.append(np.arange(0, stream.num_tokens, config.seq_length), stream.num_tokens)
         self.num_rows = len(self._bounds) - 1
 
-    def num_batches(self, *, num_replicas: int, micro_batch: int) -> int:
-        """Batches that one replica needs so that all of them together score every token."""
-        return -(-self.num_rows // (num_replicas * micro_batch))
+    def num_batches(self, *, num_replicas: int, micro_batch: int, max_batches: int | None = None) -> int:
+        """Batches that each replica needs so that all of them together score every token, or `max_batches` over all replicas."""
+        return -(-self._num_rows(micro_batch, max_batches) // (num_replicas * micro_batch))
 
     def batches(
-        self, *, replica: int, num_replicas: int, micro_batch: int, num_batches: int | None = None
+        self, *, replica: int, num_replicas: int, micro_batch: int, max_batches: int | None = None
     ) -> Iterator[tuple["Tensor", "Tensor"]]:
         """Yield (inputs, labels), each (B, T) int64: as many for every replica, all of the same shape.
 
         Batch k of replica r holds rows (k * num_replicas + r) * micro_batch and the following. Labels that are not to be
-        scored, those past the end of the row or of the split, are -100.
+        scored, those past the end of the row, of the split, or of the first `max_batches` batches, are -100: any number of
+        replicas scores the same rows.
         """
         import torch
 
-        for number in range(self._limit(num_replicas, micro_batch, num_batches)):
+        num_rows = self._num_rows(micro_batch, max_batches)
+        for number in range(self.num_batches(num_replicas=num_replicas, micro_batch=micro_batch, max_batches=max_batches)):
             first = (number * num_replicas + replica) * micro_batch
-            rows = [self._row(first + row) for row in range(micro_batch)]
+            rows = [self._row(first + row if first + row < num_rows else self.num_rows) for row in range(micro_batch)]
             yield torch.from_numpy(np.stack([inputs for inputs, _ in rows])), torch.from_numpy(np.stack([labels for _, labels in rows]))
 
-    def num_scored(self, *, num_replicas: int, micro_batch: int, num_batches: int | None = None) -> int:
+    def num_scored(self, *, micro_batch: int = 1, max_batches: int | None = None) -> int:
         """Tokens that `batches` scores, over all replicas."""
-        num_rows = self._limit(num_replicas, micro_batch, num_batches) * num_replicas * micro_batch
-        return int(self._bounds[min(num_rows, self.num_rows)])
+        return int(self._bounds[self._num_rows(micro_batch, max_batches)])
 
-    def num_chars(self, *, num_replicas: int, micro_batch: int, num_batches: int | None = None) -> int:
+    def num_chars(self, *, micro_batch: int = 1, max_batches: int | None = None) -> int:
         """Characters of the text that `batches` scores, over all replicas."""
-        scored = self.num_scored(num_replicas=num_replicas, micro_batch=micro_batch, num_batches=num_batches)
+        scored = self.num_scored(micro_batch=micro_batch, max_batches=max_batches)
         if scored == self.num_tokens and self._total_chars is not None:
             return self._total_chars
         return int(self._chars_before_row(scored))
 
-    def _limit(self, num_replicas: int, micro_batch: int, num_batches: int | None) -> int:
-        needed = self.num_batches(num_replicas=num_replicas, micro_batch=micro_batch)
-        return needed if num_batches is None else min(needed, num_batches)
+    def _num_rows(self, micro_batch: int, max_batches: int | None) -> int:
+        return self.num_rows if max_batches is None else min(self.num_rows, max_batches * micro_batch)
 
     def _chars_before_row(self, num_tokens: int) -> int:
         block = 1 << 20  # Bounds the memory; a held-out split may have tens of millions of tokens.
@@ -128,6 +128,8 @@ class Corpus:
         """The training split."""
         parts = self.manifest["splits"]["train"]["streams"]
         streams = [self._stream(part) for part in parts]
+        counted = [{**part, "tokens": stream.num_tokens} for part, stream in zip(parts, streams, strict=True)]
+        check_sources(self.config, {"streams": counted})
         # A single stream is ordered by the run's seed itself.
         seeds = [mix(self.seed, part["source"]) if part["source"] else self.seed for part in parts]
         windows = [self._windows(stream, seed) for stream, seed in zip(streams, seeds, strict=True)]
@@ -136,10 +138,19 @@ class Corpus:
 
     @cached_property
     def valid(self) -> ValidationSet:
-        """The held-out split."""
+        """The held-out split, its sources one behind the other."""
         split = self.manifest["splits"]["valid"]
         (stream,) = [self._stream(part) for part in _joined(split["streams"])]
         return ValidationSet(stream, self.config, self.tokenizer, split["chars"])
+
+    @cached_property
+    def valid_sources(self) -> dict[str, ValidationSet]:
+        """The held-out part of each source, by its name; one where there is but one."""
+        parts = self.manifest["splits"]["valid"]["streams"]
+        if len(parts) == 1:
+            return {parts[0]["name"]: self.valid}
+        names = self.config.source_names
+        return {names[part["source"]]: ValidationSet(self._stream(part), self.config, self.tokenizer, part.get("chars")) for part in parts}
 
     def _windows(self, stream: Stream, seed: int) -> Windows:
         if self.config.windows == "documents":
@@ -189,7 +200,11 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     if tokenizer.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_length(manifest["splits"]["train"]["tokens"], config)
-    return Corpus(folder, manifest, config, seed)
+    check_recorded_bad_input(folder, manifest, config)
+    corpus = Corpus(folder, manifest, config, seed)
+    if config.is_weighted:
+        _ = corpus.train  # Says which of the sources cannot be mixed.
+    return corpus
 
 
 def _check_pair(manifest: dict[str, Any]) -> None:

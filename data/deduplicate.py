@@ -19,6 +19,7 @@ import numpy as np
 from data.documents import DataError
 from data.duplicates_config import DeduplicateConfig
 from data.minhash import band_keys, exact_hashes, signatures
+from data.tasks import replacing
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +49,13 @@ class Duplicates:
 
 def write_sketches(path: Path, texts: Iterable[str], config: DeduplicateConfig) -> int:
     """Write the sketches of a piece's documents, all or nothing, and return their number. Equal texts give equal files."""
-    part = path.with_name(f"{path.name}.part")
     count = 0
-    with part.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         texts = iter(texts)
         while chunk := list(_sketch_batches(texts, config)):
             for tables in zip(*chunk, strict=True):
                 np.concatenate(tables, axis=1).tofile(file)
             count += sum(tables[0].shape[1] for tables in chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
     return count
 
 

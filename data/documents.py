@@ -16,3 +16,7 @@ class Document:
     """Where it came from: file and position in it, as a person would look it up."""
     meta: dict[str, str] = field(default_factory=dict)
     """Further fields of the source (title, author, form ...), as strings."""
+    num_replaced: int = 0
+    """Places that were not readable and are U+FFFD now."""
+    of_source: int = 0
+    """Index of its source in the configuration, where sources are shuffled into one and each must be scored by itself."""

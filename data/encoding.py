@@ -8,6 +8,7 @@ any bytes, so the decoded text is judged by how many of its Han characters are a
 passages of a novel, 12 characters long: 0 of 300 wrong, charset-normalizer 77; 100 characters: 0 and 1.
 """
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _LEAST_SHARE = 0.15
 _JUDGED_CHARS = 1 << 17
 # Each Big5 codec knows characters that the one before lacks; the first best wins.
 _CANDIDATES = ("gb18030", "big5", "cp950", "big5hkscs", "utf-16-le", "utf-16-be")
+_GOOD_PER_BROKEN = 100  # Text in another encoding has a broken place in every other character.
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 26, 27})
 
 _MARKS = (
@@ -93,26 +95,23 @@ def detect_head(head: bytes) -> str:
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Return the text without its byte order mark, and the codec's name.
+    """Return the text without its byte order mark, and the codec's name; lone surrogates stand for bytes that do not fit it.
 
     Raises:
         EncodingError: As `detect`.
     """
     name = detect(data)
-    return data.decode(name), name
+    return data.decode(name, ESCAPE), name
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """Return a whole file's text without its byte order mark, and the codec's name.
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError), "registered for decoding"
+    return "\udcff", error.end
 
-    Raises:
-        EncodingError: If it cannot be decoded from the first byte to the last.
-    """
-    data = path.read_bytes()
-    try:
-        return decode(data)
-    except EncodingError as error:
-        raise EncodingError(f"{path}: {error}") from None
+
+# Unlike surrogateescape it goes on in every codec: one lone surrogate for each place that cannot be decoded.
+ESCAPE = "data.escape"
+codecs.register_error(ESCAPE, _escape)
 
 
 def _sample_file(path: Path) -> _Sample:
@@ -133,11 +132,8 @@ def _detect(sample: _Sample) -> str:
     head = sample.pieces[0]
     for mark, name in _MARKS:
         if head.startswith(mark):
-            broken = _why_not_utf8(sample) if name == "utf-8-sig" else None
-            if name != "utf-8-sig" and _decoded(sample, name) is None:
-                broken = "it breaks off"
-            if broken:
-                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout ({broken}).")
+            if _decoded(sample, name) is None and _decoded_but_for_a_few(sample, name) is None:
+                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout.")
             return name
     for magic, what in _MAGIC:
         if head.startswith(magic):
@@ -148,6 +144,10 @@ def _detect(sample: _Sample) -> str:
         return "utf-8"
     scores = {name: _score(sample, name) for name in _CANDIDATES}
     best = max(scores, key=lambda name: scores[name])
+    if scores[best] <= 0:
+        # Real files have broken places: what is text but for a few of them is text.
+        scores = {name: _score(sample, name, tolerant=True) for name in _CANDIDATES} | {"utf-8": _share_of_utf8(sample)}
+        best = max(scores, key=lambda name: scores[name])
     if scores[best] <= 0:
         raise EncodingError(f"not UTF-8 ({reason}), and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
     return best
@@ -173,9 +173,9 @@ def _refuse_control_characters(head: bytes) -> None:
         raise EncodingError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
 
 
-def _score(sample: _Sample, name: str) -> float:
+def _score(sample: _Sample, name: str, tolerant: bool = False) -> float:
     """How readable the sample is as `name`: above 0 is acceptable, the highest is right."""
-    text = _decoded(sample, name)
+    text = _decoded_but_for_a_few(sample, name) if tolerant else _decoded(sample, name)
     if text is None:
         return 0.0
     judged = [c for c in text[:_JUDGED_CHARS] if c > "\u007f" and c not in _NEUTRAL]
@@ -215,6 +215,26 @@ def _decoded(sample: _Sample, name: str) -> str | None:
                 return None
             texts.append(data[: error.start].decode(codec))
     return "".join(text[: _JUDGED_CHARS // len(texts)] for text in texts)
+
+
+def _share_of_utf8(sample: _Sample) -> float:
+    """1 if all but a few places are UTF-8, which is proof where there is more than ASCII; next to nothing if only ASCII is around them."""
+    if b"\x00" in sample.pieces[0]:
+        return 0.0
+    if _decoded_but_for_a_few(sample, "utf-8") is not None:
+        return 1.0
+    text = sample.pieces[0].decode("utf-8", "replace")
+    return 0.001 if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text) else 0.0
+
+
+def _decoded_but_for_a_few(sample: _Sample, name: str) -> str | None:
+    """As `_decoded`, with broken places left out; None if there are more of them than one in a hundred characters beyond ASCII."""
+    pieces = enumerate(sample.pieces)
+    text = "".join(piece.decode(_without_mark(name, sample.pieces[0]) if index else name, "replace") for index, piece in pieces)
+    num_broken = text.count("\ufffd")
+    if num_broken * _GOOD_PER_BROKEN > sum(c > "\u007f" for c in text):
+        return None
+    return text.replace("\ufffd", "")
 
 
 def _without_mark(name: str, head: bytes) -> str:

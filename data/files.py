@@ -2,12 +2,15 @@
 
 import glob
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.documents import DataError
+
+logger = logging.getLogger(__name__)
 
 HUB = "hub:"
 """What a path begins with to mean a dataset of the Hugging Face hub: hub:OWNER/NAME, and @REVISION behind it."""
@@ -18,18 +21,35 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     """Return the files that `paths` mean, each once, in the order of `paths` and by name within each.
 
     Folders are searched to any depth; names that begin with a dot are left out. Files of types that are not read are
-    returned too, so that the reader counts them. Links are followed for files, not for folders.
+    returned too, so that the reader counts them. Links are followed; a file that is met again by way of one is left out, and said.
 
     Raises:
-        DataError: If a path means no file, or a saved dataset has several splits.
+        DataError: If a path means no file, a file or folder cannot be read, or a saved dataset has several splits.
     """
-    files: dict[Path, None] = {}
+    files: dict[str, Path] = {}
+    again: list[Path] = []
     for path in paths:
         found = _from_hub(path) if path.startswith(HUB) else _from_disk(path)
         if not found:
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.")
-        files.update(dict.fromkeys(found))
-    return list(files)
+        for file in found:
+            real = os.path.realpath(file)
+            if real not in files:
+                files[real] = file
+            elif files[real] != file:
+                again.append(file)
+    if again:
+        logger.warning("%d more names of files that are read already, such as %s, are left out", len(again), again[0])
+    _check_readable(list(files.values()))
+    return list(files.values())
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    locked = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+    if locked:
+        raise DataError(
+            f"{len(locked)} of {len(files)} files may not be read, the first: {locked[0]}. Change their permissions (chmod a+r)."
+        )
 
 
 def _from_disk(path: str) -> list[Path]:
@@ -39,12 +59,43 @@ def _from_disk(path: str) -> list[Path]:
     if os.path.exists(path):
         return [Path(path)]
     found = []
-    for match in sorted(glob.glob(path, recursive=True)):
+    for match in _matches(path):
         if os.path.isfile(match):
             found.append(Path(match))
-        elif not path.endswith("**"):
+        else:
             found += _from_folder(Path(match))
     return found
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern matches, by name. `**` enters every folder once, so that a link to a folder above it is no endless way."""
+    base, several, rest = pattern.partition("**")
+    if not several:
+        return sorted(glob.glob(pattern))
+    found: list[str] = []
+    for root in sorted(glob.glob(base)) if base else ["."]:
+        for folder in _walk(Path(root)):
+            inside = os.path.join(glob.escape(str(folder)), rest.lstrip("/") or "*")
+            found += [match for match in _matches(inside) if rest or os.path.isfile(match)]
+    return sorted(map(os.path.normpath, found))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield a folder and those below it, each once however many links lead to it, but for those whose names begin with a dot.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror}). Change its permissions (chmod a+rx).")
+
+    seen: set[str] = set()
+    for parent, folders, _ in os.walk(root, followlinks=True, onerror=refuse):
+        seen.add(os.path.realpath(parent))
+        yield Path(parent)
+        new = {os.path.realpath(os.path.join(parent, name)): name for name in sorted(folders, reverse=True) if not name.startswith(".")}
+        folders[:] = sorted(name for real, name in new.items() if real not in seen)
 
 
 def _from_folder(folder: Path) -> list[Path]:
@@ -56,10 +107,7 @@ def _from_folder(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {ways}.")
     if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
         return _from_saved_dataset(folder)
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = [path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".")]
     return sorted(path for path in found if path.is_file())
 
 

@@ -2,14 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data import existing_tokenizer, publish, store, tokenizer
 from data.config import DataConfig
 from data.documents import DataError
+from data.fetch import sha256_of
 from data.identity import Identity
-from data.split import plan_split
+from data.split import Place, plan_split
 
 _BLOCK_TOKENS = 16 << 20
 
@@ -27,9 +29,10 @@ def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
     existing_tokenizer.adopt(config.tokenizer, folder / "tokenizer")
     made = tokenizer.load(folder / "tokenizer")
     shard = store.Shard(Path(config.store))
+    shard.check_index(config.store)
     _check_ids(shard, made, config)
     sizes = shard.document_sizes
-    split = plan_split(config.validation, len(sizes), shard.num_tokens, 1)
+    split = plan_split(config.validation, Place(1, len(sizes), shard.num_tokens))
     if split.from_document is not None:
         boundary = int(sizes[: split.from_document].sum())
     else:
@@ -61,6 +64,21 @@ def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
     }
     store.write_manifest(folder, {**content, "pair": pair})
     return folder
+
+
+def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
+    """Compare the pair with the hashes that were taken when its store was made, whatever its times say.
+
+    Raises:
+        DataError: If a file has changed.
+    """
+    hashes = {item["name"]: item["sha256"] for item in manifest["inputs"]}
+    for ending in (".bin", ".idx"):
+        path = Path(f"{config.store}{ending}")
+        if path.name in hashes and sha256_of(path) != hashes[path.name]:
+            raise DataError(
+                f"{path} was changed after its store was made (its SHA-256 does not fit). Bring the right file back, or prepare anew."
+            )
 
 
 def _check_ids(shard: store.Shard, made: tokenizer.Tokenizer, config: DataConfig) -> None:

@@ -4,13 +4,14 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.streams import MAX_RECORD_BYTES
 
 _CHUNK_CHARS = 1 << 20
-_NEXT_ITEM = re.compile(r"\}\s*,?\s*(?=\{)")
+# Behind the end of an object or a comma, or at the beginning of a line: an object that lacks its closing brace has none.
+_NEXT_ITEM = re.compile(r"\}\s*,?\s*(?=\{)|,\s*(?=\{\s*\")|\n(?=\{)")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class BrokenItem:
     """A place in a JSON file that cannot be parsed."""
 
     reason: str
+    num_bytes: int = 0
+    """How much was passed over, in UTF-8."""
 
 
 def json_items(file: io.TextIOBase) -> Iterator[Any | BrokenItem]:
@@ -34,8 +37,12 @@ def json_items(file: io.TextIOBase) -> Iterator[Any | BrokenItem]:
                 yield BrokenItem(f"something follows the end of the array, at character {window.position}")
             return
         item = window.parse()
-        yield item
-        if isinstance(item, BrokenItem) and not window.resume():
+        if not isinstance(item, BrokenItem):
+            yield item
+            continue
+        goes_on = window.resume()
+        yield replace(item, num_bytes=window.take_skipped_bytes())
+        if not goes_on:
             return
     if in_array:
         yield BrokenItem(f"the array is not closed: the file breaks off at character {window.position}")
@@ -49,6 +56,7 @@ class _Window:
         self._text = ""
         self._at = 0
         self._dropped = 0
+        self._skipped_bytes = 0
         self._decoder = json.JSONDecoder()
 
     @property
@@ -83,12 +91,13 @@ class _Window:
                 where = self._dropped + error.pos
                 if cut and self._more():
                     continue
-                self._at = min(max(where - self._dropped, self._at + 1), len(self._text))
+                self._skip_to(min(max(where - self._dropped, self._at + 1), len(self._text)))
                 return BrokenItem(f"broken JSON at character {where}: {error.msg}")
-            except RecursionError:
+            except (ValueError, RecursionError) as error:  # ValueError: a number of more digits than Python reads.
                 where = self.position
-                self._at += 1
-                return BrokenItem(f"JSON nested too deeply at character {where}")
+                self._skip_to(self._at + 1)
+                what = "JSON nested too deeply" if isinstance(error, RecursionError) else "JSON that Python does not read"
+                return BrokenItem(f"{what} at character {where}: {error}")
             # A number or literal that touches the window's end (3, of 3.5e+7) may go on behind it.
             if end >= len(self._text) - 2 and not isinstance(item, (dict, list, str)) and self._more():
                 continue
@@ -97,13 +106,24 @@ class _Window:
 
     def resume(self) -> bool:
         """Move to the next place that looks like the beginning of an object; whether there is one."""
+        if self._at and self._text[self._at : self._at + 1] == "{":
+            return True  # An object begins where none was expected: the one before lacks its closing brace.
         while (match := _NEXT_ITEM.search(self._text, self._at)) is None:
-            self._at = max(self._at, len(self._text) - 64)
+            self._skip_to(max(self._at, len(self._text) - 64))
             if not self._more():
-                self._at = len(self._text)
+                self._skip_to(len(self._text))
                 return False
-        self._at = match.end()
+        self._skip_to(match.end())
         return True
+
+    def take_skipped_bytes(self) -> int:
+        """How much was passed over since the last call, in bytes of UTF-8."""
+        num_bytes, self._skipped_bytes = self._skipped_bytes, 0
+        return num_bytes
+
+    def _skip_to(self, at: int) -> None:
+        self._skipped_bytes += len(self._text[self._at : at].encode("utf-8", "surrogatepass"))
+        self._at = at
 
     def _more(self) -> bool:
         # Doubling keeps the repeated attempts at one long item linear.

@@ -22,6 +22,7 @@ from data.config import DataConfig
 from data.documents import DataError
 from data.hashes import FileHashes
 from data.identity import Identity, changes, identify
+from data.packages import check_packages
 from data.prepared import Prepared, find_store, outdated, remember
 from data.tasks import Runner, lock
 
@@ -104,10 +105,15 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
             shutil.rmtree(work, ignore_errors=True)
             manifest = store.read_manifest(folder)
             store.verify(folder, manifest)
+            if config.store is not None:
+                foreign.verify(config, manifest)
             publish.check_length(manifest["splits"]["train"]["tokens"], config)
+            publish.check_recorded_bad_input(folder, manifest, config)
             logger.info("%s is up to date", folder)
             return folder
-        _check_disk(config, folder.parent)
+        files = sources.files_of(config)
+        check_packages(config, files)
+        _check_disk(folder.parent, sum(path.stat().st_size for path in files), work)
         work.mkdir(exist_ok=True)
         if config.store is not None:
             made = foreign.describe(config, meant.identity, work)
@@ -141,13 +147,14 @@ def _show(folder: Path) -> None:
         logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
 
 
-def _check_disk(config: DataConfig, folder: Path) -> None:
-    """A full disk is cheap to notice before the work.
+def _check_disk(folder: Path, input_bytes: int, work: Path) -> None:
+    """A full disk is cheap to notice before the work. What an earlier start has left in `work` is there already.
 
     Raises:
         DataError: If the store would not fit.
     """
-    needed = _MIN_FREE_BYTES + _FREE_PER_INPUT_BYTE * sources.input_bytes(config)
+    done = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+    needed = _MIN_FREE_BYTES + max(0, _FREE_PER_INPUT_BYTE * input_bytes - done)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -171,9 +178,9 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        print(f"the disk is full ({error.filename or 'data'}). Make room and start again: what is done stays done.", file=sys.stderr)
+        full = error.errno == errno.ENOSPC
+        what = f"the disk is full ({error.filename or 'data'}). Make room" if full else f"{error}. Mend it"
+        print(f"{what} and start again: what is done stays done.", file=sys.stderr)
         return 2
     return 0
 

@@ -1,5 +1,7 @@
 """Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report, manifest."""
 
+import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -7,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from data import pack, report, store, tokenizer, tokenizing
+from data.cleaning import bad_input, check_bad_ratio
 from data.config import DataConfig
 from data.documents import DataError
 from data.identity import Identity
-from data.pipeline import Steps, Tokenized
+from data.pipeline import Linked, Steps, Tokenized, valid_budget
+from data.split import warn_of_large_share
 from data.tasks import Task, run
-from data.tokenizing import SPLITS, split_prefix
+from data.tokenizing import SPLITS
+
+logger = logging.getLogger(__name__)
 
 
 def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
@@ -26,16 +32,39 @@ def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) ->
     folder.mkdir()
     shutil.copytree(steps.tokenizer, folder / "tokenizer")
     made = tokenizer.load(folder / "tokenizer")
-    budgets = {"train": config.max_train_tokens, "valid": config.validation.max_tokens}
-    splits: dict[str, dict[str, Any]] = {name: _link_split(config, getattr(steps, name), (name, budgets[name]), folder) for name in SPLITS}
+    linked: dict[str, list[Linked]] = {name: _link_split(config, getattr(steps, name), name, folder) for name in SPLITS}
+    splits: dict[str, Any] = {name: _describe_split(config, linked[name], name) for name in SPLITS}
     check_length(splits["train"]["tokens"], config)
+    check_sources(config, splits["train"])
     if not splits["valid"]["tokens"]:
         raise DataError(f"{config.name}: nothing is held out for validation. Raise data.validation.ratio, or bring more text.")
-    report.write(config, steps, splits, folder)
+    held_out = splits["valid"]["tokens"]
+    scored = {part["name"] for part in splits["valid"]["streams"]}
+    for source in config.source_names if len(config.all_sources) > 1 else ():
+        if source not in scored:
+            logger.warning("nothing of %s is held out, so it has no score of its own", source)
+    warn_of_large_share(held_out, held_out + splits["train"]["tokens"], config.validation)
+    report.write(config, steps, (linked, splits), folder)
     if config.pack is not None:
         splits["train"]["packed"] = pack.write(folder, splits["train"], config.pack.length)
-    store.write_manifest(folder, {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits})
+    content = {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits}
+    store.write_manifest(folder, {**content, "bad_input": bad_input(steps.cleaned)})
     return folder
+
+
+def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
+    """Hold what a store's preparation could not read against the configuration of today.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`.
+    """
+    counts = manifest.get("bad_input")
+    if counts is None and (folder / "report.json").is_file():  # Stores made before have the number of records, in the report.
+        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        num_bad = content["bad_input"]["records"]
+        counts = {"records": num_bad, "of_records": num_bad + content["steps"][0]["documents"], "bytes": 0, "of_bytes": 0}
+    if counts is not None:  # A finished pair of another program has none.
+        check_bad_ratio(counts, config, f" {folder / 'report.txt'} lists them.")
 
 
 def describe(made: tokenizer.Tokenizer, folder: Path) -> dict[str, Any]:
@@ -61,35 +90,68 @@ def check_length(num_tokens: int, config: DataConfig) -> None:
         )
 
 
-def _link_split(config: DataConfig, tokenized: Sequence[Tokenized], split: tuple[str, int | None], folder: Path) -> dict[str, Any]:
-    """Give the store's names to the shards of one split and return what the manifest says about it."""
-    name, budget = split
-    streams: dict[int, list[str]] = {}
-    totals = {"documents": 0, "tokens": 0, "chars": 0}
-    for item in tokenized:
-        left = None if budget is None else budget - totals["tokens"]
+def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
+    """Refuse a weighted mixture in which a source could not fill one window.
+
+    Raises:
+        DataError: If one has no training tokens, or too few.
+    """
+    if not config.is_weighted:
+        return
+    tokens = {part["source"]: part["tokens"] for part in train["streams"]}
+    for source, name in enumerate(config.source_names):
+        if tokens.get(source, 0) < config.seq_length + 1:
+            raise DataError(
+                f"data.sources: {tokens.get(source, 0)} training tokens of {name} are less than one window of data.seq_length + 1 ="
+                f" {config.seq_length + 1}. Bring more of it, shorten the window, or remove the source."
+            )
+
+
+def _link_split(config: DataConfig, tokenized: Sequence[Tokenized], name: str, folder: Path) -> list[Linked]:
+    """Give the store's names to the shards of one split, as many as its budget has room for."""
+    linked: list[Linked] = []
+    for prefix, source, counts in (pair for item in tokenized for pair in item.pairs(name)):
+        budget, of = (config.max_train_tokens, linked)
+        if name == "valid":
+            budget, of = valid_budget(config), [other for other in linked if other.source == source]
+        left = None if budget is None else budget - sum(other.counts["tokens"] for other in of)
         if left is not None and left <= 0:
-            break
-        counts, prefix = item.result[name], split_prefix(item.output, name)
+            continue
         if left is not None and counts["tokens"] > left:
             vocab_size = tokenizer.load(folder / "tokenizer").vocab_size
-            cut = Task(folder.parent / "5-cut" / f"{name}-{left}", tokenizing.truncate, (prefix, left, vocab_size))
+            cut = Task(folder.parent / "5-cut" / f"{name}-{source}-{left}", tokenizing.truncate, (prefix, left, vocab_size))
             (counts,) = run([cut], 1)
             prefix = cut.output
-        shard = f"{name}-{sum(map(len, streams.values())):05d}"
+        shard = f"{name}-{len(linked):05d}"
         for ending in (".bin", ".idx"):
             _link(prefix.with_name(prefix.name + ending), folder / (shard + ending))
         if config.documents is not None:
             (folder / "documents").mkdir(exist_ok=True)
-            source = split_prefix(item.output, name)
-            _link(source.with_name(source.name + ".parquet"), folder / "documents" / f"{shard}.parquet")
-        streams.setdefault(item.shard.stream, []).append(shard)
-        totals = {key: value + counts[key] for key, value in totals.items()}
+            _link(tokenizing.documents_path(prefix), folder / "documents" / f"{shard}.parquet")
+        linked.append(Linked(shard, prefix, source, counts))
+    return linked
+
+
+def _describe_split(config: DataConfig, linked: Sequence[Linked], name: str) -> dict[str, Any]:
+    """What the manifest says about a split: training mixes weighted sources, validation scores each by itself."""
+    apart = config.is_weighted or (name == "valid" and len(config.all_sources) > 1)
+    streams: dict[int, list[Linked]] = {}
+    for item in linked:
+        streams.setdefault(item.source if apart else 0, []).append(item)
     named = [
-        {"name": config.all_sources[stream].name if config.is_weighted else config.name, "source": stream, "shards": shards}
-        for stream, shards in sorted(streams.items())
+        {
+            "name": config.source_names[source] if apart else config.name,
+            "source": source,
+            "shards": [item.name for item in items],
+            **_totals(items),
+        }
+        for source, items in sorted(streams.items())
     ]
-    return {**totals, "streams": named}
+    return {**_totals(linked), "streams": named}
+
+
+def _totals(linked: Sequence[Linked]) -> dict[str, int]:
+    return {unit: sum(item.counts[unit] for item in linked) for unit in ("documents", "tokens", "chars")}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -11,14 +11,15 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data.columnar import arrow_records, parquet_records, row_groups
 from data.documents import Document
-from data.encoding import EncodingError, decode
+from data.encoding import ESCAPE, EncodingError
 from data.json_items import BrokenItem, json_items
-from data.records import BadInput, Reading, from_record, make_document
+from data.records import BadInput, FileRead, Reading, from_record, make_document, printable
 from data.streams import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
 
 FORMATS = {
@@ -68,8 +69,10 @@ def group(pieces: Iterable[Piece], group_bytes: int) -> list[list[Piece]]:
     return groups
 
 
-def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    """Yield what a piece holds, in the file's order. The same records come out however a file was cut into pieces.
+def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileRead]:
+    """Yield what a piece holds, in the file's order, and at its end a `FileRead`.
+
+    The same records come out however a file was cut into pieces.
 
     Raises:
         DataError: If a package is missing that the format needs. What is wrong with the file itself is yielded.
@@ -79,12 +82,43 @@ def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
         known = " ".join(FORMATS)
         yield BadInput(str(piece.path), f'file type "{piece.path.suffix}" is not read; known: {known}, each also .gz or .zst')
         return
+    encoding = None
+    num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
-        yield from reader(piece, reading)
+        if reader not in (_read_parquet, _read_arrow):
+            encoding = detect_stream(piece.path)
+        for item in reader(piece, reading):
+            num_records += 1
+            if isinstance(item, Document):
+                num_bytes += len(item.text.encode("utf-8"))
+                num_replaced += item.num_replaced
+            else:
+                num_bad_bytes += item.num_bytes
+            yield item
+        if not num_records and not piece.start and piece.end is None:
+            yield BadInput(str(piece.path), "holds no record")
     except EncodingError as error:
-        yield BadInput(str(piece.path), str(error).removeprefix(f"{piece.path}: "))
+        num_bad_bytes = _size(piece)
+        yield BadInput(str(piece.path), str(error).removeprefix(f"{piece.path}: "), num_bad_bytes)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        yield BadInput(str(piece.path), f"the rest of the file cannot be read: {error}")
+        # How much is missing nobody knows: it counts as much as all that is there.
+        rest = max(_size(piece), num_bytes)
+        num_bad_bytes += rest
+        yield BadInput(str(piece.path), f"the rest of the file cannot be read: {error}", rest)
+    # A record has more than its text; a compressed file holds more than its size.
+    yield FileRead(printable(str(piece.path)), encoding, max(_size(piece), num_bytes + num_bad_bytes), num_replaced)
+
+
+def _size(piece: Piece) -> int:
+    try:
+        return piece.num_bytes or piece.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _sized(item: Document | BadInput, num_bytes: int) -> Document | BadInput:
+    """Say of bad input how much it was."""
+    return replace(item, num_bytes=num_bytes) if isinstance(item, BadInput) else item
 
 
 def _format(path: Path) -> str | None:
@@ -97,7 +131,7 @@ def _is_splittable(path: Path, reading: Reading) -> bool:
     if not by_line or path.suffix in (".gz", ".zst"):
         return False
     try:
-        return not detect_stream(path).startswith("utf-16")  # There a line feed is two bytes.
+        return not detect_stream(path).startswith(("utf-16", "utf-32"))  # There a line feed is several bytes.
     except EncodingError:
         return False
 
@@ -122,16 +156,22 @@ def _read_text(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
         data = file.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:
         limit = MAX_RECORD_BYTES >> 20
-        yield BadInput(str(piece.path), f'longer than {limit} MiB as one document; read it by "line" or "paragraph"')
+        reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
+        yield BadInput(str(piece.path), reason, _size(piece))
         return
-    text, _ = decode(data)
-    yield make_document(text.replace("\r\n", "\n"), str(piece.path), {})
+    text = data.decode(detect_stream(piece.path), ESCAPE)
+    yield _sized(make_document(text.replace("\r\n", "\n"), str(piece.path), {}, reading), len(data))
 
 
 def _read_text_parts(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
     part: list[str] = []
     begin = 0
-    for offset, line in _decoded_lines(piece):
+
+    def made() -> Document | BadInput:
+        text = "\n".join(part)
+        return _sized(make_document(text, f"{piece.path}@{begin}", {}, reading), len(text.encode("utf-8", "surrogatepass")))
+
+    for offset, line, _ in _decoded_lines(piece):
         if isinstance(line, BadInput):
             yield line
             continue
@@ -140,83 +180,110 @@ def _read_text_parts(piece: Piece, reading: Reading) -> Iterator[Document | BadI
             begin = begin if part else offset
             part.append(line.rstrip("\r\n"))
         if part and (blank or reading.text_documents == "line"):
-            yield make_document("\n".join(part), f"{piece.path}@{begin}", {})
+            yield made()
             part = []
     if part:
-        yield make_document("\n".join(part), f"{piece.path}@{begin}", {})
+        yield made()
 
 
-def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | BadInput]]:
+def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | BadInput, int]]:
+    """Yield (place, line, bytes of the line): lone surrogates stand for bytes that do not fit the encoding."""
     encoding = detect_stream(piece.path)
-    if encoding.startswith("utf-16"):
+    if encoding.startswith(("utf-16", "utf-32")):
         with open_text(piece.path) as file:
-            yield from enumerate(file, start=1)
+            yield from ((number, line, 2 * len(line)) for number, line in enumerate(file, start=1))
         return
     with open_bytes(piece.path) as raw:
-        for offset, line in lines(raw, piece.start, piece.end):
-            source = f"{piece.path}@{offset}"
+        for offset, line, num_bytes in lines(raw, piece.start, piece.end):
             if line is None:
-                yield offset, BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB")
+                yield offset, BadInput(f"{piece.path}@{offset}", f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes), num_bytes
                 continue
-            try:
-                yield offset, line.decode("utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig"))
-            except UnicodeDecodeError as error:
-                yield offset, BadInput(source, f"bytes that are not {encoding}: {error.reason}")
+            codec = "utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig")
+            yield offset, line.decode(codec, ESCAPE), num_bytes
 
 
 def _read_jsonl(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    for offset, line in _decoded_lines(piece):
+    for offset, line, num_bytes in _decoded_lines(piece):
         if isinstance(line, BadInput):
             yield line
         elif line.strip():
             source = f"{piece.path}@{offset}"
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield BadInput(source, f"broken JSON: {error}")
+            except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
+                yield BadInput(source, f"broken JSON: {error}", num_bytes)
                 continue
-            yield from_record(record, source, reading)
+            yield _sized(from_record(record, source, reading), num_bytes)
 
 
 def _read_json(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
     with open_text(piece.path) as file:
         for index, item in enumerate(json_items(file)):
             source = f"{piece.path}[{index}]"
-            yield BadInput(source, item.reason) if isinstance(item, BrokenItem) else from_record(item, source, reading)
+            if isinstance(item, BrokenItem):
+                yield BadInput(source, item.reason, item.num_bytes)
+            else:
+                made = from_record(item, source, reading)
+                yield _sized(made, len(repr(item))) if isinstance(made, BadInput) else made
 
 
 def _read_csv(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
     with open_text(piece.path) as file:
-        rows = csv.reader(file, strict=True)
+        counted = _CountedLines(file)
+        rows = csv.reader(counted, strict=True)
         header: list[str] | None = None
         for index in itertools.count():  # The header is number 0.
             source = f"{piece.path}[{index}]"
+            begin = counted.num_bytes
             try:
                 row = next(rows)
             except StopIteration:
                 break
             except csv.Error as error:
-                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}")
+                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", counted.num_bytes - begin)
                 if header is None:  # Without the names of the fields the rest means nothing.
                     return
                 continue
+            num_bytes = counted.num_bytes - begin
             if header is None:
                 header = row
             elif row and len(row) != len(header):
-                yield BadInput(source, f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}")
+                yield BadInput(source, f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}", num_bytes)
             elif row:
-                yield from_record(dict(zip(header, row, strict=True)), source, reading)
+                yield _sized(from_record(dict(zip(header, row, strict=True)), source, reading), num_bytes)
         if header is None:
             yield BadInput(str(piece.path), "no header line with the names of the fields")
 
 
+class _CountedLines:
+    """Lines of a file, and how many bytes of UTF-8 they were up to now."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._lines = iter(file)
+        self.num_bytes = 0
+
+    def __iter__(self) -> "_CountedLines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.num_bytes += len(line.encode("utf-8", "surrogatepass"))
+        return line
+
+
 def _read_parquet(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    return (from_record(record, source, reading) for source, record in parquet_records(piece.path, piece.start, piece.end))
+    yield from _from_records(parquet_records(piece.path, piece.start, piece.end), reading)
 
 
 def _read_arrow(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    return (from_record(record, source, reading) for source, record in arrow_records(piece.path))
+    yield from _from_records(arrow_records(piece.path), reading)
+
+
+def _from_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document | BadInput]:
+    for source, record in records:
+        made = from_record(record, source, reading)
+        yield _sized(made, len(repr(record))) if isinstance(made, BadInput) else made
 
 
 _READERS = {"text": _read_text, "lines": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet, "arrow": _read_arrow}

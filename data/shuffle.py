@@ -22,11 +22,12 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from data.documents import DataError
+from data.tasks import replacing
 
 _DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
 _LEVEL = 1  # Level 3 is a third slower and saves a tenth.
 _TRAILER = struct.Struct("<8sQQ")  # magic, offset of the index, number of batches
-_MAGIC = b"scatter1"
+_MAGIC = {"none": b"scatter0", "zst": b"scatter1"}  # A part says itself how its runs are compressed.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def scatter(records: Iterable[bytes], part: int, config: ShuffleConfig, output: 
     compress = _compressor(config)
     index = []
     count = 0
-    with _whole(output) as file:
+    with replacing(output) as path, path.open("wb") as file:
         for batch in _batches(records):
             shards = draw.integers(config.num_shards, size=len(batch))
             order = np.argsort(shards, kind="stable")
@@ -69,7 +70,7 @@ def scatter(records: Iterable[bytes], part: int, config: ShuffleConfig, output: 
         if index:
             # By shard, so that `gather` reads the rows of its shard and no others.
             np.ascontiguousarray(np.stack(index).transpose(1, 0, 2)).tofile(file)
-        file.write(_TRAILER.pack(_MAGIC, offset, len(index)))
+        file.write(_TRAILER.pack(_MAGIC[config.compression], offset, len(index)))
     return count
 
 
@@ -83,7 +84,7 @@ def gather(inputs: Sequence[Path], shard: int, config: ShuffleConfig, output: Pa
     """
     records = [line for path in inputs for run in _runs(path, shard, config) for line in run.split(b"\n")[:-1]]
     order = np.random.Generator(np.random.PCG64([config.seed, 1, shard])).permutation(len(records)).tolist()
-    with _whole(output) as file, _line_writer(file, config) as write:
+    with replacing(output) as path, path.open("wb") as file, _line_writer(file, config) as write:
         for at in range(0, len(order), 1024):
             write(b"".join(records[i] + b"\n" for i in order[at : at + 1024]))
     return len(records)
@@ -104,15 +105,15 @@ def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def _runs(path: Path, shard: int, config: ShuffleConfig) -> Iterator[bytes]:
     """Yield the runs of a shard in one file, decompressed."""
-    decompress = _decompressor(config)
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         end = file.tell() - _TRAILER.size
         file.seek(max(end, 0))
         trailer = file.read()
         magic, offset, num_batches = _TRAILER.unpack(trailer) if end >= 0 else (b"", 0, 0)
-        if magic != _MAGIC or offset + num_batches * config.num_shards * 24 != end:
+        if magic not in _MAGIC.values() or offset + num_batches * config.num_shards * 24 != end:
             raise DataError(f"{path}: not a complete file of {config.num_shards} shards. Delete it; the next start makes it again.")
+        decompress = _zstandard().ZstdDecompressor().decompress if magic == _MAGIC["zst"] else bytes
         file.seek(offset + shard * num_batches * 24)
         for start, size, checksum in np.fromfile(file, dtype="<u8", count=num_batches * 3).reshape(-1, 3).tolist():
             if size:
@@ -120,20 +121,6 @@ def _runs(path: Path, shard: int, config: ShuffleConfig) -> Iterator[bytes]:
                 if zlib.crc32(run) != checksum:
                     raise DataError(f"{path}: {size} bytes at {start} have changed on disk. Delete it; the next start makes it again.")
                 yield decompress(run)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that gets its name when the block ends well and everything is on disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -147,10 +134,6 @@ def _line_writer(file: BinaryIO, config: ShuffleConfig) -> Iterator[Callable[[by
 
 def _compressor(config: ShuffleConfig) -> Callable[[bytes], bytes]:
     return _zstandard().ZstdCompressor(level=_LEVEL).compress if config.compression == "zst" else bytes
-
-
-def _decompressor(config: ShuffleConfig) -> Callable[[bytes], bytes]:
-    return _zstandard().ZstdDecompressor().decompress if config.compression == "zst" else bytes
 
 
 def _zstandard() -> Any:

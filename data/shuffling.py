@@ -23,7 +23,8 @@ class Spooled:
     prefix: Path
     keep: Path | None
     """A mask over them, None for all."""
-    stream: int
+    source: int
+    """Where sources are told apart, its number; else 0."""
     documents: int
     chars: int
 
@@ -33,17 +34,17 @@ class Spooled:
 
 
 def shuffle(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
-    """Put the documents of each stream into a seeded order and cut them into shards of equal size.
+    """Put the documents of each source that is told apart into a seeded order and cut them into shards of equal size.
 
     What was only needed on the way is deleted.
     """
     shuffled = []
-    for stream in sorted({item.stream for item in spooled}):
-        shuffled += _shuffle_stream(config, [item for item in spooled if item.stream == stream], work / f"3-shuffle-{stream}", run)
+    for source in sorted({item.source for item in spooled}):
+        shuffled += _shuffle_source(config, [item for item in spooled if item.source == source], work / f"3-shuffle-{source}", run)
     return shuffled
 
 
-def _shuffle_stream(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
+def _shuffle_source(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
     num_bytes = sum(item.chars for item in spooled) * _BYTES_PER_CHAR
     num_shards = max(1, -(-num_bytes // (config.shard_mib << 20)))
     dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compression="zst" if spool.is_compressed() else "none")
@@ -53,10 +54,10 @@ def _shuffle_stream(config: DataConfig, spooled: Sequence[Spooled], work: Path, 
     count_chars = sum(item.documents for item in spooled) < _COUNT_CHARS_BELOW
     shards = [work / f"shard-{index:05d}" for index in range(num_shards)]
     results = run([Task(shard, collect, (outputs, index, dealing, count_chars)) for index, shard in enumerate(shards)], config.num_workers)
-    for path in (*outputs, *(spool.path_of(item.prefix) for item in spooled)):
+    for path in (*outputs, *(path for item in spooled for path in spool.paths_of(item.prefix))):
         path.unlink(missing_ok=True)
-    stream = spooled[0].stream
-    return [Spooled(shard, None, stream, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
+    source = spooled[0].source
+    return [Spooled(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
 
 
 def deal(spooled: Spooled, index: int, config: ShuffleConfig, output: Path) -> Result:
@@ -66,5 +67,5 @@ def deal(spooled: Spooled, index: int, config: ShuffleConfig, output: Path) -> R
 
 def collect(parts: Sequence[Path], shard: int, config: ShuffleConfig, count_chars: bool, output: Path) -> Result:
     """Second pass, for one shard."""
-    documents = gather(parts, shard, config, spool.path_of(output))
+    documents = gather(parts, shard, config, spool.paths_of(output)[0])
     return {"documents": documents, "chars": sum(len(document.text) for document in spool.read(output)) if count_chars else 0}

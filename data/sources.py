@@ -5,18 +5,18 @@ Corpora known by name are `corpora.py`; how a file of some format is read is `re
 
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data import poems, reverse
-from data.chapters import split_chapters
+from data.chapters import Chapters, ChaptersConfig, split_chapters
 from data.config import DataConfig, ReverseConfig, SourceConfig
 from data.corpora import CORPORA
 from data.documents import DataError, Document
 from data.files import find_files
 from data.readers import Piece, group, read, split
-from data.records import BadInput, Reading
+from data.records import BadInput, FileRead, Reading, Remark
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _SAMPLES_PER_PART = 200_000
@@ -33,9 +33,9 @@ class Part:
     """Of the generated task."""
 
 
-def input_bytes(config: DataConfig) -> int:
-    """Size of the files that are there already."""
-    return sum(path.stat().st_size for source in config.all_sources if source.path for path in own_files(source))
+def files_of(config: DataConfig) -> list[Path]:
+    """The files that are there already."""
+    return [path for source in config.all_sources if source.path for path in own_files(source)]
 
 
 def parts(config: DataConfig, downloads: Path) -> list[Part]:
@@ -58,8 +58,8 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
     return found
 
 
-def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput]:
-    """Yield the documents of a part, before any cleaning rule, and what could not be read.
+def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | FileRead | Remark]:
+    """Yield the documents of a part, before any cleaning rule, what could not be read, and what is to be said about the files.
 
     Raises:
         DataError: If a text has no chapters although chapters are asked for, or a package is missing.
@@ -71,7 +71,7 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput]:
     reading = _reading(source)
     for piece in part.pieces:
         for item in read(piece, reading):
-            if isinstance(item, BadInput):
+            if not isinstance(item, Document):
                 yield item
                 continue
             document = replace(item, text=edit(item.text)) if edit else item
@@ -81,17 +81,56 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput]:
                 yield replace(document, text=_fill(source.template, document)) if source.template else document
 
 
-def _chapters(document: Document, source: SourceConfig) -> Iterator[Document]:
+def _chapters(document: Document, source: SourceConfig) -> Iterator[Document | Remark]:
+    """Yield the chapters that are asked for, and what was found and left out.
+
+    Raises:
+        DataError: If there are no headings, a number is missing, or the chapters asked for are not there.
+    """
     assert source.chapters is not None, "asked for by the caller"
-    chapters = split_chapters(document.text)
-    if not chapters:
+    found = split_chapters(document.text, source.chapters.absent)
+    chapters = found.all
+    # Where each volume begins at 1 again, chapters are counted through.
+    several = len(found.volumes) > 1
+    numbers = list(range(1, len(chapters) + 1)) if several else [chapter.number for chapter in chapters]
+    _check_chapters(document, found, numbers, source.chapters)
+    first, last = source.chapters.first, source.chapters.last or numbers[-1]
+    said = (
+        f"{len(chapters)} chapters in {len(found.volumes)} volumes, counted through"
+        if several
+        else f"chapters {numbers[0]} to {numbers[-1]}"
+    )
+    yield Remark(document.source, f"{said}; kept {first} to {last}")
+    if found.passed_over:
+        lines = ", ".join(map(str, found.passed_over[:5]))
+        said = f"lines that look like headings but are not the next in order ({len(found.passed_over)}) stay text of a chapter: {lines}"
+        yield Remark(document.source, said)
+    if found.before.strip():
+        yield Remark(document.source, "before the first chapter heading", len(found.before))
+    left_out = sum(len(chapter.text) for number, chapter in zip(numbers, chapters, strict=True) if not first <= number <= last)
+    if left_out:
+        yield Remark(document.source, f"chapters other than {first} to {last}", left_out)
+    for number, chapter in zip(numbers, chapters, strict=True):
+        if first <= number <= last:
+            yield replace(document, text=chapter.text, source=f"{document.source}, chapter {number}")
+
+
+def _check_chapters(document: Document, found: Chapters, numbers: Sequence[int], wanted: ChaptersConfig) -> None:
+    if not numbers:
         raise DataError(
             f"{document.source}: no line is a chapter heading (第一回 ...), but data.chapters asks for chapters. For a text"
             " without chapters: data.chapters=null data.validation.last_documents=null data.validation.ratio=0.05"
         )
-    first, last = source.chapters.first, min(source.chapters.last or len(chapters), len(chapters))
-    for number in range(first, last + 1):
-        yield Document(chapters[number - 1], f"{document.source}, chapter {number}", document.meta)
+    if found.missing:
+        raise DataError(
+            f"{document.source}: chapter headings are missing: {'; '.join(found.missing)}. Mend them in the text (第三十四回 ...), or name"
+            " the numbers that it does not have in data.chapters.absent, e.g. [34]: the chapter before then goes on to the next heading."
+        )
+    if wanted.first < numbers[0] or (wanted.last or 0) > numbers[-1] or wanted.first > numbers[-1]:
+        raise DataError(
+            f"{document.source}: chapters {numbers[0]} to {numbers[-1]} are there, data.chapters asks for {wanted.first} to"
+            f" {wanted.last or 'the last'}. Set data.chapters.first={numbers[0]} data.chapters.last={numbers[-1]}, or bring the whole text."
+        )
 
 
 def _fill(template: str, document: Document) -> str:
@@ -109,7 +148,7 @@ def _fill(template: str, document: Document) -> str:
 def _reading(source: SourceConfig) -> Reading:
     """Fields named in the template are read besides those that the section names."""
     wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in ("text", "title", "author", "dynasty", "form")}
-    return Reading(fields=wanted | source.fields, text_documents=source.text_documents)
+    return Reading(fields=wanted | source.fields, text_documents=source.text_documents, errors=source.errors)
 
 
 def own_files(source: SourceConfig) -> list[Path]:

@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from data.config import ValidationConfig
+from data.config import DataConfig, ValidationConfig
 from data.documents import DataError, Document
 
 logger = logging.getLogger(__name__)
@@ -15,11 +15,13 @@ SplitName = Literal["train", "valid"]
 
 # With fewer held-out documents than this a random choice of them would be a poor sample, or none at all.
 _MIN_CHOSEN = 10
+# More than this share held out is rarely meant: of two shards the last one is half of the text.
+_LARGE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a shard stands in the whole corpus."""
+    """Where a shard stands in the whole text, or in that of its source where sources are told apart."""
 
     shard: int
     first_document: int
@@ -66,28 +68,61 @@ def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
     yield "valid", replace(document, text=document.text[at:])
 
 
-def plan_split(rule: ValidationConfig, num_documents: int, num_chars: int, num_shards: int) -> Split:
-    """Work out a section's rule for a corpus of this size.
+def plan_splits(config: DataConfig, ends: Mapping[int, Place]) -> dict[int, Split]:
+    """Work out the rule for each source that is told apart, so that a part of every one is held out.
+
+    Args:
+        config: The data section.
+        ends: For each source the place behind its last document.
+
+    Raises:
+        DataError: If nothing would be left of one to train on.
+    """
+    several = len(ends) > 1
+    return {
+        source: plan_split(config.validation, end, f"{config.source_names[source]}: " if several else "") for source, end in ends.items()
+    }
+
+
+def plan_split(rule: ValidationConfig, end: Place, where: str = "") -> Split:
+    """Work out a section's rule for a text of this size: `end` is the place behind its last document. `where` begins a message.
 
     Raises:
         DataError: If nothing would be left to train on.
     """
     if rule.last_shards is not None:
-        if rule.last_shards >= num_shards:
+        if rule.last_shards >= end.shard:
             raise DataError(
-                f"data.validation.last_shards = {rule.last_shards}: the text fills {num_shards} shards, so nothing is left to"
+                f"{where}data.validation.last_shards = {rule.last_shards}: the text fills {end.shard} shards, so nothing is left to"
                 " train on. Hold out fewer, make shards smaller (data.shard_mib), or hold out a ratio."
             )
-        return Split(from_shard=num_shards - rule.last_shards)
+        return Split(from_shard=end.shard - rule.last_shards)
     if rule.last_documents is not None:
-        if rule.last_documents >= num_documents:
+        if rule.last_documents >= end.first_document:
             raise DataError(
-                f"data.validation.last_documents = {rule.last_documents}: there are {num_documents} documents, so nothing is"
+                f"{where}data.validation.last_documents = {rule.last_documents}: there are {end.first_document} documents, so nothing is"
                 " left to train on. Hold out fewer, or bring more text."
             )
-        return Split(from_document=num_documents - rule.last_documents)
+        return Split(from_document=end.first_document - rule.last_documents)
     assert rule.ratio is not None, "checked by ValidationConfig"
-    if num_documents * rule.ratio >= _MIN_CHOSEN:
+    if end.first_document * rule.ratio >= _MIN_CHOSEN:
         return Split(share=rule.ratio)
-    logger.info("%d documents are too few to hold out a share of them: the last %g of the text is held out", num_documents, rule.ratio)
-    return Split(from_char=min(max(1, num_chars - round(num_chars * rule.ratio)), num_chars - 1))
+    if not end.first_char:  # Of very many shuffled documents the characters are not counted. Any few of them are a fair choice.
+        return Split(from_document=end.first_document - max(1, round(end.first_document * rule.ratio)))
+    logger.info(
+        "%s%d documents are too few to hold out a share of: the last %g of the text is held out", where, end.first_document, rule.ratio
+    )
+    return Split(from_char=min(max(1, end.first_char - round(end.first_char * rule.ratio)), end.first_char - 1))
+
+
+def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> str | None:
+    """Say, and log, that more is held out than anybody is likely to mean; None if it is not."""
+    if held_out <= max(_LARGE_SHARE, 2 * (rule.ratio or 0)) * total:
+        return None
+    named = next(name for name in ("last_documents", "ratio", "last_shards") if getattr(rule, name) is not None)
+    message = (
+        f"{held_out:,} of {total:,} tokens are held out for validation ({held_out / total:.0%}) by data.validation.{named} ="
+        f" {getattr(rule, named):g}. Is that meant?"
+    )
+    logger.warning("%s", message)
+    return message

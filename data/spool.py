@@ -32,18 +32,25 @@ def is_compressed() -> bool:
     return True
 
 
+def paths_of(prefix: Path) -> tuple[Path, Path]:
+    """The names that the documents at `prefix` can have, the one that is written on this machine first."""
+    plain, compressed = (prefix.with_name(prefix.name + ending) for ending in (".jsonl", ".jsonl.zst"))
+    return (compressed, plain) if is_compressed() else (plain, compressed)
+
+
 def path_of(prefix: Path) -> Path:
-    """The file of the documents at `prefix`."""
-    return prefix.with_name(prefix.name + (".jsonl.zst" if is_compressed() else ".jsonl"))
+    """The file of the documents at `prefix`: the one that is there, whether zstandard was installed when it was written or not."""
+    return next((path for path in paths_of(prefix) if path.is_file()), paths_of(prefix)[0])
 
 
 @contextlib.contextmanager
 def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
     """Yield a function that writes one document; the file appears when the block ends well."""
-    with replacing(path_of(prefix)) as path, _open(path) as file:
+    with replacing(paths_of(prefix)[0]) as path, _open(path) as file:
 
         def add(document: Document) -> None:
-            file.write(json.dumps([document.text, document.source, document.meta], ensure_ascii=False))
+            source = [document.of_source] if document.of_source else []
+            file.write(json.dumps([document.text, document.source, document.meta, *source], ensure_ascii=False))
             file.write("\n")
 
         yield add
@@ -52,8 +59,8 @@ def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
 def read(prefix: Path, keep: np.ndarray | None = None) -> Iterator[Document]:
     """Yield the documents of a file in order, those for which `keep` (documents,) is false left out."""
     for line in lines(prefix, keep):
-        text, source, meta = json.loads(line)
-        yield Document(text, source, meta)
+        text, source, meta, *of_source = json.loads(line)
+        yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
 
 
 def lines(prefix: Path, keep: np.ndarray | None = None) -> Iterator[bytes]:
@@ -104,3 +111,16 @@ def parquet_writer(path: Path) -> Iterator[Callable[[Document], None]]:
 
         yield add
         flush()
+
+
+def copy_parquet(source: Path, num_rows: int, target: Path) -> None:
+    """Copy the first rows of a Parquet file."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(source)
+    left = num_rows
+    with replacing(target) as temporary, pyarrow.parquet.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as copy:
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
+            if left > 0:
+                copy.write_batch(batch.slice(0, left))
+                left -= batch.num_rows

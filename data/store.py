@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import struct
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from data.documents import DataError
 from data.fetch import sha256_of
-from data.tasks import sync, write_json
+from data.tasks import sync, temporary_name, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -70,7 +69,7 @@ class Shard:
             with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed's reader prints its progress.
                 self._dataset = _indexed_dataset().MMapIndexedDataset(str(prefix), skip_warmup=True)
             sizes = self._dataset.sizes
-        except (OSError, AssertionError, KeyError, ValueError, struct.error) as error:
+        except (OSError, AssertionError, LookupError, ValueError, OverflowError, MemoryError, struct.error) as error:
             raise DataError(f"{index}: not a readable Megatron index with its .bin beside it ({error or type(error).__name__}).") from error
         self.num_tokens = int(sizes.sum(dtype=np.int64))
         itemsize, rest = divmod(ids.stat().st_size, max(1, self.num_tokens))
@@ -80,6 +79,24 @@ class Shard:
                 f"{ids}: {ids.stat().st_size} bytes, but its index says {self.num_tokens} tokens of {np.dtype(self.dtype).itemsize} bytes."
                 " The file is truncated or belongs to another index."
             )
+
+    def check_index(self, name: str) -> None:
+        """Look at all of the index: sizes, places and documents must rise and fit each other, as every writer of the format makes them.
+
+        Raises:
+            DataError: If they do not, which no size of a file tells.
+        """
+        index = self._dataset._index
+        sizes, documents = self._dataset.sizes.astype(np.int64), self._dataset.doc_idx
+        wrong = None
+        if len(sizes) and sizes.min() < 0:
+            wrong = f"the size {sizes.min()} of sequence {int(sizes.argmin())}"
+        elif not np.array_equal(index._pointers, (np.cumsum(sizes) - sizes) * np.dtype(self.dtype).itemsize):
+            wrong = "sequences that do not lie end to end"
+        elif not len(documents) or documents[0] != 0 or documents[-1] != len(sizes) or (np.diff(documents) < 0).any():
+            wrong = f"documents that do not rise from 0 to {len(sizes)}, the number of sequences"
+        if wrong:
+            raise DataError(f"{name}.idx is damaged: it has {wrong}. Copy it again from where it was made, or make it again.")
 
     def _repair_dtype(self, itemsize: int) -> None:
         """Megatron-LM and gpt-neox write code 8 for uint16, which DeepSpeed reads as uint64: what fits the file's size is meant."""
@@ -109,7 +126,7 @@ class ShardWriter:
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
         self._finals = {ending: prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx")}
-        self._temporaries = {ending: path.with_name(f".{path.name}.{os.getpid()}.tmp") for ending, path in self._finals.items()}
+        self._temporaries = {ending: temporary_name(path) for ending, path in self._finals.items()}
         self._builder: Any = None
         self.dtype = token_dtype(vocab_size)
         self.num_documents = 0

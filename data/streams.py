@@ -9,18 +9,18 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.documents import DataError
-from data.encoding import EncodingError, detect, detect_head
+from data.encoding import ESCAPE, detect, detect_head
 
 MAX_RECORD_BYTES = 32 << 20
 """A longer line, record or text file is bad input: it would break the bound on memory."""
 
 _COMPRESSED_CHUNK_BYTES = 4096  # The most that 4 KiB of zstd can hold is 128 MiB; larger chunks could hold gigabytes.
 _HEAD_BYTES = 4 << 20
-_GOOD_PER_BROKEN = 100  # Text in another encoding, read as UTF-8, has a broken place in every other character.
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -46,33 +46,27 @@ def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
     Raises:
         EncodingError: If it is not text.
     """
-    encoding = detect_stream(path)
-    # utf-16 has no escape for bytes: there the decoder raises, and the rest of the file is lost and reported.
-    errors = "strict" if encoding.startswith("utf-16") else "surrogateescape"
     with open_bytes(path) as file:
         whole = _UntilBroken(file)
-        with io.TextIOWrapper(io.BufferedReader(whole, 1 << 18), encoding=encoding, errors=errors, newline="") as text:
+        with io.TextIOWrapper(io.BufferedReader(whole, 1 << 18), encoding=detect_stream(path), errors=ESCAPE, newline="") as text:
             yield text
     if whole.error is not None:
         raise whole.error
 
 
 def detect_stream(path: Path) -> str:
-    """The encoding of a file of records, of a compressed one by its first 4 MiB.
-
-    UTF-8 with a few broken bytes is still UTF-8 here: they cost the records they are in, not the file.
+    """The encoding of a file, of a compressed one by its first 4 MiB.
 
     Raises:
         EncodingError: If it is not text.
     """
-    try:
-        return detect(path) if path.suffix not in (".gz", ".zst") else detect_head(_head(path))
-    except EncodingError:
-        head = _head(path)
-        text = head.decode("utf-8", "replace")
-        if text.count("\ufffd") * _GOOD_PER_BROKEN > len(text) or b"\x00" in head:
-            raise
-        return "utf-8-sig" if head.startswith(b"\xef\xbb\xbf") else "utf-8"
+    status = path.stat()
+    return _detect_stream(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _detect_stream(path: Path, _size: int, _changed: int) -> str:
+    return detect(path) if path.suffix not in (".gz", ".zst") else detect_head(_head(path))
 
 
 def _head(path: Path) -> bytes:
@@ -96,8 +90,8 @@ def is_whole(text: str) -> bool:
     return True
 
 
-def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (byte offset, line) of the lines that begin in [start, end); None stands for a line that is too long.
+def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None, int]]:
+    """Yield (byte offset, line, its bytes) of the lines that begin in [start, end); None stands for a line that is too long.
 
     Neighbouring ranges give every line exactly once.
     """
@@ -110,10 +104,11 @@ def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, by
         if not line:
             return
         if len(line) > MAX_RECORD_BYTES:
-            yield position, None
-            position += len(line) + (0 if line.endswith(b"\n") else _skip_line(file))
+            num_bytes = len(line) + (0 if line.endswith(b"\n") else _skip_line(file))
+            yield position, None, num_bytes
+            position += num_bytes
             continue
-        yield position, line
+        yield position, line, len(line)
         position += len(line)
 
 

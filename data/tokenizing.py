@@ -1,7 +1,8 @@
 """The last steps of a preparation: shards of documents become shards of ids."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from data import spool, store, tokenizer
 from data.cleaning import save_array
 from data.config import DataConfig, TokenizerConfig
 from data.documents import DataError, Document
+from data.encoders import Encoder, OtherIds
 from data.split import Place, Split, SplitName
 from data.tasks import Result
+
+logger = logging.getLogger(__name__)
 
 SPLITS: tuple[SplitName, ...] = ("train", "valid")
 
@@ -28,8 +32,8 @@ class Shard:
     keep: Path | None
     """A mask over them, None for all."""
     place: Place
-    stream: int
-    """Which of the weighted sources it belongs to; 0 without weights."""
+    source: int
+    """Where sources are told apart, the number of its source; else 0."""
 
     def documents(self, split: Split) -> Iterator[tuple[SplitName, Document]]:
         """Yield its documents, each with the split it belongs to."""
@@ -37,20 +41,21 @@ class Shard:
         return split.assign(spool.read(self.prefix, keep), self.place)
 
 
-def training_texts(shards: Sequence[Shard], split: Split) -> Iterator[str]:
+def training_texts(shards: Sequence[Shard], splits: Mapping[int, Split]) -> Iterator[str]:
     """Yield the texts of the training split in order."""
-    return (document.text for shard in shards for name, document in shard.documents(split) if name == "train")
+    return (document.text for shard in shards for name, document in shard.documents(splits[shard.source]) if name == "train")
 
 
 class Tokens:
     """Turns documents into ids with their begin and end tokens, many at a time."""
 
-    def __init__(self, corpus_tokenizer: tokenizer.Tokenizer, config: TokenizerConfig, where: str) -> None:
+    def __init__(self, corpus_tokenizer: tokenizer.Tokenizer, config: TokenizerConfig, where: str, encoder: Encoder | None = None) -> None:
+        """Args: corpus_tokenizer: Whose ids. config: Which tokens around a document. where: For messages. encoder: None for the fastest."""
         if config.add_bos and corpus_tokenizer.bos_id is None:
             raise DataError(
                 f"{where}: data.tokenizer.add_bos is true, but the tokenizer names no begin-of-text token. Set data.tokenizer.bos_token."
             )
-        self._encode = corpus_tokenizer.fast
+        self._encode = encoder or corpus_tokenizer.fast
         self._before = [corpus_tokenizer.bos_id] if config.add_bos and corpus_tokenizer.bos_id is not None else []
         self._after = [corpus_tokenizer.eos_id] if config.add_eos else []
 
@@ -81,31 +86,50 @@ def tokenize_shard(config: DataConfig, shard: Shard, split: Split, folder: Path,
         output: Prefix of what is written: <output>.train.bin and so on.
     """
     corpus_tokenizer = tokenizer.load(folder)
-    tokens = Tokens(corpus_tokenizer, config.tokenizer, config.name)
-    result: Result = {}
-    parts = {name: _Part(split_prefix(output, name), corpus_tokenizer.vocab_size) for name in SPLITS}
+    try:
+        return _write_shard(config, (shard, split), corpus_tokenizer, corpus_tokenizer.fast, output)
+    except OtherIds:
+        logger.warning("%s: gigatoken gives other ids than tokenizer.json; this part is done again without it, more slowly", shard.prefix)
+        result = _write_shard(config, (shard, split), corpus_tokenizer, corpus_tokenizer.reference, output)
+        return {**result, "without_gigatoken": True}
+
+
+def _write_shard(
+    config: DataConfig, text: tuple[Shard, Split], corpus_tokenizer: tokenizer.Tokenizer, encoder: Encoder, output: Path
+) -> Result:
+    shard, split = text
+    tokens = Tokens(corpus_tokenizer, config.tokenizer, config.name, encoder)
+    # Each mixed source is scored by itself, so it has a pair of its own.
+    names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
+    parts = {name: _Part(split_prefix(output, name), corpus_tokenizer.vocab_size) for name in names}
     batches: dict[str, _Batch] = {name: _Batch(tokens, part.add) for name, part in parts.items()}
     with contextlib.ExitStack() as stack:
         keep: dict[str, Callable[[Document], None]] = {}
         for name, part in parts.items():
             stack.enter_context(part.shard)
             if config.documents is not None:
-                keep[name] = stack.enter_context(spool.parquet_writer(part.prefix.with_name(part.prefix.name + ".parquet")))
+                keep[name] = stack.enter_context(spool.parquet_writer(documents_path(part.prefix)))
         for assigned, document in shard.documents(split):
-            batches[assigned].add(document.text)
+            name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
+            batches[name].add(document.text)
             if keep:
-                keep[assigned](document)
+                keep[name](document)
         for batch in batches.values():
             batch.flush()
-    for name, part in parts.items():
+    for part in parts.values():
         save_array(chars_path(part.prefix), np.array(part.chars, dtype=np.int32))
-        result[name] = {"documents": part.shard.num_documents, "tokens": part.shard.num_tokens, "chars": sum(part.chars)}
-    save_array(counts_path(output), sum((part.counts for part in parts.values()), np.zeros(corpus_tokenizer.vocab_size, dtype=np.int64)))
-    return result
+        save_array(counts_path(part.prefix), part.counts)
+    counts = {name: part.count() for name, part in parts.items()}
+    result: Result = {split: _sum_of([count for name, count in counts.items() if name.startswith(split)]) for split in SPLITS}
+    return {**result, "pairs": counts}
+
+
+def _sum_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {unit: sum(count[unit] for count in counts) for unit in ("documents", "tokens", "chars")}
 
 
 def split_prefix(output: Path, name: str) -> Path:
-    """Prefix of the pair of one split that `tokenize_shard` wrote."""
+    """Prefix of a pair that `tokenize_shard` wrote: "train", "valid", or "valid-1" of a source that was mixed with others."""
     return output.with_name(f"{output.name}.{name}")
 
 
@@ -114,9 +138,14 @@ def chars_path(prefix: Path) -> Path:
     return prefix.with_name(prefix.name + ".chars.npy")
 
 
-def counts_path(output: Path) -> Path:
-    """Where it is counted how often each id occurs: (V,) int64, both splits together."""
-    return output.with_name(output.name + ".counts.npy")
+def counts_path(prefix: Path) -> Path:
+    """Where it is counted how often each id occurs: (V,) int64."""
+    return prefix.with_name(prefix.name + ".counts.npy")
+
+
+def documents_path(prefix: Path) -> Path:
+    """Where the cleaned documents lie, if they are kept."""
+    return prefix.with_name(prefix.name + ".parquet")
 
 
 class _Part:
@@ -125,6 +154,9 @@ class _Part:
         self.shard = store.ShardWriter(prefix, vocab_size)
         self.chars: list[int] = []
         self.counts = np.zeros(vocab_size, dtype=np.int64)
+
+    def count(self) -> dict[str, int]:
+        return {"documents": self.shard.num_documents, "tokens": self.shard.num_tokens, "chars": sum(self.chars)}
 
     def add(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
         self.chars += map(len, texts)
@@ -158,15 +190,20 @@ class _Batch:
 
 
 def truncate(prefix: Path, max_tokens: int, vocab_size: int, output: Path) -> Result:
-    """Copy the first documents of a pair, as many as have `max_tokens` in all, but at least one."""
+    """Copy the first documents of a pair, as many as have `max_tokens` in all, but at least one, and what belongs to them."""
     shard = store.Shard(prefix)
     ends = np.cumsum(shard.document_sizes, dtype=np.int64)
     num_documents = max(1, int(np.searchsorted(ends, max_tokens, side="right")))
+    counts = np.zeros(vocab_size, dtype=np.int64)
     with store.ShardWriter(output, vocab_size) as writer:
         for ids in _documents(shard, ends[:num_documents]):
             writer.add(ids)
+            counts += np.bincount(ids, minlength=vocab_size)
     chars = np.load(chars_path(prefix))[:num_documents]
     save_array(chars_path(output), chars)
+    save_array(counts_path(output), counts)
+    if documents_path(prefix).is_file():
+        spool.copy_parquet(documents_path(prefix), num_documents, documents_path(output))
     return {"documents": num_documents, "tokens": writer.num_tokens, "chars": int(chars.sum(dtype=np.int64))}
 
 

@@ -1,5 +1,6 @@
 """Train a tokenizer on texts. The same texts in the same order give the same files."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,28 +12,42 @@ from data.config import END_OF_TEXT, TokenizerConfig
 from data.documents import DataError
 from data.encoders import EVERY_CHARACTER
 
+logger = logging.getLogger(__name__)
+
 UNKNOWN = "<unk>"
 _MAX_PIECE_CHARS = 16
+_PASSAGE_CHARS = 4096
 _SENTENCE_BYTES = 4000  # sentencepiece leaves out longer ones; its own default is 4192.
 
 
-def train(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+def train(texts: Iterable[str], config: TokenizerConfig, folder: Path, num_chars: int = 0) -> None:
     """Train a tokenizer of `config.kind` and save it as `folder`.
+
+    Args:
+        texts: All that may be used of it.
+        config: What to train.
+        folder: Where to.
+        num_chars: About how many characters the texts have: of more than `config.training_chars` a sample is taken.
 
     Raises:
         DataError: If there is too little text for the vocabulary, or a package is missing.
     """
-    _TRAINERS[config.kind](limit(texts, config.training_chars), config, folder)
+    if num_chars > config.training_chars:
+        texts = sample(texts, config.training_chars / num_chars)
+        logger.info("the tokenizer is trained on passages of about %d of %d characters", config.training_chars, num_chars)
+    _TRAINERS[config.kind](texts, config, folder)
 
 
-def limit(texts: Iterable[str], max_chars: int) -> Iterator[str]:
-    """Yield texts until `max_chars` characters are reached; the last one may be cut."""
-    left = max_chars
+def sample(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Yield passages that make up a share of the texts, evenly from all over them."""
+    due = 0.5
     for text in texts:
-        if left <= 0:
-            return
-        yield text[:left]
-        left -= len(text)
+        for start in range(0, len(text), _PASSAGE_CHARS):
+            passage = text[start : start + _PASSAGE_CHARS]
+            due += share * len(passage) / _PASSAGE_CHARS
+            if due >= 1:
+                due -= 1
+                yield passage
 
 
 def _train_byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:

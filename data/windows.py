@@ -40,7 +40,8 @@ class StreamWindows:
         self._seq_length = seq_length
         self._seed = seed
         if tail == "wrap":
-            self.per_epoch, self._num_offsets = stream.num_tokens // seq_length, stream.num_tokens
+            # So many that every token is a label; the last window goes on with the first ones.
+            self.per_epoch, self._num_offsets = -(-stream.num_tokens // seq_length), stream.num_tokens
             return
         num_windows = (stream.num_tokens - 1) // seq_length
         # One window is given up for the sake of varying offsets; a stream of a single window has none to give.
@@ -58,7 +59,8 @@ class StreamWindows:
 class DocumentWindows:
     """Windows that begin where a document begins and hold the documents behind it.
 
-    A document cut off at the end of a window begins the next one; one longer than a window goes on in the next.
+    A document cut off at the end of a window begins the next one, so that its first tokens are labels twice in an epoch; one longer
+    than a window goes on in the next, which then begins inside it.
     """
 
     def __init__(self, stream: Stream, seq_length: int, seed: int) -> None:

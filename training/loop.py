@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,27 +83,48 @@ def report(engine: Any, run: Run) -> None:
         run.writer.line(records)
 
 
-def evaluate(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks) -> dict[str, float]:
-    """Score the validation split; the same on every rank.
+def evaluate(engine: Any, config: RunConfig, corpus: Corpus, ranks: Ranks) -> dict[str, float]:
+    """Score the validation split, and where it has several sources each of them too; the same on every rank and any topology."""
+    sources = corpus.valid_sources
+    num_rows = sum(valid.num_rows for valid in sources.values())
+    most = config.training.eval_batches
+    totals = {}
+    for name, valid in sources.items():
+        # Limited, each source is scored in proportion to what is held out of it.
+        max_batches = None if most is None else max(1, round(most * valid.num_rows / num_rows))
+        totals[name] = _score(engine, config, valid, ranks, max_batches)
+    every = [sum(values) for values in zip(*totals.values(), strict=True)]
+    scores = _per_token_and_char("valid", every)
+    if len(totals) > 1:
+        for name, total in totals.items():
+            scores |= _per_token_and_char(f"valid/{name}", total)
+    return scores
+
+
+def _per_token_and_char(tag: str, total: Sequence[float]) -> dict[str, float]:
+    nats, tokens, characters = total
+    return {f"{tag}/loss": nats / tokens, f"{tag}/bits_per_char": nats / math.log(2) / characters}
+
+
+def _score(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks, max_batches: int | None) -> tuple[float, float, float]:
+    """Return nats, tokens and characters of the whole set, or of its first `max_batches` micro-batches.
 
     Every batch is (micro-batch, T) with absent tokens labelled -100, and a batch's loss is its sum over B * T, so the mean loss
-    times the number of positions is the exact total in nats. Bits per character = total / ln 2 / characters scored.
+    times the number of positions is the exact total in nats.
     """
-    shape = {"num_replicas": ranks.replicas, "micro_batch": config.batch.micro_batch}
-    num_batches = min(valid.num_batches(**shape), config.training.eval_batches or 1 << 62)
-    batches = valid.batches(replica=ranks.replica, num_batches=num_batches, **shape)
+    limit: dict[str, Any] = {"micro_batch": config.batch.micro_batch, "max_batches": max_batches}
+    num_batches = valid.num_batches(num_replicas=ranks.replicas, **limit)
+    batches = valid.batches(replica=ranks.replica, num_replicas=ranks.replicas, **limit)
     mean = float(engine.eval_batch(batches, num_micro_batches=num_batches).item())
     nats = mean * num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length
-    tokens = valid.num_scored(num_batches=num_batches, **shape)
-    characters = valid.num_chars(num_batches=num_batches, **shape)
-    return {"valid/loss": nats / tokens, "valid/bits_per_char": nats / math.log(2) / characters}
+    return nats, valid.num_scored(**limit), valid.num_chars(**limit)
 
 
 def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     """Validation figures and a passage of text, at the current step."""
     run.meter.pause()
     with run.heartbeat.phase("evaluation"):
-        scores = evaluate(engine, config, corpus.valid, run.ranks)
+        scores = evaluate(engine, config, corpus, run.ranks)
     run.results |= scores
     with run.heartbeat.phase("sample"):
         passage = _passage(engine, config, corpus)
@@ -112,6 +134,11 @@ def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run
         run.writer.say(
             f"step {step}/{run.last_step} | valid loss {scores['valid/loss']:.4f} | {scores['valid/bits_per_char']:.3f} bits per character"
         )
+        for name in corpus.valid_sources if len(corpus.valid_sources) > 1 else ():
+            run.writer.say(
+                f"step {step}/{run.last_step} | valid/{name} loss {scores[f'valid/{name}/loss']:.4f} |"
+                f" {scores[f'valid/{name}/bits_per_char']:.3f} bits per character"
+            )
         if passage:
             run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
             run.writer.passage(passage, step)

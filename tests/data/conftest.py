@@ -3,6 +3,14 @@ import struct
 import numpy as np
 import pytest
 
+from data.config import (
+    ChaptersConfig,
+    DataConfig,
+    ValidationConfig,
+)
+from data.prepare import prepare
+from tests.data.stores import CHARACTERS, big_lines, large_config
+
 
 def _write_as_megatron(prefix, sequences, documents, code, dtype):
     """A .bin/.idx pair as Megatron-LM and gpt-neox write it: by the published layout, byte for byte."""
@@ -21,3 +29,37 @@ def _write_as_megatron(prefix, sequences, documents, code, dtype):
 @pytest.fixture(scope="session")
 def write_as_megatron():
     return _write_as_megatron
+
+
+@pytest.fixture
+def make(verse, tmp_path):
+    """A configuration for the verse file, with changes."""
+
+    def made(**changes):
+        values = {
+            "seq_length": 16,
+            "tokenizer": CHARACTERS,
+            "path": str(verse),
+            "chapters": ChaptersConfig(),
+            "validation": ValidationConfig(last_documents=2),
+            "directory": str(tmp_path / "stores"),
+        }
+        return DataConfig(**{**values, **changes})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """3.6 MB of documents, some of which are there twice."""
+    path = tmp_path_factory.mktemp("large") / "documents.jsonl"
+    big_lines(path, 1150)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines + lines[:50]), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def whole(large, tmp_path_factory):
+    """The store of `large_config`, made in one go by one process."""
+    return prepare(large_config(large, tmp_path_factory.mktemp("whole")))

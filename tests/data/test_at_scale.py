@@ -155,6 +155,55 @@ print("Submitted batch job 7")
     assert "--partition=work" in script.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Puts a script in squeue's place; it is told how often it was asked before as $asked."""
+
+    def put(script):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        path = tmp_path / "bin" / "squeue"
+        count = tmp_path / "asked"
+        path.write_text(
+            f"#!/bin/bash\nasked=$(cat {count} 2>/dev/null || echo 0); echo $((asked + 1)) > {count}\n{script}\n", encoding="utf-8"
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(at_scale, "_POLL_SECONDS", 0.01)
+        return count
+
+    return put
+
+
+def test_a_failed_squeue_does_not_mean_that_the_array_is_gone(squeue, tmp_path, caplog):
+    task = Task(tmp_path / "one", cleaning.clean_part, ())
+    count = squeue(
+        f"""if [[ $asked -lt 3 ]]; then echo "slurm_load_jobs error: Socket timed out on send/recv operation" >&2; exit 1; fi
+        echo '{{}}' > {task.result_path}; echo running"""
+    )
+
+    at_scale._wait("7", [task])
+
+    assert task.result_path.is_file()
+    assert int(count.read_text()) == 4
+    assert "squeue failed (slurm_load_jobs error: Socket timed out" in caplog.text
+
+
+@pytest.mark.parametrize("script", ["exit 0", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'])
+def test_an_array_that_slurm_has_forgotten_is_not_waited_for(squeue, script, tmp_path):
+    count = squeue(script)
+
+    at_scale._wait("7", [Task(tmp_path / "one", cleaning.clean_part, ())])
+
+    assert int(count.read_text()) == 1
+
+
+def test_paths_that_a_slurm_script_would_tear_apart_are_refused_before_anything_is_submitted(parted, tmp_path):
+    cluster = Cluster(executor="slurm", workers=1, logs=tmp_path / "my logs", slurm={"partition": "work", "time": "01:00:00"})
+
+    with pytest.raises(DataError, match="datatrove writes this path unquoted into its Slurm scripts"):
+        cluster.run(tasks(parted, tmp_path / "there"), 2)
+
+
 @pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_the_command_makes_the_store_that_one_process_makes(executor, parted, tmp_path, capsys):
     here = prepare(replace(parted, directory=str(tmp_path / "here")))

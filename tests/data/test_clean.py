@@ -226,7 +226,7 @@ def test_the_default_rules_keep_the_poems():
 @needs_corpora
 def test_the_default_rules_keep_all_chapters_of_the_novel():
     text = (Path(EXTRA) / "hongloumeng_120_chapters.txt").read_text(encoding="utf-8")
-    chapters = split_chapters(text)
+    chapters = [chapter.text for chapter in split_chapters(text).all]
     cleaner = default_cleaner()
 
     kept = [cleaner.clean(Document(chapter, "")) for chapter in chapters]

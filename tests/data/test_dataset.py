@@ -35,7 +35,7 @@ def corpus(config):
 
 @pytest.fixture(scope="module")
 def chapters(verse):
-    return split_chapters(verse.read_text(encoding="utf-8"))
+    return [chapter.text for chapter in split_chapters(verse.read_text(encoding="utf-8")).all]
 
 
 def test_the_splits_are_whole_chapters(corpus, chapters):
@@ -73,22 +73,36 @@ def test_validation_inputs_are_the_tokens_before_their_labels(corpus):
 
 def test_the_characters_of_what_is_scored_are_counted_exactly(corpus, chapters):
     text = "".join(chapters[15:18])
-    assert corpus.valid.num_chars(num_replicas=2, micro_batch=4) == len(text)
+    assert corpus.valid.num_chars(micro_batch=4) == len(text)
 
     for count in (1, 2, 5):
         batches = itertools.islice(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4), count)
         ids = np.concatenate([labels.numpy().ravel() for _, labels in batches])
         # Characters that begin in the scored tokens; a character cut at the end counts, and decodes to one mark.
         begun = len(corpus.tokenizer.decode(ids).rstrip("\ufffd"))
-        assert 0 <= corpus.valid.num_chars(num_replicas=1, micro_batch=4, num_batches=count) - begun <= 1
+        assert 0 <= corpus.valid.num_chars(micro_batch=4, max_batches=count) - begun <= 1
 
 
 def test_a_limited_evaluation_is_the_beginning_of_the_whole(corpus):
-    limited = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4, num_batches=2))
+    limited = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4, max_batches=2))
     whole = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4))
 
     assert len(limited) == 2
     assert all((a == b).all() for got, wanted in zip(limited, whole, strict=False) for a, b in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("max_batches", [1, 3, 4])
+def test_a_limited_evaluation_scores_the_same_rows_on_any_number_of_replicas(corpus, max_batches):
+    scored = {}
+    for num_replicas in (1, 2, 3, 5):
+        shape = {"num_replicas": num_replicas, "micro_batch": 2, "max_batches": max_batches}
+        replicas = [list(corpus.valid.batches(replica=replica, **shape)) for replica in range(num_replicas)]
+        assert {len(batches) for batches in replicas} == {corpus.valid.num_batches(**shape)}
+        labels = np.concatenate([labels.numpy().ravel() for round_ in zip(*replicas, strict=True) for _, labels in round_])
+        scored[num_replicas] = labels[labels != IGNORED_LABEL].tolist()
+
+    assert all(labels == scored[1] for labels in scored.values())
+    assert len(scored[1]) == corpus.valid.num_scored(micro_batch=2, max_batches=max_batches) == 2 * max_batches * 32
 
 
 def test_where_rows_begin_with_documents_validation_rows_do_too_and_every_token_is_scored_once(tmp_path):
@@ -112,12 +126,12 @@ def test_where_rows_begin_with_documents_validation_rows_do_too_and_every_token_
 
     whole = [token for row in rows for token in row]
     assert corpus.tokenizer.decode(whole) == "".join(lines[-60:])
-    assert len(whole) == corpus.valid.num_scored(**shape) == corpus.valid.num_tokens
+    assert len(whole) == corpus.valid.num_scored() == corpus.valid.num_tokens
     beginnings = {corpus.tokenizer.encode(line)[0] for line in lines}
     for before, row in itertools.pairwise(row for row in rows if row):
         # Only a document longer than a row goes on in the next.
         assert len(before) == 24 or (before[-1] == corpus.tokenizer.eos_id and row[0] in beginnings)
-    limited = corpus.valid.num_scored(**shape, num_batches=2)
+    limited = corpus.valid.num_scored(micro_batch=4, max_batches=2)
     assert limited == sum(len(row) for row in rows[:8]) < 8 * 24
 
 

@@ -54,7 +54,7 @@ def first_batch(config):
     inputs, labels = next(corpus.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=2))
     assert inputs.shape == labels.shape == (2, 32)
     assert corpus.valid.num_rows >= 1
-    assert corpus.valid.num_chars(num_replicas=1, micro_batch=1) == corpus.manifest["splits"]["valid"]["chars"]
+    assert corpus.valid.num_chars(micro_batch=1) == corpus.manifest["splits"]["valid"]["chars"]
     return corpus, inputs
 
 

@@ -11,66 +11,16 @@ import pytest
 from data import prepare as prepare_module
 from data import store, tokenizer
 from data.config import (
-    ChaptersConfig,
-    DataConfig,
     PackConfig,
     ReverseConfig,
-    SourceConfig,
     TokenizerConfig,
     ValidationConfig,
 )
 from data.dataset import open_corpus
 from data.documents import DataError
-from data.duplicates_config import DeduplicateConfig
 from data.prepare import main, prepare
 from data.prepared import find_store, record_path
-from tests import processes
-
-CHARACTERS = TokenizerConfig(kind="characters")
-
-
-@pytest.fixture
-def make(verse, tmp_path):
-    """A configuration for the verse file, with changes."""
-
-    def made(**changes):
-        values = {
-            "seq_length": 16,
-            "tokenizer": CHARACTERS,
-            "path": str(verse),
-            "chapters": ChaptersConfig(),
-            "validation": ValidationConfig(last_documents=2),
-            "directory": str(tmp_path / "stores"),
-        }
-        return DataConfig(**{**values, **changes})
-
-    return made
-
-
-def write_documents(folder, count, seed=0):
-    """A folder of `count` short text files, all different."""
-    folder.mkdir()
-    draw = np.random.default_rng(seed)
-    for number in range(count):
-        characters = "".join(chr(code) for code in draw.integers(0x4E00, 0x4F00, 60))
-        (folder / f"{number:04d}.txt").write_text(characters, encoding="utf-8")
-    return str(folder)
-
-
-def texts_of(folder, split="train"):
-    manifest = store.read_manifest(folder)
-    ours = tokenizer.load(folder / "tokenizer")
-    texts = []
-    for stream in manifest["splits"][split]["streams"]:
-        for name in stream["shards"]:
-            shard = store.Shard(folder / name)
-            ids = shard.read(0, shard.num_tokens)
-            texts += [ours.decode(part.tolist()) for part in np.split(ids, np.cumsum(shard.document_sizes)[:-1])]
-    return texts
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+from tests.data.stores import contents, large_config, texts_of
 
 
 def test_a_second_preparation_uses_the_store_that_is_there(make):
@@ -196,100 +146,6 @@ def test_the_command_prints_where_the_store_is(make, verse, tmp_path, capsys):
     assert (Path(capsys.readouterr().out.strip()) / "manifest.json").is_file()
 
 
-def test_bad_input_is_counted_and_listed(make, tmp_path):
-    lines = [json.dumps({"text": f"春眠不觉晓，处处闻啼鸟。{number}"}, ensure_ascii=False) for number in range(60)]
-    lines[30] = '{"text": "broken'
-    path = tmp_path / "档案 1.jsonl"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    config = make(path=str(path), chapters=None, max_bad_ratio=0.05)
-
-    report = json.loads((prepare(config) / "report.json").read_text(encoding="utf-8"))
-
-    assert report["bad_input"]["records"] == 1
-    assert "档案 1.jsonl@" in report["bad_input"]["samples"][0]["source"]
-    assert report["steps"][0]["documents"] == 59
-    with pytest.raises(DataError, match=r"1 of 60 records could not be read, more than data\.max_bad_ratio = 0\.01 allows"):
-        prepare(make(path=str(path), chapters=None, clean=(), max_bad_ratio=0.01))
-
-
-def test_text_that_the_rules_drop_altogether_is_said_to_be_dropped(make):
-    with pytest.raises(DataError, match=r"no text is left of 20 documents, all dropped by data\.clean"):
-        prepare(make(clean=({"rule": "min_length", "chars": 100_000},)))
-
-
-# Splits, budgets and sources.
-
-
-def test_a_share_of_many_documents_is_chosen_by_their_text(make, tmp_path):
-    documents = write_documents(tmp_path / "many", 300)
-    config = make(path=documents, chapters=None, validation=ValidationConfig(ratio=0.1), clean=())
-
-    held_out = texts_of(prepare(config), "valid")
-    again = texts_of(prepare(dataclasses.replace(config, shuffle=True)), "valid")
-
-    assert 15 <= len(held_out) <= 45  # 30 expected; 3 standard deviations are 16
-    assert sorted(held_out) == sorted(again)
-
-
-def test_of_a_single_document_the_end_is_held_out(make, verse):
-    folder = prepare(make(chapters=None, validation=ValidationConfig(ratio=0.1), clean=()))
-
-    (train,), (valid,) = texts_of(folder, "train"), texts_of(folder, "valid")
-
-    assert train + valid == verse.read_text(encoding="utf-8")
-    assert train.endswith("\n")
-    assert 0.05 < len(valid) / len(train) < 0.12
-
-
-def test_budgets_end_both_splits_between_documents(make, tmp_path):
-    documents = write_documents(tmp_path / "many", 300)
-    validation = ValidationConfig(ratio=0.2, max_tokens=500)
-
-    manifest = store.read_manifest(prepare(make(path=documents, chapters=None, validation=validation, max_train_tokens=3000, clean=())))
-
-    assert manifest["splits"]["train"]["tokens"] == 49 * 61  # of 61 tokens each, end token included
-    assert manifest["splits"]["valid"] | {"streams": 0} == {"tokens": 8 * 61, "documents": 8, "chars": 8 * 60, "streams": 0}
-
-
-def big_lines(path, count, seed=0):
-    """A JSONL file of documents, long enough for several shards of 1 MiB."""
-    draw = np.random.default_rng(seed)
-    codes = draw.integers(0x4E00, 0x4E80, (count, 1000))
-    path.write_text("".join(json.dumps({"content": "".join(map(chr, row))}, ensure_ascii=False) + "\n" for row in codes), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """3.6 MB of documents, some of which are there twice."""
-    path = tmp_path_factory.mktemp("large") / "documents.jsonl"
-    big_lines(path, 1150)
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines + lines[:50]), encoding="utf-8")
-    return str(path)
-
-
-def large_config(large, directory, **changes):
-    values = {
-        "seq_length": 64,
-        "tokenizer": CHARACTERS,
-        "path": large,
-        "shuffle": True,
-        "shard_mib": 1,
-        "deduplicate": DeduplicateConfig(),
-        "validation": ValidationConfig(last_shards=1),
-        "clean": (),
-        "directory": str(directory),
-    }
-    return DataConfig(**{**values, **changes})
-
-
-@pytest.fixture(scope="module")
-def whole(large, tmp_path_factory):
-    """The store of `large_config`, made in one go by one process."""
-    return prepare(large_config(large, tmp_path_factory.mktemp("whole")))
-
-
 def test_the_last_shard_is_held_out_and_copies_are_gone(whole):
     train, valid = texts_of(whole, "train"), texts_of(whole, "valid")
 
@@ -311,56 +167,6 @@ def test_any_number_of_workers_makes_the_same_store(large, whole, tmp_path):
     assert contents(made) == contents(whole)
 
 
-def kill_at_random(config_file, seconds):
-    """Start a preparation and kill it; True if it had finished by itself."""
-    with Path(config_file).with_suffix(".log").open("wb") as log:
-        process = processes.start([sys.executable, "-m", "data.prepare", config_file], stdout=log, stderr=log)
-        try:
-            assert process.wait(timeout=seconds) == 0, Path(log.name).read_text(encoding="utf-8")
-            return True
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            return False
-
-
-@pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_preparation_killed_at_random_moments_ends_with_the_same_store(large, whole, tmp_path, num_kills):
-    config_file = write_config(large_config(large, tmp_path / "stores", num_workers=2), tmp_path / "run.json")
-    store_folder = tmp_path / "stores" / whole.name
-    draw = np.random.default_rng(num_kills)
-
-    done = 0
-    while done < num_kills:
-        # Start-up takes a second or two, the whole work some five more. What is killed goes on; what gets to the end begins anew.
-        if kill_at_random(config_file, draw.uniform(0.5, 6)):
-            assert contents(store_folder) == contents(whole)
-            shutil.rmtree(store_folder)
-        else:
-            done += 1
-    assert kill_at_random(config_file, processes.LIMIT_SECONDS)
-
-    assert contents(store_folder) == contents(whole)
-
-
-def write_config(config, path):
-    section = {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if value is not None}
-    path.write_text(json.dumps({"data": section}), encoding="utf-8")
-    return str(path)
-
-
-def test_two_preparations_at_once_make_one_store(large, whole, tmp_path):
-    config_file = write_config(large_config(large, tmp_path / "stores"), tmp_path / "run.json")
-    command = [sys.executable, "-m", "data.prepare", config_file]
-
-    both = [processes.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate() for process in both]
-
-    assert [process.returncode for process in both] == [0, 0]
-    assert len({out for out, _ in outputs}) == 1
-    assert sum("is up to date" in error for _, error in outputs) == 1
-
-
 def test_packed_rows_hold_every_token_but_the_unfinished_last_row(make, whole, large, tmp_path):
     import pyarrow.parquet
 
@@ -378,20 +184,6 @@ def test_packed_rows_hold_every_token_but_the_unfinished_last_row(make, whole, l
         for text in pyarrow.parquet.read_table(path)["text"].to_pylist()
     ]
     assert kept == texts_of(whole)
-
-
-def test_weighted_sources_are_mixed_by_weight(make, verse, tmp_path):
-    other = write_documents(tmp_path / "other", 100)
-    sources = (SourceConfig(path=str(verse), chapters=ChaptersConfig(), weight=1), SourceConfig(path=other, weight=3))
-    config = make(path=None, chapters=None, sources=sources, validation=ValidationConfig(ratio=0.1), clean=())
-    folder = prepare(config)
-    corpus = open_corpus(config, seed=1)
-
-    rows = [corpus.tokenizer.decode(corpus.train.sample(index).tolist()) for index in range(1000)]
-
-    assert [stream["name"] for stream in store.read_manifest(folder)["splits"]["train"]["streams"]] == ["verse", "other"]
-    assert abs(sum("，" in row or "。" in row for row in rows) - 250) <= 10  # verse has a comma in every row, but for chance
-    assert corpus.valid.num_rows > 0
 
 
 def test_the_reverse_task_holds_out_strings_that_training_never_shows(make):
@@ -419,34 +211,6 @@ def test_fields_and_forms_of_poems_can_stand_in_the_text(make, tmp_path):
     assert "杂言" not in texts_of(folder)[1]
 
 
-def test_a_store_of_another_program_is_used_as_it_is(write_as_megatron, make, whole, tmp_path):
-    ids = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]
-    write_as_megatron(tmp_path / "theirs", ids, [0, 1, 2, 3, 4], 8, np.uint16)
-    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
-    config = make(
-        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=2)
-    )
-
-    prepare(config)
-    corpus = open_corpus(config, seed=1)
-
-    assert corpus.train.num_tokens == 80
-    assert corpus.valid.num_tokens == 39
-    assert corpus.valid._stream.read(0, 39).tolist() == ids[2] + ids[3]
-    assert corpus.valid.num_chars(num_replicas=1, micro_batch=1) > 0
-
-
-def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(write_as_megatron, make, whole, tmp_path):
-    write_as_megatron(tmp_path / "theirs", [[1, 60000] * 50, [1] * 50], [0, 1, 2], 8, np.uint16)
-    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
-    config = make(
-        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=1)
-    )
-
-    with pytest.raises(DataError, match=r"holds the id 60000, but the tokenizer at .* has 130\. It was made with another tokenizer"):
-        prepare(config)
-
-
 def test_an_existing_tokenizer_makes_the_store_and_another_one_another_store(make, whole, tmp_path):
     existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"), add_bos=True)
     folder = prepare(make(tokenizer=existing, clean=()))
@@ -454,26 +218,6 @@ def test_an_existing_tokenizer_makes_the_store_and_another_one_another_store(mak
 
     assert first[0] == tokenizer.load(folder / "tokenizer").bos_id
     assert folder != prepare(make(tokenizer=dataclasses.replace(existing, add_bos=False), clean=()))
-
-
-def test_the_report_tells_what_every_rule_dropped(make, tmp_path):
-    documents = write_documents(tmp_path / "many", 50)
-    for number in range(7):
-        (tmp_path / "many" / f"short {number}.txt").write_text("短" * (number + 1), encoding="utf-8")
-    rules = ({"rule": "min_length", "chars": 20},)
-
-    folder = prepare(make(path=documents, chapters=None, validation=ValidationConfig(ratio=0.3), clean=rules))
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-    read, cleaned = report["steps"]
-    assert (read["documents"], cleaned["documents"], cleaned["dropped"]) == (57, 50, 7)
-    assert [sample["text"] for sample in cleaned["samples"]] == ["短", "短短", "短短短", "短短短短", "短短短短短"]
-    splits = report["splits"]
-    assert splits["train"]["documents"] + splits["valid"]["documents"] == 50
-    assert splits["train"]["chars"] + splits["valid"]["chars"] == cleaned["chars"] == 50 * 60
-    assert report["tokens"]["frequent"][0]["token"] == "<|endoftext|>"
-    assert (folder / "lengths.png").read_bytes().startswith(b"\x89PNG")
-    assert "dropped by clean: min_length, for example:" in (folder / "report.txt").read_text(encoding="utf-8")
 
 
 def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from data import corpora, fetch, poems
 from data.config import ChaptersConfig, DataConfig, ReverseConfig, SourceConfig, TokenizerConfig
-from data.documents import DataError
+from data.documents import DataError, Document
 from data.hashes import FileHashes
 from data.identity import identify
 from data.order import mix
@@ -16,7 +16,8 @@ def config(**changes):
 
 
 def read(section, downloads):
-    return [document for part in parts(section, downloads) for document in documents(section, part)]
+    items = [item for part in parts(section, downloads) for item in documents(section, part)]
+    return [item for item in items if isinstance(item, Document)]
 
 
 @pytest.mark.network

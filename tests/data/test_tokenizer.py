@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,9 +6,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from data import existing_tokenizer, tokenizer, train_tokenizer
-from data.config import END_OF_TEXT, TokenizerConfig
+from data.config import END_OF_TEXT, DataConfig, TokenizerConfig
 from data.documents import DataError
-from data.encoders import CharacterEncoder, GigatokenEncoder, ReferenceEncoder
+from data.encoders import CharacterEncoder, GigatokenEncoder, OtherIds, ReferenceEncoder
+from data.prepare import prepare
 
 KINDS = {
     "byte_bpe": 400,
@@ -221,16 +223,55 @@ def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
         adopt(tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_an_encoder_that_disagrees_is_never_used_again(folders, caplog):
-    """The fast encoder is checked as it goes; here it is given another tokenizer's file."""
+def gigatoken_for_another(folders):
+    """The fast encoder with the file of a tokenizer that differs only in one rare character."""
     pytest.importorskip("gigatoken")
     import tokenizers
 
-    right = tokenizers.Tokenizer.from_file(str(folders / "byte_bpe" / "tokenizer.json"))
-    wrong = (folders / "sentencepiece_bpe" / "tokenizer.json").read_text(encoding="utf-8")
-    encoder = GigatokenEncoder(wrong, ReferenceEncoder(right))
+    path = folders / "byte_bpe" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    # Two bytes that only 龘 has in these texts change places.
+    one, other = (letter for letter, byte in zip("é¾ĺ", "龘".encode(), strict=True) if letter in vocabulary and byte != 0xE9)
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    return GigatokenEncoder(json.dumps(content), ReferenceEncoder(tokenizers.Tokenizer.from_file(str(path))))
 
-    ids, _ = encoder(PROBES)
 
-    np.testing.assert_array_equal(ids, ReferenceEncoder(right)(PROBES)[0])
-    assert "gigatoken gives other ids" in caplog.text
+def test_a_single_text_with_a_new_character_is_enough_to_find_an_encoder_out(folders):
+    encoder = gigatoken_for_another(folders)
+    texts = ["ab cd"] * 1000
+    encoder(texts)
+
+    with pytest.raises(OtherIds):
+        encoder([*texts, "龘", *texts])
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_bpe"])
+def test_bpe_is_encoded_by_gigatoken_where_it_is_installed(folders, kind, tmp_path):
+    """As docs/data.md says; and the same kind of tokenizer taken over from elsewhere."""
+    pytest.importorskip("gigatoken")
+    adopt(folders / kind / "tokenizer.json", tmp_path / "adopted")
+
+    assert isinstance(tokenizer.load(folders / kind).fast, GigatokenEncoder)
+    assert isinstance(tokenizer.load(tmp_path / "adopted").fast, GigatokenEncoder)
+
+
+def test_a_part_that_was_begun_with_an_encoder_that_disagrees_is_done_again_as_a_whole(folders, tmp_path, monkeypatch, caplog):
+    lines = [f"第{number}行 ab cd" for number in range(300)] + ["龘"] + [f"第{number}行 ab cd" for number in range(300)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = DataConfig(
+        seq_length=8,
+        tokenizer=TokenizerConfig(kind="existing", path=str(folders / "byte_bpe")),
+        path=str(tmp_path / "lines.txt"),
+        text_documents="line",
+        clean=(),
+        directory=str(tmp_path / "right"),
+    )
+    right = prepare(settings)
+
+    monkeypatch.setattr("data.tokenizer.fastest", lambda folder, backend: gigatoken_for_another(folders))
+    other = prepare(dataclasses.replace(settings, directory=str(tmp_path / "other")))
+
+    assert "this part is done again without it" in caplog.text
+    assert (other / "train-00000.bin").read_bytes() == (right / "train-00000.bin").read_bytes()
+    assert json.loads((other / "report.json").read_text(encoding="utf-8"))["shards_without_gigatoken"] == 1

@@ -1,0 +1,71 @@
+"""What the tests of a preparation share."""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from data import store, tokenizer
+from data.config import (
+    DataConfig,
+    TokenizerConfig,
+    ValidationConfig,
+)
+from data.duplicates_config import DeduplicateConfig
+
+CHARACTERS = TokenizerConfig(kind="characters")
+
+
+def write_documents(folder, count, seed=0):
+    """A folder of `count` short text files, all different."""
+    folder.mkdir()
+    draw = np.random.default_rng(seed)
+    for number in range(count):
+        characters = "".join(chr(code) for code in draw.integers(0x4E00, 0x4F00, 60))
+        (folder / f"{number:04d}.txt").write_text(characters, encoding="utf-8")
+    return str(folder)
+
+
+def texts_of(folder, split="train"):
+    manifest = store.read_manifest(folder)
+    ours = tokenizer.load(folder / "tokenizer")
+    texts = []
+    for stream in manifest["splits"][split]["streams"]:
+        for name in stream["shards"]:
+            shard = store.Shard(folder / name)
+            ids = shard.read(0, shard.num_tokens)
+            texts += [ours.decode(part.tolist()) for part in np.split(ids, np.cumsum(shard.document_sizes)[:-1])]
+    return texts
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def big_lines(path, count, seed=0):
+    """A JSONL file of documents, long enough for several shards of 1 MiB."""
+    draw = np.random.default_rng(seed)
+    codes = draw.integers(0x4E00, 0x4E80, (count, 1000))
+    path.write_text("".join(json.dumps({"content": "".join(map(chr, row))}, ensure_ascii=False) + "\n" for row in codes), encoding="utf-8")
+    return str(path)
+
+
+def large_config(large, directory, **changes):
+    values = {
+        "seq_length": 64,
+        "tokenizer": CHARACTERS,
+        "path": large,
+        "shuffle": True,
+        "shard_mib": 1,
+        "deduplicate": DeduplicateConfig(),
+        "validation": ValidationConfig(last_shards=1),
+        "clean": (),
+        "directory": str(directory),
+    }
+    return DataConfig(**{**values, **changes})
+
+
+def write_config(config, path):
+    section = {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if value is not None}
+    path.write_text(json.dumps({"data": section}), encoding="utf-8")
+    return str(path)
