@@ -148,7 +148,7 @@ def _run_on_ray(arguments: dict[str, Any]) -> None:
     try:
         import ray
     except ImportError:
-        raise DataError("--executor ray needs ray; run: pip install ray==2.60.0 on every host.") from None
+        raise DataError("--executor ray needs ray; run: .venv/bin/pip install ray==2.60.0 on every host.") from None
     from datatrove.executor.ray import RayPipelineExecutor
 
     if not ray.is_initialized():
@@ -209,7 +209,7 @@ def _import_datatrove() -> None:
     try:
         import datatrove.utils.logging
     except ImportError:
-        raise DataError("data.at_scale needs datatrove; run: pip install -r requirements-data.txt on every host.") from None
+        raise DataError("data.at_scale needs datatrove; run: .venv/bin/pip install -r requirements-data.txt on every host.") from None
     datatrove.utils.logging.logger.remove()
     datatrove.utils.logging.logger.add(sys.stderr, level="ERROR")
 

@@ -64,7 +64,7 @@ def _pyarrow(path: Path) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: reading it needs pyarrow; run: pip install -r requirements-data.txt") from None
+        raise DataError(f"{path}: reading it needs pyarrow; run: .venv/bin/pip install -r requirements-data.txt") from None
     return pyarrow
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.documents import DataError
 from data.fetch import npm_package, sha256_of, wheel_member
-from data.store import digest
+from data.hashes import digest
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,17 @@
-"""Hashes of files, remembered: 200 GB are not read again to find out that they have not changed."""
+"""Hashes of values and of files; the latter are remembered: 200 GB are not read again to find out that they have not changed."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from data.fetch import sha256_of
 from data.tasks import write_json
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value, the same for equal values."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 class FileHashes:

@@ -18,9 +18,9 @@ from data.config import DataConfig, ReverseConfig, SourceConfig
 from data.corpora import CORPORA
 from data.documents import DataError
 from data.files import HUB
-from data.hashes import FileHashes
+from data.hashes import FileHashes, digest
 from data.rules import BOILERPLATE
-from data.store import FORMAT, digest
+from data.store import FORMAT
 
 logger = logging.getLogger(__name__)
 

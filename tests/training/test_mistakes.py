@@ -55,7 +55,7 @@ def rank(root, tmp_path):
         ("train_micro_batch_size_per_gpu=true", "train_micro_batch_size_per_gpu"),
         ("training.log_interval_steps=0", "training.log_interval_steps = 0; it must be 1 or more."),
         ("training.watchdog_seconds=1", "training.watchdog_seconds = 1; it must be 5 or more"),
-        ("run.seed=-1", "run.seed = -1; it must be 0 to 4294967295."),
+        ("run.seed=-1", "run.seed = -1; it must be 0 or more and below 2**63."),
         ("training.epochs=2", "steps and epochs given; exactly one says how long to train"),
         ("zero_optimization.stage=0", "zero_optimization.stage = 0; it must be 1."),
         ("fp16.enabled=true", "fp16.enabled = true; pipelines here train in bf16 or fp32."),
