@@ -157,9 +157,10 @@ def families(tmp_path_factory: pytest.TempPathFactory, root: Path, verse: Path) 
     made = Families(tmp_path_factory.mktemp("families"), root, verse)
     # A text of two dozen lines repeats itself, which the default rules would not let pass.
     own = {"path": str(verse), "clean": []}
-    made.write("hongloumeng_500m", {**own, "validation": {"last_documents": 2}, "tokenizer": {"vocab_size": VOCABULARY}})
+    novel = {"chapters": {"last": 20}, "validation": {"last_documents": 2}, "tokenizer": {"vocab_size": VOCABULARY}}
+    made.write("hongloumeng_500m", {**own, **novel})
     existing = {**own, "tokenizer": {"path": str(made.stores / "tokenizer")}}
-    made.write("quickstart_rotary", {**own, "validation": {"last_documents": 2}, "tokenizer": {"vocab_size": VOCABULARY}})
+    made.write("quickstart_rotary", {**own, **novel})
     made.write("toy_reverse", {"reverse": {"num_samples": 2000}})
     for name in ("scifi_llama_104m", "scifi_llama_104m_learned"):
         made.write(name, {**own, "tokenizer": {"vocab_size": 512}})
