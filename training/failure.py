@@ -20,6 +20,18 @@ RANK_0_FIRST_SECONDS = 1.0
 ANSWER = timedelta(seconds=5)
 
 
+class RunError(RuntimeError):
+    """What ends a run by itself. A signal that came meanwhile does not excuse it, as it excuses a lost connection to a peer."""
+
+
+class NonFiniteError(RunError):
+    """A loss or gradient norm was infinite or not a number."""
+
+
+class SaveError(RunError):
+    """The checkpoint of the last step, or of a stop, could not be saved."""
+
+
 def say_failure(world: World, line: str) -> None:
     """Print `line` if no rank has failed before this one; in `log.txt` it stands in any case."""
     if world.rank:

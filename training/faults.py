@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import torch
 from deepspeed import comm as dist
 
+from training.failure import RunError
 from training.signals import SAME_PRESS_SECONDS, listen
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class StopRequest:
         try:
             yield
         except (RuntimeError, OSError) as error:
-            if not self.signal_number:
+            if not self.signal_number or isinstance(error, RunError):
                 raise
             log.warning("rank %d: signal %d, and no save: %s", self._rank, self.signal_number, error)
             sys.stderr.flush()

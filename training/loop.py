@@ -12,6 +12,7 @@ from data.dataset import Corpus, ValidationSet
 from training.checkpoint import prune, save_checkpoint
 from training.config import RunConfig
 from training.distributed import Ranks
+from training.failure import SaveError
 from training.faults import Heartbeat, StopRequest
 from training.monitor import Meter
 from training.sample import sample
@@ -42,7 +43,7 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
 
     Raises:
         NonFiniteError: If the loss blows up and `training.non_finite` says stop.
-        OSError: If the checkpoint of the last step could not be saved.
+        SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
     """
     plan = config.training
     batches = corpus.train.batches(
@@ -69,7 +70,7 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
             run.writer.advance(step)
 
     if run.saved_step != engine.global_steps and engine.global_steps:
-        raise OSError(
+        raise SaveError(
             f"{config.folder / 'checkpoints'}: the checkpoint of step {engine.global_steps} could not be saved; see the lines above."
         )
 

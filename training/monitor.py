@@ -17,14 +17,11 @@ from deepspeed.accelerator import get_accelerator
 from model.flops import flops_per_token
 from training.config import RunConfig
 from training.distributed import Ranks
+from training.failure import NonFiniteError
 
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient norm was infinite or not a number."""
 
 
 class Meter:

@@ -280,13 +280,14 @@ def measured_before(config: RunConfig, manifest: dict[str, Any], ranks: Ranks) -
 def _end(engine: Any, config: RunConfig, run: Run) -> int:
     if run.writer:
         run.writer.close()
-        if engine.global_steps >= run.last_step:  # A stop that was asked for at the last step has stopped nothing.
+        if engine.global_steps >= run.last_step:
             write_results(config, engine.global_steps, run.results)
     stopped_by = run.stop.signal_number
-    if run.stopped and run.ranks.is_first:
+    stopped = run.stopped and engine.global_steps < run.last_step  # A stop that was asked for at the last step has stopped nothing.
+    if stopped and run.ranks.is_first:
         log.info("stopped at step %d, which is saved; the same command goes on from there.", engine.global_steps)
     import torch
 
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    return 128 + (stopped_by or 15) if run.stopped else 0
+    return 128 + (stopped_by or 15) if stopped else 0

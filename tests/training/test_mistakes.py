@@ -146,12 +146,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(rank, directory):
     assert "Set run.directory to one that can." in lines[0]
 
 
-def test_a_person_who_starts_the_reference_run_on_one_machine_is_told_how_to(root):
-    done = processes.run([sys.executable, "run_pretrain.sh", "ds_configs/hongloumeng_500m.json"], cwd=root)
+def test_a_person_who_starts_a_run_of_a_cluster_on_one_machine_is_told_how_to(root, tmp_path):
+    # A thousand times the reference run, which no machine holds: one with many cores would start the reference run itself.
+    overrides = ["train_batch_size=768000", "run.name=mistake", f"run.directory={tmp_path / 'runs'}"]
+    done = processes.run([sys.executable, "run_pretrain.sh", "ds_configs/hongloumeng_500m.json", *overrides], cwd=root)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "192 ranks; this machine has" in done.stderr
+    assert "32000 pipelines of 6 stages = 192000 ranks; this machine has" in done.stderr
     assert "train_batch_size=24" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.distributed
