@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not arguments:
-        print("usage: python -m data.prepare CONFIG [dotted.key=value ...]", file=sys.stderr)
+        print("usage: .venv/bin/python -m data.prepare CONFIG [dotted.key=value ...]", file=sys.stderr)
         return 2
     try:
         loaded = ds_configs.load(arguments[0], arguments[1:])

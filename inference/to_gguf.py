@@ -46,7 +46,7 @@ def to_gguf(folder: Path, out: Path) -> None:
     from model.hf import from_folder
 
     if find_source(folder).kind != "folder":
-        raise CheckpointError(f"{folder}: is no exported folder. Export it first: python -m inference.export {folder} OUT")
+        raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
     values = read_json(folder / "config.json")
     architecture = str(values["model_type"])
     if architecture not in ARCHITECTURES:

@@ -180,6 +180,10 @@ def check_placement(world: World, stages: int) -> None:
 
 
 def default_environment(world: World) -> dict[str, str]:
-    """What a rank needs in its environment unless the user said otherwise; read before torch is imported."""
+    """What a rank needs in its environment unless the user said otherwise.
+
+    A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
+    imported by then (the token store needs it), so `distributed.start` also tells torch its number of threads.
+    """
     threads = max(1, (os.cpu_count() or 1) // max(1, world.local_size))
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -1,6 +1,6 @@
 """Both optimizers in both precisions through the pipeline: stages, replicas, a plain loop with torch's optimizers, resume, re-sharding.
 
-The model is tied and untied, and so small that its matrices are cut in the middle by the pieces that replicas hold.
+The model is tied, and so small that its matrices are cut in the middle by the pieces that replicas hold.
 """
 
 from __future__ import annotations
