@@ -59,7 +59,8 @@ class Runs:
 
     def __init__(self, folder: Path, values: dict[str, Any]) -> None:
         self.folder = folder
-        self.values = json.loads(json.dumps(values)) | {"scheduler": SCHEDULE}
+        # By default DeepSpeed adds the fp32 sums of replicas up in bf16, which a plain loop does not do (docs/upstream.md).
+        self.values = json.loads(json.dumps(values)) | {"scheduler": SCHEDULE, "communication_data_type": "fp32"}
         self.values["model"]["dropout"] = 0.0
         self.values["run"]["directory"] = str(folder)
         quiet = {"eval_interval_steps": 1000, "save_interval_steps": HALF, "sample_tokens": 0}
