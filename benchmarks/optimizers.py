@@ -49,7 +49,7 @@ def train(folder: Path, config: str, steps: int, overrides: list[str]) -> list[d
     """The records of a run, trained if it is not there."""
     name = f"{Path(config).stem}_{steps}"
     metrics = folder / name / "metrics.jsonl"
-    run = [f"run.directory={folder}", f"run.name={name}", f"training.steps={steps}", "training.eval_interval_steps=10"]
+    run = [f"run.directory={folder}", f"run.name={name}", f"training.steps={steps}", "training.eval_interval_steps=20"]
     command = [sys.executable, "run_pretrain.sh", config, *run, "training.sample_tokens=0", *overrides]
     if not (folder / name / "results.json").exists():
         done = subprocess.run(command, capture_output=True, text=True, check=False)

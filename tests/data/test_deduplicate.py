@@ -75,9 +75,9 @@ def test_near_copies_that_share_90_percent_are_found_and_nothing_else(plant, tmp
 @pytest.mark.parametrize("plant", PLANTS)
 def test_near_copies_of_real_poems_and_prose_are_found_and_few_distinct_ones_dropped(plant, tmp_path):
     draw = random.Random(2)
-    novel = (Path(EXTRA) / "hongloumeng_120_chapters.txt").read_text(encoding="utf-8")
+    novel = next(Path(EXTRA).glob("*120_chapters*.txt")).read_text(encoding="utf-8")
     texts = [novel[at : at + 600] for at in range(0, len(novel) - 600, 600)][:1000]
-    with (Path(EXTRA) / "poems_wei_jin.csv").open(encoding="utf-8", newline="") as file:
+    with max(Path(EXTRA).glob("poems_*.csv")).open(encoding="utf-8", newline="") as file:
         poems = [row["内容"] for row in csv.DictReader(file)]
     # Some poems are in that file twice, or as variants of each other: what is dropped of them is looked at separately.
     texts += [poem for poem in dict.fromkeys(poems) if len(poem) >= 60][:1000]
