@@ -10,6 +10,8 @@ from ds_configs.merge import Layer, Origin, apply
 from ds_configs.reader import KeyPath
 
 COMMAND_LINE = "command line"
+# Keys of data that change nothing of what a run reads (data/identity.py says it of the store).
+DATA_WITHOUT_EFFECT = ("directory", "num_workers", "max_bad_ratio")
 
 
 def apply_overrides(layer: Layer, overrides: Sequence[str]) -> list[str]:
@@ -29,13 +31,17 @@ def apply_overrides(layer: Layer, overrides: Sequence[str]) -> list[str]:
         missing = apply(layer, patch, lambda _key: Origin(COMMAND_LINE))
         if value is None and missing and not _is_deepspeed_key(key):
             problems.append(f'{COMMAND_LINE}: "{text}" removes a key, but there is none to remove. {did_you_mean(key[-1], siblings)}')
-    changed = sorted({key[0] for key in keys} & {"model", "data"})
+    changed = sorted({key[0] for key in keys if not _is_without_effect(key)} & {"model", "data"})
     if changed and ("run", "name") not in keys:
         problems.append(
             f"{COMMAND_LINE}: an override of {' and '.join(changed)} makes another run, "
             "which must not write into this one's folder. Add run.name=..."
         )
     return problems
+
+
+def _is_without_effect(key: KeyPath) -> bool:
+    return key[0] == "data" and len(key) > 1 and key[1] in DATA_WITHOUT_EFFECT
 
 
 def _parse(text: str) -> tuple[KeyPath, Any, str | None]:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.identity import WITHOUT_EFFECT
 from ds_configs.__main__ import main
+from ds_configs.overrides import DATA_WITHOUT_EFFECT
 from model.gpt import GPT
 from model.hf import to_folder
 from tests.model.tiny_models import tiny
@@ -113,6 +115,16 @@ def test_what_a_right_configuration_lacks_or_does_not_reach_is_said_with_exit_co
 def test_a_warm_up_as_long_as_the_run_and_an_unknown_length_are_nothing_to_mention(capsys):
     assert check(capsys, "scheduler.params.warmup_num_steps=100") == (0, [])
     assert check(capsys, "scheduler.params.warmup_num_steps=20000", "training.steps=null", "training.epochs=3") == (0, [])
+
+
+def test_keys_of_data_without_effect_on_what_a_run_reads_may_be_overridden_when_it_goes_on(capsys):
+    assert DATA_WITHOUT_EFFECT == WITHOUT_EFFECT
+    values = {"directory": "elsewhere", "num_workers": "2", "max_bad_ratio": "0.01"}
+    assert values.keys() == set(DATA_WITHOUT_EFFECT)
+    assert main(["check", QUICKSTART, *(f"data.{key}={value}" for key, value in values.items())]) == 0
+    for others in (["data.seq_length=128"], ['data={"num_workers":2}'], ["model.num_layers=2"]):
+        assert main(["check", QUICKSTART, "data.num_workers=2", *others]) == 2
+        assert "makes another run" in capsys.readouterr().err
 
 
 def test_a_folder_that_does_not_fit_is_found_by_check_without_torch(capsys, tmp_path):
