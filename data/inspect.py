@@ -21,6 +21,7 @@ from data.documents import DataError
 from data.identity import spell_out_order
 from data.prepared import find_store
 from data.stream import Stream
+from ds_configs.checkpoints import MANIFEST, complete_tags
 
 _SHOWN_TOKENS = 60
 _SHOWN_FILES = 10
@@ -174,11 +175,11 @@ def _seen(subject: Subject) -> Iterator[str]:
         return
     order = ", ".join(f"{key} {value}" for key, value in spell_out_order(subject.config).items() if value not in (None, [None]))
     yield f"\nThe run reads it with {order}."
-    for path in sorted(subject.path.glob("checkpoints/step*/manifest.json"))[-1:]:
-        checkpoint = _read(path)
+    for tag in complete_tags(subject.path / "checkpoints")[:1]:
+        checkpoint = _read(subject.path / "checkpoints" / tag / MANIFEST)
         recorded = checkpoint.get("text", {}).get("identity")
         same = {None: "which does not say of which text", subject.manifest["identity"]: "of this text"}.get(recorded, "of ANOTHER text")
-        yield f"Checkpoint {path.parent.name}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
+        yield f"Checkpoint {tag}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
 
 
 def documents(subject: Subject, split: str, count: int) -> Iterator[str]:

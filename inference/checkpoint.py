@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds_configs.checkpoints import MANIFEST, complete_tags
+
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 # What a resume on another topology makes of the checkpoint `step...`, beside it.
-UNIVERSAL = re.compile(r"universal_(step(\d+))")
+UNIVERSAL = re.compile(r"universal_(step(\d{8,}))")
 
 
 class CheckpointError(ValueError):
@@ -85,15 +86,15 @@ def _open_universal(folder: Path) -> Checkpoint:
 
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a run folder, newest first; their files are not looked at.
+    """The complete checkpoints of a run folder, newest first; their files are not looked at. A copy under a name of its own is none.
 
     Raises:
         CheckpointError: If there is none.
     """
     found = []
-    for manifest in run.glob(f"checkpoints/*/{MANIFEST}"):
+    for tag in complete_tags(run / "checkpoints"):
         try:
-            found.append(open_checkpoint(manifest.parent))
+            found.append(open_checkpoint(run / "checkpoints" / tag))
         except CheckpointError as error:
             log.warning("%s", error)
     if not found:

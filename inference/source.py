@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ds_configs
-from inference.checkpoint import MANIFEST, CheckpointError, is_universal
+from ds_configs.checkpoints import MANIFEST
+from inference.checkpoint import CheckpointError, is_universal
 from model.config import ModelConfig
 from model.families import preset
 

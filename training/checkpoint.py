@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
+from ds_configs.checkpoints import MANIFEST, complete_tags, step_of, tag_of
 from training import random_state
 from training.distributed import Ranks, quiet
 from training.engine import SAVED_PREFIX
-from training.record import MANIFEST, complete_tags, replace, step_of, strict_json, tag_of
+from training.record import replace, strict_json
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import ds_configs
 from data.config import DataConfig
 from data.corpora import CORPORA
+from ds_configs.checkpoints import complete_tags
 from ds_configs.errors import did_you_mean
 from model.config import ModelConfig
 from model.families import preset
@@ -212,7 +213,7 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
 def _recorded_model(run: RunSection | None) -> dict[str, Any] | None:
     """The model section, completed, of a run that has saved before."""
     folder = Path(run.directory) / run.name if run else None
-    if folder is None or not any(folder.glob("checkpoints/step*/manifest.json")):
+    if folder is None or not complete_tags(folder / "checkpoints"):
         return None
     try:
         return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"])

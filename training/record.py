@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
+from ds_configs.checkpoints import MANIFEST, complete_tags, step_of
 from model.flops import count_parameters
 from training.config import RunConfig
 from training.lock import NAME as LOCK
@@ -25,7 +25,6 @@ from training.text import changed_data
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 # At most: fp32 weights, and per parameter an fp32 master and Adam's two moments.
 CHECKPOINT_BYTES_PER_PARAMETER = 16
@@ -106,23 +105,6 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ConfigError([f"{path}: {error}. It was damaged; remove it to have it written again."]) from error
     return read
-
-
-def tag_of(step: int) -> str:
-    """The folder's name of the checkpoint of a step."""
-    return f"step{step:08d}"
-
-
-def step_of(name: str) -> int | None:
-    """The step of a checkpoint's folder; None for a name that is not one of ours, such as a copy "step00000100_best"."""
-    found = re.fullmatch(r"step(\d{8,})", name)
-    return int(found.group(1)) if found else None
-
-
-def complete_tags(checkpoints: Path) -> list[str]:
-    """Names of the checkpoints that were published, newest first. Files are not verified."""
-    steps = (step_of(path.parent.name) for path in checkpoints.glob(f"step*/{MANIFEST}"))
-    return [tag_of(step) for step in sorted((step for step in steps if step is not None), reverse=True)]
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from data.config import DataConfig
 from data.identity import Identity, changed_keys, changes
 from data.tokenizer import fingerprint
 from ds_configs import ConfigError
+from ds_configs.checkpoints import MANIFEST, complete_tags
 from training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -52,17 +53,18 @@ def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -
     """
     ways = f"Use another run.name, or put back what {config.folder} was trained on"
     unrecorded = None
-    for path in sorted(config.folder.glob("checkpoints/step*/manifest.json")):
-        text = _read_json(path).get("text")
+    for tag in reversed(complete_tags(config.folder / "checkpoints")):
+        checkpoint = config.folder / "checkpoints" / tag
+        text = _read_json(checkpoint / MANIFEST).get("text")
         if text is None:
-            unrecorded = path.parent
+            unrecorded = checkpoint
         elif text["identity"] != now.sha256:
             what = _what_changed(config, text, now)
-            raise ConfigError([f"{config.path}: not the text of {path.parent}: {what}. {ways} ({text['store']})."])
+            raise ConfigError([f"{config.path}: not the text of {checkpoint}: {what}. {ways} ({text['store']})."])
         elif tokenizer is not None and text["tokenizer"] != tokenizer:
             raise ConfigError(
                 [
-                    f"{config.path}: the tokenizer is not that of {path.parent}: SHA-256 {tokenizer[:12]}, wanted "
+                    f"{config.path}: the tokenizer is not that of {checkpoint}: SHA-256 {tokenizer[:12]}, wanted "
                     f"{text['tokenizer'][:12]}. The same text was prepared with another version of the tokenizers' library. {ways}."
                 ]
             )

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from ds_configs.checkpoints import complete_tags, step_of
 from inference.checkpoint import choose
 from tests import processes
 from training import random_state
 from training.checkpoint import LATEST, prune
-from training.record import complete_tags, step_of
 
 
 @pytest.mark.distributed

@@ -1,0 +1,69 @@
+"""What people copy beside a run's checkpoints under names of their own is none of them, for whoever reads the run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ds_configs
+from data.identity import Identity
+from data.inspect import Subject, _seen
+from ds_configs.checkpoints import complete_tags, step_of, tag_of
+from inference.checkpoint import CheckpointError, choose, list_checkpoints
+from inference.source import find_source
+from training.config import RunConfig, _recorded_model, resolve
+from training.record import has_checkpoint
+from training.text import check_text
+
+COPIES = ["step00000900_best", "best", "stepping", "step900", "step00000900.old"]
+
+
+def save(run: Path, name: str, identity: str) -> Path:
+    folder = run / "checkpoints" / name
+    folder.mkdir(parents=True)
+    text = {"identity": identity, "store": "novel-1a2b", "tokenizer": "3c4d"}
+    content = {"step": step_of(name) or 900, "files": {}, "consumed_samples": 8, "text": text}
+    (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def config(root, tmp_path) -> RunConfig:
+    """A run with copies of a checkpoint that was trained with other text, and no checkpoint."""
+    made = resolve(ds_configs.load(root / "ds_configs/quickstart.json", [f"run.directory={tmp_path}"]))
+    for name in COPIES:
+        save(made.folder, name, "of other text")
+    (made.folder / "config.json").write_text(json.dumps(made.values), encoding="utf-8")
+    return made
+
+
+def test_names_and_steps_of_checkpoints():
+    assert [step_of(tag_of(step)) for step in (0, 100, 123456789)] == [0, 100, 123456789]
+    assert [step_of(name) for name in COPIES] == [None] * len(COPIES)
+
+
+def test_copies_make_no_run_that_was_saved(config):
+    assert not complete_tags(config.folder / "checkpoints")
+    assert not has_checkpoint(config.folder)
+    assert _recorded_model(config.run) is None
+    with pytest.raises(CheckpointError, match="no finished checkpoint yet"):
+        list_checkpoints(config.folder)
+    save(config.folder, tag_of(100), "of this text")
+    assert has_checkpoint(config.folder)
+    assert _recorded_model(config.run) == config.values["model"]
+
+
+def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newest(config):
+    now = Identity({}, [])
+    check_text(config, now)
+    for step in (100, 200):
+        save(config.folder, tag_of(step), now.sha256)
+    check_text(config, now)
+    subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
+    assert "Checkpoint step00000200, of this text: samples 0 to 7 were read." in list(_seen(subject))
+    assert choose(config.folder).tag == "step00000200"
+
+
+def test_a_copy_can_be_named(config):
+    copy = config.folder / "checkpoints" / "step00000900_best"
+    assert find_source(copy).kind == "checkpoint"
