@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.dataset import Corpus, ValidationSet
+from ds_configs.checkpoints import tag_of
 from training.checkpoint import prune, save_checkpoint
 from training.config import RunConfig
 from training.distributed import Ranks
@@ -177,5 +178,5 @@ def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         run.saved_step = engine.global_steps
         if run.writer:
             prune(folder, config.training.keep_checkpoints)
-            run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / f'step{engine.global_steps:08d}'}")
+            run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / tag_of(engine.global_steps)}")
     run.meter.go_on()
