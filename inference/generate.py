@@ -28,6 +28,7 @@ from inference.prompts import Display, PromptError, read_prompts
 from inference.settings import Sampling
 from inference.source import find_source, max_positions
 from inference.text import FolderTokenizer
+from model.processors import usable_processors
 
 if TYPE_CHECKING:
     from inference.engine import Completion, Engine
@@ -213,7 +214,7 @@ def _set_threads(num_processes: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if num_processes > 1:
         # By itself each process takes all cores.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // num_processes)))
 
 
 def _standard_output() -> TextIO:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from model.processors import usable_processors
+
 # In the order in which DeepSpeed looks for them too. Each is also the name of a module of torch.
 ACCELERATORS = ("xpu", "cuda")
 CHOICE = "DS_ACCELERATOR"
@@ -45,7 +47,7 @@ def find_devices(environment: Mapping[str, str] = os.environ) -> Devices:
             return Devices(kind, count)
     if wanted in ACCELERATORS:
         raise ValueError(f"{CHOICE} = {wanted}, but torch {torch.__version__} sees no such device here. Unset it, or install that build.")
-    return Devices("cpu", os.cpu_count() or 1)
+    return Devices("cpu", usable_processors())
 
 
 def has_bf16(kind: str) -> bool:

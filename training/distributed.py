@@ -38,7 +38,9 @@ class Ranks:
 
 def prepare_environment(world: World) -> None:
     """Set what torch and DeepSpeed read at import. Nothing a user has set is changed."""
-    for name, value in {**default_environment(world)}.items():
+    # Not what this rank may use: mpiexec and srun may have bound it to its own part, which is not divided again.
+    shared = os.cpu_count() or 1
+    for name, value in default_environment(world, shared).items():
         os.environ.setdefault(name, value)
     os.environ.update(world.environment())
     os.environ["DS_ACCELERATOR"] = find_devices().kind

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ds_configs
+from model.processors import usable_processors
 from training.arguments import parse
 from training.config import RunConfig, resolve
 from training.first_weights import check_first_weights
@@ -110,7 +111,7 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     ranks = config.batch.world_size
     devices = find_devices()
     world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
-    environment = {**default_environment(world), **os.environ}
+    environment = {**default_environment(world, usable_processors()), **os.environ}
     environment |= {"DS_ACCELERATOR": devices.kind, STARTER: str(os.getpid())}
     command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
     command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]

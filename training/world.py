@@ -6,11 +6,12 @@ of their own and no rendezvous address, so the first host of the job's node list
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from model.processors import usable_processors
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,15 @@ def check_placement(world: World, stages: int) -> None:
         )
 
 
-def default_environment(world: World) -> dict[str, str]:
+def default_environment(world: World, shared: int) -> dict[str, str]:
     """What a rank needs in its environment unless the user said otherwise.
 
     A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
     imported by then (the token store needs it), so `distributed.start` also tells torch its number of threads.
+
+    Args:
+        world: The place of this rank.
+        shared: Processors that are divided among the ranks of this host. A rank that its launcher has bound to some of them takes these.
     """
-    threads = max(1, (os.cpu_count() or 1) // max(1, world.local_size))
+    threads = max(1, min(usable_processors(), shared // max(1, world.local_size)))
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

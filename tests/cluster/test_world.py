@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from training.world import World, check_placement, find_world, is_launched, speaks_for_host
+from training.world import World, check_placement, default_environment, find_world, is_launched, speaks_for_host
 
 DEEPSPEED = {
     "RANK": "7", "LOCAL_RANK": "1", "WORLD_SIZE": "12", "LOCAL_SIZE": "6", "CROSS_RANK": "1", "CROSS_SIZE": "2",
@@ -147,3 +147,15 @@ def test_the_ranks_of_a_host_must_make_whole_pipelines():
     check_placement(world(12), stages=6)
     with pytest.raises(ValueError, match=r"4 ranks on one host, but pipeline\.stages = 6: .* slots=6"):
         check_placement(world(4), stages=6)
+
+
+def test_ranks_share_the_processors_they_may_use_and_a_bound_rank_keeps_its_own(monkeypatch):
+    def threads(usable, shared):
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(usable)))
+        world = World(rank=0, local_rank=0, size=12, local_size=6, master_addr="a", master_port=1)
+        return int(default_environment(world, shared)["OMP_NUM_THREADS"])
+
+    assert threads(usable=96, shared=96) == 16
+    assert threads(usable=12, shared=12) == 2  # a container, in which all ranks are started
+    assert threads(usable=8, shared=96) == 8  # mpiexec --cpu-bind
+    assert threads(usable=1, shared=1) == 1
