@@ -37,13 +37,21 @@ def missing() -> str | None:
     """Why hosts cannot be made here, or None."""
     if os.geteuid() != 0:
         return "needs root: network namespaces and an ssh server"
-    tools = [tool for tool in ("pdsh", "ssh", "ip", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None]
+    tools = [tool for tool in ("pdsh", "ssh", "ip", "pgrep", "unshare", "nsenter", "setpriv") if shutil.which(tool) is None]
     if not Path("/usr/sbin/sshd").exists():
         tools.append("sshd")
     if tools:
-        return f"needs {', '.join(tools)}: apt-get install pdsh openssh-server iproute2 util-linux"
-    probe = subprocess.run(["unshare", *NAMESPACES, "--fork", "--mount-proc", "true"], capture_output=True, text=True, check=False)
-    return f"namespaces are not allowed here: {probe.stderr.strip()}" if probe.returncode else None
+        return f"needs {', '.join(tools)}: apt-get install pdsh openssh-server iproute2 procps util-linux"
+    cable = ["ip", "link", "add", "cable0", "type", "veth", "peer", "name", "cable1"]
+    probes = {
+        "namespaces are": ["unshare", *NAMESPACES, "--fork", "--mount-proc", "true"],
+        "virtual cables between networks are": ["unshare", "--net", *cable],
+    }
+    for what, command in probes.items():
+        probe = subprocess.run(command, capture_output=True, text=True, check=False)
+        if probe.returncode:
+            return f"{what} not allowed here: {probe.stderr.strip()}"
+    return None
 
 
 @dataclass
