@@ -76,6 +76,7 @@ def test_192_ranks_meet_at_one_port(monkeypatch, tmp_path):
 
 def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypatch, tmp_path):
     monkeypatch.setattr(meeting, "SIGHT_SECONDS", 1.0)
+    monkeypatch.setattr(meeting, "PATIENCE_SECONDS", 60.0)  # Once the first is heard, the others have this long to come.
     worlds = make_worlds(64, 4)
     monkeypatch.setattr(meeting, "_job", lambda world, own: {"size": 64, "folder": "runs/one"})  # the same relative path on two disks
     (tmp_path / "here").mkdir()
