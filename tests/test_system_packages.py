@@ -1,7 +1,9 @@
 import os
 import sys
 
-from tests.system_packages import REMEDY
+import pytest
+
+from tests.system_packages import REMEDY, fail_for_a_missing_package
 
 TEST = "tests/cluster/test_mpiexec.py::test_a_mistake_is_said_once_and_mpiexec_gives_exit_code_2[mpiexec.openmpi]"
 
@@ -18,3 +20,16 @@ def test_a_missing_system_package_fails_in_ci_and_skips_elsewhere(root, tmp_path
     assert ci.returncode == 1
     assert "skipped although CI must have its packages" in ci.stdout
     assert REMEDY in ci.stdout
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "failed"), ("", "skipped")])
+def test_a_file_of_tests_whose_python_package_is_missing_fails_in_ci_and_is_skipped_elsewhere(monkeypatch, ci, outcome):
+    with pytest.raises(pytest.skip.Exception) as skip:
+        pytest.importorskip("no_such_package")
+    monkeypatch.setenv("CI", ci)
+    report = pytest.CollectReport("tests/inference/test_gguf.py", "skipped", ("test_gguf.py", 20, f"Skipped: {skip.value}"), None)
+    fail_for_a_missing_package(report)
+    assert report.outcome == outcome
+    other = pytest.CollectReport("tests/a.py", "skipped", ("a.py", 1, "Skipped: needs root"), None)
+    fail_for_a_missing_package(other)
+    assert other.outcome == "skipped"
