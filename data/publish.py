@@ -1,6 +1,5 @@
 """Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report, manifest."""
 
-import json
 import logging
 import os
 import shutil
@@ -58,13 +57,8 @@ def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: Dat
     Raises:
         DataError: Above `data.max_bad_ratio`.
     """
-    counts = manifest.get("bad_input")
-    if counts is None and (folder / "report.json").is_file():  # Stores made before have the number of records, in the report.
-        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        num_bad = content["bad_input"]["records"]
-        counts = {"records": num_bad, "of_records": num_bad + content["steps"][0]["documents"], "bytes": 0, "of_bytes": 0}
-    if counts is not None:  # A finished pair of another program has none.
-        check_bad_ratio(counts, config, f" {folder / 'report.txt'} lists them.")
+    if "bad_input" in manifest:  # A finished pair of another program has none.
+        check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
 
 
 def describe(made: tokenizer.Tokenizer, folder: Path) -> dict[str, Any]:

@@ -115,14 +115,16 @@ def plan_split(rule: ValidationConfig, end: Place, where: str = "") -> Split:
     return Split(from_char=min(max(1, end.first_char - round(end.first_char * rule.ratio)), end.first_char - 1))
 
 
-def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> str | None:
-    """Say, and log, that more is held out than anybody is likely to mean; None if it is not."""
+def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> None:
+    """Say that more is held out than anybody is likely to mean."""
     if held_out <= max(_LARGE_SHARE, 2 * (rule.ratio or 0)) * total:
-        return None
+        return
     named = next(name for name in ("last_documents", "ratio", "last_shards") if getattr(rule, name) is not None)
-    message = (
-        f"{held_out:,} of {total:,} tokens are held out for validation ({held_out / total:.0%}) by data.validation.{named} ="
-        f" {getattr(rule, named):g}. Is that meant?"
+    logger.warning(
+        "%s of %s tokens are held out for validation (%.0f%%) by data.validation.%s = %g. Is that meant?",
+        f"{held_out:,}",
+        f"{total:,}",
+        100 * held_out / total,
+        named,
+        getattr(rule, named),
     )
-    logger.warning("%s", message)
-    return message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from training.config import RunConfig
 from training.distributed import Ranks, quiet, seed_rank, topology
 from training.optim import parameter_groups
 from training.sharded_optimizer import ShardedOptimizer
-
-log = logging.getLogger(__name__)
 
 
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:

@@ -46,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
         check_folder(config)
         check_free(config.folder)
         check_first_weights(config)  # The preparation can take hours.
-        store = _prepare(config)
+        _prepare(config)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
-    samples_per_epoch = _samples_per_epoch(config, store)
+    samples_per_epoch = _samples_per_epoch(config)
     finished = finished_step(config, config.last_step(samples_per_epoch))
     if finished is None:
         code = launch(config, [path, *needed])
@@ -87,7 +87,7 @@ def find_devices() -> Devices:
     return find_devices()
 
 
-def _prepare(config: RunConfig) -> Path:
+def _prepare(config: RunConfig) -> None:
     from data.prepare import plan, prepared
 
     # A large corpus takes hours, and a second start waits for the first: both are said.
@@ -95,10 +95,10 @@ def _prepare(config: RunConfig) -> Path:
     logging.getLogger("data").setLevel(logging.INFO)
     meant = plan(config.data)
     check_text(config, meant.identity)  # Before a preparation that may take hours.
-    return prepared(config.data, meant).folder
+    prepared(config.data, meant)
 
 
-def _samples_per_epoch(config: RunConfig, store: Path) -> int | None:
+def _samples_per_epoch(config: RunConfig) -> int | None:
     if config.training.epochs is None:
         return None
     from data.dataset import open_corpus

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from training.faults import Heartbeat, StopRequest
 from training.monitor import Meter
 from training.sample import sample
 from training.writer import Writer
-
-log = logging.getLogger(__name__)
 
 HELD_OUT_PROMPT_TOKENS = 8
 

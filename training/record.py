@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import math
 import os
 import shutil
@@ -23,8 +22,6 @@ from training.config import RunConfig
 from training.lock import NAME as LOCK
 from training.text import changed_data
 
-log = logging.getLogger(__name__)
-
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 # At most: fp32 weights, and per parameter an fp32 master and Adam's two moments.
 CHECKPOINT_BYTES_PER_PARAMETER = 16
@@ -38,13 +35,13 @@ def check_folder(config: RunConfig) -> None:
     """
     previous = read_config(config.folder)
     if previous is not None and has_checkpoint(config.folder):
-        problems = [
-            f"{config.path}: {name} differs from the run in {config.folder} "
-            f"({_difference(previous.get(name, {}), config.values.get(name, {}), name)}). "
-            "Use another run.name, or remove that folder to start anew."
-            for name in ("model",)
-            if previous.get(name, {}) != config.values.get(name, {})
-        ]
+        problems = []
+        model = previous.get("model", {})
+        if model != config.values["model"]:
+            problems.append(
+                f"{config.path}: model differs from the run in {config.folder} ({_difference(model, config.values['model'], 'model')}). "
+                "Use another run.name, or remove that folder to start anew."
+            )
         problems += changed_data(config, previous)
         before, now = (values.get("optimizer", {}).get("type") for values in (previous, config.values))
         if before != now:
