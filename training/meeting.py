@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,14 @@ def _receive(world: World, own: Arrival, limit_seconds: float, say: Callable[[st
                 "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
             )
         return False
-    with _secret(own) as (name, secret):
+    with contextlib.ExitStack() as kept:
+        try:
+            name, secret = kept.enter_context(_secret(own))
+        except OSError as error:
+            here = socket.gethostname()
+            problem = f"host {here}: the run's folder {own.folder} cannot be written ({error.strerror}). Make room, or set run.directory."
+            say(problem)
+            own, name, secret = replace(own, problem=problem), "", ""
         heard: queue.Queue[tuple[dict[str, Any], socket.socket]] = queue.Queue()
         hello = {"job": _job(world, own), "file": name}
         listener = threading.Thread(target=_accept, args=(server, hello, world.size, heard), daemon=True)
@@ -120,16 +128,20 @@ def _listen(world: World) -> socket.socket:
 
 @contextmanager
 def _secret(own: Arrival) -> Iterator[tuple[str, str]]:
-    """A file in the run's folder for the time of the meeting: its name, for all to know, and what is in it."""
+    """A file in the run's folder for the time of the meeting: its name, for all to know, and what is in it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     if own.folder is None or own.problem:
         yield "", ""
         return
     for left_behind in own.folder.glob(".start-*"):
         left_behind.unlink(missing_ok=True)
     path, secret = own.folder / f".start-{secrets.token_hex(8)}", secrets.token_hex(16)
-    path.touch(mode=0o600)
-    path.write_text(secret, encoding="utf-8")
     try:
+        path.touch(mode=0o600)
+        path.write_text(secret, encoding="utf-8")
         yield path.name, secret
     finally:
         path.unlink(missing_ok=True)

@@ -102,6 +102,14 @@ def test_one_ranks_own_problem_is_said_once_by_a_rank_that_has_it(worlds, tmp_pa
     assert said == {2: [f"rank 2 on {HERE}: no token store"]}
 
 
+def test_a_runs_folder_that_rank_0_cannot_write_to_is_said_by_it_alone_and_ends_all(worlds, tmp_path):
+    gone = tmp_path / "gone"
+    start, said = hold(worlds, [Arrival(stages=2, folder=gone)] * 4)
+    assert not start
+    because = "cannot be written (No such file or directory). Make room, or set run.directory."
+    assert said == {0: [f"host {HERE}: the run's folder {gone} {because}"]}
+
+
 def test_a_problem_all_ranks_share_is_not_repeated(worlds):
     assert hold(worlds, [Arrival(problem="unknown key")] * 4) == (False, {})
 
