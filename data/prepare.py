@@ -162,6 +162,13 @@ def _check_disk(folder: Path, input_bytes: int, work: Path) -> None:
         )
 
 
+def way_on(error: OSError) -> str:
+    """What to say of a preparation that the machine ended."""
+    full = error.errno == errno.ENOSPC
+    what = f"the disk is full ({error.filename or 'data'}). Make room" if full else f"{error}. Mend it"
+    return f"{what} and start again: what is done stays done."
+
+
 def main(arguments: Sequence[str]) -> int:
     """Prepare the data of a configuration file; 2 is a mistake of the user's."""
     import ds_configs
@@ -178,9 +185,7 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        what = f"the disk is full ({error.filename or 'data'}). Make room" if full else f"{error}. Mend it"
-        print(f"{what} and start again: what is done stays done.", file=sys.stderr)
+        print(way_on(error), file=sys.stderr)
         return 2
     return 0
 

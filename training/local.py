@@ -88,14 +88,18 @@ def find_devices() -> Devices:
 
 
 def _prepare(config: RunConfig) -> None:
-    from data.prepare import plan, prepared
+    from data.documents import DataError
+    from data.prepare import plan, prepared, way_on
 
     # A large corpus takes hours, and a second start waits for the first: both are said.
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("data").setLevel(logging.INFO)
-    meant = plan(config.data)
-    check_text(config, meant.identity)  # Before a preparation that may take hours.
-    prepared(config.data, meant)
+    try:
+        meant = plan(config.data)
+        check_text(config, meant.identity)  # Before a preparation that may take hours.
+        prepared(config.data, meant)
+    except OSError as error:
+        raise DataError(way_on(error)) from error
 
 
 def _samples_per_epoch(config: RunConfig) -> int | None:

@@ -1,5 +1,6 @@
 """`./run_pretrain.sh` as a person uses it: first run, second run, Ctrl-C, the quickstart itself."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,7 +8,12 @@ import signal
 
 import pytest
 
+import ds_configs
+from data.documents import DataError
+from data.prepare import way_on
 from tests import processes
+from training.config import resolve
+from training.local import _prepare
 
 pytestmark = pytest.mark.distributed
 
@@ -95,3 +101,12 @@ def test_the_whole_quickstart_reaches_7_05_bits_per_character(person, tmp_path):
     assert results["valid/bits_per_char"] <= 7.05
     norms = [json.loads(line).get("optim/grad_norm", 0) for line in (tmp_path / "quickstart/metrics.jsonl").read_text("utf-8").splitlines()]
     assert max(norms[10:]) < 4, "no spike at the end of the warm-up"
+
+
+def test_a_preparation_that_the_disk_ends_says_how_to_go_on(make_run, tmp_path):
+    (tmp_path / "stores").symlink_to(tmp_path / "a disk that is not there")
+    run = make_run(data__directory=str(tmp_path / "stores"))
+    with pytest.raises(DataError, match=r"File exists: .*\. Mend it and start again: what is done stays done\.$"):
+        _prepare(resolve(ds_configs.load(run.config)))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/stores/a.bin")
+    assert way_on(full) == "the disk is full (data/stores/a.bin). Make room and start again: what is done stays done."
