@@ -105,6 +105,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def keep_text(corpus: Corpus, folder: Path) -> None:
     """Keep the tokenizer and the store's manifest in the run's folder, which is then enough to generate with, wherever it is taken."""
+    from training.record import replace  # That module imports this one.
+
     target = folder / "tokenizer"
     if not target.is_dir() or fingerprint(target) != corpus.text["tokenizer"]:
         partial = folder / "tokenizer.tmp"
@@ -112,6 +114,4 @@ def keep_text(corpus: Corpus, folder: Path) -> None:
         shutil.copytree(corpus.folder / "tokenizer", partial)
         shutil.rmtree(target, ignore_errors=True)  # Of an earlier start with other text that ended before its first checkpoint.
         partial.rename(target)
-    record = folder / (STORE + ".tmp")
-    record.write_text(json.dumps(corpus.manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    record.replace(folder / STORE)
+    replace(folder / STORE, json.dumps(corpus.manifest, indent=1, ensure_ascii=False) + "\n")
