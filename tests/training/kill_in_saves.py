@@ -44,11 +44,11 @@ def start(config: str, kill_before: str, *overrides: str) -> list[str]:
 
 
 def watch(report: int, kill_before: str) -> None:
-    """From the first save on, write every operation to `report`, and kill this process before one of them."""
+    """Write every operation of saves, what they prune included, to `report`, and kill this process before one of them."""
     from training import loop
 
     seen: dict[str, int] = {}
-    save_checkpoint = loop.save_checkpoint
+    save = loop.save
     saving = False
 
     def note(operation: str) -> None:
@@ -69,12 +69,15 @@ def watch(report: int, kill_before: str) -> None:
             # Python's rmtree names what it removes relative to an open folder.
             note(f"{event} {str(arguments[0]).rpartition('/')[2]}")
 
-    def from_now_on(*arguments: Any) -> bool:
+    def noted(*arguments: Any) -> None:
         nonlocal saving
         saving = True
-        return save_checkpoint(*arguments)
+        try:
+            save(*arguments)
+        finally:
+            saving = False  # What follows, the results of a finished run, is no part of it.
 
-    loop.save_checkpoint = from_now_on
+    loop.save = noted
     sys.addaudithook(hook)
     os.fsync = counted(os.fsync, lambda: note("fsync"))
 

@@ -78,13 +78,11 @@ def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_
     done = processes.run(killer, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 0, done.stderr
     kills = json.loads(done.stdout.splitlines()[-1])
-    # In this order a checkpoint comes to be, and the one before it goes.
+    # In this order a checkpoint comes to be, and the one before it goes. torch opens the tensors' files in C++, where nothing is seen of
+    # them: kills lie before the first and behind the last of those.
     expected = (
         "os.mkdir STEP",
         "open random_state_rank00000.pt",
-        "open layer_00-model_states.pt",
-        "open mp_rank_00_model_states.pt",
-        "_optim_states.pt",
         "fsync",
         "open manifest.json.tmp",
         "os.rename manifest.json.tmp",
@@ -93,6 +91,7 @@ def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_
         "os.remove",
         "os.rmdir STEP",
     )
+    assert not [part for part in expected if not any(part in operation for operation in kills)], kills
     places = [next(place for place, operation in enumerate(kills) if part in operation) for part in expected]
     assert places == sorted(places)
     last = choose(run.folder)
