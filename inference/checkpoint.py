@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.fetch import sha256_of
 from ds_configs.checkpoints import MANIFEST, complete_tags
 
 log = logging.getLogger(__name__)
@@ -129,9 +130,7 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
         if path.stat().st_size != facts["bytes"]:
             return f"{path}: has {path.stat().st_size} bytes where the manifest says {facts['bytes']}"
     for name, facts in files.items():
-        with (checkpoint.folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != facts["sha256"]:
+        if sha256_of(checkpoint.folder / name) != facts["sha256"]:
             return f"{checkpoint.folder / name}: is damaged, its SHA-256 is not the one in the manifest"
     return None
 

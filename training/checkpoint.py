@@ -11,7 +11,6 @@ errors, and DeepSpeed's writes note theirs and go on (`_note_errors`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from data.fetch import sha256_of
 from ds_configs.checkpoints import MANIFEST, complete_tags, step_of, tag_of
 from training import random_state
 from training.distributed import Ranks, quiet
@@ -153,7 +153,7 @@ def _hash_share(target: Path, ranks: Ranks) -> tuple[list[dict[str, Any]], list[
         for path in _files(target)[ranks.world.rank :: ranks.world.size]:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            share[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            share[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     except OSError as caught:
         error = str(caught)
     answers = _gather((share, error))
@@ -169,12 +169,6 @@ def _merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _files(target: Path) -> list[Path]:
     return sorted(path for path in target.iterdir() if path.is_file() and path.name != MANIFEST)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _publish(folder: Path, tag: str, engine: Any, ranks: Ranks, files: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
@@ -262,7 +256,7 @@ def _compare(path: Path, said: Mapping[str, Any]) -> str | None:
         size = path.stat().st_size
         if size != said["bytes"]:
             return f"{path.name} has {size} bytes instead of {said['bytes']}"
-        return None if sha256(path) == said["sha256"] else f"{path.name} does not match its SHA-256"
+        return None if sha256_of(path) == said["sha256"] else f"{path.name} does not match its SHA-256"
     except FileNotFoundError:
         return f"{path.name} is missing"
     except OSError as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import queue
@@ -29,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.messages import read, send
 from training.verdict import LONGEST_TEXT, Arrival, first_few, is_arrival, judge, speakers
 from training.world import World
 
@@ -42,7 +42,6 @@ REMIND_SECONDS = 30.0
 # A network file system may show a new file a moment later.
 SIGHT_SECONDS = 5.0
 MOST_STRANGERS = 1000
-LONGEST_MESSAGE_BYTES = 1 << 16
 
 
 def meet(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
@@ -97,7 +96,7 @@ def _receive(world: World, own: Arrival, limit_seconds: float, say: Callable[[st
     speaking = speakers(own, arrivals)
     for rank, connection in connections.items():
         with contextlib.suppress(OSError):  # It left; the process group will say so.
-            _send(connection, {"start": start, "say": rank in speaking})
+            send(connection, {"start": start, "say": rank in speaking})
     for connection in connections.values():
         if not start:
             _wait_for_end(connection)
@@ -167,8 +166,8 @@ def _greet(
     """Hand on what the rank at the other end brings; hang up on anything else."""
     try:
         connection.settimeout(ANSWER_SECONDS)
-        _send(connection, hello)
-        arrival = _read(connection)
+        send(connection, hello)
+        arrival = read(connection)
     except (OSError, ValueError):
         arrival = {}
     if is_arrival(arrival, size):
@@ -225,16 +224,16 @@ def _report(world: World, own: Arrival, limit_seconds: float, say: Callable[[str
         return say_for_host(own.problem or f"no answer from rank 0 at {_address(world)} within {limit_seconds:.0f} s ({error}).")
     with connection:
         try:
-            hello = _read(connection)
+            hello = read(connection)
             theirs, ours = hello["job"], _job(world, own)
             if theirs != ours and None not in (theirs["folder"], ours["folder"]):
                 # Whose text this is, nobody knows: it is not repeated.
                 return say_for_host(f"{_address(world)} is another job's. Use another port: deepspeed --master_port N, or MASTER_PORT=N.")
             problem = own.problem and own.problem[:LONGEST_TEXT]
             brought = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
-            _send(connection, {**brought, "secret": _look(own.folder, hello["file"])})
+            send(connection, {**brought, "secret": _look(own.folder, hello["file"])})
             connection.settimeout(limit_seconds + ANSWER_SECONDS)
-            verdict = _read(connection)
+            verdict = read(connection)
             if verdict["start"] is True:
                 return True
             if verdict["say"] is True and own.problem:
@@ -278,28 +277,6 @@ def _job(world: World, own: Arrival) -> dict[str, Any]:
 
 def _address(world: World) -> str:
     return f"{world.master_addr}:{world.meeting_port}"
-
-
-def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _read(connection: socket.socket) -> dict[str, Any]:
-    """One line of JSON.
-
-    Raises:
-        ValueError: If the other end closed or sent something else.
-        OSError: If it sent nothing in time.
-    """
-    with connection.makefile("rb") as file:
-        line = file.readline(LONGEST_MESSAGE_BYTES)
-    try:
-        message = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if not isinstance(message, dict):
-        raise ValueError("not a message of the meeting")
-    return message
 
 
 def _wait_for_end(connection: socket.socket) -> None:

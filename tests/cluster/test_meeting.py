@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from training import meeting
+from training import meeting, messages
 from training.local import free_port
 from training.meeting import meet
 from training.verdict import Arrival, is_arrival, judge
@@ -248,8 +248,8 @@ def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
     first = threading.Thread(target=lambda: start.update({0: meet(worlds[0], fine, 60, lambda line: None)}), daemon=True)
     first.start()
     with meeting._reach(worlds[1], 60) as stranger:
-        meeting._read(stranger)
-        meeting._send(stranger, {**ARRIVAL, "facts": {}, "rank": 1, "secret": "guess"})
+        messages.read(stranger)
+        messages.send(stranger, {**ARRIVAL, "facts": {}, "rank": 1, "secret": "guess"})
         assert hold(worlds, [None, fine, fine, fine]) == (True, {})
         assert stranger.recv(1) == b"", "it was sent away"
     first.join(timeout=60)
