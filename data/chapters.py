@@ -2,7 +2,8 @@
 
 A line is taken for a heading only if its number is the one expected next, or 1 where the numbering of a new volume begins. So a
 sentence that begins with 第四回中 inside chapter 5 and a table of contents before the text are not mistaken for headings.
-What does not add up, a number that is missing between two others, is said and left to the caller: `Chapters.missing`.
+What does not add up, a number that is missing between two others or a numbering that begins again behind its first number, is said
+and left to the caller: `Chapters.missing`.
 """
 
 import re
@@ -145,32 +146,49 @@ def _runs(headings: Sequence[_Heading], absent: frozenset[int], text: str) -> tu
     """Cut out of all candidates the runs of rising numbers, one for each volume, and what is missing in them: (position, phrase)."""
     runs: list[list[_Heading]] = []
     missing: list[tuple[int, str]] = []
+    passed_over: list[_Heading] = []  # Since the last heading that was taken.
     numbers = [heading.number for heading in headings]
     expected = 1 if 1 in numbers else next((number for number in numbers if number + 1 in numbers), *numbers[:1] or [1])
     for index, heading in enumerate(headings):
         later = headings[index + 1 :]
-        if heading.number == 1 and runs and _begins_volume(heading, later, runs[-1], expected):
+        if runs and _may_be_first(heading, expected, absent) and _begins_volume(heading, later, runs[-1], expected):
             runs.append([])
         elif heading.number > expected and runs and _is_after_gap(heading, later, runs[-1], expected):
-            gap = f"{expected}" if heading.number == expected + 1 else f"{expected} to {heading.number - 1}"
-            missing.append((heading.start, f"{gap} between lines {_line(text, runs[-1][-1])} and {_line(text, heading)}"))
+            missing.append(_gap(expected, runs[-1][-1], heading, text))
         elif heading.number != expected:
+            if runs and heading.is_set_off and (not passed_over or heading.number == passed_over[-1].number + 1):
+                passed_over.append(heading)
+                # One number that is there twice is a slip; two in a row are a volume whose beginning was not read.
+                if len(passed_over) == 2 and heading.number < expected:
+                    missing.append(_gap(1, runs[-1][-1], passed_over[0], text))
             continue
         if not runs:
             runs.append([])
         runs[-1].append(heading)
+        passed_over = []
         expected = heading.number + 1
         while expected in absent:
             expected += 1
     return runs, missing
 
 
+def _gap(first: int, before: _Heading, after: _Heading, text: str) -> tuple[int, str]:
+    """Where numbers from `first` on are missing before a heading, and the phrase that says so."""
+    numbers = f"{first}" if after.number == first + 1 else f"{first} to {after.number - 1}"
+    return after.start, f"{numbers} between lines {_line(text, before)} and {_line(text, after)}"
+
+
+def _may_be_first(heading: _Heading, expected: int, absent: frozenset[int]) -> bool:
+    """Whether a volume can begin with this number: with 1, or with the first that the text is not said to lack."""
+    return heading.number == 1 or (1 < heading.number < expected and absent.issuperset(range(1, heading.number)))
+
+
 def _begins_volume(heading: _Heading, later: Sequence[_Heading], run: list[_Heading], expected: int) -> bool:
-    """Whether a second 1 begins another volume: 2 comes before the number that would go on with this one."""
+    """Whether a second 1 begins another volume: the number behind it comes before the one that would go on with this volume."""
     if run[0].is_set_off and not heading.is_set_off:
         return False
     following = [other.number for other in later]
-    second = following.index(2) if 2 in following else None
+    second = following.index(heading.number + 1) if heading.number + 1 in following else None
     goes_on = following.index(expected) if expected in following else None
     if second is None or goes_on is None:
         return goes_on is None

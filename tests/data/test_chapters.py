@@ -112,6 +112,34 @@ def test_a_number_that_is_there_twice_is_shown_and_its_text_kept():
     assert "".join("".join(chapter.text for chapter in found.all).split()) == "".join(text.split())
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 2, 3, 4), (1, 2, 3, 2, 3), (1, 2, 3, 4, 5, 3, 4, 5, 6)])
+def test_a_volume_whose_beginning_was_not_read_is_missing_numbers(numbers):
+    text = novel(numbers)
+    lost = range(1, numbers[numbers.index(max(numbers[: len(numbers) // 2 + 1])) + 1])
+
+    (missing,) = split_chapters(text).missing
+
+    lines = 2 * max(numbers[: len(numbers) // 2 + 1]) - 1
+    assert missing == f"{lost[0] if len(lost) == 1 else f'1 to {lost[-1]}'} between lines {lines} and {lines + 2}"
+
+
+def test_a_volume_may_lack_its_first_chapter_if_that_is_said():
+    text = novel((1, 2, 3, 2, 3, 4))
+
+    found = split_chapters(text, absent=(1,))
+
+    assert [[chapter.number for chapter in volume] for volume in found.volumes] == [[1, 2, 3], [2, 3, 4]]
+    assert not found.missing
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 2, 3, 3, 4), (1, 2, 3, 2, 4, 5)])
+def test_single_numbers_that_are_there_twice_are_no_volumes(numbers):
+    found = split_chapters(novel(numbers))
+
+    assert not found.missing
+    assert [chapter.number for chapter in found.all] == sorted(set(numbers))
+
+
 def test_a_text_may_begin_in_the_middle():
     found = split_chapters(novel(range(81, 121)))
 
