@@ -17,7 +17,7 @@ for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
 done
 [ -n "$python" ] || { echo "run_pretrain.sh: no Python 3.11 or 3.12 on PATH. Install one, or set PYTHON to its path." >&2; exit 2; }
 # One process to the end: bash would hear of no signal while it waits for another.
-exec "$python" training/environment.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
+exec "$python" training/launch/environment.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'
 ":"""
 if __name__ == "__main__":  # The workers of a preparation import this file, and must not start it again.
@@ -27,12 +27,12 @@ if __name__ == "__main__":  # The workers of a preparation import this file, and
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback of an import that Ctrl-C interrupts.
 
-    from training.world import is_launched
+    from training.launch.world import is_launched
 
     if is_launched(os.environ):
         from training.pretrain import main
     else:
-        from training.local import main
+        from training.launch.local import main
 
     sys.exit(main(sys.argv[1:]))
 # END OF PYTHON HALF

@@ -22,10 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data.documents import Document
-from data.files import find_files
-from data.readers import Piece, read, split
-from data.records import Reading
-from data.shuffle import ShuffleConfig, gather, scatter
+from data.reading.files import find_files
+from data.reading.formats import Piece, read, split
+from data.reading.records import Reading
+from data.steps.two_pass_shuffle import ShuffleConfig, gather, scatter
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from data import existing_tokenizer, spool, store
 from data.config import DataConfig, TokenizerConfig
 from data.documents import Document
-from data.files import find_files
-from data.readers import read, split
-from data.records import Reading
-from data.split import Place, Split
-from data.tokenizing import Shard, split_prefix, tokenize_shard
+from data.reading.files import find_files
+from data.reading.formats import read, split
+from data.reading.records import Reading
+from data.steps import intermediate
+from data.steps.split import Place, Split
+from data.steps.tokenization import Shard, split_prefix, tokenize_shard
+from data.store import token_store
+from data.tokenizers import adoption
 
 _DOCUMENTS_AT_ONCE = 1000
 
@@ -60,13 +62,13 @@ def main(arguments: Sequence[str]) -> int:
     megabytes = sum(len(document.text.encode()) for document in documents) / 1e6
     work = Path(tempfile.mkdtemp(prefix="tokenize-"))
     config = TokenizerConfig(kind="existing", path=options.tokenizer, add_eos=False)
-    existing_tokenizer.adopt(config, work / "tokenizer")
+    adoption.adopt(config, work / "tokenizer")
     size = f"{megabytes * 1e6 / len(documents):,.0f} bytes, {megabytes:.1f} MB"
     print(f"{len(documents):,} documents of {size}, {options.workers} workers")
     obvious = measure(lambda: run_obvious(documents, work, options.workers))
     ours = measure(lambda: run_ours(documents, config, work, options.workers))
     assert np.array_equal(obvious.ids, ours.ids), "the ids differ"
-    for name, run in (("obvious script", obvious), ("data.tokenizing", ours)):
+    for name, run in (("obvious script", obvious), ("data.steps.tokenization", ours)):
         speeds = f"{megabytes / run.wall:6.2f} MB/s, {megabytes / run.processor:6.2f} MB/s of processor time"
         print(f"{name:<16}{run.wall:7.1f} s  {speeds}  {len(run.ids):,} ids")
     print(f"the same ids; ratio {obvious.wall / ours.wall:.2f} by the clock, {obvious.processor / ours.processor:.2f} by processor time")
@@ -126,7 +128,7 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
     shards = []
     for index in range(num_workers):
         part = documents[len(documents) * index // num_workers : len(documents) * (index + 1) // num_workers]
-        with spool.writer(work / f"documents-{index}") as add:
+        with intermediate.writer(work / f"documents-{index}") as add:
             for document in part:
                 add(document)
         shards.append(Shard(work / f"documents-{index}", None, Place(index, 0, 0), 0))
@@ -138,7 +140,7 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
         ]
         for future in futures:
             future.result()
-    opened = [store.Shard(split_prefix(work / f"ids-{index}", "train")) for index in range(num_workers)]
+    opened = [token_store.Shard(split_prefix(work / f"ids-{index}", "train")) for index in range(num_workers)]
     return np.concatenate([shard.read(0, shard.num_tokens) for shard in opened])
 
 

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from data import store
-from data.encoders import CharacterEncoder
-from data.stream import Stream
-from data.windows import StreamWindows, TrainingSet
+from data.serving.token_stream import Stream
+from data.serving.windows import StreamWindows, TrainingSet
+from data.store import token_store
+from data.tokenizers.encoders import CharacterEncoder
 
 _NUM_SHARDS = 8
 _DOCUMENT_TOKENS = 1000
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str]) -> int:
 def make_stream(work: Path, num_tokens: int) -> Stream:
     draw = np.random.default_rng(0)
     for index in range(_NUM_SHARDS):
-        with store.ShardWriter(work / str(index), 65_000) as writer:
+        with token_store.ShardWriter(work / str(index), 65_000) as writer:
             for _ in range(num_tokens // _NUM_SHARDS // _DOCUMENT_TOKENS):
                 writer.add(draw.integers(0, 65_000, _DOCUMENT_TOKENS))
-    return Stream([store.Shard(work / str(index)) for index in range(_NUM_SHARDS)])
+    return Stream([token_store.Shard(work / str(index)) for index in range(_NUM_SHARDS)])
 
 
 if __name__ == "__main__":

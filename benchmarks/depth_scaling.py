@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import ds_configs
-from data.dataset import open_corpus
+from data.serving.corpus import open_corpus
 from inference.export import export
-from inference.source import find_source
+from inference.exporting.source import find_source
 from model.gpt import GPT, loss
 from training.config import RunConfig, resolve
 

@@ -23,12 +23,12 @@ import torch
 
 import ds_configs
 from data.config import ReverseConfig
-from data.dataset import Corpus, open_corpus
-from data.reverse import samples
-from data.tokenizer import Tokenizer
-from inference.checkpoint import choose
-from inference.masters import load_gpt
-from inference.source import load_run_config
+from data.corpora.reverse import samples
+from data.serving.corpus import Corpus, open_corpus
+from data.tokenizers.tokenizer_folder import Tokenizer
+from inference.exporting.checkpoint import choose
+from inference.exporting.masters import load_gpt
+from inference.exporting.source import load_run_config
 from model.gpt import GPT
 from training.config import resolve
 

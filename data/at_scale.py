@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.documents import DataError, Document
-from data.tasks import Result, Task, write_json
-from data.tasks import run as run_here
+from data.steps.tasks import Result, Task, write_json
+from data.steps.tasks import run as run_here
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class CleanDocuments:
 
     def __call__(self, documents: Iterable[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Yield the documents that stay, with their cleaned text."""
-        from data.clean import Cleaner, build_rules
+        from data.cleaning.cleaner import Cleaner, build_rules
 
         cleaner = Cleaner(build_rules(self.section))
         for document in documents:

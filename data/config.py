@@ -6,8 +6,8 @@ A command that merely checks a configuration must not wait for torch: nothing he
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data.chapters import ChaptersConfig
-from data.duplicates_config import DeduplicateConfig
+from data.cleaning.config import DeduplicateConfig
+from data.corpora.chapters import ChaptersConfig
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -279,7 +279,7 @@ def name_of_path(path: str) -> str:
 def _check_rules(rules: tuple[dict[str, Any], ...] | None) -> None:
     if rules is None:
         return
-    from data.clean import build_rules  # here, because it needs numpy
+    from data.cleaning.cleaner import build_rules  # here, because it needs numpy
     from ds_configs import ConfigError
 
     try:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
-from data import store, tokenizer
 from data.config import DataConfig
-from data.dataset import Corpus, open_stream
 from data.documents import DataError
-from data.identity import spell_out_order
-from data.prepared import find_store
-from data.stream import Stream
+from data.serving.corpus import Corpus, open_stream
+from data.serving.token_stream import Stream
+from data.store import token_store
+from data.store.identity import spell_out_order
+from data.store.registry import find_store
+from data.tokenizers import tokenizer_folder
 from ds_configs.checkpoints import MANIFEST, complete_tags
 
 _SHOWN_TOKENS = 60
@@ -55,9 +56,9 @@ class Subject:
         parts = self.manifest["splits"][split]["streams"]
         return [(part["name"], open_stream(self._store(), self.manifest, part)) for part in parts]
 
-    def tokenizer(self) -> tokenizer.Tokenizer:
+    def tokenizer(self) -> tokenizer_folder.Tokenizer:
         """The tokenizer of the store."""
-        return tokenizer.load(self._store() / "tokenizer")
+        return tokenizer_folder.load(self._store() / "tokenizer")
 
     def sample(self, number: int) -> list[int]:
         """The ids of a training sample of the run, in the order it reads them.
@@ -84,9 +85,9 @@ def find_subject(path: Path) -> Subject:
     """
     if (path / "checkpoints").is_dir() or (path / "config.json").is_file():
         return _of_run(path)
-    if (path / store.MANIFEST).is_file():
-        manifest = store.read_manifest(path)
-        store.verify(path, manifest, max_hashed_bytes=_HASHED_BYTES)
+    if (path / token_store.MANIFEST).is_file():
+        manifest = token_store.read_manifest(path)
+        token_store.verify(path, manifest, max_hashed_bytes=_HASHED_BYTES)
         return Subject(path, manifest, path, None)
     raise DataError(f"{path}: neither a token store (data/stores/NAME) nor a run (runs/NAME).")
 
@@ -102,9 +103,9 @@ def _of_run(path: Path) -> Subject:
         note = "The run did not record which text it read. This is what its configuration means now."
         return Subject(path, found.manifest, found.folder, run, note)
     manifest = _read(record)
-    for candidate in Path(config.directory).glob(f"*-{manifest['identity'][:12]}/{store.MANIFEST}"):
-        if store.read_manifest(candidate.parent)["identity"] == manifest["identity"]:
-            store.verify(candidate.parent, manifest, max_hashed_bytes=_HASHED_BYTES)
+    for candidate in Path(config.directory).glob(f"*-{manifest['identity'][:12]}/{token_store.MANIFEST}"):
+        if token_store.read_manifest(candidate.parent)["identity"] == manifest["identity"]:
+            token_store.verify(candidate.parent, manifest, max_hashed_bytes=_HASHED_BYTES)
             return Subject(path, manifest, candidate.parent, run)
     return Subject(path, manifest, None, run, f"Its store is not in {config.directory} any more; this is what the run recorded of it.")
 
@@ -146,7 +147,7 @@ def _sources(manifest: dict[str, Any]) -> Iterator[str]:
     for file in files[:_SHOWN_FILES]:
         yield f"  {file['name']}  SHA-256 {file['sha256']}"
     if len(files) > _SHOWN_FILES:
-        yield f"  and {len(files) - _SHOWN_FILES:,} more, all in {store.MANIFEST}"
+        yield f"  and {len(files) - _SHOWN_FILES:,} more, all in {token_store.MANIFEST}"
 
 
 def _rules(rules: dict[str, Any]) -> Iterator[str]:

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from data import sources, store, tasks
 from data.config import DataConfig
+from data.corpora import sources
 from data.documents import DataError
-from data.hashes import FileHashes
-from data.identity import Identity, changes, identify
-from data.packages import check_packages
-from data.prepared import Prepared, find_store, outdated, remember
-from data.tasks import Runner, lock
+from data.steps import tasks
+from data.steps.packages import check_packages
+from data.steps.tasks import Runner, lock
+from data.store import token_store
+from data.store.hashes import FileHashes
+from data.store.identity import Identity, changes, identify
+from data.store.registry import Prepared, find_store, outdated, remember
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Plan:
     @property
     def is_made(self) -> bool:
         """Whether the store is there."""
-        return (self.folder / store.MANIFEST).is_file()
+        return (self.folder / token_store.MANIFEST).is_file()
 
 
 def plan(config: DataConfig) -> Plan:
@@ -73,7 +75,7 @@ def prepared(config: DataConfig, meant: Plan) -> Prepared:
         DataError: See `prepare`.
     """
     folder = meant.folder if meant.is_made else _make(config, meant, tasks.run)
-    found = Prepared(folder, store.read_manifest(folder))
+    found = Prepared(folder, token_store.read_manifest(folder))
     remember(config, found)
     return found
 
@@ -90,12 +92,13 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     for old in outdated(config):
         logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
     folder = _make(config, plan(config), run)
-    remember(config, Prepared(folder, store.read_manifest(folder)))
+    remember(config, Prepared(folder, token_store.read_manifest(folder)))
     return folder
 
 
 def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
-    from data import foreign, pipeline, publish
+    from data.steps import assemble, pipeline
+    from data.store import megatron
 
     folder = meant.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +106,12 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
     with lock(folder.with_name(f".{folder.name}.lock")):
         if meant.is_made:
             shutil.rmtree(work, ignore_errors=True)
-            manifest = store.read_manifest(folder)
-            store.verify(folder, manifest)
+            manifest = token_store.read_manifest(folder)
+            token_store.verify(folder, manifest)
             if config.store is not None:
-                foreign.verify(config, manifest)
-            publish.check_length(manifest["splits"]["train"]["tokens"], config)
-            publish.check_recorded_bad_input(folder, manifest, config)
+                megatron.verify(config, manifest)
+            assemble.check_length(manifest["splits"]["train"]["tokens"], config)
+            assemble.check_recorded_bad_input(folder, manifest, config)
             logger.info("%s is up to date", folder)
             return folder
         files = sources.files_of(config)
@@ -116,10 +119,10 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
         _check_disk(folder.parent, sum(path.stat().st_size for path in files), work)
         work.mkdir(exist_ok=True)
         if config.store is not None:
-            made = foreign.describe(config, meant.identity, work)
+            made = megatron.describe(config, meant.identity, work)
         else:
             steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
-            made = publish.publish(config, steps, meant.identity, work)
+            made = assemble.publish(config, steps, meant.identity, work)
         _check_unchanged(config, meant, work)
         made.replace(folder)
         shutil.rmtree(work)

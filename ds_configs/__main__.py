@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 def _precision_here(setting: "bool | Literal['auto']") -> tuple[bool, str]:
     """Whether a run trains in bf16 if it is started here, and why."""
     try:
-        from model.devices import find_devices
-        from model.precision import choose_precision
+        from model.hardware.devices import find_devices
+        from model.hardware.precision import choose_precision
 
         precision = choose_precision(setting, find_devices().kind)
     except ImportError:
@@ -112,7 +112,7 @@ def _check_all(arguments: Sequence[str]) -> int:
         return 2
     # Only here: the other commands work without the packages whose sections they show.
     from training.config import resolve, with_precision
-    from training.remarks import missing, unreached
+    from training.run_folder.remarks import missing, unreached
 
     failed = remarked = 0
     for file in files:

@@ -10,7 +10,7 @@ from ds_configs.merge import Layer, Origin, apply
 from ds_configs.reader import KeyPath
 
 COMMAND_LINE = "command line"
-# Keys of data that change nothing of what a run reads (data/identity.py says it of the store).
+# Keys of data that change nothing of what a run reads (data/store/identity.py says it of the store).
 DATA_WITHOUT_EFFECT = ("directory", "num_workers", "max_bad_ratio")
 
 

@@ -2,7 +2,7 @@
 
     python -m inference.export RUN_OR_FOLDER OUT [--format gpt2|opt|llama]
 
-How weights are laid out in each format is `model.hf`; this is where they come from and what belongs beside them.
+How weights are laid out in each format is `model.hugging_face.conversion`; this is where they come from and what belongs beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from inference.checkpoint import Checkpoint, CheckpointError, choose, find_damage, list_checkpoints, open_checkpoint
-from inference.source import Source, find_source, load_run_config, read_json
+from inference.exporting.checkpoint import Checkpoint, CheckpointError, choose, find_damage, list_checkpoints, open_checkpoint
+from inference.exporting.source import Source, find_source, load_run_config, read_json
 from model.config import Family, ModelConfig
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
 
 
 def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any], config: ModelConfig) -> _Model:
-    from data.tokenizer import load as load_tokenizer
-    from inference.card import model_card
-    from inference.masters import load_gpt
+    from data.tokenizers.tokenizer_folder import load as load_tokenizer
+    from inference.exporting.card import model_card
+    from inference.exporting.masters import load_gpt
 
     tokenizer = load_tokenizer(run / "tokenizer")
     _check_tokenizer(run / "tokenizer", checkpoint)
@@ -128,7 +128,7 @@ def _check_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: If the run's tokenizer is another one.
     """
-    from data.tokenizer import fingerprint
+    from data.tokenizers.tokenizer_folder import fingerprint
 
     text = checkpoint.manifest.get("text")
     if text is None:
@@ -141,7 +141,7 @@ def _check_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _read_folder(folder: Path) -> _Model:
-    from model.hf import from_folder
+    from model.hugging_face.conversion import from_folder
 
     config, weights = from_folder(folder)
     said = {**read_json(folder / "config.json"), **read_json(folder / "generation_config.json")}
@@ -153,7 +153,7 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
     """Fill a temporary folder beside `out`, then put it in its place."""
     from safetensors import SafetensorError
 
-    from model.hf import to_folder
+    from model.hugging_face.conversion import to_folder
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as scratch:

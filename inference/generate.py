@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from inference.checkpoint import CheckpointError
 from inference.export import export_of_run
-from inference.prompts import Display, PromptError, read_prompts
-from inference.settings import Sampling
-from inference.source import find_source, max_positions
-from inference.text import FolderTokenizer
-from model.processors import usable_processors
+from inference.exporting.checkpoint import CheckpointError
+from inference.exporting.source import find_source, max_positions
+from inference.generation.prompts import Display, PromptError, read_prompts
+from inference.generation.settings import Sampling
+from inference.generation.text import FolderTokenizer
+from model.hardware.processors import usable_processors
 
 if TYPE_CHECKING:
-    from inference.engine import Completion, Engine
+    from inference.generation.engine import Completion, Engine
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -126,7 +126,7 @@ def run(engine: Engine, batches: Sequence[Batch], shown: TextIO, write: Callable
     Returns:
         The number of tokens generated.
     """
-    from inference.engine import generate
+    from inference.generation.engine import generate
 
     display = Display([prompt for batch in batches for prompt in batch.prompts], shown)
     done = num_tokens = 0
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         batches, folder = _prepare(options, num_processes)
         # Only now: torch, transformers and DeepSpeed take seconds to import, and a mistake should not wait for them.
-        from inference.engine import leave, load_engine
+        from inference.generation.engine import leave, load_engine
 
         engine = load_engine(folder, dtype=_dtype(options.dtype, num_processes, said=is_first), tp_size=num_processes)
         write = open_output(options.output if is_first else None, several=sum(len(batch.prompts) for batch in batches) > 1)
@@ -195,8 +195,8 @@ def _dtype(wanted: str, num_processes: int, *, said: bool) -> str:
     """The precision of the weights, chosen as a run chooses its own. Several processes must agree, so on a CPU they do not measure."""
     if wanted != "auto":
         return wanted
-    from model.devices import find_devices
-    from model.precision import choose_precision
+    from model.hardware.devices import find_devices
+    from model.hardware.precision import choose_precision
 
     devices = find_devices()
     setting: bool | Literal["auto"] = False if num_processes > 1 and devices.is_cpu else "auto"

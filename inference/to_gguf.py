@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.checkpoint import CheckpointError
-from inference.source import find_source, read_json
+from inference.exporting.checkpoint import CheckpointError
+from inference.exporting.source import find_source, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def to_gguf(folder: Path, out: Path) -> None:
         import gguf
     except ImportError as error:
         raise CheckpointError("GGUF files are written by the gguf package. Install it: .venv/bin/pip install gguf") from error
-    from model.hf import from_folder
+    from model.hugging_face.conversion import from_folder
 
     if find_source(folder).kind != "folder":
         raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
@@ -104,7 +104,7 @@ def _describe(writer: Any, config: ModelConfig, name: str) -> None:
 
 def _tensors(model: GPT, config: ModelConfig, architecture: str) -> Iterator[tuple[str, Tensor]]:
     """Hugging Face's name and GGUF's values of every weight."""
-    from model.hf import named_tensors
+    from model.hugging_face.conversion import named_tensors
 
     for name, tensor in named_tensors(model, config, architecture):
         if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):

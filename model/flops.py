@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .config import LONGEST_MATRIX_ROW, ModelConfig
+from model.config import LONGEST_MATRIX_ROW, ModelConfig
 
 # Of a softmax and what belongs to it, for one score or one logit: maximum, difference, exponential (counted as four), sum, quotient.
 SOFTMAX_OPERATIONS = 8

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention
-from .config import ModelConfig
-from .cross_entropy import loss
-from .initialize import Weights
-from .layers import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding, project
+from model.config import ModelConfig
+from model.initialize import Weights
+from model.layers.attention import Attention
+from model.layers.cross_entropy import loss
+from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding, project
 
 __all__ = ["GPT", "Layer", "layers", "loss"]
 

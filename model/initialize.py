@@ -11,10 +11,10 @@ import math
 import torch
 from torch import nn
 
-from .config import ModelConfig
-from .hf_folder import Folder
-from .hf_tensors import Slot
-from .source import check_source, source_layers
+from model.config import ModelConfig
+from model.hugging_face.files import Folder
+from model.hugging_face.source import check_source, source_layers
+from model.hugging_face.tensors import Slot
 
 # What these produce is added to the residual stream once per half-block; GPT-2 shrinks them so that the sum keeps its size.
 RESIDUAL_OUTPUTS = ("out.weight", "down.weight")

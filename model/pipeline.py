@@ -19,13 +19,13 @@ from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
-from .config import ModelConfig
-from .flops import layer_parameters, layer_work
-from .gpt import Layer, first_weights, layers, loss
-from .initialize import Weights
-from .layers import TokenEmbedding, project
-from .partition import balance, check_method
-from .timing import layer_seconds
+from model.config import ModelConfig
+from model.flops import layer_parameters, layer_work
+from model.gpt import Layer, first_weights, layers, loss
+from model.hardware.timing import layer_seconds
+from model.initialize import Weights
+from model.layers.feed_forward import TokenEmbedding, project
+from model.partition import balance, check_method
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
 CHECKPOINTED = ["PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from training.parent import bound, parent_of
+from training.launch.parent import bound, parent_of
 
 LIMIT_SECONDS = 900
 # Python's own helpers, which live as long as the process that uses `multiprocessing` (or `multiprocess`, its copy in datatrove).

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import ds_configs
-from data.identity import Identity
 from data.inspect import Subject, _seen
+from data.store.identity import Identity
 from ds_configs.checkpoints import complete_tags, step_of, tag_of
-from inference.checkpoint import CheckpointError, choose, list_checkpoints
-from inference.source import find_source
+from inference.exporting.checkpoint import CheckpointError, choose, list_checkpoints
+from inference.exporting.source import find_source
 from training.config import RunConfig, _recorded_model, resolve
-from training.record import has_checkpoint
-from training.text import check_text
+from training.run_folder.provenance import check_text
+from training.run_folder.record import has_checkpoint
 
 COPIES = ["step00000900_best", "best", "stepping", "step900", "step00000900.old"]
 

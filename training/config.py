@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 import ds_configs
 from data.config import DataConfig
-from data.corpora import CORPORA
+from data.corpora.named import CORPORA
 from ds_configs.checkpoints import complete_tags
 from ds_configs.errors import did_you_mean
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
+from model.hugging_face.source import FROM, complete
 from model.partition import check_method
-from model.source import FROM, complete
-from training.batch import Batch, resolve_batch
+from training.run.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
 # Read by our own writer (writer.py): the engine's writer knows the loss only and waits for the device at every step.

@@ -20,25 +20,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
-from data.identity import Identity
-from training.arguments import check_arrival, parse
+from data.store.identity import Identity
 from training.config import RunConfig, resolve, with_deepspeed, with_precision
-from training.first_weights import check_first_weights, first_weights_notes, without_folder
-from training.lock import hold
-from training.meeting import meet
-from training.parent import watch_launcher
-from training.record import check_folder, finished_step, remove_unused, write_config, write_results
-from training.remarks import unreached
-from training.signals import leaving, listen
-from training.text import check_text, keep_text
-from training.verdict import Arrival
-from training.world import World, check_placement, find_world, speaks_for_host
+from training.launch.arguments import check_arrival, parse
+from training.launch.parent import watch_launcher
+from training.launch.preflight import Arrival
+from training.launch.rendezvous import meet
+from training.launch.world import World, check_placement, find_world, speaks_for_host
+from training.run.first_weights import check_first_weights, first_weights_notes, without_folder
+from training.run.signals import leaving, listen
+from training.run_folder.lock import hold
+from training.run_folder.provenance import check_text, keep_text
+from training.run_folder.record import check_folder, finished_step, remove_unused, write_config, write_results
+from training.run_folder.remarks import unreached
 
 if TYPE_CHECKING:
-    from data.dataset import Corpus
-    from model.precision import Precision
-    from training.distributed import Ranks
-    from training.loop import Run
+    from data.serving.corpus import Corpus
+    from model.hardware.precision import Precision
+    from training.launch.process_group import Ranks
+    from training.run.loop import Run
 
 log = logging.getLogger("training")
 
@@ -113,7 +113,7 @@ def prepare(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> P
     check_placement(world, config.batch.stages)
     if world.rank == 0:
         check_folder(config)
-    from data.dataset import open_corpus
+    from data.serving.corpus import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
     corpus = open_corpus(config.data, seed=config.run.seed, config_path=shlex.join([str(config.path), *of_data]))
@@ -133,8 +133,8 @@ def _run(ready: Prepared, overrides: Sequence[str], world: World) -> int:
         if world.rank == 0:
             print(f"{ready.config.folder} is finished: step {ready.finished} of {ready.last_step}.", file=sys.stderr)
         return 0
-    from training.distributed import prepare_environment
-    from training.failure import say_failure
+    from training.launch.process_group import prepare_environment
+    from training.run.failure import say_failure
 
     try:
         prepare_environment(world)  # Before deepspeed is imported: it reads DS_ACCELERATOR then.
@@ -174,11 +174,11 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
 
 
 def _train(config: RunConfig, overrides: Sequence[str], corpus: Corpus, world: World) -> int:
-    from training.checkpoint import choose_checkpoint
-    from training.distributed import start
-    from training.faults import Heartbeat
-    from training.loop import train
-    from training.writer import open_log
+    from training.checkpoints.checkpoint import choose_checkpoint
+    from training.launch.process_group import start
+    from training.run.loop import train
+    from training.run.watchdog import Heartbeat
+    from training.run_folder.outputs import open_log
 
     # deepspeed's own start-up chatter is not ours to repeat on 192 ranks.
     logging.getLogger("DeepSpeed").setLevel(config.deepspeed.get("log_level", "warning").upper())
@@ -204,9 +204,9 @@ def agree_on_precision(config: RunConfig, manifest: dict[str, Any] | None, ranks
     """What all ranks compute in: rank 0 decides, since two processors may measure two things."""
     import torch
 
-    from model.precision import choose_precision
-    from training.checkpoint import saved_precision
-    from training.distributed import device_kind
+    from model.hardware.precision import choose_precision
+    from training.checkpoints.checkpoint import saved_precision
+    from training.launch.process_group import device_kind
 
     saved = saved_precision(manifest) if manifest else None
     decided = [choose_precision(config.precision, device_kind(), saved) if ranks.is_first else None]
@@ -217,7 +217,7 @@ def agree_on_precision(config: RunConfig, manifest: dict[str, Any] | None, ranks
 
 def say_precision(precision: Precision, manifest: dict[str, Any] | None) -> None:
     """One line on every start, and one more each where it is slow or was another before."""
-    from training.checkpoint import saved_precision
+    from training.checkpoints.checkpoint import saved_precision
 
     log.info(precision)
     if precision.warning:
@@ -232,15 +232,15 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Any, manifest: dict[str
 
     from model.flops import stage_table
     from model.pipeline import set_fp32_masters
-    from training.checkpoint import load_checkpoint
-    from training.distributed import placement
-    from training.engine import build_engine, build_module
-    from training.faults import StopRequest
-    from training.loop import Run
-    from training.monitor import Meter, peak_flops
-    from training.optim import apply_configured, settings_of
-    from training.reshard import needs_resharding, to_universal
-    from training.writer import Writer
+    from training.checkpoints.checkpoint import load_checkpoint
+    from training.checkpoints.reshard import needs_resharding, to_universal
+    from training.launch.process_group import placement
+    from training.optimizer.parameter_groups import apply_configured, settings_of
+    from training.run.engine import build_engine, build_module
+    from training.run.loop import Run
+    from training.run.meter import Meter, peak_flops
+    from training.run.watchdog import StopRequest
+    from training.run_folder.outputs import Writer
 
     last_step = config.last_step(len_epoch)
     assert last_step is not None

@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 
-from model import devices
-from model.devices import ACCELERATORS, Devices, find_devices
+from model.hardware import devices
+from model.hardware.devices import ACCELERATORS, Devices, find_devices
 from tests.cluster.test_xpu_contract import names_asked_of_the_accelerator
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests import processes
-from training.local import free_port
+from training.launch.local import free_port
 
 pytestmark = pytest.mark.distributed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
-from training.local import free_port
+from training.launch.local import free_port
 
 pytestmark = pytest.mark.distributed
 

@@ -12,8 +12,8 @@ import torch
 from packaging.requirements import Requirement
 
 import ds_configs
-from training.distributed import device_index
-from training.world import World
+from training.launch.process_group import device_index
+from training.launch.world import World
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def names_asked_of_the_accelerator(root):
     """Methods of DeepSpeed's accelerator that our packages call."""
     asked = set()
     for package in ("training", "inference", "model"):
-        for path in (root / package).glob("*.py"):
+        for path in (root / package).rglob("*.py"):
             asked |= set(re.findall(r"(?:get_accelerator\(\)|accelerator)\.(\w+)\(", path.read_text(encoding="utf-8")))
     return asked - {"get_accelerator"}  # deepspeed.accelerator.get_accelerator itself
 

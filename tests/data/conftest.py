@@ -3,11 +3,7 @@ import struct
 import numpy as np
 import pytest
 
-from data.config import (
-    ChaptersConfig,
-    DataConfig,
-    ValidationConfig,
-)
+from data.config import ChaptersConfig, DataConfig, ValidationConfig
 from data.prepare import prepare
 from tests.data.stores import CHARACTERS, big_lines, large_config
 

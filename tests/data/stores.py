@@ -5,13 +5,10 @@ import json
 
 import numpy as np
 
-from data import store, tokenizer
-from data.config import (
-    DataConfig,
-    TokenizerConfig,
-    ValidationConfig,
-)
-from data.duplicates_config import DeduplicateConfig
+from data.cleaning.config import DeduplicateConfig
+from data.config import DataConfig, TokenizerConfig, ValidationConfig
+from data.store import token_store
+from data.tokenizers import tokenizer_folder
 
 CHARACTERS = TokenizerConfig(kind="characters")
 
@@ -27,12 +24,12 @@ def write_documents(folder, count, seed=0):
 
 
 def texts_of(folder, split="train"):
-    manifest = store.read_manifest(folder)
-    ours = tokenizer.load(folder / "tokenizer")
+    manifest = token_store.read_manifest(folder)
+    ours = tokenizer_folder.load(folder / "tokenizer")
     texts = []
     for stream in manifest["splits"][split]["streams"]:
         for name in stream["shards"]:
-            shard = store.Shard(folder / name)
+            shard = token_store.Shard(folder / name)
             ids = shard.read(0, shard.num_tokens)
             texts += [ours.decode(part.tolist()) for part in np.split(ids, np.cumsum(shard.document_sizes)[:-1])]
     return texts

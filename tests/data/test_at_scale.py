@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from data import at_scale, cleaning, sources
+from data import at_scale
 from data.at_scale import CleanDocuments, Cluster, main
+from data.cleaning.config import DeduplicateConfig, NearConfig
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
+from data.corpora import sources
 from data.documents import DataError
-from data.duplicates_config import DeduplicateConfig, NearConfig
 from data.prepare import prepare
-from data.tasks import Task, run
+from data.steps import clean
+from data.steps.tasks import Task, run
 
 LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"
 
@@ -48,7 +50,7 @@ def config(tmp_path, **changes):
 def tasks(settings, folder: Path):
     """Reading and cleaning, as the preparation has them."""
     parts = sources.parts(settings, folder)
-    return [Task(folder / f"{index:05d}", cleaning.clean_part, (settings, part)) for index, part in enumerate(parts)]
+    return [Task(folder / f"{index:05d}", clean.clean_part, (settings, part)) for index, part in enumerate(parts)]
 
 
 def contents(folder: Path):
@@ -87,8 +89,8 @@ def test_what_is_done_is_not_done_again_and_enough_is_enough(parted, tmp_path):
 
 
 def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path):
-    every = [Task(tmp_path / "work" / str(index), cleaning.drop_copies, (parted, [tmp_path / "cut"])) for index in range(2)]
-    cleaning.sketch_path(tmp_path / "cut").write_bytes(b"123")
+    every = [Task(tmp_path / "work" / str(index), clean.drop_copies, (parted, [tmp_path / "cut"])) for index in range(2)]
+    clean.sketch_path(tmp_path / "cut").write_bytes(b"123")
     cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
 
     with pytest.raises(DataError, match="no whole number of sketches"):
@@ -96,7 +98,7 @@ def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path
 
 
 def test_a_worker_that_dies_for_another_reason_is_reported_with_the_place_of_its_log(parted, tmp_path):
-    every = [Task(tmp_path / "work" / str(index), cleaning.drop_copies, (parted, [tmp_path / "missing"])) for index in range(2)]
+    every = [Task(tmp_path / "work" / str(index), clean.drop_copies, (parted, [tmp_path / "missing"])) for index in range(2)]
     cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
 
     with pytest.raises(DataError, match=r"2 of 2 tasks .* failed \(FileNotFoundError.*logs"):
@@ -175,7 +177,7 @@ def squeue(tmp_path, monkeypatch):
 
 
 def test_a_failed_squeue_does_not_mean_that_the_array_is_gone(squeue, tmp_path, caplog):
-    task = Task(tmp_path / "one", cleaning.clean_part, ())
+    task = Task(tmp_path / "one", clean.clean_part, ())
     count = squeue(
         f"""if [[ $asked -lt 3 ]]; then echo "slurm_load_jobs error: Socket timed out on send/recv operation" >&2; exit 1; fi
         echo '{{}}' > {task.result_path}; echo running"""
@@ -192,7 +194,7 @@ def test_a_failed_squeue_does_not_mean_that_the_array_is_gone(squeue, tmp_path, 
 def test_an_array_that_slurm_has_forgotten_is_not_waited_for(squeue, script, tmp_path):
     count = squeue(script)
 
-    at_scale._wait("7", [Task(tmp_path / "one", cleaning.clean_part, ())])
+    at_scale._wait("7", [Task(tmp_path / "one", clean.clean_part, ())])
 
     assert int(count.read_text()) == 1
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data.config import DataConfig
-from data.identity import spell_out
+from data.store.identity import spell_out
 from ds_configs import ConfigError, build
 
 GOOD = {"corpus": "hongloumeng", "seq_length": 8, "tokenizer": {"kind": "byte_bpe", "vocab_size": 300}}

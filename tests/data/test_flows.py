@@ -9,11 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data import tokenizer, train_tokenizer
 from data.config import DataConfig, TokenizerConfig
-from data.dataset import open_corpus
 from data.prepare import prepare
-from data.store import read_manifest
+from data.serving.corpus import open_corpus
+from data.store.token_store import read_manifest
+from data.tokenizers import tokenizer_folder, trainers
 from ds_configs import build
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "gb18030")
@@ -43,7 +43,7 @@ def paragraphs(verse):
 def model(verse, tmp_path_factory):
     """A bare sentencepiece model."""
     folder = tmp_path_factory.mktemp("model") / "own"
-    train_tokenizer.train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=480), folder)
+    trainers.train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=480), folder)
     bare = folder.with_suffix(".model")
     bare.write_bytes((folder / "tokenizer.model").read_bytes())
     return str(bare)
@@ -160,7 +160,7 @@ def mixed(paragraphs, verse, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": more}), folder / "b.parquet")
     (tmp_path / "code" / "deep").mkdir(parents=True)
     (tmp_path / "code" / "deep" / "tool.py").write_text("def double(number):\n    return 2 * number\n", encoding="utf-8")
-    train_tokenizer.train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=400), tmp_path / "tokenizer")
+    trainers.train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=400), tmp_path / "tokenizer")
     return tmp_path
 
 
@@ -193,6 +193,6 @@ def test_mixed_web_text_is_counted_the_same_twice_and_packed_without_loss(sectio
     train = read_manifest(first)["splits"]["train"]
     assert train["packed"]["rows"] * 32 + train["packed"]["left_out_tokens"] == train["tokens"]
     corpus, _ = first_batch(configs[0])
-    bos = tokenizer.load(first / "tokenizer").bos_id
+    bos = tokenizer_folder.load(first / "tokenizer").bos_id
     stream = corpus.train._windows[0]._stream
     assert all(stream.read(int(start), 1)[0] == bos for start in stream.document_starts())

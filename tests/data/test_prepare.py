@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from data import prepare as prepare_module
-from data import store, tokenizer
-from data.config import (
-    PackConfig,
-    ReverseConfig,
-    TokenizerConfig,
-    ValidationConfig,
-)
-from data.dataset import open_corpus
+from data.config import PackConfig, ReverseConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import main, prepare
-from data.prepared import find_store, record_path
+from data.serving.corpus import open_corpus
+from data.store import token_store
+from data.store.registry import find_store, record_path
+from data.tokenizers import tokenizer_folder
 from tests.data.stores import contents, large_config, texts_of
 
 
@@ -71,7 +67,7 @@ def test_a_store_is_used_when_its_text_is_gone(make, verse, tmp_path, caplog):
 
 def test_looking_for_a_store_needs_neither_torch_nor_deepspeed(make):
     program = (
-        "import sys; from data.config import *; from data.prepared import find_store\n"
+        "import sys; from data.config import *; from data.store.registry import find_store\n"
         f"find_store({make()!r})\n"
         "assert not {'torch', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules), sys.modules.keys()\n"
     )
@@ -171,7 +167,7 @@ def test_packed_rows_hold_every_token_but_the_unfinished_last_row(make, whole, l
     import pyarrow.parquet
 
     folder = prepare(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"))
-    split = store.read_manifest(folder)["splits"]["train"]
+    split = token_store.read_manifest(folder)["splits"]["train"]
     rows = pyarrow.parquet.read_table(folder / "packed-train.parquet")["input_ids"].combine_chunks().values.to_numpy()
     stream = open_corpus(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"), 1).train._windows[0]._stream
 
@@ -214,15 +210,15 @@ def test_fields_and_forms_of_poems_can_stand_in_the_text(make, tmp_path):
 def test_an_existing_tokenizer_makes_the_store_and_another_one_another_store(make, whole, tmp_path):
     existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"), add_bos=True)
     folder = prepare(make(tokenizer=existing, clean=()))
-    first = store.Shard(folder / "train-00000").read(0, 1)
+    first = token_store.Shard(folder / "train-00000").read(0, 1)
 
-    assert first[0] == tokenizer.load(folder / "tokenizer").bos_id
+    assert first[0] == tokenizer_folder.load(folder / "tokenizer").bos_id
     assert folder != prepare(make(tokenizer=dataclasses.replace(existing, add_bos=False), clean=()))
 
 
 def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
     prepare(make())
     hashes = prepare_module.FileHashes(tmp_path / "stores" / ".hashes.json")
-    monkeypatch.setattr("data.hashes.sha256_of", lambda path: pytest.fail("was hashed again"))
+    monkeypatch.setattr("data.store.hashes.sha256_of", lambda path: pytest.fail("was hashed again"))
 
     assert len(hashes.of(verse)) == 64

@@ -16,7 +16,7 @@ READMES = [ENGLISH, CHINESE]
 MADE = ("runs", "data/downloads", "data/stores", ".venv", "hostfiles/job", "exported", "my_novel.txt")
 PROGRAMS = r"(?:python3?|deepspeed|pip|pytest|torchrun|tensorboard|ruff|mypy|pre-commit)"
 # A program of the environment at the beginning of a command, variables before it aside. The system's Python may make the environment.
-BARE = re.compile(rf"(?:^|[|;&(]\s*)(?:[A-Z_]+=\S+\s+)*(?!python3? training/environment\.py){PROGRAMS}\s+\S")
+BARE = re.compile(rf"(?:^|[|;&(]\s*)(?:[A-Z_]+=\S+\s+)*(?!python3? training/launch/environment\.py){PROGRAMS}\s+\S")
 ACTIVATION = "source .venv/bin/activate"
 
 
@@ -95,7 +95,12 @@ def test_no_command_needs_an_environment_that_is_not_active(page):
 def test_a_bare_command_is_told_from_one_that_works():
     for line in ("python -m data.prepare", "deepspeed --hostfile F run_pretrain.sh", "A=1 pip install x", "cd x && pytest tests"):
         assert BARE.search(line), line
-    for line in (".venv/bin/python -m x", "A=1 ./run_pretrain.sh", "python3 training/environment.py requirements.txt", "cat python.txt"):
+    for line in (
+        ".venv/bin/python -m x",
+        "A=1 ./run_pretrain.sh",
+        "python3 training/launch/environment.py requirements.txt",
+        "cat python.txt",
+    ):
         assert not BARE.search(line), line
 
 
@@ -157,7 +162,7 @@ def test_the_table_of_configurations_holds_what_check_says(page, monkeypatch):
 
 @pytest.mark.parametrize("page", READMES, ids=named)
 def test_every_tag_that_a_run_writes_is_explained(page):
-    source = "\n".join(read(ROOT / "training" / name) for name in ("monitor.py", "loop.py"))
+    source = "\n".join(read(ROOT / "training/run" / name) for name in ("meter.py", "loop.py"))
     tags = {re.sub(r"\{[^}]*\}", "N", tag) for tag in re.findall(r"[\"']((?:train|valid|optim|perf|memory)/[\w{}]+)[\"']", source)}
     tags.discard("valid/N")  # The scores of a mixture's sources, whose two tags stand in one row.
     assert "`valid/SOURCE/loss`" in read(page)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.identity import WITHOUT_EFFECT
+from data.store.identity import WITHOUT_EFFECT
 from ds_configs.__main__ import main
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 from model.gpt import GPT
-from model.hf import to_folder
+from model.hugging_face.conversion import to_folder
 from tests.model.tiny_models import tiny
 
 ROOT = Path(__file__).parents[2]

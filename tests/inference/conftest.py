@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from data import train_tokenizer
 from data.config import TokenizerConfig
+from data.tokenizers import trainers
 from tests import processes
 
 STEPS = (3, 5)
@@ -47,7 +47,7 @@ def save_run(folder: Path, verse: Path, steps: tuple[int, ...], changes: dict[st
     values = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(values | {"provenance": {"git_commit": "0123abc"}}), encoding="utf-8")
     settings = TokenizerConfig(kind="byte_bpe", vocab_size=300)
-    train_tokenizer.train([verse.read_text(encoding="utf-8")], settings, folder / "tokenizer")
+    trainers.train([verse.read_text(encoding="utf-8")], settings, folder / "tokenizer")
     script = Path(__file__).with_name("save_run.py")
     root = script.parent.parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}

@@ -20,12 +20,12 @@ from deepspeed.utils import safe_set_full_fp32_param
 import ds_configs
 from model.config import ModelConfig
 from model.gpt import GPT
-from training.checkpoint import save_checkpoint
+from training.checkpoints.checkpoint import save_checkpoint
 from training.config import RunConfig, resolve
-from training.distributed import prepare_environment, start
-from training.engine import build_engine, build_module
-from training.local import free_port
-from training.world import World
+from training.launch.local import free_port
+from training.launch.process_group import prepare_environment, start
+from training.launch.world import World
+from training.run.engine import build_engine, build_module
 
 
 def rank_main(rank: int, config: RunConfig, folder: Path, steps: list[int], port: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.checkpoint import CheckpointError, choose, list_checkpoints, open_checkpoint
-from inference.source import find_source, load_run_config
+from inference.exporting.checkpoint import CheckpointError, choose, list_checkpoints, open_checkpoint
+from inference.exporting.source import find_source, load_run_config
 
 
 def save(run: Path, step: int, content: bytes = b"weights") -> Path:

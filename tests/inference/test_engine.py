@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from data.config import TokenizerConfig
-from data.train_tokenizer import train
-from inference.checkpoint import CheckpointError
-from inference.engine import Completion, Engine, generate, load_engine
-from inference.settings import Sampling
+from data.tokenizers.trainers import train
+from inference.exporting.checkpoint import CheckpointError
+from inference.generation.engine import Completion, Engine, generate, load_engine
+from inference.generation.settings import Sampling
 
 NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 64
 GREEDY = Sampling(new_tokens=24, temperature=0)

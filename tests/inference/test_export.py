@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.tokenizer import load as load_tokenizer
-from inference.checkpoint import CheckpointError
+from data.tokenizers.tokenizer_folder import load as load_tokenizer
 from inference.export import export, export_of_run, main
+from inference.exporting.checkpoint import CheckpointError
+from inference.exporting.source import Source, find_source, load_run_config, read_json
 from inference.generate import main as generate
-from inference.source import Source, find_source, load_run_config, read_json
 from model.gpt import GPT
-from training.reshard import write_universal
+from training.checkpoints.reshard import write_universal
 
 from .conftest import STEPS
 

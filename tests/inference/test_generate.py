@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from data.config import TokenizerConfig
-from data.train_tokenizer import train
+from data.tokenizers.trainers import train
 from inference.generate import main, parse, plan
-from inference.settings import Sampling
+from inference.generation.settings import Sampling
 from tests import processes
 
 PROMPT = "床前明月光，"

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import train_tokenizer
 from data.config import TokenizerConfig
+from data.tokenizers import trainers
 from inference.to_gguf import main
 from model.config import ModelConfig
 from model.gpt import GPT
-from model.hf import to_folder
-from tests.model.test_hugging_face import scatter
+from model.hugging_face.conversion import to_folder
+from tests.model.hugging_face.test_hugging_face import scatter
 from tests.model.tiny_models import tiny
 
 gguf = pytest.importorskip("gguf")
@@ -35,7 +35,7 @@ def export(config: ModelConfig, verse: Path, folder: Path, kind: str = "byte_bpe
     scatter(model)
     to_folder(model, config, folder, config.family)
     settings = TokenizerConfig(kind=kind, vocab_size=300)  # type: ignore[arg-type]
-    train_tokenizer.train([verse.read_text(encoding="utf-8")], settings, folder)
+    trainers.train([verse.read_text(encoding="utf-8")], settings, folder)
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(ids), encoding="utf-8")
     return model

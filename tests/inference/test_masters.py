@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.checkpoint import CheckpointError
-from inference.masters import load_gpt, read_state
-from inference.source import load_run_config
+from inference.exporting.checkpoint import CheckpointError
+from inference.exporting.masters import load_gpt, read_state
+from inference.exporting.source import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
 from tests import processes

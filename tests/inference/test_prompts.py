@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.prompts import Display, PromptError, read_prompts
+from inference.generation.prompts import Display, PromptError, read_prompts
 
 
 def standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes, terminal: bool = False) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from inference.settings import Sampling
+from inference.generation.settings import Sampling
 
 
 @pytest.mark.parametrize(

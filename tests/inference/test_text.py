@@ -10,9 +10,9 @@ from typing import Literal
 import pytest
 
 from data.config import TokenizerConfig
-from data.train_tokenizer import train
-from inference.checkpoint import CheckpointError
-from inference.text import BROKEN, FolderTokenizer, TextStream
+from data.tokenizers.trainers import train
+from inference.exporting.checkpoint import CheckpointError
+from inference.generation.text import BROKEN, FolderTokenizer, TextStream
 
 PROMPT = "床前明月光，"
 

@@ -9,8 +9,8 @@ import torch
 
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, first_weights, loss
-from model.hf import to_folder
-from model.source import default_source_layers
+from model.hugging_face.conversion import to_folder
+from model.hugging_face.source import default_source_layers
 from tests.model.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3

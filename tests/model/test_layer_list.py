@@ -6,7 +6,7 @@ import torch
 from model.flops import layer_parameters
 from model.gpt import GPT, layers, loss
 from model.initialize import Weights
-from model.layers import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding
+from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding
 from tests.model.tiny_models import tiny
 
 EVERY = [

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from model import hf
 from model.flops import layer_work
 from model.gpt import GPT, loss
+from model.hugging_face import conversion
 from model.partition import balance
 from tests import processes
 from tests.model.tiny_models import CASES, SEED, batch, large_llama
-from training.local import free_port
+from training.launch.local import free_port
 
 pytestmark = pytest.mark.distributed
 
@@ -26,8 +26,8 @@ def ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder both ranks wrote to."""
     folder = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf, "SHARD_BYTES", 1_500_000)  # a file for each half-block
-        hf.to_folder(GPT(large_llama(), seed=77), large_llama(), folder / "llama", "llama")
+        patch.setattr(conversion, "SHARD_BYTES", 1_500_000)  # a file for each half-block
+        conversion.to_folder(GPT(large_llama(), seed=77), large_llama(), folder / "llama", "llama")
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, str(root / "tests/model/pipeline_ranks.py"), str(folder)]

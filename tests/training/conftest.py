@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.processes import LIMIT_SECONDS, end, run, start, wait_until
-from training.local import free_port, world_info
+from training.launch.local import free_port, world_info
 
 
 def train_many(jobs: list[dict[str, Any]]) -> str:

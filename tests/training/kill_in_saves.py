@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from training.local import free_port
+from training.launch.local import free_port
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -45,7 +45,7 @@ def start(config: str, kill_before: str, *overrides: str) -> list[str]:
 
 def watch(report: int, kill_before: str) -> None:
     """Write every operation of saves, what they prune included, to `report`, and kill this process before one of them."""
-    from training import loop
+    from training.run import loop
 
     seen: dict[str, int] = {}
     save = loop.save

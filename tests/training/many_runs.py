@@ -19,16 +19,16 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 import ds_configs
-from data.dataset import open_corpus
-from training.checkpoint import choose_checkpoint
+from data.serving.corpus import open_corpus
+from training.checkpoints.checkpoint import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
-from training.distributed import Ranks, prepare_environment, start
-from training.faults import Heartbeat
-from training.local import free_port
-from training.loop import train
+from training.launch.local import free_port
+from training.launch.process_group import Ranks, prepare_environment, start
+from training.launch.world import World
 from training.pretrain import agree_on_precision, assemble, check_vocabulary, say_precision
-from training.record import write_config
-from training.world import World
+from training.run.loop import train
+from training.run.watchdog import Heartbeat
+from training.run_folder.record import write_config
 
 
 def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:

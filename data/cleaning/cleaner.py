@@ -1,0 +1,135 @@
+"""Clean texts by the rules that a configuration lists, and account for what each of them did.
+
+    "clean": [{"rule": "unicode"}, {"rule": "min_length", "chars": 200}]
+
+The rules themselves are `rules.py`. A missing list means `DEFAULT_RULES`, an empty one no cleaning.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
+from data.documents import Document
+from ds_configs import ConfigError, build
+from ds_configs.errors import did_you_mean
+
+RULES: dict[str, type[Callable[[str], str | None]]] = {
+    "unicode": Unicode,
+    "control": Control,
+    "boilerplate": Boilerplate,
+    "min_length": MinLength,
+    "line_repetition": LineRepetition,
+    "ngram_repetition": NgramRepetition,
+    "han_ratio": HanRatio,
+    "language": Language,
+    "convert": Convert,
+}
+
+DEFAULT_RULES: tuple[Mapping[str, Any], ...] = tuple(
+    {"rule": name} for name in ("unicode", "control", "boilerplate", "min_length", "line_repetition", "ngram_repetition")
+)
+
+_NUM_SAMPLES = 5
+_SAMPLE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule under the name it is accounted by."""
+
+    name: str
+    apply: Callable[[str], str | None]
+
+
+@dataclass
+class RuleCount:
+    """What one rule did. Counts add up over pieces of a corpus."""
+
+    documents_in: int = 0
+    documents_changed: int = 0
+    documents_dropped: int = 0
+    chars_in: int = 0
+    chars_out: int = 0
+    samples: list[dict[str, str]] = field(default_factory=list)
+    """The first dropped texts, shortened, with their source."""
+
+    def add(self, other: "RuleCount") -> None:
+        """Add the counts of a later piece of the corpus."""
+        for name in ("documents_in", "documents_changed", "documents_dropped", "chars_in", "chars_out"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.samples = (self.samples + other.samples)[:_NUM_SAMPLES]
+
+
+def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.clean", where: str = "data") -> list[Rule]:
+    """Make the rules of a configuration's list; None stands for the default rules.
+
+    A rule that is listed twice is accounted as "name" and "name 2".
+
+    Raises:
+        ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
+    """
+    rules: list[Rule] = []
+    problems: list[str] = []
+    for index, entry in enumerate(DEFAULT_RULES if section is None else section):
+        key = f"{name}[{index}]"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("rule"), str):
+            problems.append(
+                f'{where}: {key} = {entry!r}; it must be an object with the name of a rule: {{"rule": "min_length", "chars": 200}}.'
+            )
+            continue
+        rule = entry["rule"]
+        if rule not in RULES:
+            problems.append(f'{where}: {key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
+            continue
+        try:
+            made = build(RULES[rule], {key: value for key, value in entry.items() if key != "rule"}, key, where)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        times = 1 + sum(other.name.split(" ")[0] == rule for other in rules)
+        rules.append(Rule(rule if times == 1 else f"{rule} {times}", made))
+    if problems:
+        raise ConfigError(problems)
+    return rules
+
+
+class Cleaner:
+    """Applies rules to documents and counts. One per piece of work; join the counts with `add_counts` in the pieces' order."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = list(rules)
+        self.counts: dict[str, RuleCount] = {rule.name: RuleCount() for rule in rules}
+
+    def clean(self, document: Document) -> Document | None:
+        """Return the cleaned document, None if a rule dropped it."""
+        text = document.text
+        for rule in self._rules:
+            count = self.counts[rule.name]
+            count.documents_in += 1
+            count.chars_in += len(text)
+            cleaned = rule.apply(text)
+            if cleaned is None:
+                count.documents_dropped += 1
+                if len(count.samples) < _NUM_SAMPLES:
+                    count.samples.append({"source": document.source, "text": _excerpt(text)})
+                return None
+            count.documents_changed += cleaned != text
+            count.chars_out += len(cleaned)
+            text = cleaned
+        return document if text is document.text else replace(document, text=text)
+
+    def clean_all(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the documents that stay."""
+        return (kept for kept in map(self.clean, documents) if kept is not None)
+
+
+def add_counts(total: dict[str, RuleCount], counts: Mapping[str, RuleCount]) -> None:
+    """Add the counts of a later piece of the corpus to those of the pieces before it."""
+    for name, count in counts.items():
+        total.setdefault(name, RuleCount()).add(count)
+
+
+def _excerpt(text: str) -> str:
+    text = " ".join(text[: 4 * _SAMPLE_CHARS].split())
+    return text if len(text) <= _SAMPLE_CHARS else text[:_SAMPLE_CHARS] + "…"

@@ -1,0 +1,246 @@
+"""Find duplicate documents, exact and near, in a corpus of any size with bounded memory.
+
+Two steps. `write_sketches` runs once per piece of the corpus, in any order and in parallel: it writes a small file of
+hashes. `find_duplicates` reads those files and says which documents to leave out: of equal or nearly equal ones all but
+the first in corpus order. What is in a sketch is `minhash.py`.
+
+    d0 d1 d2 ...  --sketch-->  hashes, band keys, signatures  --sort by key-->  groups  --compare-->  drops
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from data.cleaning.config import DeduplicateConfig
+from data.cleaning.minhash import band_keys, exact_hashes, signatures
+from data.documents import DataError
+from data.steps.tasks import replacing
+
+log = logging.getLogger(__name__)
+
+KEPT, EXACT, NEAR = 0, 1, 2  # What becomes of a document.
+
+_BATCH_CHARS = 1 << 20
+_CHUNK_DOCUMENTS = 1 << 16  # Of a sketch file, written at once; about 40 MB.
+_SORTED_AT_ONCE = 4 << 20  # Keys; sorting them takes about 200 MB.
+_COMPARED_AT_ONCE = 1 << 16
+_ROUNDS = 4
+_NUM_SAMPLES = 5
+
+
+@dataclass
+class Duplicates:
+    """What to leave out of each piece, and examples."""
+
+    reasons: list[np.ndarray]
+    """Per piece: (documents,) uint8, KEPT, EXACT or NEAR."""
+    samples: list[tuple[int, tuple[int, int], tuple[int, int]]] = field(default_factory=list)
+    """(reason, (piece, index) of the document left out, (piece, index) of the one it resembles): the first few of each kind."""
+
+    def count(self, reason: int) -> int:
+        """How many documents have this reason."""
+        return sum(int(np.count_nonzero(piece == reason)) for piece in self.reasons)
+
+
+def write_sketches(path: Path, texts: Iterable[str], config: DeduplicateConfig) -> int:
+    """Write the sketches of a piece's documents, all or nothing, and return their number. Equal texts give equal files."""
+    count = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        texts = iter(texts)
+        while chunk := list(_sketch_batches(texts, config)):
+            for tables in zip(*chunk, strict=True):
+                np.concatenate(tables, axis=1).tofile(file)
+            count += sum(tables[0].shape[1] for tables in chunk)
+    return count
+
+
+def find_duplicates(paths: Sequence[Path], config: DeduplicateConfig) -> Duplicates:
+    """Compare the documents of all pieces, given by their sketches in corpus order.
+
+    Of each set of duplicates the first document stays. A near duplicate is one that resembles an earlier document that is
+    still in, by `min_similarity`; so a long chain of small changes is cut where its ends no longer resemble each other.
+
+    Raises:
+        DataError: If a file has not the size that `config` means.
+    """
+    sketches = _Sketches(paths, config)
+    found = _Found(np.zeros(sketches.num_documents, dtype=np.uint8))
+    if config.exact:
+        for group in _groups(sketches, None, found):
+            _resolve(group, found, EXACT, lambda later, first: sketches.second_hash(later) == sketches.second_hash(first))
+        log.info("%d documents, %d exact duplicates", sketches.num_documents, np.count_nonzero(found.reasons))
+    if config.near is not None:
+        least = config.near.min_similarity
+        for band in range(config.near.bands):
+            for group in _groups(sketches, band, found):
+                _resolve(group, found, NEAR, lambda later, first: sketches.similarity(later, first) >= least)
+        log.info("%d near duplicates", np.count_nonzero(found.reasons == NEAR))
+    places = [(reason, sketches.place(later), sketches.place(first)) for reason, later, first in found.samples]
+    return Duplicates(np.split(found.reasons, np.cumsum(sketches.piece_counts)[:-1]), places)
+
+
+def _sketch_batches(texts: Iterator[str], config: DeduplicateConfig) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the tables of a chunk, a batch of texts at a time: (1, documents, 2), (bands, documents), (1, documents, num_hashes)."""
+    room = _CHUNK_DOCUMENTS
+    while room and (batch := list(_batch(islice(texts, room)))):
+        room -= len(batch)
+        exact = exact_hashes(batch)
+        if config.near is None:
+            yield (exact[None],)
+            continue
+        signature = signatures(batch, config.near)
+        keys = band_keys(signature, config.near)
+        # Texts without letters have the same signature, which says nothing: only equal ones may meet.
+        empty = (signature == 0xFFFFFFFF).all(axis=1)
+        keys[:, empty] = exact[empty, 0]
+        # Of the signature the low bits do: different ones agree in them once in 65,536.
+        yield exact[None], keys.astype("<u8"), signature.astype("<u2")[None]
+
+
+def _batch(texts: Iterable[str]) -> Iterator[str]:
+    size = 0
+    for text in texts:
+        yield text
+        size += len(text)
+        if size >= _BATCH_CHARS:
+            return
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some documents of a sketch file: [exact hashes | band keys, band by band | signatures]."""
+
+    path: Path
+    piece: int
+    first_in_piece: int
+    offset: int
+    count: int
+
+
+class _Sketches:
+    """The sketch files of a corpus; its documents are numbered through."""
+
+    def __init__(self, paths: Sequence[Path], config: DeduplicateConfig) -> None:
+        self._near = config.near
+        self._chunks: list[_Chunk] = []
+        self.piece_counts: list[int] = []
+        for piece, path in enumerate(paths):
+            size, width = path.stat().st_size, config.bytes_per_document
+            if size % width:
+                raise DataError(f"{path}: {size} bytes are no whole number of sketches. Delete it; the next start makes it again.")
+            self.piece_counts.append(size // width)
+            for first in range(0, size // width, _CHUNK_DOCUMENTS):
+                self._chunks.append(_Chunk(path, piece, first, first * width, min(_CHUNK_DOCUMENTS, size // width - first)))
+        self._starts = np.cumsum([0, *(chunk.count for chunk in self._chunks)], dtype=np.int64)
+
+    @property
+    def num_documents(self) -> int:
+        return int(self._starts[-1])
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The piece of a document and its index in it."""
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        chunk = self._chunks[index]
+        return chunk.piece, chunk.first_in_piece + number - int(self._starts[index])
+
+    def keys(self, band: int | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (number of the first document, (documents,) uint64) per chunk: a band's keys, or the exact hashes' first half."""
+        for start, chunk in zip(self._starts.tolist(), self._chunks, strict=False):
+            if band is None:
+                yield start, np.fromfile(chunk.path, dtype="<u8", count=2 * chunk.count, offset=chunk.offset)[::2]
+            else:
+                offset = chunk.offset + chunk.count * (16 + 8 * band)
+                yield start, np.fromfile(chunk.path, dtype="<u8", count=chunk.count, offset=offset)
+
+    def second_hash(self, numbers: np.ndarray) -> np.ndarray:
+        """(documents,) -> (documents,) uint64: the other half of the exact hashes."""
+        hashes = np.frombuffer(self._rows(numbers, row_bytes=16, before=0), dtype="<u8")
+        return hashes.reshape(-1, 2)[:, 1]
+
+    def similarity(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(documents,), (documents,) -> (documents,) float: the estimated share of common windows."""
+        assert self._near is not None, "without near duplicates there are no signatures"
+        width, before = self._near.num_hashes, 16 + 8 * self._near.bands
+        first, second = (
+            np.frombuffer(self._rows(part, row_bytes=2 * width, before=before), dtype="<u2").reshape(-1, width)
+            for part in (numbers, others)
+        )
+        similar: np.ndarray = (first == second).mean(axis=1)
+        return similar
+
+    def _rows(self, numbers: np.ndarray, row_bytes: int, before: int) -> bytes:
+        """Read rows here and there; `before` is how many bytes a document has in the tables that stand before this one."""
+        rows: list[bytes] = [b""] * len(numbers)
+        chunk_of = np.searchsorted(self._starts, numbers, side="right") - 1
+        for index in np.unique(chunk_of).tolist():
+            chunk = self._chunks[index]
+            table = chunk.offset + chunk.count * before
+            with chunk.path.open("rb") as file:
+                for row in np.flatnonzero(chunk_of == index).tolist():
+                    in_chunk = int(numbers[row] - self._starts[index])
+                    rows[row] = os.pread(file.fileno(), row_bytes, table + in_chunk * row_bytes)
+        return b"".join(rows)
+
+
+@dataclass
+class _Found:
+    """(documents,) uint8 reasons, and samples (reason, document left out, document it resembles)."""
+
+    reasons: np.ndarray
+    samples: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def drop(self, reason: int, later: np.ndarray, first: np.ndarray) -> None:
+        self.reasons[later] = reason
+        room = _NUM_SAMPLES - sum(sample[0] == reason for sample in self.samples)
+        self.samples += [(reason, int(a), int(b)) for a, b in zip(later[:room], first[:room], strict=True)]
+
+
+def _groups(sketches: _Sketches, band: int | None, found: _Found) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (documents, group of each) of documents that share a key and are still in, by group and in corpus order within.
+
+    The keys are taken in as many parts as memory asks for; which part a key is in depends on the key alone.
+    """
+    num_parts = -(-sketches.num_documents // _SORTED_AT_ONCE)
+    for part in range(num_parts):
+        keys, numbers = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
+        for start, piece in sketches.keys(band):
+            wanted = found.reasons[start : start + len(piece)] == KEPT
+            if num_parts > 1:
+                wanted &= piece % np.uint64(num_parts) == part
+            indices = np.flatnonzero(wanted)
+            keys.append(piece[indices])
+            numbers.append(indices + start)
+        key, number = np.concatenate(keys), np.concatenate(numbers)
+        order = np.argsort(key)  # Not stable, which is slower: the few that share a key are put in order below.
+        key, number = key[order], number[order]
+        equal = np.flatnonzero(key[1:] == key[:-1])
+        shared = np.union1d(equal, equal + 1)
+        order = np.lexsort((number[shared], key[shared]))
+        key, number = key[shared][order], number[shared][order]
+        yield number, np.cumsum(np.concatenate([[0], key[1:] != key[:-1]])[: len(key)])
+
+
+def _resolve(
+    groups: tuple[np.ndarray, np.ndarray], found: _Found, reason: int, same: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> None:
+    """Drop from each group what is the `same` as its first document, then what is the same as the next that stayed, and so on.
+
+    A common key is no proof, so a group can hold several sets of duplicates; those that come late in a large group are
+    found by another band.
+    """
+    number, group = groups
+    for _ in range(_ROUNDS):
+        is_first = np.concatenate([[True], group[1:] != group[:-1]])[: len(group)]
+        firsts = number[is_first][np.cumsum(is_first) - 1]
+        number, group, firsts = number[~is_first], group[~is_first], firsts[~is_first]
+        if not len(number):
+            return
+        chunks = range(0, len(number), _COMPARED_AT_ONCE)
+        dropped = np.concatenate([same(number[at : at + _COMPARED_AT_ONCE], firsts[at : at + _COMPARED_AT_ONCE]) for at in chunks])
+        found.drop(reason, number[dropped], firsts[dropped])
+        number, group = number[~dropped], group[~dropped]

@@ -1,0 +1,1 @@
+"""Which documents a configuration means: corpora known by name, files, chapters, poems, a made-up task."""

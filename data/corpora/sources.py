@@ -1,0 +1,177 @@
+"""Which documents a configuration means: parts that can be read one by one, by any worker.
+
+Corpora known by name are `named.py`; how a file of some format is read is `formats.py`.
+"""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.config import DataConfig, ReverseConfig, SourceConfig
+from data.corpora import poems, reverse
+from data.corpora.chapters import Chapters, ChaptersConfig, split_chapters
+from data.corpora.named import CORPORA
+from data.documents import DataError, Document
+from data.reading.files import find_files
+from data.reading.formats import Piece, group, read, split
+from data.reading.records import BadInput, FileRead, Reading, Remark
+
+_FIELD = re.compile(r"\{(\w+)\}")
+_SAMPLES_PER_PART = 200_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Documents of one source that one task reads."""
+
+    source: int
+    """Index of the source in `DataConfig.all_sources`."""
+    pieces: tuple[Piece, ...] = ()
+    samples: range = range(0)
+    """Of the generated task."""
+
+
+def files_of(config: DataConfig) -> list[Path]:
+    """The files that are there already."""
+    return [path for source in config.all_sources if source.path for path in own_files(source)]
+
+
+def parts(config: DataConfig, downloads: Path) -> list[Part]:
+    """Return all parts in the order of the documents, fetching what has to be fetched.
+
+    Raises:
+        DataError: If something cannot be fetched or found.
+    """
+    found = []
+    for index, source in enumerate(config.all_sources):
+        check_known(source)
+        if source.corpus == "reverse":
+            total = (source.reverse or ReverseConfig()).num_samples
+            starts = range(0, total, _SAMPLES_PER_PART)
+            found += [Part(index, samples=range(start, min(start + _SAMPLES_PER_PART, total))) for start in starts]
+            continue
+        files = own_files(source) if source.path else CORPORA[source.corpus or ""].fetch(downloads)
+        shard_bytes = config.shard_mib << 20
+        found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, _reading(source), shard_bytes), shard_bytes)]
+    return found
+
+
+def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | FileRead | Remark]:
+    """Yield the documents of a part, before any cleaning rule, what could not be read, and what is to be said about the files.
+
+    Raises:
+        DataError: If a text has no chapters although chapters are asked for, or a package is missing.
+    """
+    source = config.all_sources[part.source]
+    if part.samples:
+        yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
+    edit = CORPORA[source.corpus].edit if source.corpus else None
+    reading = _reading(source)
+    for piece in part.pieces:
+        for item in read(piece, reading):
+            if not isinstance(item, Document):
+                yield item
+                continue
+            document = replace(item, text=edit(item.text)) if edit else item
+            if source.chapters is not None:
+                yield from _chapters(document, source)
+            else:
+                yield replace(document, text=_fill(source.template, document)) if source.template else document
+
+
+def _chapters(document: Document, source: SourceConfig) -> Iterator[Document | Remark]:
+    """Yield the chapters that are asked for, and what was found and left out.
+
+    Raises:
+        DataError: If there are no headings, a number is missing, or the chapters asked for are not there.
+    """
+    assert source.chapters is not None, "asked for by the caller"
+    found = split_chapters(document.text, source.chapters.absent)
+    chapters = found.all
+    # Where each volume begins at 1 again, chapters are counted through.
+    several = len(found.volumes) > 1
+    numbers = list(range(1, len(chapters) + 1)) if several else [chapter.number for chapter in chapters]
+    _check_chapters(document, found, numbers, source.chapters)
+    first, last = source.chapters.first, source.chapters.last or numbers[-1]
+    said = (
+        f"{len(chapters)} chapters in {len(found.volumes)} volumes, counted through"
+        if several
+        else f"chapters {numbers[0]} to {numbers[-1]}"
+    )
+    yield Remark(document.source, f"{said}; kept {first} to {last}")
+    if found.passed_over:
+        lines = ", ".join(map(str, found.passed_over[:5]))
+        said = f"lines that look like headings but are not the next in order ({len(found.passed_over)}) stay text of a chapter: {lines}"
+        yield Remark(document.source, said)
+    if found.before.strip():
+        yield Remark(document.source, "before the first chapter heading", len(found.before))
+    left_out = sum(len(chapter.text) for number, chapter in zip(numbers, chapters, strict=True) if not first <= number <= last)
+    if left_out:
+        yield Remark(document.source, f"chapters other than {first} to {last}", left_out)
+    for number, chapter in zip(numbers, chapters, strict=True):
+        if first <= number <= last:
+            yield replace(document, text=chapter.text, source=f"{document.source}, chapter {number}")
+
+
+def _check_chapters(document: Document, found: Chapters, numbers: Sequence[int], wanted: ChaptersConfig) -> None:
+    if not numbers:
+        raise DataError(
+            f"{document.source}: no line is a chapter heading (第一回 ...), but data.chapters asks for chapters. For a text"
+            " without chapters: data.chapters=null data.validation.last_documents=null data.validation.ratio=0.05"
+        )
+    if found.missing:
+        raise DataError(
+            f"{document.source}: chapter headings are missing: {'; '.join(found.missing)}. Mend them in the text (第三十四回 ...), or name"
+            " the numbers that it does not have in data.chapters.absent, e.g. [34]: the chapter before then goes on to the next heading."
+        )
+    if wanted.first < numbers[0] or (wanted.last or 0) > numbers[-1] or wanted.first > numbers[-1]:
+        raise DataError(
+            f"{document.source}: chapters {numbers[0]} to {numbers[-1]} are there, data.chapters asks for {wanted.first} to"
+            f" {wanted.last or 'the last'}. Set data.chapters.first={numbers[0]} data.chapters.last={numbers[-1]}, or bring the whole text."
+        )
+
+
+def _fill(template: str, document: Document) -> str:
+    """Put a document's fields into a template; a field that it does not have is empty."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name == "text":
+            return document.text
+        return poems.form(document.text) if name == "form" else document.meta.get(name, "")
+
+    return _FIELD.sub(value, template)
+
+
+def _reading(source: SourceConfig) -> Reading:
+    """Fields named in the template are read besides those that the section names."""
+    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in ("text", "title", "author", "dynasty", "form")}
+    return Reading(fields=wanted | source.fields, text_documents=source.text_documents, errors=source.errors)
+
+
+def own_files(source: SourceConfig) -> list[Path]:
+    """The files that a source's paths mean; with a named corpus, those that belong to it.
+
+    Raises:
+        DataError: If there are none.
+    """
+    files = find_files(source.paths)
+    if source.corpus is None:
+        return files
+    wanted = CORPORA[source.corpus].files
+    chosen = [path for path in files if fnmatch.fnmatch(path.name, wanted) and path.parent.name != "error"]
+    if not chosen:
+        raise DataError(f'data.path = {", ".join(source.paths)}: no file named {wanted} there, as the corpus "{source.corpus}" has them.')
+    return chosen
+
+
+def check_known(source: SourceConfig) -> None:
+    """Refuse a corpus that has no such name.
+
+    Raises:
+        DataError: With the names that are known.
+    """
+    if source.corpus is not None and source.corpus not in CORPORA:
+        raise DataError(f'data.corpus = "{source.corpus}" is not known. Known: {", ".join(CORPORA)}; your own text goes into data.path.')

@@ -1,0 +1,79 @@
+"""Records of Parquet and arrow files, a few hundred rows in memory at a time; pyarrow is imported on first use."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from data.documents import DataError
+from data.reading.compression import open_bytes
+
+_BATCH_ROWS = 256
+
+
+def row_groups(path: Path) -> list[int]:
+    """The size in bytes of each row group of a Parquet file; none if it cannot be read, which its reader will explain."""
+    pyarrow = _pyarrow(path)
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+    except (OSError, pyarrow.ArrowException):
+        return []
+    return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
+
+
+def parquet_records(path: Path, start: int, end: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (source, record) of the row groups [start, end).
+
+    Raises:
+        OSError: If the file is broken.
+    """
+    pyarrow = _pyarrow(path)
+    with _seekable(path) as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            for group in range(start, table.num_row_groups if end is None else end):
+                batches = table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group])
+                records = (record for batch in batches for record in batch.to_pylist())
+                yield from ((f"{path}[{group}:{row}]", record) for row, record in enumerate(records))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise OSError(f"broken Parquet: {error}") from None
+
+
+def arrow_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (source, record) of an arrow stream file, as a saved Hugging Face dataset has them.
+
+    Raises:
+        OSError: If the file is broken.
+    """
+    pyarrow = _pyarrow(path)
+    with open_bytes(path) as file:
+        try:
+            batches = (
+                batch.slice(at, _BATCH_ROWS) for batch in pyarrow.ipc.open_stream(file) for at in range(0, batch.num_rows, _BATCH_ROWS)
+            )
+            records = (record for batch in batches for record in batch.to_pylist())
+            yield from ((f"{path}[{row}]", record) for row, record in enumerate(records))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise OSError(f"broken arrow stream: {error}") from None
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: reading it needs pyarrow; run: .venv/bin/pip install -r requirements-data.txt") from None
+    return pyarrow
+
+
+def _seekable(path: Path) -> BinaryIO:
+    """Parquet is read from its end: a compressed one goes through a nameless temporary file."""
+    if path.suffix not in (".gz", ".zst"):
+        return path.open("rb")
+    copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # The caller closes it.
+    with open_bytes(path) as file:
+        shutil.copyfileobj(file, copy, 1 << 20)
+    copy.seek(0)
+    return copy

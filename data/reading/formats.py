@@ -1,0 +1,289 @@
+"""Read documents out of files of many formats, one piece of work at a time.
+
+Text (txt, md, py), csv, json, jsonl, parquet and the arrow files of a saved Hugging Face dataset; each also as .gz or
+.zst. Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which files are
+meant is `files.py`; how bytes become records is `compression.py`, `json_items.py` and `columnar.py`; how records become
+documents is `records.py`.
+"""
+
+import csv
+import itertools
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.documents import Document
+from data.reading.columnar import arrow_records, parquet_records, row_groups
+from data.reading.compression import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
+from data.reading.encodings import ESCAPE, EncodingError
+from data.reading.json_items import BrokenItem, json_items
+from data.reading.records import BadInput, FileRead, Reading, from_record, make_document, printable
+
+FORMATS = {
+    ".txt": "text", ".md": "text", ".py": "text", ".csv": "csv", ".json": "json",
+    ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet", ".arrow": "arrow",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work for one reader: a file, or the part of it whose lines (row groups) begin in [start, end)."""
+
+    path: Path
+    start: int = 0
+    end: int | None = None
+    num_bytes: int = 0
+
+
+def split(files: Iterable[Path], reading: Reading, piece_bytes: int = 256 << 20) -> list[Piece]:
+    """Cut files into pieces of about `piece_bytes`, in order, where their format allows it without reading them.
+
+    Plain jsonl and text by lines are cut at bytes, Parquet at row groups; the rest stays whole.
+    """
+    pieces = []
+    for path in files:
+        size = path.stat().st_size
+        if size > piece_bytes and _is_splittable(path, reading):
+            starts = range(0, size, piece_bytes)
+            pieces += [Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in starts]
+        elif size > piece_bytes and path.suffix == ".parquet":
+            pieces += _by_row_groups(path, piece_bytes)
+        else:
+            pieces.append(Piece(path, num_bytes=size))
+    return pieces
+
+
+def group(pieces: Iterable[Piece], group_bytes: int) -> list[list[Piece]]:
+    """Join neighbouring pieces until a group has `group_bytes`, so that a thousand small files are not a thousand shards."""
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in pieces:
+        if not groups or room <= 0:
+            groups.append([])
+            room = group_bytes
+        groups[-1].append(piece)
+        room -= piece.num_bytes
+    return groups
+
+
+def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileRead]:
+    """Yield what a piece holds, in the file's order, and at its end a `FileRead`.
+
+    The same records come out however a file was cut into pieces.
+
+    Raises:
+        DataError: If a package is missing that the format needs. What is wrong with the file itself is yielded.
+    """
+    reader = _READERS.get(_format(piece.path) or "")
+    if reader is None:
+        known = " ".join(FORMATS)
+        yield BadInput(str(piece.path), f'file type "{piece.path.suffix}" is not read; known: {known}, each also .gz or .zst')
+        return
+    encoding = None
+    num_records = num_bytes = num_bad_bytes = num_replaced = 0
+    try:
+        if reader not in (_read_parquet, _read_arrow):
+            encoding = detect_stream(piece.path)
+        for item in reader(piece, reading):
+            num_records += 1
+            if isinstance(item, Document):
+                num_bytes += len(item.text.encode("utf-8"))
+                num_replaced += item.num_replaced
+            else:
+                num_bad_bytes += item.num_bytes
+            yield item
+        if not num_records and not piece.start and piece.end is None:
+            yield BadInput(str(piece.path), "holds no record")
+    except EncodingError as error:
+        num_bad_bytes = _size(piece)
+        yield BadInput(str(piece.path), str(error).removeprefix(f"{piece.path}: "), num_bad_bytes)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        # How much is missing nobody knows: it counts as much as all that is there.
+        rest = max(_size(piece), num_bytes)
+        num_bad_bytes += rest
+        yield BadInput(str(piece.path), f"the rest of the file cannot be read: {error}", rest)
+    # A record has more than its text; a compressed file holds more than its size.
+    yield FileRead(printable(str(piece.path)), encoding, max(_size(piece), num_bytes + num_bad_bytes), num_replaced)
+
+
+def _size(piece: Piece) -> int:
+    try:
+        return piece.num_bytes or piece.path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _sized(item: Document | BadInput, num_bytes: int) -> Document | BadInput:
+    """Say of bad input how much it was."""
+    return replace(item, num_bytes=num_bytes) if isinstance(item, BadInput) else item
+
+
+def _format(path: Path) -> str | None:
+    plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
+    return FORMATS.get(plain.suffix.lower())
+
+
+def _is_splittable(path: Path, reading: Reading) -> bool:
+    by_line = _format(path) == "lines" or (_format(path) == "text" and reading.text_documents == "line")
+    if not by_line or path.suffix in (".gz", ".zst"):
+        return False
+    try:
+        return not detect_stream(path).startswith(("utf-16", "utf-32"))  # There a line feed is several bytes.
+    except EncodingError:
+        return False
+
+
+def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
+    pieces = []
+    start = num_bytes = 0
+    sizes = row_groups(path)
+    for index, size in enumerate(sizes, start=1):
+        num_bytes += size
+        if num_bytes >= piece_bytes or index == len(sizes):
+            pieces.append(Piece(path, start, index, num_bytes))
+            start, num_bytes = index, 0
+    return pieces or [Piece(path)]
+
+
+def _read_text(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    if reading.text_documents != "file":
+        yield from _read_text_parts(piece, reading)
+        return
+    with open_bytes(piece.path) as file:
+        data = file.read(MAX_RECORD_BYTES + 1)
+    if len(data) > MAX_RECORD_BYTES:
+        limit = MAX_RECORD_BYTES >> 20
+        reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
+        yield BadInput(str(piece.path), reason, _size(piece))
+        return
+    text = data.decode(detect_stream(piece.path), ESCAPE)
+    yield _sized(make_document(text.replace("\r\n", "\n"), str(piece.path), {}, reading), len(data))
+
+
+def _read_text_parts(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    part: list[str] = []
+    begin = 0
+
+    def made() -> Document | BadInput:
+        text = "\n".join(part)
+        return _sized(make_document(text, f"{piece.path}@{begin}", {}, reading), len(text.encode("utf-8", "surrogatepass")))
+
+    for offset, line, _ in _decoded_lines(piece):
+        if isinstance(line, BadInput):
+            yield line
+            continue
+        blank = not line.strip()
+        if not blank:
+            begin = begin if part else offset
+            part.append(line.rstrip("\r\n"))
+        if part and (blank or reading.text_documents == "line"):
+            yield made()
+            part = []
+    if part:
+        yield made()
+
+
+def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | BadInput, int]]:
+    """Yield (place, line, bytes of the line): lone surrogates stand for bytes that do not fit the encoding."""
+    encoding = detect_stream(piece.path)
+    if encoding.startswith(("utf-16", "utf-32")):
+        with open_text(piece.path) as file:
+            yield from ((number, line, 2 * len(line)) for number, line in enumerate(file, start=1))
+        return
+    with open_bytes(piece.path) as raw:
+        for offset, line, num_bytes in lines(raw, piece.start, piece.end):
+            if line is None:
+                yield offset, BadInput(f"{piece.path}@{offset}", f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes), num_bytes
+                continue
+            codec = "utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig")
+            yield offset, line.decode(codec, ESCAPE), num_bytes
+
+
+def _read_jsonl(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    for offset, line, num_bytes in _decoded_lines(piece):
+        if isinstance(line, BadInput):
+            yield line
+        elif line.strip():
+            source = f"{piece.path}@{offset}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
+                yield BadInput(source, f"broken JSON: {error}", num_bytes)
+                continue
+            yield _sized(from_record(record, source, reading), num_bytes)
+
+
+def _read_json(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    with open_text(piece.path) as file:
+        for index, item in enumerate(json_items(file)):
+            source = f"{piece.path}[{index}]"
+            if isinstance(item, BrokenItem):
+                yield BadInput(source, item.reason, item.num_bytes)
+            else:
+                made = from_record(item, source, reading)
+                yield _sized(made, len(repr(item))) if isinstance(made, BadInput) else made
+
+
+def _read_csv(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
+    with open_text(piece.path) as file:
+        counted = _CountedLines(file)
+        rows = csv.reader(counted, strict=True)
+        header: list[str] | None = None
+        for index in itertools.count():  # The header is number 0.
+            source = f"{piece.path}[{index}]"
+            begin = counted.num_bytes
+            try:
+                row = next(rows)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", counted.num_bytes - begin)
+                if header is None:  # Without the names of the fields the rest means nothing.
+                    return
+                continue
+            num_bytes = counted.num_bytes - begin
+            if header is None:
+                header = row
+            elif row and len(row) != len(header):
+                yield BadInput(source, f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}", num_bytes)
+            elif row:
+                yield _sized(from_record(dict(zip(header, row, strict=True)), source, reading), num_bytes)
+        if header is None:
+            yield BadInput(str(piece.path), "no header line with the names of the fields")
+
+
+class _CountedLines:
+    """Lines of a file, and how many bytes of UTF-8 they were up to now."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._lines = iter(file)
+        self.num_bytes = 0
+
+    def __iter__(self) -> "_CountedLines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.num_bytes += len(line.encode("utf-8", "surrogatepass"))
+        return line
+
+
+def _read_parquet(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    yield from _from_records(parquet_records(piece.path, piece.start, piece.end), reading)
+
+
+def _read_arrow(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+    yield from _from_records(arrow_records(piece.path), reading)
+
+
+def _from_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document | BadInput]:
+    for source, record in records:
+        made = from_record(record, source, reading)
+        yield _sized(made, len(repr(record))) if isinstance(made, BadInput) else made
+
+
+_READERS = {"text": _read_text, "lines": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet, "arrow": _read_arrow}

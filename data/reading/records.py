@@ -1,0 +1,126 @@
+"""A record of a file becomes a document, or a counted problem."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data.documents import Document
+from data.reading.compression import is_whole
+
+_DIGITS = re.compile(r"\d+")
+_PLACE = re.compile(r"@\d+$|\[[\d:]+\]$")
+_LONE = re.compile("[\ud800-\udfff]")
+
+# Our name of a field -> names it has in files, looked for in this order.
+FIELD_NAMES = {
+    "text": ("text", "content", "内容", "正文", "paragraphs"),
+    "title": ("title", "题目", "标题", "題目", "標題"),
+    "author": ("author", "作者"),
+    "dynasty": ("dynasty", "朝代"),
+}
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """A record, or the rest of a file, that could not be read."""
+
+    source: str
+    reason: str
+    num_bytes: int = 0
+    """How much of the input is lost with it."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without what differs from record to record, so that equal ones can be counted."""
+        return _DIGITS.sub("N", self.reason.split(": ")[0])
+
+    @property
+    def file(self) -> str:
+        """The file without the place in it."""
+        return _PLACE.sub("", self.source)
+
+
+@dataclass(frozen=True)
+class FileRead:
+    """That a file, or a piece of one, was read to its end."""
+
+    path: str
+    encoding: str | None
+    """None of a format that has none to detect."""
+    num_bytes: int
+    """What was read, unreadable records included."""
+    num_replaced: int
+    """Places that were not readable and are U+FFFD now."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that a person should know about what was read."""
+
+    source: str
+    text: str
+    chars_left_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How records become documents."""
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a field (text, or any name that lands in `meta`) -> its name in the file. Beside it `FIELD_NAMES` apply."""
+    text_documents: Literal["file", "line", "paragraph"] = "file"
+    """What a document is in a text file: all of it, each line, or what stands between blank lines."""
+    errors: Literal["refuse", "replace"] = "refuse"
+    """Of bytes that do not fit the file's encoding: the record is bad input, or U+FFFD stands for them."""
+
+
+def from_record(record: Any, source: str, reading: Reading) -> Document | BadInput:
+    """Pick the text and the other named fields out of a record; a text in a list of strings gets one line for each."""
+    if not isinstance(record, dict):
+        return BadInput(source, f"a {type(record).__name__} where an object with fields was expected")
+    values = {}
+    for name in {**FIELD_NAMES, **reading.fields}:
+        candidates = (reading.fields[name],) if name in reading.fields else FIELD_NAMES[name]
+        found = next((candidate for candidate in candidates if record.get(candidate) is not None), None)
+        if found is not None:
+            values[name] = record[found]
+    if "text" not in values:
+        wanted = reading.fields.get("text") or " or ".join(FIELD_NAMES["text"])
+        return BadInput(source, f"no field {wanted}: it has {printable(', '.join(map(str, record)))[:200]}")
+    text = values.pop("text")
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "\n".join(text)
+    if not isinstance(text, str):
+        return BadInput(source, f"the text is a {type(text).__name__}, not a string")
+    meta = {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for name, value in values.items()}
+    return make_document(text, source, meta, reading)
+
+
+def make_document(text: str, source: str, meta: dict[str, str], reading: Reading) -> Document | BadInput:
+    """A document, unless it is empty or holds characters that cannot be written as UTF-8 and may not be replaced."""
+    source = printable(source)
+    if not text.strip():
+        return BadInput(source, "empty document")
+    if is_whole(text) and all(is_whole(value) for value in meta.values()):
+        return Document(text, source, meta)
+    if reading.errors == "refuse":
+        return BadInput(source, _what_is_broken([text, *meta.values()]))
+    num_replaced = sum(len(_LONE.findall(value)) for value in (text, *meta.values()))
+    return Document(_LONE.sub("\ufffd", text), source, {name: _LONE.sub("\ufffd", value) for name, value in meta.items()}, num_replaced)
+
+
+def printable(name: str) -> str:
+    """A name as UTF-8 can hold it: file names from other systems are often in another encoding."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _what_is_broken(values: list[str]) -> str:
+    places = [match.start() for match in _LONE.finditer(values[0])]
+    where = f", the first in line {values[0].count(chr(10), 0, places[0]) + 1}" if places else " in a field beside the text"
+    count = len(places) or 1
+    return (
+        "bytes that do not fit the file's encoding, or half of an escaped character: "
+        f'{count} place{"s"[: count > 1]}{where}; data.errors="replace" puts \ufffd there and keeps the rest'
+    )

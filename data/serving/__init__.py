@@ -1,0 +1,1 @@
+"""From an open store to batches. Nothing here reads raw files or cleans, and nothing it imports does."""

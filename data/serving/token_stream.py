@@ -1,0 +1,63 @@
+"""Token shards as one long sequence."""
+
+import bisect
+import os
+import resource
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from data.documents import DataError
+from data.store.token_store import Shard
+
+_SPARE_FILES = 256  # For checkpoints, sockets and logs of the run.
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process open `count` more files: a mapped shard keeps two open, and many systems allow 1,024 at first.
+
+    Raises:
+        DataError: If the system's limit is lower.
+    """
+    needed = len(os.listdir("/dev/fd")) + count + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise DataError(
+            f"a store of {count // 2} shards needs {needed} open files, the limit is {hard}. Raise it (ulimit -Hn), or prepare"
+            " with a larger data.shard_mib."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class Stream:
+    """Shards end to end; optionally only the tokens [start, end) of them."""
+
+    def __init__(self, shards: Sequence[Shard], start: int = 0, end: int | None = None) -> None:
+        self._shards = shards
+        self._ends = list(accumulate(shard.num_tokens for shard in shards))
+        self._start = start
+        total = self._ends[-1] if self._ends else 0
+        self.num_tokens = (total if end is None else end) - start
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Return `length` ids from `start` on; what would be beyond the end is read from the beginning."""
+        pieces = []
+        start %= self.num_tokens
+        while length:
+            number = bisect.bisect_right(self._ends, self._start + start)
+            shard = self._shards[number]
+            in_shard = self._start + start - self._ends[number] + shard.num_tokens
+            available = min(length, shard.num_tokens - in_shard, self.num_tokens - start)
+            pieces.append(shard.read(in_shard, available))
+            length -= available
+            start = (start + available) % self.num_tokens
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def document_starts(self) -> np.ndarray:
+        """(documents,) where each document begins."""
+        sizes = np.concatenate([shard.document_sizes for shard in self._shards])
+        starts = np.cumsum(sizes) - sizes
+        return starts[(starts >= self._start) & (starts < self._start + self.num_tokens)] - self._start

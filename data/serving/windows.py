@@ -1,0 +1,162 @@
+"""Which tokens training sample number i holds: windows cut from token streams, in a seeded order, mixed by weight.
+
+Everything here is a pure function of (seed, sample index).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from data.documents import DataError
+from data.serving.permutation import mix, permute
+from data.serving.token_stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Weights are kept in every run of so many samples, each of which has its own order.
+_BLOCK = 1000
+
+
+class Windows(Protocol):
+    """One stream as an endless sequence of windows, epoch after epoch."""
+
+    per_epoch: int
+
+    def read(self, index: int) -> np.ndarray:
+        """Return window `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
+        ...
+
+
+class StreamWindows:
+    """Windows that share one token with their neighbours (the label of one is the first input of the next).
+
+    Each epoch cuts the stream from an offset of its own, so that the cuts fall elsewhere each time.
+    """
+
+    def __init__(self, stream: Stream, seq_length: int, seed: int, tail: Literal["drop", "wrap"]) -> None:
+        self._stream = stream
+        self._seq_length = seq_length
+        self._seed = seed
+        if tail == "wrap":
+            # So many that every token is a label; the last window goes on with the first ones.
+            self.per_epoch, self._num_offsets = -(-stream.num_tokens // seq_length), stream.num_tokens
+            return
+        num_windows = (stream.num_tokens - 1) // seq_length
+        # One window is given up for the sake of varying offsets; a stream of a single window has none to give.
+        self.per_epoch = num_windows - (num_windows > 1)
+        self._num_offsets = stream.num_tokens - self.per_epoch * seq_length
+
+    def read(self, index: int) -> np.ndarray:
+        """See `Windows`."""
+        epoch, position = divmod(index, self.per_epoch)
+        offset = mix(self._seed, epoch, 0) % self._num_offsets
+        window = permute(position, self.per_epoch, mix(self._seed, epoch, 1))
+        return self._stream.read(offset + window * self._seq_length, self._seq_length + 1)
+
+
+class DocumentWindows:
+    """Windows that begin where a document begins and hold the documents behind it.
+
+    A document cut off at the end of a window begins the next one, so that its first tokens are labels twice in an epoch; one longer
+    than a window goes on in the next, which then begins inside it.
+    """
+
+    def __init__(self, stream: Stream, seq_length: int, seed: int) -> None:
+        self._stream = stream
+        self._seq_length = seq_length
+        self._seed = seed
+        self._starts = window_starts(stream.document_starts(), stream.num_tokens, seq_length)
+        self.per_epoch = len(self._starts)
+
+    def read(self, index: int) -> np.ndarray:
+        """See `Windows`. The last window may go on with the first document."""
+        epoch, position = divmod(index, self.per_epoch)
+        window = permute(position, self.per_epoch, mix(self._seed, epoch, 1))
+        return self._stream.read(int(self._starts[window]), self._seq_length + 1)
+
+
+def window_starts(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
+    """(windows,) where windows begin so that every token is a label in one of them, documents' first ones inputs only."""
+    starts = []
+    position = 0
+    while position < num_tokens - 1:
+        starts.append(position)
+        end = position + seq_length + 1
+        # The last document that begins before the window's end and is not over there, unless the window began with it.
+        begun = int(document_starts[np.searchsorted(document_starts, min(end, num_tokens), side="right") - 1])
+        position = begun if begun > position else end - 1
+    return np.array(starts, dtype=np.int64)
+
+
+def row_bounds(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
+    """(rows + 1,) where rows of at most `seq_length` tokens begin, and the end of the last, so that each token is in exactly one.
+
+    A row ends before a document that would not fit, so that every row begins with a document or goes on with one longer than a row.
+    """
+    bounds = [0]
+    while bounds[-1] < num_tokens:
+        end = bounds[-1] + seq_length
+        begun = int(document_starts[np.searchsorted(document_starts, end, side="right") - 1])
+        bounds.append(num_tokens if end >= num_tokens else begun if begun > bounds[-1] else end)
+    return np.array(bounds, dtype=np.int64)
+
+
+class TrainingSet:
+    """Samples of `seq_length + 1` tokens without end."""
+
+    def __init__(self, windows: Sequence[Windows], weights: Sequence[float], num_tokens: int, seed: int) -> None:
+        """Mix windows of several streams.
+
+        Args:
+            windows: One or more streams.
+            weights: Their shares of the samples.
+            num_tokens: In all streams together.
+            seed: Decides which stream each sample is from.
+
+        Raises:
+            DataError: If a weight is too small to count.
+        """
+        self._windows = windows
+        self._counts = _shares(weights)
+        self._ends = np.cumsum(self._counts).tolist()
+        self._seed = seed
+        self.num_tokens = num_tokens
+        self.samples_per_epoch = sum(part.per_epoch for part in windows)
+
+    def sample(self, index: int) -> np.ndarray:
+        """Return sample `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
+        if len(self._windows) == 1:
+            return self._windows[0].read(index)
+        block, position = divmod(index, _BLOCK)
+        position = permute(position, _BLOCK, mix(self._seed, block, 2))
+        stream = next(number for number, end in enumerate(self._ends) if position < end)
+        first = self._ends[stream] - self._counts[stream]
+        return self._windows[stream].read(block * self._counts[stream] + position - first)
+
+    def batches(self, *, start_sample: int, replica: int, num_replicas: int, micro_batch: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+        """Yield (inputs, labels), each (B, T) int64, for one replica, without end.
+
+        Micro-batch k of replica r holds samples start_sample + (k * num_replicas + r) * micro_batch and the following.
+        """
+        import torch
+
+        first = start_sample + replica * micro_batch
+        while True:
+            rows = np.stack([self.sample(first + row) for row in range(micro_batch)]).astype(np.int64)
+            yield torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
+            first += num_replicas * micro_batch
+
+
+def _shares(weights: Sequence[float]) -> list[int]:
+    """Samples of each stream in a block: whole numbers that add up, by largest remainders."""
+    exact = np.array(weights, dtype=np.float64) / sum(weights) * _BLOCK
+    counts = np.floor(exact).astype(int)
+    for stream in np.argsort(counts - exact, kind="stable")[: _BLOCK - int(counts.sum())]:
+        counts[stream] += 1
+    if not counts.all():
+        raise DataError(
+            f"data.sources: the weights {list(weights)} differ so much that the least would get less than one sample in {_BLOCK}."
+        )
+    return [int(count) for count in counts]

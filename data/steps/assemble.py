@@ -1,0 +1,158 @@
+"""Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report, manifest."""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.documents import DataError
+from data.steps import report, tokenization
+from data.steps.clean import bad_input, check_bad_ratio
+from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
+from data.steps.split import warn_of_large_share
+from data.steps.tasks import Task, run
+from data.steps.tokenization import SPLITS
+from data.store import packed_rows, token_store
+from data.store.identity import Identity
+from data.tokenizers import tokenizer_folder
+
+logger = logging.getLogger(__name__)
+
+
+def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
+    """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
+
+    Raises:
+        DataError: If the training split is shorter than one window.
+    """
+    folder = work / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copytree(steps.tokenizer, folder / "tokenizer")
+    made = tokenizer_folder.load(folder / "tokenizer")
+    linked: dict[str, list[Linked]] = {name: _link_split(config, getattr(steps, name), name, folder) for name in SPLITS}
+    splits: dict[str, Any] = {name: _describe_split(config, linked[name], name) for name in SPLITS}
+    check_length(splits["train"]["tokens"], config)
+    check_sources(config, splits["train"])
+    if not splits["valid"]["tokens"]:
+        raise DataError(f"{config.name}: nothing is held out for validation. Raise data.validation.ratio, or bring more text.")
+    held_out = splits["valid"]["tokens"]
+    scored = {part["name"] for part in splits["valid"]["streams"]}
+    for source in config.source_names if len(config.all_sources) > 1 else ():
+        if source not in scored:
+            logger.warning("nothing of %s is held out, so it has no score of its own", source)
+    warn_of_large_share(held_out, held_out + splits["train"]["tokens"], config.validation)
+    report.write(config, steps, (linked, splits), folder)
+    if config.pack is not None:
+        splits["train"]["packed"] = packed_rows.write(folder, splits["train"], config.pack.length)
+    content = {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits}
+    token_store.write_manifest(folder, {**content, "bad_input": bad_input(steps.cleaned)})
+    return folder
+
+
+def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
+    """Hold what a store's preparation could not read against the configuration of today.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`.
+    """
+    if "bad_input" in manifest:  # A finished pair of another program has none.
+        check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
+
+
+def describe(made: tokenizer_folder.Tokenizer, folder: Path) -> dict[str, Any]:
+    """What the manifest says about the tokenizer."""
+    return {
+        "sha256": tokenizer_folder.fingerprint(folder / "tokenizer"),
+        "vocab_size": made.vocab_size,
+        "eos_id": made.eos_id,
+        "bos_id": made.bos_id,
+    }
+
+
+def check_length(num_tokens: int, config: DataConfig) -> None:
+    """Refuse a training split that does not fill one window.
+
+    Raises:
+        DataError: If it does not.
+    """
+    if num_tokens < config.seq_length + 1:
+        raise DataError(
+            f"{config.name}: {num_tokens} training tokens are less than one window of data.seq_length + 1 ="
+            f" {config.seq_length + 1}. Shorten the window or bring more text."
+        )
+
+
+def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
+    """Refuse a weighted mixture in which a source could not fill one window.
+
+    Raises:
+        DataError: If one has no training tokens, or too few.
+    """
+    if not config.is_weighted:
+        return
+    tokens = {part["source"]: part["tokens"] for part in train["streams"]}
+    for source, name in enumerate(config.source_names):
+        if tokens.get(source, 0) < config.seq_length + 1:
+            raise DataError(
+                f"data.sources: {tokens.get(source, 0)} training tokens of {name} are less than one window of data.seq_length + 1 ="
+                f" {config.seq_length + 1}. Bring more of it, shorten the window, or remove the source."
+            )
+
+
+def _link_split(config: DataConfig, tokenized: Sequence[Tokenized], name: str, folder: Path) -> list[Linked]:
+    """Give the store's names to the shards of one split, as many as its budget has room for."""
+    linked: list[Linked] = []
+    for prefix, source, counts in (pair for item in tokenized for pair in item.pairs(name)):
+        budget, of = (config.max_train_tokens, linked)
+        if name == "valid":
+            budget, of = valid_budget(config), [other for other in linked if other.source == source]
+        left = None if budget is None else budget - sum(other.counts["tokens"] for other in of)
+        if left is not None and left <= 0:
+            continue
+        if left is not None and counts["tokens"] > left:
+            vocab_size = tokenizer_folder.load(folder / "tokenizer").vocab_size
+            cut = Task(folder.parent / "5-cut" / f"{name}-{source}-{left}", tokenization.truncate, (prefix, left, vocab_size))
+            (counts,) = run([cut], 1)
+            prefix = cut.output
+        shard = f"{name}-{len(linked):05d}"
+        for ending in (".bin", ".idx"):
+            _link(prefix.with_name(prefix.name + ending), folder / (shard + ending))
+        if config.documents is not None:
+            (folder / "documents").mkdir(exist_ok=True)
+            _link(tokenization.documents_path(prefix), folder / "documents" / f"{shard}.parquet")
+        linked.append(Linked(shard, prefix, source, counts))
+    return linked
+
+
+def _describe_split(config: DataConfig, linked: Sequence[Linked], name: str) -> dict[str, Any]:
+    """What the manifest says about a split: training mixes weighted sources, validation scores each by itself."""
+    apart = config.is_weighted or (name == "valid" and len(config.all_sources) > 1)
+    streams: dict[int, list[Linked]] = {}
+    for item in linked:
+        streams.setdefault(item.source if apart else 0, []).append(item)
+    named = [
+        {
+            "name": config.source_names[source] if apart else config.name,
+            "source": source,
+            "shards": [item.name for item in items],
+            **_totals(items),
+        }
+        for source, items in sorted(streams.items())
+    ]
+    return {**_totals(linked), "streams": named}
+
+
+def _totals(linked: Sequence[Linked]) -> dict[str, int]:
+    return {unit: sum(item.counts[unit] for item in linked) for unit in ("documents", "tokens", "chars")}
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

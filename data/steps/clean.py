@@ -1,0 +1,212 @@
+"""The first steps of a preparation: read and clean each part, and leave out copies."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.cleaning.cleaner import Cleaner, RuleCount, build_rules
+from data.cleaning.duplicates import EXACT, KEPT, NEAR, Duplicates, find_duplicates, write_sketches
+from data.config import DataConfig
+from data.corpora import sources
+from data.documents import DataError, Document
+from data.reading.records import BadInput, FileRead, Remark, printable
+from data.steps import intermediate
+from data.steps.tasks import Result, replacing
+
+logger = logging.getLogger(__name__)
+
+_NUM_BAD_SAMPLES = 20
+_NUM_LOGGED = 10
+_NUM_DUPLICATE_SAMPLES = 5
+_EXCERPT_CHARS = 200
+
+
+def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
+    """Read a part, apply the rules and write what stays: documents, their sketches, their lengths."""
+    of_source = config.all_sources[part.source].clean
+    cleaner = Cleaner(build_rules(config.clean if of_source is None else of_source))
+    read = _Read()
+    lengths: list[int] = []
+
+    def kept(add: Any) -> Iterator[Document]:
+        for item in sources.documents(config, part):
+            read.count(item)
+            if not isinstance(item, Document):
+                continue
+            document = cleaner.clean(item)
+            if document is not None:
+                lengths.append(len(document.text))
+                add(replace(document, of_source=part.source) if config.mixes_sources else document)
+                yield document
+
+    with intermediate.writer(output) as add:
+        if config.deduplicate is not None:
+            write_sketches(sketch_path(output), (document.text for document in kept(add)), config.deduplicate)
+        else:
+            for _ in kept(add):
+                pass
+    save_array(lengths_path(output), np.array(lengths, dtype=np.int32))
+    rules = {name: asdict(count) for name, count in cleaner.counts.items()}
+    return {**asdict(read), "rules": rules, "documents": len(lengths), "chars": sum(lengths)}
+
+
+@dataclass
+class _Read:
+    """What was read of a part, before any rule."""
+
+    documents_in: int = 0
+    chars_in: int = 0
+    bytes_in: int = 0
+    """Of the files, unreadable records included."""
+    num_bad: int = 0
+    bad_bytes: int = 0
+    bad: list[dict[str, str]] = field(default_factory=list)
+    """The first ones."""
+    bad_reasons: dict[str, int] = field(default_factory=dict)
+    bad_files: dict[str, int] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[dict[str, Any]] = field(default_factory=list)
+
+    def count(self, item: Document | BadInput | FileRead | Remark) -> None:
+        if isinstance(item, Document):
+            self.documents_in += 1
+            self.chars_in += len(item.text)
+        elif isinstance(item, BadInput):
+            self.num_bad += 1
+            self.bad_bytes += item.num_bytes
+            for counts, name in ((self.bad_reasons, printable(item.kind)), (self.bad_files, printable(item.file))):
+                counts[name] = counts.get(name, 0) + 1
+            if len(self.bad) < _NUM_BAD_SAMPLES:
+                self.bad.append({"source": printable(item.source), "reason": printable(item.reason)})
+        elif isinstance(item, FileRead):
+            self.bytes_in += item.num_bytes
+            self.files.append({"path": item.path, "encoding": item.encoding, "replaced": item.num_replaced})
+        else:
+            self.remarks.append({"source": item.source, "text": item.text, "chars_left_out": item.chars_left_out})
+
+
+def sketch_path(prefix: Path) -> Path:
+    """Where a part's hashes lie."""
+    return prefix.with_name(prefix.name + ".sketch")
+
+
+def lengths_path(prefix: Path) -> Path:
+    """Where the lengths of a part's documents lie: (documents,) int32, in characters."""
+    return prefix.with_name(prefix.name + ".lengths.npy")
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array so that the file is never seen half-written."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
+    """Say what was read, and fail when too much of it could not be.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`, or if nothing is left.
+    """
+    _say(results)
+    counts = bad_input(results)
+    samples = [f"{sample['source']}: {sample['reason']}" for result in results for sample in result["bad"]]
+    if samples:
+        logger.warning("%d of %d records could not be read; the first: %s", counts["records"], counts["of_records"], samples[0])
+    check_bad_ratio(counts, config, f" The first: {'; '.join(samples[:3])}.")
+    if not sum(result["documents"] for result in results):
+        num_good = counts["of_records"] - counts["records"]
+        dropped = f" of {num_good} documents, all dropped by data.clean" if num_good else ""
+        raise DataError(f"{config.name}: no text is left{dropped}. Check the input and the rules.")
+
+
+def bad_input(results: Sequence[Result]) -> dict[str, int]:
+    """How much of the input could not be read: records and bytes, and of how many."""
+    num_bad, num_good, num_bytes, of_bytes = (
+        sum(result[name] for result in results) for name in ("num_bad", "documents_in", "bad_bytes", "bytes_in")
+    )
+    return {"records": num_bad, "of_records": num_bad + num_good, "bytes": num_bytes, "of_bytes": of_bytes}
+
+
+def check_bad_ratio(counts: Mapping[str, int], config: DataConfig, more: str = "") -> None:
+    """Compare what could not be read, as `bad_input` counts it, with the configuration.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`, by records or by bytes.
+    """
+    for unit in ("records", "bytes"):
+        if counts[unit] > config.max_bad_ratio * counts[f"of_{unit}"]:
+            raise DataError(
+                f"{config.name}: {counts[unit]} of {counts[f'of_{unit}']} {unit} could not be read, more than data.max_bad_ratio ="
+                f" {config.max_bad_ratio:g} allows.{more} Repair the input or raise the ratio."
+            )
+
+
+def _say(results: Sequence[Result]) -> None:
+    """Log what a person should know about the input; all of it is in the report."""
+    remarks = [remark for result in results for remark in result["remarks"]]
+    for remark in remarks[:_NUM_LOGGED]:
+        left_out = f": {remark['chars_left_out']:,} characters left out" if remark["chars_left_out"] else ""
+        logger.info("%s: %s%s", remark["source"], remark["text"], left_out)
+    if len(remarks) > _NUM_LOGGED:
+        logger.info("(%d more of this kind are in the report)", len(remarks) - _NUM_LOGGED)
+    replaced = [file for result in results for file in result["files"] if file["replaced"]]
+    if replaced:
+        total = sum(file["replaced"] for file in replaced)
+        logger.warning(
+            "unreadable places replaced by \ufffd: %d in %d of the files, the first %s", total, len(replaced), replaced[0]["path"]
+        )
+
+
+def drop_copies(config: DataConfig, prefixes: Sequence[Path], output: Path) -> Result:
+    """Find the copies among all parts and write for each part which documents stay: (documents,) bool."""
+    assert config.deduplicate is not None, "asked for by the caller"
+    found = find_duplicates([sketch_path(prefix) for prefix in prefixes], config.deduplicate)
+    documents, chars, chars_in = [], [], 0
+    for prefix, reasons in zip(prefixes, found.reasons, strict=True):
+        keep = reasons == KEPT
+        lengths = np.load(lengths_path(prefix))
+        save_array(keep_path(output, prefix), keep)
+        documents.append(int(np.count_nonzero(keep)))
+        chars.append(int(lengths[keep].sum(dtype=np.int64)))
+        chars_in += int(lengths.sum(dtype=np.int64))
+    dropped = {"exact": found.count(EXACT), "near": found.count(NEAR)}
+    return {"documents": documents, "chars": chars, "chars_in": chars_in, "dropped": dropped, "samples": _samples(found, prefixes)}
+
+
+def keep_path(output: Path, prefix: Path) -> Path:
+    """Where the mask of the part at `prefix` lies."""
+    return output.with_name(f"{prefix.name}.keep.npy")
+
+
+def _samples(found: Duplicates, prefixes: Sequence[Path]) -> list[dict[str, str]]:
+    samples = []
+    for reason in (EXACT, NEAR):
+        chosen = [sample for sample in found.samples if sample[0] == reason][:_NUM_DUPLICATE_SAMPLES]
+        for _, dropped, first in chosen:
+            copy, original = (_document(prefixes[piece], index) for piece, index in (dropped, first))
+            kind = "exact" if reason == EXACT else "near"
+            samples.append({"kind": kind, "source": copy.source, "like": original.source, "text": excerpt(copy.text)})
+    return samples
+
+
+def _document(prefix: Path, index: int) -> Document:
+    return next(document for number, document in enumerate(intermediate.read(prefix)) if number == index)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
+    text = " ".join(text[: 4 * _EXCERPT_CHARS].split())
+    return text if len(text) <= _EXCERPT_CHARS else text[:_EXCERPT_CHARS] + "…"
+
+
+def total_rules(results: Sequence[Result]) -> dict[str, RuleCount]:
+    """Add up what each rule did over all parts."""
+    totals: dict[str, RuleCount] = {}
+    for result in results:
+        for name, count in result["rules"].items():
+            totals.setdefault(name, RuleCount()).add(RuleCount(**count))
+    return totals

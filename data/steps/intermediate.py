@@ -1,0 +1,126 @@
+"""Documents on disk: JSON lines between two steps, compressed where zstandard is installed; Parquet to be kept.
+
+A file may be read with a mask that leaves out the documents found to be copies.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.documents import Document
+from data.reading.compression import open_bytes
+from data.steps.tasks import replacing
+
+# What is in memory at a time of a Parquet file.
+_ROWS_PER_GROUP = 4096
+_CHARS_PER_GROUP = 8 << 20
+
+
+@cache
+def is_compressed() -> bool:
+    """Whether the files are compressed on this machine."""
+    try:
+        import zstandard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def paths_of(prefix: Path) -> tuple[Path, Path]:
+    """The names that the documents at `prefix` can have, the one that is written on this machine first."""
+    plain, compressed = (prefix.with_name(prefix.name + ending) for ending in (".jsonl", ".jsonl.zst"))
+    return (compressed, plain) if is_compressed() else (plain, compressed)
+
+
+def path_of(prefix: Path) -> Path:
+    """The file of the documents at `prefix`: the one that is there, whether zstandard was installed when it was written or not."""
+    return next((path for path in paths_of(prefix) if path.is_file()), paths_of(prefix)[0])
+
+
+@contextlib.contextmanager
+def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
+    """Yield a function that writes one document; the file appears when the block ends well."""
+    with replacing(paths_of(prefix)[0]) as path, _open(path) as file:
+
+        def add(document: Document) -> None:
+            source = [document.of_source] if document.of_source else []
+            file.write(json.dumps([document.text, document.source, document.meta, *source], ensure_ascii=False))
+            file.write("\n")
+
+        yield add
+
+
+def read(prefix: Path, keep: np.ndarray | None = None) -> Iterator[Document]:
+    """Yield the documents of a file in order, those for which `keep` (documents,) is false left out."""
+    for line in lines(prefix, keep):
+        text, source, meta, *of_source = json.loads(line)
+        yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
+
+
+def lines(prefix: Path, keep: np.ndarray | None = None) -> Iterator[bytes]:
+    """As `read`, each document as the line that it is in the file."""
+    with open_bytes(path_of(prefix)) as file:
+        if keep is None:
+            yield from file
+        else:
+            yield from (line for line, kept in zip(file, keep.tolist(), strict=True) if kept)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[io.TextIOWrapper]:
+    with path.open("wb") as raw:
+        file: Any = raw
+        if is_compressed():
+            import zstandard
+
+            file = zstandard.ZstdCompressor(level=1).stream_writer(raw, closefd=False)
+        with file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+            yield text
+
+
+@contextlib.contextmanager
+def parquet_writer(path: Path) -> Iterator[Callable[[Document], None]]:
+    """As `writer`, for a Parquet file with the columns text, source and meta (a JSON object)."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("text", "source", "meta")])
+    rows: list[dict[str, str]] = []
+    num_chars = 0
+    with replacing(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as file:
+
+        def add(document: Document) -> None:
+            nonlocal num_chars
+            num_chars += len(document.text)
+            rows.append({"text": document.text, "source": document.source, "meta": json.dumps(document.meta, ensure_ascii=False)})
+            if len(rows) == _ROWS_PER_GROUP or num_chars >= _CHARS_PER_GROUP:
+                flush()
+
+        def flush() -> None:
+            nonlocal num_chars
+            if rows:
+                file.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+                rows.clear()
+                num_chars = 0
+
+        yield add
+        flush()
+
+
+def copy_parquet(source: Path, num_rows: int, target: Path) -> None:
+    """Copy the first rows of a Parquet file."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(source)
+    left = num_rows
+    with replacing(target) as temporary, pyarrow.parquet.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as copy:
+        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
+            if left > 0:
+                copy.write_batch(batch.slice(0, left))
+                left -= batch.num_rows

@@ -1,0 +1,193 @@
+"""Steps of a preparation as tasks with results, which a kill at any moment cannot harm.
+
+A step is a list of tasks. A task writes files of its own and, last of all, its result: a task with a result is done and
+never repeated. What a task writes depends on its arguments only, so neither the number of workers nor the number of starts
+shows in the outcome.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.documents import DataError
+
+logger = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+_LOG_INTERVAL_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of `function(*arguments, output)`, where `output` is the prefix of the files it writes.
+
+    `function` is a module's function and returns its result as JSON values.
+    """
+
+    output: Path
+    function: Callable[..., Result]
+    arguments: tuple[Any, ...]
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result lies once the task is done."""
+        return self.output.with_name(self.output.name + ".done.json")
+
+
+class Runner(Protocol):
+    """Runs the tasks of a step: `run` here, on this machine, or another engine (`at_scale.py`)."""
+
+    def __call__(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
+        """See `run`."""
+        ...
+
+
+def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
+    """Run what is not done yet, in parallel, and return all results in the tasks' order.
+
+    Args:
+        tasks: All tasks of a step, the done ones included.
+        num_workers: Processes; with one, everything runs in this process.
+        enough: Told the results of the first tasks without a gap; when it says yes, the tasks behind them are left out,
+            whether they are done or not, and the results end there.
+
+    Raises:
+        DataError: Of a task, or if a worker was killed.
+    """
+    for folder in {task.output.parent for task in tasks}:
+        folder.mkdir(parents=True, exist_ok=True)
+    results: dict[int, Result] = {}
+    for index, task in enumerate(tasks):
+        if task.result_path.is_file():
+            results[index] = json.loads(task.result_path.read_text(encoding="utf-8"))
+    missing = [index for index in range(len(tasks)) if index not in results]
+    if results:
+        logger.info("%s: %d of %d parts are done already", tasks[0].output.parent.name, len(results), len(tasks))
+    prefix: list[Result] = []
+    logged = time.monotonic()
+    in_process = num_workers == 1 or len(missing) <= 1
+    with contextlib.closing(_serial(tasks, missing) if in_process else _parallel(tasks, missing, num_workers)) as new:
+        while True:
+            while len(prefix) in results:
+                prefix.append(results[len(prefix)])
+                if enough and enough(prefix):
+                    return prefix
+            if len(prefix) == len(tasks):
+                return prefix
+            index, result = next(new)
+            results[index] = result
+            if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
+                logged = time.monotonic()
+                logger.info("%s: %d of %d parts", tasks[0].output.parent.name, len(results), len(tasks))
+
+
+def _serial(tasks: Sequence[Task], missing: Sequence[int]) -> Generator[tuple[int, Result], None, None]:
+    for index in missing:
+        yield index, _execute(tasks[index])
+
+
+def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -> Generator[tuple[int, Result], None, None]:
+    # A fork of this process could hang on a lock of one of its threads (tokenizers, pyarrow). The fork server has none, and
+    # what it has loaded once its children share.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data.steps.clean", "data.steps.tokenization"])
+    with ProcessPoolExecutor(min(num_workers, len(missing)), context, _start_worker, (os.getpid(),)) as pool:
+        waiting: dict[Future[Result], int] = {}
+        todo = iter(missing)
+        try:
+            while True:
+                # Little more than what keeps everyone busy, so that stopping early wastes little.
+                while len(waiting) < num_workers + 1 and (index := next(todo, None)) is not None:
+                    waiting[pool.submit(_execute, tasks[index])] = index
+                if not waiting:
+                    return
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker was killed, most likely because memory ran out. Start again to go on from here, with fewer data.num_workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _execute(task: Task) -> Result:
+    result = task.function(*task.arguments, task.output)
+    write_json(task.result_path, result)
+    return result
+
+
+def _start_worker(preparation: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The workers are the parallelism.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the preparation leaves, and the workers end with it.
+    threading.Thread(target=_end_with, args=(preparation,), daemon=True).start()
+
+
+def _end_with(preparation: int) -> None:
+    """End this worker as soon as the preparation is gone: it would take the machine from the next start.
+
+    It is the fork server's child, not the preparation's, so the system would not tell it; and it holds the pipes that would
+    end the fork server.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(preparation)], [], [])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well it becomes `path`, on the disk and whole.
+
+    Its name is this process's own: a process that is about to die writes nowhere that matters to the next start.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process uses, on whatever host it runs."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def sync(path: Path) -> None:
+    """Have a file's content on the disk before a rename makes it count."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that the file is never seen half-written."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `path` alone. The system gives the lock back when its holder dies, however it dies."""
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is preparing this store; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,93 @@
+"""Use a .bin/.idx pair that another program of Megatron's family wrote, as it is."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.config import DataConfig
+from data.corpora.download import sha256_of
+from data.documents import DataError
+from data.steps import assemble
+from data.steps.split import Place, plan_split
+from data.store import token_store
+from data.store.identity import Identity
+from data.tokenizers import adoption, tokenizer_folder
+
+_BLOCK_TOKENS = 16 << 20
+
+
+def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
+    """Make a store's folder whose manifest points to the pair; its ids are read once, to see that the tokenizer knows them.
+
+    Raises:
+        DataError: If the pair is damaged or was made with a larger vocabulary.
+    """
+    assert config.store is not None, "asked for by the caller"
+    folder = work / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    adoption.adopt(config.tokenizer, folder / "tokenizer")
+    made = tokenizer_folder.load(folder / "tokenizer")
+    shard = token_store.Shard(Path(config.store))
+    shard.check_index(config.store)
+    _check_ids(shard, made, config)
+    sizes = shard.document_sizes
+    split = plan_split(config.validation, Place(1, len(sizes), shard.num_tokens))
+    if split.from_document is not None:
+        boundary = int(sizes[: split.from_document].sum())
+    else:
+        # Without the text there is nothing to hash: the last share of the tokens is held out, from a document's beginning if there is one.
+        wanted = shard.num_tokens - round(shard.num_tokens * (config.validation.ratio or 0))
+        starts = np.cumsum(sizes) - sizes
+        later = starts[starts >= wanted]
+        boundary = int(later[0]) if len(later) else wanted
+    held_out_end = min(shard.num_tokens, boundary + (config.validation.max_tokens or shard.num_tokens))
+    assemble.check_length(boundary, config)
+    if held_out_end == boundary:
+        raise DataError(f"{config.store}: nothing is held out for validation. Raise data.validation.ratio.")
+    pair = {"prefix": str(Path(config.store).resolve()), "bytes": Path(f"{config.store}.bin").stat().st_size}
+    train_end = min(boundary, config.max_train_tokens or boundary)
+    splits = {
+        name: {
+            "tokens": end - start,
+            "documents": None,
+            "chars": None,
+            "streams": [{"name": config.name, "source": 0, "range": [start, end]}],
+        }
+        for name, start, end in (("train", 0, train_end), ("valid", boundary, held_out_end))
+    }
+    content = {
+        "name": config.name,
+        **identity.as_manifest(),
+        "tokenizer": assemble.describe(made, folder),
+        "splits": splits,
+    }
+    token_store.write_manifest(folder, {**content, "pair": pair})
+    return folder
+
+
+def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
+    """Compare the pair with the hashes that were taken when its store was made, whatever its times say.
+
+    Raises:
+        DataError: If a file has changed.
+    """
+    hashes = {item["name"]: item["sha256"] for item in manifest["inputs"]}
+    for ending in (".bin", ".idx"):
+        path = Path(f"{config.store}{ending}")
+        if path.name in hashes and sha256_of(path) != hashes[path.name]:
+            raise DataError(
+                f"{path} was changed after its store was made (its SHA-256 does not fit). Bring the right file back, or prepare anew."
+            )
+
+
+def _check_ids(shard: token_store.Shard, made: tokenizer_folder.Tokenizer, config: DataConfig) -> None:
+    for start in range(0, shard.num_tokens, _BLOCK_TOKENS):
+        ids = shard.read(start, min(_BLOCK_TOKENS, shard.num_tokens - start))
+        if int(ids.max()) >= made.vocab_size or int(ids.min()) < 0:
+            raise DataError(
+                f"{config.store}.bin holds the id {int(ids.max())}, but the tokenizer at {config.tokenizer.path} has {made.vocab_size}."
+                " It was made with another tokenizer: give that one."
+            )

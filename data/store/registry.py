@@ -1,0 +1,123 @@
+"""Which store a data section was prepared as: written once by whoever prepares it, read by every rank.
+
+The record lies under `data.directory`, named by the section's rules and the places it names. It is all that a rank reads to find
+its store; raw files are looked at only where a person starts a run or a preparation.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.documents import DataError
+from data.reading.files import HUB
+from data.steps.tasks import write_json
+from data.store.hashes import digest
+from data.store.identity import differences, spell_out
+from data.store.token_store import FORMAT, MANIFEST, read_manifest
+
+RECORDS = "records"
+_NAMED_STORES = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished store and what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def find_store(config: DataConfig) -> Prepared | None:
+    """Return the store that this very section was last prepared as, None if there is none. Reads no raw file.
+
+    Raises:
+        DataError: If the record or the store is damaged, or they do not belong together.
+    """
+    record = _read(record_path(config))
+    if record is None or record.get("section") != section(config):
+        return None
+    folder = Path(config.directory) / record["store"]
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder)
+    if manifest["identity"] != record["identity"]:
+        raise DataError(
+            f"{folder} is not the store that {record_path(config)} names: identity {manifest['identity'][:12]}, wanted"
+            f" {record['identity'][:12]}. Delete the folder and prepare the data again."
+        )
+    return Prepared(folder, manifest)
+
+
+def remember(config: DataConfig, found: Prepared) -> None:
+    """Have ranks with this section open this store from now on."""
+    record = {"section": section(config), "store": found.folder.name, "identity": found.manifest["identity"]}
+    path = record_path(config)
+    if _read(path) != record:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, record)
+
+
+def why_not(config: DataConfig) -> str:
+    """What tells the stores of this name from the one that is wanted, as a sentence; nothing where there are none."""
+    reasons = [f"{folder.name} was made by another version of this program and is not used" for folder in outdated(config)]
+    wanted = section(config)
+    for path in sorted((Path(config.directory) / RECORDS).glob(f"{config.name}-*.json"))[-_NAMED_STORES:]:
+        record = _read(path) or {}
+        keys = dict.fromkeys(_key(key) for key, _, _ in differences(record.get("section", {}), wanted))
+        what = f"was made with other {', '.join(keys)}" if keys else "is gone"
+        reasons.append(f"{record.get('store')} {what}")
+    return f" ({'; '.join(reasons)}.)" if reasons else ""
+
+
+def _key(place: str) -> str:
+    """The key of the data section that a place in `section` stands for."""
+    if place.startswith("rules."):
+        return f"data.{place.removeprefix('rules.').removeprefix('sources[0].')}"
+    return {"places.tokenizer": "data.tokenizer.path", "places.store": "data.store"}.get(place, "data.path")
+
+
+def outdated(config: DataConfig) -> list[Path]:
+    """Stores of this name in another format. They are not read."""
+    found = []
+    for path in sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}")):
+        manifest = _read(path) or {}
+        if manifest.get("format") != FORMAT:
+            found.append(path.parent)
+    return found
+
+
+def record_path(config: DataConfig) -> Path:
+    """Where it is written which store a section was prepared as."""
+    return Path(config.directory) / RECORDS / f"{config.name}-{digest(section(config))[:12]}.json"
+
+
+def section(config: DataConfig) -> dict[str, Any]:
+    """What a data section asks for: its rules, and where it says that text and tokenizer lie."""
+    places = {
+        "sources": [[_place(path, config.directory) for path in source.paths] for source in config.all_sources],
+        "store": config.store and _place(config.store, config.directory),
+        "tokenizer": config.tokenizer.path and _place(config.tokenizer.path, config.directory),
+    }
+    return {"format": FORMAT, "rules": spell_out(config), "places": places}
+
+
+def _place(path: str, directory: str) -> str:
+    """Relative paths are taken from the stores' folder, so that a checkout can be moved as a whole, and two do not mix."""
+    if path.startswith(HUB):
+        return path
+    return os.path.normpath(path) if os.path.isabs(path) else os.path.relpath(path, directory)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable ({error}). Delete it and prepare the data again.") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: not what was written there. Delete it and prepare the data again.")
+    return values

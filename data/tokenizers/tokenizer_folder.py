@@ -1,0 +1,163 @@
+"""A tokenizer is a folder; this module loads and writes such folders. How one is trained is `trainers.py`.
+
+Every folder holds `tokenizer.json` and `tokenizer_config.json`, so that `AutoTokenizer.from_pretrained(folder)` gives the
+same ids. Texts are taken literally: a text in which <|endoftext|> is spelled out gets the ids of its letters.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.documents import DataError
+from data.tokenizers.encoders import Encoder, ReferenceEncoder, fastest
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class Tokenizer:
+    """Text to ids and back."""
+
+    def __init__(self, folder: Path, backend: "tokenizers.Tokenizer", settings: dict[str, Any]) -> None:
+        self._folder = folder
+        self._backend = backend
+        self._backend.encode_special_tokens = True
+        eos_id = backend.token_to_id(settings["eos_token"])
+        assert eos_id is not None, "checked by load()"
+        self.eos_id = eos_id
+        self.bos_id = backend.token_to_id(settings.get("bos_token") or "")
+        self.unk_id = backend.token_to_id(settings.get("unk_token") or "")
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id, special tokens included: the least a model's vocabulary may have."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def fast(self) -> Encoder:
+        """The fastest encoder for many texts on this machine; the ids are those of `encode`."""
+        return fastest(self._folder, self._backend)
+
+    @cached_property
+    def reference(self) -> Encoder:
+        """The encoder of the `tokenizers` library."""
+        return ReferenceEncoder(self._backend)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens around it."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`. Special tokens have none; bytes that are no whole character become �."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    def token(self, index: int) -> str:
+        """The text of one id as a person reads it; the name of a special token; <E5> for a byte."""
+        if index in self.special_ids:
+            return self._backend.id_to_token(index) or ""
+        text = self._backend.decode([index], skip_special_tokens=False)
+        return text if "\ufffd" not in text else self._backend.id_to_token(index) or ""
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        decoder = self._backend.get_added_tokens_decoder()
+        return frozenset(index for index, token in decoder.items() if token.special)
+
+    @cached_property
+    def chars_per_id(self) -> np.ndarray:
+        """(V,) int64: how many characters begin in each token, so that sums over a text count its characters."""
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        byte_level = "ByteLevel" in str(self._backend.pre_tokenizer)
+        for token, index in self._backend.get_vocab(with_added_tokens=True).items():
+            if index not in self.special_ids:
+                counts[index] = sum(map(_begins_character, token)) if byte_level else _num_chars(token)
+        if self.unk_id is not None:
+            counts[self.unk_id] = 1
+        return counts
+
+    @cached_property
+    def fallback_ids(self) -> np.ndarray:
+        """Ids that a text falls back to where the vocabulary has no token for it: unknown, or single bytes of a character."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        found = {index for token, index in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)}
+        if "ByteLevel" in str(self._backend.pre_tokenizer):
+            found = {index for token, index in vocabulary.items() if len(token) == 1 and _byte_of_letter().get(token, 0) >= 0x80}
+        return np.array(sorted(found | ({self.unk_id} if self.unk_id is not None else set())), dtype=np.int64)
+
+
+def _num_chars(token: str) -> int:
+    byte = _BYTE_TOKEN.fullmatch(token)
+    if byte is None:
+        return len(token)
+    return int(int(byte.group(1), 16) & 0xC0 != 0x80)
+
+
+def _begins_character(letter: str) -> bool:
+    """Whether a letter of a byte-level token stands for the first byte of a character: byte-level BPE writes bytes as letters."""
+    byte = _byte_of_letter().get(letter)
+    return byte is not None and byte & 0xC0 != 0x80
+
+
+@cache
+def _byte_of_letter() -> dict[str, int]:
+    """Which byte each letter of the byte-level alphabet stands for (GPT-2's table: printable bytes are themselves)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def save(backend: "tokenizers.Tokenizer", folder: Path, settings: dict[str, Any]) -> None:
+    """Write a tokenizer as `folder`. `settings` holds the names of its special tokens, and what else AutoTokenizer reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    # The plain class reads tokenizer.json and nothing else. Others build rules of their own, and then ids may differ.
+    plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**plain, **settings}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path | str) -> Tokenizer:
+    """Load a tokenizer folder.
+
+    Raises:
+        DataError: If the folder has no tokenizer, or one without an end-of-text token.
+    """
+    import tokenizers
+
+    folder = Path(folder)
+    settings = read_settings(folder)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises bare Exceptions
+        raise DataError(f"{folder}/tokenizer.json: unusable ({error}). Prepare the data again.") from error
+    if backend.token_to_id(settings.get("eos_token") or "") is None:
+        raise DataError(f"{folder}/tokenizer_config.json names no eos_token that is in the vocabulary; documents could not be told apart.")
+    return Tokenizer(folder, backend, settings)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return a folder's tokenizer_config.json.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of what decides the ids: the names and contents of the folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode("utf-8") + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

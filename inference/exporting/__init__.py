@@ -1,0 +1,1 @@
+"""From checkpoints to a Hugging Face folder and its model card."""

@@ -1,0 +1,98 @@
+"""The README.md of an exported folder: what the model is, what it was trained on and how, how well it does, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from inference.exporting.checkpoint import Checkpoint
+from model.config import ModelConfig
+from model.flops import count_parameters
+
+
+def model_card(
+    values: Mapping[str, Any], provenance: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint, store: Mapping[str, Any]
+) -> str:
+    """Markdown with the metadata block that the Hugging Face hub reads.
+
+    Args:
+        values: The run's resolved configuration.
+        provenance: What the run's config.json says of versions and commit; may be empty.
+        model: Its model section, checked.
+        checkpoint: Where the weights are from.
+        store: The manifest of the token store that the run read; may be empty.
+    """
+    run = values.get("run", {})
+    sections = [
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
+        f"# {run.get('name', 'model')}",
+        str(run.get("description", "")),
+        f"Step {checkpoint.step} of the run, from its fp32 master weights (checkpoint `{checkpoint.tag}`).",
+        _USE,
+        "## Model\n\n" + _table(_model_rows(model)),
+        "## Results\n\n" + _results(checkpoint),
+        "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, store) + _json(values.get("data", {})),
+        "## Configuration\n\nThe whole run, as `config.json` in its folder said it.\n\n"
+        + _json({key: value for key, value in values.items() if key != "data"}),
+    ]
+    if provenance:
+        sections.append("## Made with\n\n" + _json(provenance))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+_NAMED_FILES = 20
+
+_USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```"""
+
+
+def _model_rows(model: ModelConfig) -> dict[str, Any]:
+    names = ("family", "vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size")
+    shape = {name: getattr(model, name) for name in (*names, "norm", "position", "activation", "use_bias", "tie_embeddings")}
+    return {"parameters": f"{count_parameters(model):,}", **shape}
+
+
+def _results(checkpoint: Checkpoint) -> str:
+    metrics = checkpoint.manifest.get("metrics") or {}
+    rows = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()}
+    note = "Losses are in nats per token; `valid/` is text that was held out."
+    return f"{note}\n\n{_table(rows)}" if rows else "The checkpoint carries none."
+
+
+def _seen(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:
+    samples, length = checkpoint.manifest.get("consumed_samples"), values.get("data", {}).get("seq_length")
+    if not isinstance(samples, int) or not isinstance(length, int):
+        return ""
+    return f"Trained on {samples:,} rows of {length:,} tokens, {samples * length:,} tokens in all.\n\n"
+
+
+def _text(checkpoint: Checkpoint, store: Mapping[str, Any]) -> str:
+    """Which text it was, by hash."""
+    text = checkpoint.manifest.get("text")
+    if text is None:
+        return "Which text it was is not recorded.\n\n"
+    rows = {"token store": text["store"], "identity": f"`{text['identity']}`", "tokenizer (SHA-256)": f"`{text['tokenizer']}`"}
+    files = store.get("inputs", []) if store.get("identity") == text["identity"] else []
+    rows |= {f"source: {file['name']}": f"`{file['sha256']}`" for file in files[:_NAMED_FILES]}
+    if len(files) > _NAMED_FILES:
+        rows["more sources"] = len(files) - _NAMED_FILES
+    return _table(rows) + "\n\n"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    return "\n".join(
+        [
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {str(value).lower() if isinstance(value, bool) else value} |" for name, value in rows.items()),
+        ]
+    )
+
+
+def _json(value: object) -> str:
+    return f"```json\n{json.dumps(value, indent=2, ensure_ascii=False)}\n```"

@@ -1,0 +1,90 @@
+"""What a path on the command line is: a run, one checkpoint of a run, or a Hugging Face folder. Torch is not needed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ds_configs
+from ds_configs.checkpoints import MANIFEST
+from inference.exporting.checkpoint import CheckpointError, is_universal
+from model.config import ModelConfig
+from model.families import preset
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is. `run` is the run folder, which for a Hugging Face folder is None."""
+
+    kind: Literal["run", "checkpoint", "folder"]
+    path: Path
+    run: Path | None
+
+
+def find_source(path: Path) -> Source:
+    """Tell what lies at a path.
+
+    Raises:
+        CheckpointError: If there is nothing, or nothing with a model in it.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder. {_known_runs(path)}")
+    if path.is_file():
+        raise CheckpointError(f"{path}: is a file. {_run_of(path)}")
+    if (path / MANIFEST).is_file() or is_universal(path):
+        return Source("checkpoint", path, path.resolve().parent.parent)
+    config = read_json(path / "config.json")
+    if "model_type" in config:
+        return Source("folder", path, None)
+    if isinstance(config.get("model"), dict) or (path / "checkpoints").is_dir():
+        return Source("run", path, path)
+    raise CheckpointError(f"{path}: is neither a run (config.json with a model section) nor a Hugging Face folder. {_known_runs(path)}")
+
+
+def load_run_config(run: Path) -> tuple[ds_configs.Config, ModelConfig]:
+    """The resolved configuration that training left in a run folder, and its model.
+
+    Raises:
+        CheckpointError: If the folder has no configuration.
+        ds_configs.ConfigError: If it is not one.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{run}: has no config.json, so the shape of its model is unknown. Name the folder of a run.")
+    config = ds_configs.load(path)
+    return config, ds_configs.build(ModelConfig, preset(config.values.get("model", {})), "model", str(path))
+
+
+def max_positions(folder: Path) -> int:
+    """How many tokens the model of a Hugging Face folder can hold, the prompt's included."""
+    config = read_json(folder / "config.json")
+    positions: int = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
+    return positions
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file; empty if there is no such file or it holds something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _known_runs(path: Path) -> str:
+    """The runs in the folder where one was looked for, or in `runs`."""
+    for folder in (path.parent, Path("runs")):
+        runs = sorted(config.parent.name for config in folder.glob("*/config.json") if isinstance(read_json(config).get("model"), dict))
+        if runs:
+            return f"Runs in {folder}: {', '.join(runs)}."
+    return "Train one with ./run_pretrain.sh, which leaves it in runs/<name>."
+
+
+def _run_of(path: Path) -> str:
+    """What someone who named a file should have named."""
+    if path.suffix == ".json":
+        return f"Name the folder of the run instead, runs/{path.stem} for the configuration {path.name}."
+    return "Name the folder of a run, or a Hugging Face folder."

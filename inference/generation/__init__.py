@@ -1,0 +1,1 @@
+"""From prompts to text: the engine, settings, prompts, and text that streams."""

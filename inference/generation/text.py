@@ -1,0 +1,86 @@
+"""The tokenizer of a Hugging Face folder, and token ids turned into text while they arrive.
+
+The tokenizers library is used directly: a folder's `tokenizer.json` is all that is needed, and importing `transformers` takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from inference.exporting.checkpoint import CheckpointError
+from inference.exporting.source import read_json
+
+BROKEN = "\ufffd"  # what bytes that form no character are decoded to
+
+
+class FolderTokenizer:
+    """Text to ids and back, by the files of an exported folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load `tokenizer.json`, and the end-of-text id from the folder's configuration.
+
+        Raises:
+            CheckpointError: If there is no such file, or it is not a tokenizer.
+        """
+        import tokenizers
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: has no tokenizer.json. Save the tokenizer there: AutoTokenizer...save_pretrained(folder).")
+        try:
+            self._backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exceptions
+            raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
+        # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
+        self._backend.encode_special_tokens = read_json(folder / "tokenizer_config.json").get("split_special_tokens", False)
+        eos = read_json(folder / "generation_config.json").get("eos_token_id", read_json(folder / "config.json").get("eos_token_id"))
+        self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a prompt, with what the tokenizer puts in front of a text."""
+        ids: list[int] = self._backend.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens have none."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    @cached_property
+    def usable_ids(self) -> frozenset[int]:
+        """Ids that may be generated: those that stand for text, and the end of it."""
+        special = {index for index, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        return frozenset(self._backend.get_vocab(with_added_tokens=True).values()) - special | frozenset(self.eos_ids)
+
+
+class TextStream:
+    """Turns the ids of one row, one by one, into pieces of text that never end inside a character.
+
+    A character may be spread over several byte-level tokens: it comes out with the last of them. Bytes that form no character,
+    which a model that has learned little writes often, are left out.
+    """
+
+    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        # Some decoders treat the first token of a text differently, so a little of what came before is decoded along.
+        self._ids = list(prompt[-4:])
+        self._context, self._told = 0, len(self._ids)
+
+    def push(self, token: int) -> str:
+        """The text that is certain with this token, maybe empty."""
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids[self._context :])
+        if text.endswith(BROKEN):
+            return ""
+        return self._advance(text)
+
+    def close(self) -> str:
+        """The rest, when no token will follow."""
+        return self._advance(self._tokenizer.decode(self._ids[self._context :]))
+
+    def _advance(self, text: str) -> str:
+        before = self._tokenizer.decode(self._ids[self._context : self._told])
+        self._context, self._told = self._told, len(self._ids)
+        return text[len(before) :].replace(BROKEN, "")

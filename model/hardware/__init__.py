@@ -1,0 +1,1 @@
+"""What there is to compute on here, and how fast it is."""

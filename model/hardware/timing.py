@@ -1,0 +1,82 @@
+"""How long each layer takes here, measured for a moment: what `pipeline.partition = "measured"` balances."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import InitializeConfig, ModelConfig
+from model.gpt import Layer, layers, loss
+from model.initialize import Weights
+from model.layers.feed_forward import TokenEmbedding, project
+
+ROUNDS = 10
+LIMIT_SECONDS = 10.0
+
+
+def layer_seconds(
+    config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
+) -> list[float]:
+    """Seconds of one forward and backward pass of each layer, the least of some rounds; the loss belongs to the head.
+
+    Layers of one class are alike, so one of each is timed. Gradients are added to an fp32 buffer, as a bf16 run does. Global generators
+    are left as they were.
+
+    Args:
+        config: The model.
+        shape: Rows and tokens of a micro-batch (B, T).
+        dtype: Of weights and hidden states.
+        device: Where to measure.
+        synchronize: Waits until the device is idle.
+    """
+    entries = layers(config)
+    kinds = [(entry.module, entry is entries[-1]) for entry in entries]
+    forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
+    with torch.random.fork_rng(**forked):
+        one_of_each = dict(zip(kinds, entries, strict=True))
+        passes = {kind: _pass(entry, config, shape, (dtype, device)) for kind, entry in one_of_each.items()}
+        start = time.perf_counter()
+        rounds: list[dict[tuple[object, bool], float]] = []
+        # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
+        while len(rounds) < 2 or (len(rounds) < ROUNDS and time.perf_counter() - start < LIMIT_SECONDS):
+            rounds.append({kind: _timed(run, synchronize) for kind, run in passes.items()})
+    return [min(times[kind] for times in rounds) for kind in kinds]
+
+
+def _pass(entry: Layer, config: ModelConfig, shape: tuple[int, int], place: tuple[torch.dtype, torch.device]) -> Callable[[], None]:
+    """A function that runs one layer forward and backward and accumulates its gradients."""
+    dtype, device = place
+    module = entry.build(config, Weights(replace(config, initialize=InitializeConfig()), seed=0)).to(device=device, dtype=dtype)
+    totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
+    tokens = torch.randint(config.vocab_size, shape, device=device)
+    hidden = torch.randn(*shape, config.hidden_size, device=device).to(dtype)
+    is_head = entry.index > 0 and entry.index == len(layers(config)) - 1
+
+    def forward() -> Tensor:
+        if is_head:
+            weight = module.get_parameter("weight")
+            return loss(project(weight, hidden.detach().requires_grad_()), tokens)
+        return module(tokens if isinstance(module, TokenEmbedding) else hidden.detach().requires_grad_())
+
+    def run() -> None:
+        output = forward()
+        output.backward(None if is_head else hidden)
+        for total, weight in zip(totals, module.parameters(), strict=True):
+            assert weight.grad is not None, "the pass above uses every parameter"
+            total += weight.grad
+            weight.grad = None
+
+    return run
+
+
+def _timed(run: Callable[[], None], synchronize: Callable[[], None]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,82 @@
+"""A Hugging Face folder as the plain model, and back.
+
+Configurations are translated in `config.py`, names and shapes in `tensors.py`; files are read and written in `files.py`.
+Tokenizer files and token ids are the caller's affair.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.gpt import GPT, layers
+from model.hugging_face.config import ARCHITECTURES, to_hf
+from model.hugging_face.files import Folder, write_tensors
+from model.hugging_face.source import read_source
+from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
+from model.initialize import fill_from_folder
+
+log = logging.getLogger(__name__)
+
+SHARD_BYTES = 4 * 2**30
+
+
+def from_folder(folder: str | Path) -> tuple[ModelConfig, GPT]:
+    """Read a folder of `GPT2LMHeadModel`, `OPTForCausalLM` or `LlamaForCausalLM` (safetensors) as fp32 weights on the CPU.
+
+    Raises:
+        ValueError: Names the file, field or tensor that is missing, has another shape, or is of a model this project does not know.
+    """
+    source = Folder(read_source(folder))
+    for note in source.notes:
+        log.warning("%s", note)
+    model = GPT(source.config)
+    for entry in layers(source.config):
+        if entry.tied and entry.index:
+            continue
+        fill_from_folder(model.get_submodule(str(entry.index)), source, entry.block, source.config)
+    return source.config, model
+
+
+def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> None:
+    """Write `config.json`, `generation_config.json` and the weights, in the model's precision, into a folder.
+
+    `from_folder` gives back the same model bit for bit, but for OPT's two unused position rows in a format that has none.
+
+    Args:
+        model: The weights.
+        config: Their configuration.
+        out: The folder; made if missing, files of the same name are replaced.
+        format: gpt2, opt or llama. The GPT-2 family can also be written as opt.
+
+    Raises:
+        ValueError: If the format is unknown or cannot hold the model; names every field in the way.
+    """
+    if format not in ARCHITECTURES:
+        raise ValueError(f'format "{format}" is unknown. Use {", ".join(ARCHITECTURES)}.')
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    # Without these the classes of transformers assume ids of their own vocabularies.
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    values = {**to_hf(config, format), **ids, "dtype": dtype}
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder, named_tensors(model, config, format), SHARD_BYTES)
+    for name, content in (("config.json", values), ("generation_config.json", ids)):
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor of the folder; a tied matrix comes once, as the embedding."""
+    for entry in layers(config):
+        if entry.tied and entry.index:
+            continue
+        for name, weight in model.get_submodule(str(entry.index)).named_parameters():
+            slot = Slot(entry.module.__name__, entry.block, name)
+            ours = weight.detach()
+            yield from zip(tensor_names(slot, format), to_theirs(ours, slot, config, format), strict=True)
+            yield from biases_of_zero(slot, ours, config, format).items()

@@ -1,0 +1,210 @@
+"""Read the tensors of a Hugging Face folder one by one, and write such folders.
+
+Files are memory-mapped: only what is asked for is read. Names and shapes are those of `tensors.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ModelConfig
+from model.hugging_face.source import Source, read_object
+from model.hugging_face.tensors import FORMATS, Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+# What a tensor may be stored as; anything else is a quantised model's.
+PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
+# Ends of the names that quantised folders give to what belongs to a weight.
+QUANTISED = re.compile(r"(_scale_inv|_scale|\.scales?|\.qweight|\.qzeros|\.g_idx|\.absmax|_packed|\.SCB)$|\.quant_(map|state)")
+HEAD = "lm_head.weight"
+
+
+class Folder:
+    """A Hugging Face folder: its model's configuration, and its tensors in our shapes. `notes` say what of it is not used."""
+
+    def __init__(self, source: Source) -> None:
+        """Find out where the tensors are, and that there are no others than the model's.
+
+        Raises:
+            ValueError: If a file is missing or unreadable, or holds what the model of its `config.json` does not have.
+        """
+        self.path, self.config, self.format = source.path, source.config, source.format
+        self.notes = list(source.notes)
+        self._handles: dict[str, Any] = {}
+        self._files = self._file_of_each_tensor()
+        self._check_left_over()
+
+    def check(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> list[str]:
+        """The stored names of one of our parameters, after a look at their shapes; no values are read but those of biases left out.
+
+        Raises:
+            ValueError: Names the tensor that is missing, has another shape, or is a bias that the model has no place for.
+        """
+        names = [self._stored_name(name, slot, config) for name in tensor_names(slot, self.format)]
+        wanted = to_theirs(torch.empty(shape, device="meta"), slot, config, self.format)
+        for name, like in zip(names, wanted, strict=True):
+            dtype, got = self._kind(name)
+            if dtype not in PLAIN_TYPES:
+                raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
+            if got != tuple(like.shape):
+                raise ValueError(self._wrong_shape(name, got, tuple(like.shape), slot))
+        self._check_left_out_biases(slot, shape, config)
+        return names
+
+    def parameter(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> Tensor:
+        """One of our parameters; its rotary style and unused position rows are those of `config`.
+
+        Raises:
+            ValueError: Names the tensor that is missing, has another shape or cannot be read.
+        """
+        names = self.check(slot, shape, config)
+        return to_ours([self._read(name) for name in names], slot, config, self.format)
+
+    def _check_left_over(self) -> None:
+        """Every stored tensor is the model's, or a known one without effect, which is noted."""
+        prefix, wanted = FORMATS[self.format].prefix, folder_names(self.config, self.format)
+        over = [name for name in self._files if name not in wanted and (prefix + name not in wanted or prefix + name in self._files)]
+        buffers = [name for name in over if re.fullmatch(FORMATS[self.format].buffers, name.removeprefix(prefix))]
+        if buffers:
+            self.notes.append(f'{self.path}: not used: "{buffers[0]}"{_more(buffers)}, which is computed and not learned.')
+        over = [name for name in over if name not in buffers]
+        if HEAD in over and self.config.tie_embeddings:
+            over.remove(HEAD)
+            self._check_stored_head()
+        if over:
+            of_quantised = any(QUANTISED.search(name) for name in over)
+            hint = _UNQUANTISE if of_quantised else "the model would not be the original. Does its config.json belong to it?"
+            raise ValueError(
+                f'{self.path}: holds "{over[0]}"{_more(over)}, which the {self.format} model of its config.json does not have: {hint}'
+            )
+
+    def _check_stored_head(self) -> None:
+        """A head that is stored beside the embedding it is tied to must be that embedding."""
+        embedding = self._spelling(tensor_names(Slot("TokenEmbedding", 0, "weight"), self.format)[0])
+        if embedding is None or not torch.equal(self._read(HEAD), self._read(embedding)):
+            raise ValueError(
+                f'{self.path}: "{HEAD}" is not the embedding, and its config.json says tie_word_embeddings = true. '
+                "Say false there if it is the head; model.tie_embeddings then has to be false too."
+            )
+        self.notes.append(f'{self.path}: not used: "{HEAD}", which repeats the embedding.')
+
+    def _check_left_out_biases(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> None:
+        for name in biases_of_zero(slot, torch.empty(shape, device="meta"), config, self.format):
+            stored = self._spelling(name)
+            if stored is not None and self._read(stored).any():
+                field = "norm_bias" if slot.parameter == "norm.weight" else "use_bias"
+                raise ValueError(f'{self.path}: "{stored}" is not zero, and model.{field} is false. Set it to true.')
+
+    def _stored_name(self, name: str, slot: Slot, config: ModelConfig) -> str:
+        stored = self._spelling(name)
+        if stored is not None:
+            return stored
+        hint = "Is the folder complete, and does its config.json belong to it?"
+        if slot.kind == "Head":
+            hint = f"model.tie_embeddings is {str(config.tie_embeddings).lower()}. Was it trained with tied embeddings?"
+        elif slot.attribute == "bias":
+            hint = "model.use_bias or model.norm_bias is true. Was it trained without biases?"
+        raise ValueError(f'{self.path}: has no "{name}". {hint}')
+
+    def _spelling(self, name: str) -> str | None:
+        """The name under which the folder has a tensor: folders of a bare model lack the prefix."""
+        bare = name.removeprefix(FORMATS[self.format].prefix)
+        return next((spelling for spelling in (name, bare) if spelling in self._files), None)
+
+    def _wrong_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...], slot: Slot) -> str:
+        text = f'{self.path}: "{name}" has shape {got}; the model needs {wanted}.'
+        if slot.kind in ("TokenEmbedding", "Head") and got[1:] == wanted[1:]:
+            return f"{text} Set model.vocab_size = {got[0]}, or model.initialize.embeddings = false to draw a new embedding and head."
+        return f"{text} Give the model the sizes of the folder's config.json."
+
+    def _kind(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Stored type and shape."""
+        try:
+            tensor = self._handle(self._files[name]).get_slice(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(self._unreadable(name, error)) from error
+        return str(tensor.get_dtype()), tuple(tensor.get_shape())
+
+    def _read(self, name: str) -> Tensor:
+        try:
+            return self._handle(self._files[name]).get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(self._unreadable(name, error)) from error
+
+    def _unreadable(self, name: str, error: Exception) -> str:
+        return f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.'
+
+    def _handle(self, file: str) -> Any:
+        if file not in self._handles:
+            try:
+                self._handles[file] = safe_open(self.path / file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{self.path / file}: cannot be read ({error}). Fetch the file again.") from error
+        return self._handles[file]
+
+    def _file_of_each_tensor(self) -> dict[str, str]:
+        if (self.path / INDEX_FILE).is_file():
+            found = read_object(self.path / INDEX_FILE, "Fetch the file again.").get("weight_map")
+            if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+                raise ValueError(f'{self.path / INDEX_FILE}: its "weight_map" does not say where the tensors are. Fetch the file again.')
+            # What the index leaves out is in the folder all the same.
+            held = {name: file for file in sorted(set(found.values())) for name in self._handle(file).keys()}  # noqa: SIM118 - no dict
+            return {**held, **found}
+        if not (self.path / SINGLE_FILE).is_file():
+            raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
+        return dict.fromkeys(self._handle(SINGLE_FILE).keys(), SINGLE_FILE)
+
+
+def write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> None:
+    """Write named tensors as one safetensors file, or as several with an index when they are more than `shard_bytes`.
+
+    Only one file's tensors are held at a time.
+    """
+    files: dict[str, list[str]] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
+        file = f"shard-{number}"
+        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / file, metadata={"format": "pt"})
+        files[file] = list(shard)
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(files) == 1:
+        (out / "shard-1").replace(out / SINGLE_FILE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, (file, names) in enumerate(files.items(), start=1):
+        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        (out / file).replace(out / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+_UNQUANTISE = "a quantised model would be read as raw numbers. Save it unquantised (bf16 or fp32) first."
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""

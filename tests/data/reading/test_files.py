@@ -1,0 +1,58 @@
+"""Which files a path means."""
+
+import os
+import tempfile
+
+import pytest
+
+from data.documents import DataError
+from data.reading.files import find_files
+
+
+def test_a_hub_dataset_without_a_network_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    with pytest.raises(DataError, match="give a folder instead"):
+        find_files(["hub:nobody/nothing"])
+
+
+def test_a_link_to_a_folder_above_itself_makes_no_copies(tmp_path, caplog):
+    for name in ("texts/a.txt", "texts/sub/b.txt", "elsewhere/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    (tmp_path / "texts" / "loop").symlink_to(tmp_path / "texts")
+    (tmp_path / "texts" / "sub" / "loop").symlink_to(tmp_path / "texts" / "sub")
+    (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "z.txt").symlink_to(tmp_path / "texts" / "a.txt")
+
+    for path in (f"{tmp_path}/texts/**/*.txt", f"{tmp_path}/texts/**", f"{tmp_path}/texts", f"{tmp_path}/*"):
+        found = find_files([path])
+
+        assert sorted(file.resolve().name for file in found) == ["a.txt", "b.txt", "c.txt"], path
+    assert "1 more names of files that are read already" in caplog.text
+
+
+@pytest.fixture
+def as_nobody():
+    """A folder that everyone may enter, and this process without the rights of root."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        user = os.geteuid()
+        yield folder, lambda: os.seteuid(65534 if user == 0 else user)
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("locked", "message"), [("a.txt", "1 of 2 files may not be read, the first: .*a.txt"), ("sub", "sub: this folder cannot")]
+)
+def test_what_may_not_be_read_is_refused_by_name(as_nobody, locked, message):
+    folder, drop_rights = as_nobody
+    os.mkdir(f"{folder}/sub")
+    for name in ("a.txt", "sub/b.txt"):
+        with open(f"{folder}/{name}", "w", encoding="utf-8") as file:
+            file.write("文")
+    os.chmod(f"{folder}/{locked}", 0)
+    drop_rights()
+
+    with pytest.raises(DataError, match=message):
+        find_files([folder])

@@ -1,0 +1,169 @@
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from data.documents import DataError
+from data.steps import two_pass_shuffle
+from data.steps.two_pass_shuffle import ShuffleConfig, gather, scatter
+
+RECORDS = [f'{{"text": "第{index}篇 {"山" * (index % 50)}"}}\n'.encode() for index in range(3000)]
+
+
+def shuffled(folder, config, num_parts=3, order=None):
+    """The bytes of the shards of RECORDS, its parts scattered and its shards gathered in any `order`."""
+    folder.mkdir(exist_ok=True)
+    parts = [folder / f"part-{index}" for index in range(num_parts)]
+    slices = np.array_split(np.arange(len(RECORDS)), num_parts)
+    for index in order or range(num_parts):
+        assert scatter((RECORDS[i] for i in slices[index]), index, config, parts[index]) == len(slices[index])
+    shards = [folder / f"shard-{index}" for index in range(config.num_shards)]
+    for index in reversed(range(config.num_shards)) if order else range(config.num_shards):
+        gather(parts, index, config, shards[index])
+    return [path.read_bytes() for path in shards]
+
+
+def lines_of(shards):
+    return [line + b"\n" for shard in shards for line in shard.split(b"\n")[:-1]]
+
+
+@pytest.mark.parametrize("compression", ["none", "zst"])
+def test_every_record_comes_out_once_and_in_another_place(compression, tmp_path):
+    shards = shuffled(tmp_path, ShuffleConfig(num_shards=5, seed=1, compression=compression))
+    if compression == "zst":
+        shards = [zstandard.ZstdDecompressor().stream_reader(shard).readall() for shard in shards]
+    lines = lines_of(shards)
+
+    assert Counter(lines) == Counter(RECORDS)
+    place = {line: index for index, line in enumerate(lines)}
+    moves = np.array([place[record] for record in RECORDS])
+    # Independent orders of 3,000 have a correlation of about 1 / sqrt(3000) = 0.02; neighbours stay neighbours in one case of 1,500.
+    assert abs(np.corrcoef(moves, np.arange(len(moves)))[0, 1]) < 0.08
+    assert np.mean(np.abs(np.diff(moves)) == 1) < 0.01
+    sizes = [shard.count(b"\n") for shard in shards]
+    assert min(sizes) > 500  # of 600 expected; the standard deviation is 22
+
+
+def test_the_same_seed_gives_the_same_bytes_in_whatever_order_the_work_is_done(tmp_path):
+    config = ShuffleConfig(num_shards=4, seed=7)
+
+    assert shuffled(tmp_path / "a", config) == shuffled(tmp_path / "b", config, order=[2, 0, 1])
+    assert shuffled(tmp_path / "a", config) != shuffled(tmp_path / "c", ShuffleConfig(num_shards=4, seed=8))
+
+
+def test_a_part_too_large_for_memory_is_dealt_in_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(two_pass_shuffle, "_DEALT_AT_ONCE_BYTES", 20_000)
+
+    shards = shuffled(tmp_path, ShuffleConfig(num_shards=3, seed=1, compression="none"))
+
+    assert Counter(lines_of(shards)) == Counter(RECORDS)
+    assert shards != shuffled(tmp_path, ShuffleConfig(num_shards=3, seed=2, compression="none"))
+
+
+def test_parts_without_records_and_shards_without_records_are_no_problem(tmp_path):
+    config = ShuffleConfig(num_shards=50, seed=0, compression="none")
+    for index, records in enumerate([[], RECORDS[:3]]):
+        scatter(records, index, config, tmp_path / f"{index}")
+
+    counts = [gather([tmp_path / "0", tmp_path / "1"], shard, config, tmp_path / f"shard-{shard}") for shard in range(50)]
+
+    assert sum(counts) == 3
+    assert sorted(lines_of((tmp_path / f"shard-{shard}").read_bytes() for shard in range(50))) == sorted(RECORDS[:3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"), [("flip", "changed on disk"), ("cut", "not a complete file"), ("shards", "not a complete file")]
+)
+def test_a_damaged_part_is_refused(damage, reason, tmp_path):
+    config = ShuffleConfig(num_shards=3, seed=0)
+    part = tmp_path / "part"
+    scatter(RECORDS, 0, config, part)
+    content = bytearray(part.read_bytes())
+    if damage == "flip":
+        content[5] ^= 1
+    part.write_bytes(content[:-9] if damage == "cut" else content)
+    if damage == "shards":
+        config = ShuffleConfig(num_shards=4, seed=0)
+
+    with pytest.raises(DataError, match=reason):
+        gather([part], 0, config, tmp_path / "shard")
+
+    assert not (tmp_path / "shard").exists()
+
+
+def test_an_error_in_the_records_leaves_no_file(tmp_path):
+    def broken():
+        yield RECORDS[0]
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        scatter(broken(), 0, ShuffleConfig(num_shards=2, seed=0), tmp_path / "part")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def do_job(folder: Path, moments: int):
+    """Shuffle what is not shuffled yet, and kill this process some moments from now: a file opened or renamed, some records."""
+
+    def moment(event="open", _arguments=None):
+        nonlocal moments
+        if event in ("open", "os.rename"):
+            moments -= 1
+            if moments == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def records(part):
+        for number in range(5000):
+            if number % 500 == 0:
+                moment()
+            yield f'{{"text": "{part} {number} {"水" * (number % 300)}"}}\n'.encode()
+
+    sys.addaudithook(moment)
+    config = ShuffleConfig(num_shards=4, seed=3)
+    parts = [folder / f"part-{index}" for index in range(4)]
+    for index, part in enumerate(parts):
+        if not part.exists():
+            scatter(records(index), index, config, part)
+    for index in range(4):
+        shard = folder / f"shard-{index}.jsonl.zst"
+        if not shard.exists():
+            gather(parts, index, config, shard)
+
+
+def test_killed_at_twenty_random_moments_and_started_again_it_ends_with_the_same_bytes(tmp_path):
+    draw = random.Random(0)
+    assert run_job(tmp_path / "whole", 10**9) == 0
+    num_killed = 0
+    for attempt in range(20):
+        # Four kills a folder: each start goes on where the last one was, and would soon have no more to do.
+        folder = tmp_path / f"killed-{attempt // 4}"
+        num_killed += run_job(folder, draw.randint(1, 40)) == -signal.SIGKILL
+    assert num_killed >= 15
+    for attempt in range(0, 20, 4):
+        folder = tmp_path / f"killed-{attempt // 4}"
+        assert run_job(folder, 10**9) == 0
+        assert contents(folder) == contents(tmp_path / "whole")
+
+
+def run_job(folder: Path, moments: int) -> int:
+    """Do the job in a fork of this process, which starts at once; return 0, or the signal that ended it, negative."""
+    folder.mkdir(exist_ok=True)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            do_job(folder, moments)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def contents(folder: Path):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("shard")}

@@ -1,0 +1,111 @@
+"""Tokens made elsewhere: .bin/.idx pairs of other programs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.config import TokenizerConfig, ValidationConfig
+from data.documents import DataError
+from data.prepare import prepare
+from data.serving.corpus import open_corpus
+
+
+def test_a_store_of_another_program_is_used_as_it_is(write_as_megatron, make, whole, tmp_path):
+    ids = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]
+    write_as_megatron(tmp_path / "theirs", ids, [0, 1, 2, 3, 4], 8, np.uint16)
+    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
+    config = make(
+        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=2)
+    )
+
+    prepare(config)
+    corpus = open_corpus(config, seed=1)
+
+    assert corpus.train.num_tokens == 80
+    assert corpus.valid.num_tokens == 39
+    assert corpus.valid._stream.read(0, 39).tolist() == ids[2] + ids[3]
+    assert corpus.valid.num_chars() > 0
+
+
+def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(write_as_megatron, make, whole, tmp_path):
+    write_as_megatron(tmp_path / "theirs", [[1, 60000] * 50, [1] * 50], [0, 1, 2], 8, np.uint16)
+    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
+    config = make(
+        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=1)
+    )
+
+    with pytest.raises(DataError, match=r"holds the id 60000, but the tokenizer at .* has 130\. It was made with another tokenizer"):
+        prepare(config)
+
+
+@pytest.fixture
+def theirs(write_as_megatron, make, whole, tmp_path):
+    """A pair of another program and the configuration that uses it."""
+    write_as_megatron(
+        tmp_path / "theirs", [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))], [0, 1, 2, 3, 4], 8, np.uint16
+    )
+    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
+    validation = ValidationConfig(last_documents=2)
+    return make(path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=validation)
+
+
+def test_a_bit_that_has_flipped_on_the_disk_is_noticed_though_no_time_has_changed(theirs):
+    prepare(theirs)
+    path = Path(f"{theirs.store}.bin")
+    content = bytearray(path.read_bytes())
+    content[4] ^= 1
+    path.write_bytes(content)
+    # As the disk does it: what is remembered of the file still fits.
+    memory = Path(theirs.directory) / ".hashes.json"
+    known = json.loads(memory.read_text(encoding="utf-8"))
+    *state, digest = known[str(path.resolve())]
+    status = path.stat()
+    known[str(path.resolve())] = [*(status.st_size, status.st_mtime_ns, status.st_ctime_ns)[: len(state)], digest]
+    memory.write_text(json.dumps(known), encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"theirs\.bin was changed after its store was made"):
+        prepare(theirs)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("sizes", [-60, 140, 30, 9], "the size -60 of sequence 0"),
+        ("pointers", [0, 120, 160, 210], "sequences that do not lie end to end"),
+        ("documents", [0, 3, 2, 3, 4], "documents that do not rise from 0 to 4"),
+        ("documents", [0, 1, 2, 3, 5], "documents that do not rise from 0 to 4"),
+    ],
+)
+def test_an_index_that_does_not_fit_itself_is_refused(theirs, place, value, message):
+    path = Path(f"{theirs.store}.idx")
+    content = bytearray(path.read_bytes())
+    offset, kind = {"sizes": (34, np.int32), "pointers": (34 + 16, np.int64), "documents": (34 + 16 + 32, np.int64)}[place]
+    made = np.array(value, dtype=kind).tobytes()
+    content[offset : offset + len(made)] = made
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=message):
+        prepare(theirs)
+
+
+def test_no_damage_to_an_index_is_a_traceback(theirs):
+    path = Path(f"{theirs.store}.idx")
+    whole_index = path.read_bytes()
+    draw = np.random.default_rng(0)
+    refused = 0
+    for number in range(200):
+        content = bytearray(whole_index)
+        if number % 4:
+            content[draw.integers(len(content))] ^= 1 << int(draw.integers(8))
+        else:
+            del content[int(draw.integers(len(content))) :]
+        path.write_bytes(content)
+        try:
+            prepare(dataclasses.replace(theirs, directory=f"{theirs.directory}/{number}"))
+        except DataError:
+            refused += 1
+
+    assert refused > 150  # Some flips move the end of a document, which is as good an index as before.

@@ -1,0 +1,277 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from data.config import END_OF_TEXT, DataConfig, TokenizerConfig
+from data.documents import DataError
+from data.prepare import prepare
+from data.tokenizers import adoption, tokenizer_folder, trainers
+from data.tokenizers.encoders import CharacterEncoder, GigatokenEncoder, OtherIds, ReferenceEncoder
+
+KINDS = {
+    "byte_bpe": 400,
+    "characters": None,
+    "sentencepiece_bpe": 480,
+    "sentencepiece_unigram": 400,
+}
+PROBES = [
+    "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。",
+    "  two  spaces and 龘, which is not in the text; 𠀀 é \n\n\t end ",
+    "春眠不觉晓" * 50,
+    "A B",
+]
+
+
+@pytest.fixture(scope="module")
+def texts(verse):
+    text = verse.read_text(encoding="utf-8")
+    return [text[start : start + 1500] for start in range(0, len(text), 1500)]
+
+
+@pytest.fixture(scope="module")
+def folders(texts, tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokenizers")
+    for kind, size in KINDS.items():
+        trainers.train(texts, TokenizerConfig(kind=kind, vocab_size=size), root / kind)
+    return root
+
+
+@pytest.fixture(params=KINDS)
+def folder(request, folders):
+    return folders / request.param
+
+
+def test_training_twice_gives_the_same_files(folder, texts, tmp_path):
+    config = TokenizerConfig(kind=folder.name, vocab_size=KINDS[folder.name])
+    trainers.train(texts, config, tmp_path / "again")
+
+    assert tokenizer_folder.fingerprint(tmp_path / "again") == tokenizer_folder.fingerprint(folder)
+
+
+def test_autotokenizer_gives_the_same_ids(folder):
+    ours, theirs = tokenizer_folder.load(folder), AutoTokenizer.from_pretrained(folder)
+
+    for text in PROBES:
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+    assert theirs.eos_token_id == ours.eos_id
+
+
+def test_known_text_comes_back_as_it_was(folder):
+    ours = tokenizer_folder.load(folder)
+
+    assert ours.decode(ours.encode(PROBES[0])) == PROBES[0]
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"])
+def test_any_text_comes_back_where_bytes_stand_in_for_unknown_characters(folders, kind):
+    ours = tokenizer_folder.load(folders / kind)
+
+    for text in PROBES:
+        assert ours.decode(ours.encode(text)) == text
+
+
+def test_the_fast_encoder_gives_the_ids_of_the_reference(folder, texts):
+    ours = tokenizer_folder.load(folder)
+
+    for batch in (PROBES, texts, [], [""]):
+        for got, wanted in zip(ours.fast(batch), ours.reference(batch), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_characters_are_looked_up_in_a_table(folders):
+    assert isinstance(tokenizer_folder.load(folders / "characters").fast, CharacterEncoder)
+
+
+def test_characters_are_counted_by_their_tokens(folder):
+    ours = tokenizer_folder.load(folder)
+
+    for text in PROBES:
+        assert ours.chars_per_id[ours.encode(text)].sum() == len(text)
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "characters", "sentencepiece_bpe"])
+def test_a_text_that_spells_out_a_special_token_is_only_a_text(folders, kind):
+    ours = tokenizer_folder.load(folders / kind)
+    text = f"甲{END_OF_TEXT}乙"
+
+    assert ours.eos_id not in ours.encode(text)
+    assert ours.eos_id not in ours.fast([text])[0]
+
+
+def test_only_text_without_a_token_of_its_own_counts_as_fallback(folders):
+    for kind in ("characters", "sentencepiece_bpe"):
+        ours = tokenizer_folder.load(folders / kind)
+        assert not np.isin(ours.encode("明月"), ours.fallback_ids).any()
+        assert np.isin(ours.encode("龘"), ours.fallback_ids).all()
+
+
+def test_rare_characters_make_room_for_frequent_ones(texts, tmp_path):
+    trainers.train(texts, TokenizerConfig(kind="characters", vocab_size=20), tmp_path / "few")
+    ours = tokenizer_folder.load(tmp_path / "few")
+
+    assert ours.vocab_size == 20
+    assert ours.unk_id not in ours.encode("，")
+    assert ours.encode("龘") == [ours.unk_id]
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"])
+def test_a_vocabulary_too_large_for_the_text_is_refused_with_what_would_do(kind, tmp_path):
+    with pytest.raises(DataError, match=r"vocab_size = 5000 does not fit .* only enough for \d+ tokens"):
+        trainers.train(["春眠不觉晓，处处闻啼鸟。"] * 3, TokenizerConfig(kind=kind, vocab_size=5000), tmp_path / "out")
+
+
+def test_a_vocabulary_too_small_for_the_characters_is_refused(texts, tmp_path):
+    with pytest.raises(DataError, match="its characters and the 256 bytes alone need more"):
+        trainers.train(texts, TokenizerConfig(kind="sentencepiece_bpe", vocab_size=300), tmp_path / "out")
+
+
+def test_a_sentencepiece_model_gives_sentencepieces_own_ids(folders, texts):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    for kind in ("sentencepiece_bpe", "sentencepiece_unigram"):
+        own = sentencepiece.SentencePieceProcessor(model_file=str(folders / kind / "tokenizer.model"))
+        ours = tokenizer_folder.load(folders / kind)
+        for text in texts:
+            assert own.encode(text) == ours.encode(text)
+
+
+def adopt(path, folder, **names):
+    adoption.adopt(TokenizerConfig(kind="existing", path=str(path), **names), folder)
+    return tokenizer_folder.load(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_existing_folder_or_its_tokenizer_json_gives_the_same_ids(folders, kind, tmp_path):
+    wanted = tokenizer_folder.load(folders / kind)
+
+    for number, path in enumerate((folders / kind, folders / kind / "tokenizer.json")):
+        got = adopt(path, tmp_path / str(number))
+        assert [got.encode(text) for text in PROBES] == [wanted.encode(text) for text in PROBES]
+        assert got.eos_id == wanted.eos_id
+        assert type(got.fast) is type(wanted.fast)
+
+
+def test_a_bare_sentencepiece_model_gives_the_same_ids(folders, tmp_path):
+    (tmp_path / "bare.model").write_bytes((folders / "sentencepiece_bpe" / "tokenizer.model").read_bytes())
+
+    got = adopt(tmp_path / "bare.model", tmp_path / "out")
+
+    assert got.encode(PROBES[1]) == tokenizer_folder.load(folders / "sentencepiece_bpe").encode(PROBES[1])
+
+
+def test_a_model_with_a_dummy_prefix_and_normalisation_gives_sentencepieces_own_ids(texts, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    options = {"vocab_size": 480, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("".join(texts).split("，")), model_prefix=str(tmp_path / "bare"), **options
+    )
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bare.model"))
+
+    ours = adopt(tmp_path / "bare.model", tmp_path / "out")
+
+    for text in ("ＡＢＣ  春眠不觉晓 ", *PROBES[:1], *texts):
+        line = text.split("\n")[0]  # its normalisation of line breaks is another one
+        assert ours.encode(line) == own.encode(line)
+    assert ours.decode(ours.encode("春眠")) == "春眠"
+
+
+def test_vocab_and_merges_without_a_tokenizer_json_are_enough(folders, tmp_path):
+    source = tmp_path / "gpt2"
+    source.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (source / name).write_bytes((folders / "byte_bpe" / name).read_bytes())
+
+    assert adopt(source, tmp_path / "out").encode(PROBES[1]) == tokenizer_folder.load(folders / "byte_bpe").encode(PROBES[1])
+
+
+def test_code_in_a_folder_is_neither_copied_nor_run(folders, tmp_path):
+    source = tmp_path / "remote"
+    source.mkdir()
+    (source / "tokenizer.model").write_bytes((folders / "sentencepiece_bpe" / "tokenizer.model").read_bytes())
+    settings = {"auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}, "tokenizer_class": "Own", "eos_token": END_OF_TEXT}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (source / "tokenization_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+
+    ours = adopt(source, tmp_path / "out")
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("明月")["input_ids"] == ours.encode("明月")
+    assert not (tmp_path / "ran").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+
+
+def test_a_tokenizer_that_names_no_end_is_told_by_the_configuration(folders, tmp_path):
+    content = json.loads((folders / "characters" / "tokenizer.json").read_text(encoding="utf-8").replace(END_OF_TEXT, "<fin>"))
+    (tmp_path / "own.json").write_text(json.dumps(content), encoding="utf-8")
+
+    with pytest.raises(DataError, match="no end-of-text token is named"):
+        adopt(tmp_path / "own.json", tmp_path / "a")
+    assert adopt(tmp_path / "own.json", tmp_path / "b", eos_token="<fin>").eos_id == 0
+    with pytest.raises(DataError, match='"<other>" is not in the vocabulary'):
+        adopt(tmp_path / "own.json", tmp_path / "c", eos_token="<other>")
+
+
+def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+    for path in (tmp_path / "tokenizer.model", tmp_path / "tokenizer.json"):
+        with pytest.raises(DataError, match=path.name):
+            adopt(path, tmp_path / "out")
+    with pytest.raises(DataError, match=r"no tokenizer\.json, tokenizer\.model, or vocab\.json with merges\.txt there"):
+        adopt(tmp_path / "nowhere", tmp_path / "out")
+
+
+def gigatoken_for_another(folders):
+    """The fast encoder with the file of a tokenizer that differs only in one rare character."""
+    pytest.importorskip("gigatoken")
+    import tokenizers
+
+    path = folders / "byte_bpe" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    # Two bytes that only 龘 has in these texts change places.
+    one, other = (letter for letter, byte in zip("é¾ĺ", "龘".encode(), strict=True) if letter in vocabulary and byte != 0xE9)
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    return GigatokenEncoder(json.dumps(content), ReferenceEncoder(tokenizers.Tokenizer.from_file(str(path))))
+
+
+def test_a_single_text_with_a_new_character_is_enough_to_find_an_encoder_out(folders):
+    encoder = gigatoken_for_another(folders)
+    texts = ["ab cd"] * 1000
+    encoder(texts)
+
+    with pytest.raises(OtherIds):
+        encoder([*texts, "龘", *texts])
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_bpe"])
+def test_bpe_is_encoded_by_gigatoken_where_it_is_installed(folders, kind, tmp_path):
+    """As docs/data.md says; and the same kind of tokenizer taken over from elsewhere."""
+    pytest.importorskip("gigatoken")
+    adopt(folders / kind / "tokenizer.json", tmp_path / "adopted")
+
+    assert isinstance(tokenizer_folder.load(folders / kind).fast, GigatokenEncoder)
+    assert isinstance(tokenizer_folder.load(tmp_path / "adopted").fast, GigatokenEncoder)
+
+
+def test_a_part_that_was_begun_with_an_encoder_that_disagrees_is_done_again_as_a_whole(folders, tmp_path, monkeypatch, caplog):
+    lines = [f"第{number}行 ab cd" for number in range(300)] + ["龘"] + [f"第{number}行 ab cd" for number in range(300)]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = DataConfig(
+        seq_length=8,
+        tokenizer=TokenizerConfig(kind="existing", path=str(folders / "byte_bpe")),
+        path=str(tmp_path / "lines.txt"),
+        text_documents="line",
+        clean=(),
+        directory=str(tmp_path / "right"),
+    )
+    right = prepare(settings)
+
+    monkeypatch.setattr("data.tokenizers.tokenizer_folder.fastest", lambda folder, backend: gigatoken_for_another(folders))
+    other = prepare(dataclasses.replace(settings, directory=str(tmp_path / "other")))
+
+    assert "this part is done again without it" in caplog.text
+    assert (other / "train-00000.bin").read_bytes() == (right / "train-00000.bin").read_bytes()
+    assert json.loads((other / "report.json").read_text(encoding="utf-8"))["shards_without_gigatoken"] == 1

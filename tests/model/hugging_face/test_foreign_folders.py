@@ -1,0 +1,228 @@
+"""Folders made elsewhere: what they say or hold beyond a model of ours is refused, or named if it has no effect."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
+
+from model.config import InitializeConfig, ModelConfig
+from model.families import preset
+from model.gpt import GPT, first_weights
+from model.hugging_face.conversion import from_folder, to_folder
+from model.hugging_face.source import complete, read_source
+from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, edit_config, saved
+from tests.model.tiny_models import tiny
+
+Damage = Callable[[Path], None]
+
+
+def edit_tensors(folder: Path, **tensors: torch.Tensor) -> None:
+    """Add or replace tensors; dots in their names are written as "__"."""
+    stored = load_file(folder / "model.safetensors")
+    stored |= {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def quantise(folder: Path) -> None:
+    """As fp8 folders are: a weight of eight bits, and the inverse of its scale beside it."""
+    weight = torch.zeros(24, 24).to(torch.float8_e4m3fn)
+    edit_tensors(
+        folder, model__layers__0__self_attn__q_proj__weight=weight, model__layers__0__self_attn__q_proj__weight_scale_inv=torch.ones(1, 1)
+    )
+
+
+def write_index_without(name: str) -> Damage:
+    """The folder as one shard, with an index that leaves out a tensor."""
+
+    def damage(folder: Path) -> None:
+        quantise(folder)
+        names = load_file(folder / "model.safetensors").keys() - {name}
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+        index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+    return damage
+
+
+def write_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}}', encoding="utf-8")
+
+
+REFUSED: dict[str, tuple[str, Damage, str]] = {
+    "said-to-be-quantised": (
+        "llama-grouped",
+        lambda folder: edit_config(folder, quantization_config={"quant_method": "fp8"}),
+        "config.json: quantization_config: its weights are quantised",
+    ),
+    "scales": ("llama-grouped", quantise, 'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which'),
+    "scales-left-out-of-the-index": (
+        "llama-grouped",
+        write_index_without("model.layers.0.self_attn.q_proj.weight_scale_inv"),
+        'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which',
+    ),
+    "eight-bits": (
+        "llama-grouped",
+        lambda folder: edit_tensors(folder, model__norm__weight=torch.ones(24, dtype=torch.int8)),
+        '"model.norm.weight" is stored as I8: a quantised model would be read as raw numbers.',
+    ),
+    "qwens-biases": (
+        "llama-grouped",
+        lambda folder: edit_tensors(
+            folder, model__layers__0__self_attn__q_proj__bias=torch.ones(24), model__layers__1__self_attn__q_proj__bias=torch.ones(24)
+        ),
+        'holds "model.layers.0.self_attn.q_proj.bias" and 1 more, which the llama model of its config.json does not have',
+    ),
+    "a-head-under-tied": (
+        "llama-tied",
+        lambda folder: edit_tensors(folder, lm_head__weight=torch.ones(61, 24)),
+        '"lm_head.weight" is not the embedding, and its config.json says tie_word_embeddings = true.',
+    ),
+    "more-layers": (
+        "gpt2",
+        lambda folder: edit_config(folder, n_layer=1),
+        'holds "transformer.h.1.attn.c_attn.bias" and 11 more, which the gpt2 model',
+    ),
+    "code": ("opt", lambda folder: edit_config(folder, auto_map={"AutoModel": "m.M"}), "auto_map: its model is code of its own"),
+    "longer-positions": (
+        "llama-grouped",
+        lambda folder: edit_config(folder, rope_scaling={"type": "linear", "factor": 2.0}),
+        'rope_scaling.rope_type = "linear"; only plain rotary positions ("default") are known.',
+    ),
+    "a-factor": (
+        "llama-grouped",
+        lambda folder: edit_config(folder, rope_parameters={"rope_type": "default", "factor": 4.0}),
+        "rope_parameters says factor = 4.0; only plain rotary positions are known.",
+    ),
+    "part-of-a-head": (
+        "llama-grouped",
+        lambda folder: edit_config(folder, rope_parameters={"partial_rotary_factor": 0.5}),
+        "rope_parameters says partial_rotary_factor = 0.5",
+    ),
+    "two-bases": (
+        "llama-grouped",
+        lambda folder: edit_config(folder, rope_theta=5e5),
+        "rope_theta is 500000.0 in one place and 10000.0 in another. Keep the right one.",
+    ),
+    "a-string": (
+        "gpt2",
+        lambda folder: edit_config(folder, tie_word_embeddings="false"),
+        'tie_word_embeddings = "false"; it must be true or false.',
+    ),
+    "no-heads": ("gpt2", lambda folder: edit_config(folder, n_head=0), "n_head = 0; it must be 1 or more."),
+    "null": ("opt", lambda folder: edit_config(folder, hidden_size=None), "hidden_size = null; it must be an integer."),
+    "an-index-without-files": ("gpt2", write_index, 'its "weight_map" does not say where the tensors are.'),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_folder_says_or_holds_that_would_change_the_model_is_refused(name, tmp_path):
+    kind, damage, message = REFUSED[name]
+    saved(THEIRS[kind], tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError) as error:
+        from_folder(tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_biased_norm_under_a_model_without_biases_is_refused_before_anything_is_built(tmp_path):
+    config = tiny("gpt2", use_bias=False)
+    to_folder(GPT(config, seed=0), config, tmp_path, "gpt2")
+    edit_tensors(tmp_path, transformer__ln_f__bias=torch.ones(24))
+    with pytest.raises(ValueError, match=r'"transformer.ln_f.bias" is not zero, and model.norm_bias is false'):
+        first_weights(replace(config, initialize=InitializeConfig(method="folder", folder=str(tmp_path))), seed=0)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+def test_a_folder_with_another_norm_eps_is_refused(eps, tmp_path):
+    saved(LlamaConfig(**LLAMA, rms_norm_eps=eps), tmp_path)
+    config = tiny("llama", num_heads=4, num_kv_heads=2, initialize=InitializeConfig(method="folder", folder=str(tmp_path)))
+    with pytest.raises(ValueError, match=rf"norm_eps = {eps} \(model.norm_eps = 1e-05\)"):
+        first_weights(config, seed=0)
+    theirs = GPT(replace(config, norm_eps=eps), seed=0)
+    assert theirs.config.norm_eps == eps
+
+
+def test_plain_rotary_positions_load_in_every_spelling(tmp_path):
+    theirs = saved(LlamaConfig(**LLAMA, rope_theta=5e4), tmp_path)
+    plain = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    older = {key: value for key, value in plain.items() if key not in ("rope_parameters", "rope_theta")}
+    for spelling in (
+        {"rope_theta": 5e4, "rope_scaling": {"rope_type": "default"}},
+        {"rope_theta": 50000, "rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 5e4}},
+        {"rope_theta": 5e4, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4, "partial_rotary_factor": 1.0}},
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**older, **spelling}), encoding="utf-8")
+        _, model = from_folder(tmp_path)
+        torch.testing.assert_close(model.eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)  # fp32, sums in other orders
+
+
+def test_what_has_no_effect_is_named_and_the_model_is_the_original(tmp_path, caplog):
+    theirs = saved(THEIRS["gpt2"], tmp_path / "gpt2")
+    mask = torch.ones(24, 24, dtype=torch.bool).tril()
+    edit_tensors(tmp_path / "gpt2", transformer__h__0__attn__bias=mask, transformer__h__1__attn__bias=mask.clone())
+    edit_tensors(tmp_path / "gpt2", lm_head__weight=theirs.transformer.wte.weight.detach().clone())
+    edit_config(tmp_path / "gpt2", embd_pdrop=0.0, architectures=["Other"], sliding_window=64, unused=None)
+    _, model = from_folder(tmp_path / "gpt2")
+    torch.testing.assert_close(model.eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)
+    folder = tmp_path / "gpt2"
+    assert caplog.messages == [
+        f'{folder}/config.json: not used here: sliding_window = 64, embd_pdrop = 0.0, architectures = ["Other"].',
+        f'{folder}: not used: "transformer.h.0.attn.bias" and 1 more, which is computed and not learned.',
+        f'{folder}: not used: "lm_head.weight", which repeats the embedding.',
+    ]
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_a_folder_as_transformers_writes_it_leaves_nothing_to_mention(kind, tmp_path, caplog):
+    saved(THEIRS[kind], tmp_path)
+    from_folder(tmp_path)
+    assert caplog.messages == []
+
+
+def config_of(section: dict[str, Any]) -> ModelConfig:
+    fields = preset(complete(section))
+    start = fields.pop("initialize")
+    return ModelConfig(**fields, initialize=InitializeConfig(**start))
+
+
+def test_a_model_section_of_one_key_is_the_folders_model_with_its_weights(tmp_path):
+    theirs = saved(LlamaConfig(**LLAMA, rms_norm_eps=1e-6, rope_theta=5e5, attention_bias=True, mlp_bias=True), tmp_path)
+    config = config_of({"from": str(tmp_path)})
+    assert config.initialize == InitializeConfig(method="folder", folder=str(tmp_path))
+    torch.testing.assert_close(GPT(config, seed=0).eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)
+
+
+def test_what_the_section_sets_itself_stands_over_the_folder(tmp_path):
+    saved(THEIRS["gpt2"], tmp_path)
+    folder = str(tmp_path)
+    deeper = config_of({"from": folder, "num_layers": 3, "dropout": 0.0, "initialize": {"method": "depth"}})
+    assert (deeper.num_layers, deeper.dropout, deeper.attention_dropout) == (3, 0.0, 0.0)
+    assert first_weights(deeper, seed=0).notes == [f"layers start from layers 0, 1, 1 of {folder}."]
+    other = config_of({"from": folder, "vocab_size": 97, "initialize": {"embeddings": False}})
+    assert other.initialize == InitializeConfig(method="folder", folder=folder, embeddings=False)
+    assert GPT(other, seed=0).get_parameter("0.weight").shape == (97, 24)
+    drawn = config_of({"from": folder, "initialize": {"method": "scratch"}})
+    assert drawn == replace(read_source(folder).config, initialize=InitializeConfig())
+
+
+def test_a_recorded_section_serves_where_its_folder_is_gone_and_no_other_does(tmp_path):
+    saved(THEIRS["opt"], tmp_path / "opt")
+    section = {"from": str(tmp_path / "opt"), "dropout": 0.2}
+    recorded = json.loads(json.dumps({"from": section["from"], **preset(complete(section))}))
+    assert complete(section, recorded) == complete(section)
+    (tmp_path / "opt").rename(tmp_path / "elsewhere")
+    assert preset(complete(section, recorded)) == {key: value for key, value in recorded.items() if key != "from"}
+    for record in (None, {**recorded, "from": "another"}):
+        with pytest.raises(ValueError, match=r"model\.from: .*opt: no such folder"):
+            complete(section, record)
+    with pytest.raises(ValueError, match=r"model\.from = 3; it must be the path"):
+        complete({"from": 3})

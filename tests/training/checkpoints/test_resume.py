@@ -1,0 +1,115 @@
+"""A run that was killed, stopped or damaged ends where an uninterrupted one does, bit for bit, dropout on."""
+
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+from tests.training.checkpoint_files import tied_master
+from training.checkpoints.checkpoint import LATEST
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(make_run):
+    run = make_run(training__save_interval_steps=100)
+    run.run()
+    return run.curve()
+
+
+def test_kills_at_a_step_and_in_a_save_cost_at_most_the_steps_since_the_last_checkpoint(make_run, uninterrupted):
+    run = make_run()
+    run.start()
+    run.wait_for(lambda: (run.folder / "checkpoints/step00000002/manifest.json").exists() and len(run.curve()) >= 3, "step 3")
+    os.kill(run.rank_process(0), signal.SIGKILL)
+    assert run.finish()[0] != 0
+
+    # The other rank dies in the middle of the next save it takes part in at step 6: the folder is there, and nothing publishes it.
+    run.start(fault="kill in save")
+    code, output = run.finish()
+    assert code != 0
+    assert "resuming" in output
+    assert list((run.folder / "checkpoints/step00000006").glob("layer_*"))
+    assert run.tags()[-1] == "step00000004"
+    assert (run.folder / "checkpoints" / LATEST).read_text(encoding="utf-8") == "step00000004"
+
+    output = run.run()
+    assert "from step 4 of 8" in output
+    assert run.curve() == uninterrupted  # Exact: same order, same seeds, same random state, same devices.
+    assert sorted(run.curve()) == list(range(1, 9))
+
+
+def test_a_stop_asked_of_one_rank_is_saved_by_all_and_a_damaged_checkpoint_costs_one_interval(make_run, uninterrupted):
+    run = make_run(training__save_interval_steps=3)
+    run.start()
+    run.wait_for(lambda: len(run.curve()) >= 4, "step 4")
+    os.kill(run.rank_process(1), signal.SIGTERM)
+    code, output = run.finish()
+    assert code != 0
+    assert "stopped at step" in output
+    stopped_at = max(run.curve())
+    assert run.tags()[-1] == f"step{stopped_at:08d}"
+
+    layer = run.folder / "checkpoints" / run.tags()[-1] / "layer_02-model_states.pt"
+    content = bytearray(layer.read_bytes())
+    content[len(content) // 2] ^= 1
+    layer.write_bytes(content)
+
+    output = run.run()
+    assert "layer_02-model_states.pt does not match its SHA-256" in output
+    assert "resuming" in output
+    assert "from step 3 of 8" in output
+    assert run.curve() == uninterrupted
+
+
+def test_a_save_that_fails_leaves_the_checkpoints_before_it_and_the_run_goes_on(make_run):
+    run = make_run(training__steps=4, training__save_interval_steps=2)
+    run.run("training.steps=2")
+    # No file may grow over 40 kB, as on a disk that is full: the optimizer's does not fit.
+    run.start(file_bytes=40_000)
+    code, output = run.finish()
+    assert code == 1
+    assert "was not saved" in output
+    assert "step 4/4" in output
+    assert run.tags() == ["step00000002"]
+    assert "could not be saved" in output
+
+
+def test_a_changed_learning_rate_takes_effect_on_resume_and_is_said(make_run):
+    run = make_run(scheduler__type="WarmupLR", scheduler__params={"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01})
+    run.run("training.steps=4")
+    output = run.run("scheduler.params.warmup_max_lr=0.002", "optimizer.params.weight_decay=0.3", "training.steps=6")
+    assert "changed since the checkpoint: optimizer.params.weight_decay of group 0: 0.1 -> 0.3" in output
+    assert "learning rate: 0.01 -> 0.002" in output
+    rates = {record["step"]: record["optim/lr"] for record in run.records() if "optim/lr" in record}
+    assert rates[4] == 0.01
+    assert rates[5] == 0.002
+
+
+def test_another_model_in_the_same_folder_is_refused_before_anything_starts(make_run):
+    run = make_run(training__steps=2)
+    run.run()
+    run.start("model.num_layers=3", "run.name=tiny", "training.steps=3")
+    code, output = run.finish()
+    assert code == 2
+    assert "model.num_layers was 2, is 3" in output
+    assert "Use another run.name" in output
+
+
+def test_another_topology_goes_on_bit_for_bit_and_tied_weights_stay_equal_on_both_stages(make_run):
+    warmup = {"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01}  # No end, so steps=4 is a piece of steps=8.
+    changes = {"model__dropout": 0.0, "scheduler__type": "WarmupLR", "scheduler__params": warmup, "training__eval_interval_steps": 100}
+    run, moved = make_run(**changes), make_run(**changes)
+    run.run("training.steps=4")
+    shutil.copytree(run.folder, moved.folder)
+    run.run("training.steps=8")
+    output = moved.run("training.steps=8", "pipeline.stages=4", ranks=4)
+    assert "converting it to DeepSpeed's universal form" in output
+    assert moved.curve() == run.curve()  # Both keep the matrix twice and add its gradients in fp32.
+
+    for folder, stages in ((run.folder, 2), (moved.folder, 4)):
+        checkpoint = folder / "checkpoints/step00000008"
+        assert torch.equal(tied_master(checkpoint, 0), tied_master(checkpoint, stages - 1))

@@ -1,0 +1,184 @@
+"""What a save goes through when something fails in it, and what is left of old ones."""
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ds_configs.checkpoints import complete_tags, step_of
+from inference.exporting.checkpoint import choose
+from tests import processes
+from training.checkpoints import random_state
+from training.checkpoints.checkpoint import LATEST, prune
+
+
+@pytest.mark.distributed
+def test_a_rank_that_cannot_write_fails_the_save_for_all_and_nobody_waits(make_run):
+    run = make_run(training__steps=100000, training__save_interval_steps=100000, training__eval_interval_steps=100000)
+    run.start()
+    run.wait_for(lambda: len(run.curve()) >= 2, "step 2")
+    # From here on the first file of rank 1, its random state, fails as on a full disk, before DeepSpeed's collectives.
+    subprocess.run(["prlimit", "--fsize=100", f"--pid={run.rank_process(1)}"], check=True)
+    os.kill(run.rank_process(0), signal.SIGTERM)
+    code, output = run.finish()
+    assert code == 1
+    assert output.count("was not saved: rank 1: RuntimeError") + output.count("was not saved: rank 1: OSError") == 1
+    assert output.count("could not be saved; see the lines above.") == 1, "said by one rank"
+    assert run.tags() == []
+
+
+@pytest.mark.distributed
+def test_a_folder_that_cannot_be_made_fails_every_save_and_a_curve_that_cannot_be_written_fails_nothing(make_run):
+    run = make_run(training__steps=4, training__sample_tokens=4)
+    run.folder.mkdir(parents=True)
+    for name in ("checkpoints", "tensorboard", "samples"):
+        (run.folder / name).touch()
+    run.start()
+    code, output = run.finish()
+    assert code == 1, output
+    assert output.count("was not saved: rank 0: FileExistsError") + output.count("was not saved: rank 0: NotADirectoryError") == 2
+    assert output.count("could not be saved; see the lines above.") == 1
+    assert output.count("Training goes on; later writes try again.") == 2
+    assert sorted(run.curve()) == [1, 2, 3, 4]
+
+
+@pytest.mark.distributed
+def test_an_error_on_one_rank_is_said_by_it_and_by_nobody_else(make_run):
+    run = make_run()
+    run.start(fault="lose data")
+    code, output = run.finish()
+    assert code == 1
+    line = "rank 1 of 2: OSError: [Errno 5] Input/output error: 'data/stores/verse'"
+    assert output.count(line) == 1
+    assert " of 2: " not in output.replace(line, ""), "rank 0, which lost its peer, adds nothing"
+    assert run.tags() == ["step00000002"]
+
+
+@pytest.mark.slow  # Some twenty starts.
+@pytest.mark.distributed
+def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_go_on_from(make_run, root):
+    changes = {
+        "pipeline__stages": 1,
+        "scheduler__type": "WarmupLR",
+        "scheduler__params": {"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01},
+        "training__steps": 1000,
+        "training__keep_checkpoints": 1,
+        "training__eval_interval_steps": 1000,
+        "training__sample_tokens": 0,
+    }
+    run, whole = make_run(**changes), make_run(**{**changes, "training__save_interval_steps": 1000})
+    killer = [sys.executable, "tests/training/kill_in_saves.py", str(run.config)]
+    done = processes.run(killer, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr
+    kills = json.loads(done.stdout.splitlines()[-1])
+    # In this order a checkpoint comes to be, and the one before it goes. torch opens the tensors' files in C++, where nothing is seen of
+    # them: kills lie before the first and behind the last of those.
+    expected = (
+        "os.mkdir STEP",
+        "open random_state_rank00000.pt",
+        "fsync",
+        "open manifest.json.tmp",
+        "os.rename manifest.json.tmp",
+        "open latest.tmp",
+        "os.rename latest.tmp",
+        "os.remove",
+        "os.rmdir STEP",
+    )
+    assert not [part for part in expected if not any(part in operation for operation in kills)], kills
+    places = [next(place for place, operation in enumerate(kills) if part in operation) for part in expected]
+    assert places == sorted(places)
+    last = choose(run.folder)
+    assert (run.folder / "checkpoints" / LATEST).read_text(encoding="utf-8") in complete_tags(run.folder / "checkpoints")
+    output = run.run(f"training.steps={last.step + 2}", ranks=1)
+    assert f"from step {last.step} of" in output
+    whole.run(f"training.steps={last.step + 2}", ranks=1)
+    assert run.curve() == whole.curve()  # Exact, through all kills.
+    assert run.tags() == [f"step{last.step + 2:08d}"], "keep_checkpoints is 1"
+
+
+def checkpoint(folder, name, *, complete=True):
+    (folder / name).mkdir(parents=True)
+    if complete:
+        (folder / name / "manifest.json").write_text(json.dumps({"step": step_of(name) or 0, "files": {}}), encoding="utf-8")
+
+
+def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
+    ours = [f"step{step:08d}" for step in (100, 200, 300, 123456789)]
+    for name in ours:
+        checkpoint(tmp_path, name)
+    checkpoint(tmp_path, "step00000400", complete=False)  # an interrupted save
+    checkpoint(tmp_path, "universal_step00000300", complete=False)
+    theirs = ["step00000100_best", "best", "stepping", "step12"]
+    for name in theirs:
+        checkpoint(tmp_path, name)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / LATEST).write_text("step00000300", encoding="utf-8")
+    (tmp_path / "zero_to_fp32.py").touch()
+    assert complete_tags(tmp_path) == ["step123456789", "step00000300", "step00000200", "step00000100"]
+    prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "notes.txt", LATEST, "step123456789", "step00000300"])
+
+
+def test_a_copy_of_a_checkpoint_beside_the_others_disturbs_neither_start_nor_end(make_run, root):
+    from ds_configs import load
+    from training.config import resolve
+    from training.run_folder.record import finished_step, has_checkpoint
+
+    run = make_run()
+    config = resolve(load(run.config))
+    checkpoint(run.folder / "checkpoints", "step00000100_best")
+    assert not has_checkpoint(run.folder)
+    assert finished_step(config, 8) is None
+    checkpoint(run.folder / "checkpoints", "step00000008")
+    assert finished_step(config, 8) == 8
+
+
+def draws():
+    return torch.rand(4).tolist(), random.random(), np.random.rand()
+
+
+@pytest.fixture
+def _same_state_afterwards():
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    yield
+    torch.set_rng_state(before[0])
+    random.setstate(before[1])
+    np.random.set_state(before[2])
+
+
+@pytest.mark.usefixtures("_same_state_afterwards")
+def test_the_random_state_comes_back_also_from_a_file_of_version_0_1(tmp_path):
+    random_state.save(tmp_path, 0)
+    old = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(), "device": None}
+    torch.save(old, tmp_path / random_state.name(1))
+    expected = draws()
+    for rank in (0, 1):
+        draws()
+        random_state.load(tmp_path, rank)
+        assert draws() == expected
+
+
+class Harm:
+    """What a stranger's file may ask pickle to do."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_random_state_that_would_run_something_is_not_loaded(tmp_path):
+    torch.save({"torch": Harm(tmp_path / "ran")}, tmp_path / random_state.name(0))
+    with pytest.raises(ValueError, match=r"random_state_rank00000\.pt holds something else than random states"):
+        random_state.load(tmp_path, 0)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Harm(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists(), "unpickled, such a file does what it says"

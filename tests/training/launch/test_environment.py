@@ -1,0 +1,75 @@
+"""`.venv` from nothing, with packages from a folder: interrupted, without the packages, and at last complete."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests import processes
+
+
+@pytest.fixture
+def start(tmp_path, root):
+    """Begin to make the environment of a checkout that asks for one tiny package."""
+    (tmp_path / "checkout/training/launch").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    for name in ("environment.py", "parent.py"):
+        shutil.copy(root / "training/launch" / name, tmp_path / "checkout/training/launch")
+    (tmp_path / "checkout/requirements.txt").write_text("tiny_package==1.0\n", encoding="utf-8")
+    started = []
+
+    def begin():
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels"), "PIP_CONFIG_FILE": os.devnull}
+        command = [sys.executable, "training/launch/environment.py", "requirements.txt"]
+        started.append(
+            processes.start(
+                command, cwd=tmp_path / "checkout", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        processes.end(process)
+
+
+def make_wheel(folder):
+    """The smallest wheel there is."""
+    with zipfile.ZipFile(folder / "tiny_package-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny_package.py", "ANSWER = 42\n")
+        wheel.writestr("tiny_package-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny_package\nVersion: 1.0\n")
+        wheel.writestr(
+            "tiny_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("tiny_package-1.0.dist-info/RECORD", "")
+
+
+def test_an_environment_made_from_nothing_survives_interruption_and_missing_packages(start, tmp_path):
+    venv = tmp_path / "checkout/.venv"
+    first = start()
+    processes.wait_until(lambda: (venv / "bin/python").exists() or first.poll() is not None, "its Python")
+    os.killpg(first.pid, signal.SIGKILL)  # Its Python is there, pip is not yet.
+    first.communicate()
+    assert subprocess.run([venv / "bin/python", "-c", "import pip"], capture_output=True, check=False).returncode != 0
+
+    second = start()
+    output, _ = second.communicate(timeout=processes.LIMIT_SECONDS)
+    assert second.returncode == 2
+    assert "environment: making .venv" in output, "the broken one is not used"
+    assert "environment: pip could not install the packages; its lines above say why." in output
+    assert not (venv / "stamp").exists()
+
+    make_wheel(tmp_path / "wheels")
+    third = start()
+    output, _ = third.communicate(timeout=processes.LIMIT_SECONDS)
+    assert third.returncode == 0, output
+    assert "making .venv" not in output, "what is whole is kept"
+    answer = subprocess.run([venv / "bin/python", "-c", "import tiny_package; print(tiny_package.ANSWER)"], capture_output=True, check=True)
+    assert answer.stdout == b"42\n"
+    fourth = start()
+    assert fourth.communicate(timeout=processes.LIMIT_SECONDS)[0] == "", "nothing to do and nothing to say"
+    assert fourth.returncode == 0

@@ -1,0 +1,112 @@
+"""`./run_pretrain.sh` as a person uses it: first run, second run, Ctrl-C, the quickstart itself."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+import ds_configs
+from data.documents import DataError
+from data.prepare import way_on
+from tests import processes
+from training.config import resolve
+from training.launch.local import _prepare
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture
+def person(root):
+    """Run the script from the shell; the environment that runs these tests serves as its `.venv`."""
+    if not (root / ".venv/bin/python").exists():
+        pytest.skip("no .venv in the checkout; `make test` makes it")
+    shell = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "DS_ACCELERATOR", "OMP_NUM_THREADS")}
+
+    def run(*arguments):
+        return processes.run(["./run_pretrain.sh", *arguments], cwd=root, env=shell)
+
+    return run
+
+
+def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_finished(make_run, person):
+    run = make_run(training__sample_prompt="春眠不觉晓，", training__sample_tokens=8)
+    shutil.rmtree(json.loads(run.config.read_text(encoding="utf-8"))["data"]["directory"])  # A person has no token store yet.
+    done = person(str(run.config))
+    assert done.returncode == 0, done.stderr
+    assert "is finished: step 8." in done.stdout
+    assert "bits per character" in done.stdout
+    passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0].strip()
+    prompt = "春眠不觉晓，"
+    assert passage.startswith(prompt)
+    assert len(passage) > len(prompt), "it wrote something"
+    assert "-m tensorboard.main --logdir" in done.stdout
+    assert "training.steps=16" in done.stdout
+    sample = (run.folder / "samples/step00000008.txt").read_text(encoding="utf-8").strip()
+    assert sample.startswith(prompt)
+    assert len(sample) > len(prompt)
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+    again = person(str(run.config))
+    assert again.returncode == 0
+    assert "was finished before: step 8." in again.stdout
+    assert "processes on" not in again.stderr, "no ranks were launched"
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
+    run = make_run(training__steps=100000, training__save_interval_steps=100000, training__eval_interval_steps=100000)
+    run.start_as_a_person_does()
+    run.wait_for(lambda: len(run.curve()) >= 5, "step 5")
+    os.killpg(run.process.pid, signal.SIGINT)  # The terminal sends it to the whole group.
+    code, output = run.finish()
+    assert code == 130
+    assert "which is saved; the same command goes on from there." in output
+    assert "Stopped. The same command goes on" in output
+    step = max(run.curve())
+    assert run.tags() == [f"step{step:08d}"]
+    more = run.run(f"training.steps={step + 2}")
+    assert f"from step {step} of {step + 2}" in more
+
+
+def test_a_run_needs_no_compiler_no_ninja_and_no_git(make_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    for variable in ("CC", "CXX", "CUDA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    # Whatever was compiled before on this machine is not found, and whatever is compiled now is.
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "compiled"))
+    run = make_run(training__steps=2)
+    run.run()
+    assert run.tags() == ["step00000002"]
+    assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.network
+def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_path):
+    done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=20")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "short/results.json").read_text(encoding="utf-8"))
+    assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a fifth of the run"
+    passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0]
+    assert len(passage.partition("却说宝玉")[2].strip()) > 10, "it wrote something"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_whole_quickstart_reaches_7_05_bits_per_character(person, tmp_path):
+    done = person("ds_configs/quickstart.json", f"run.directory={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "quickstart/results.json").read_text(encoding="utf-8"))
+    assert results["valid/bits_per_char"] <= 7.05
+    norms = [json.loads(line).get("optim/grad_norm", 0) for line in (tmp_path / "quickstart/metrics.jsonl").read_text("utf-8").splitlines()]
+    assert max(norms[10:]) < 4, "no spike at the end of the warm-up"
+
+
+def test_a_preparation_that_the_disk_ends_says_how_to_go_on(make_run, tmp_path):
+    (tmp_path / "stores").symlink_to(tmp_path / "a disk that is not there")
+    run = make_run(data__directory=str(tmp_path / "stores"))
+    with pytest.raises(DataError, match=r"File exists: .*\. Mend it and start again: what is done stays done\.$"):
+        _prepare(resolve(ds_configs.load(run.config)))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/stores/a.bin")
+    assert way_on(full) == "the disk is full (data/stores/a.bin). Make room and start again: what is done stays done."

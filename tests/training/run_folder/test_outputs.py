@@ -1,0 +1,138 @@
+"""What a run writes about itself is read back as it was meant, and cannot end the run."""
+
+import csv
+import json
+import logging
+import math
+import shutil
+
+import pytest
+
+import ds_configs
+from training.config import resolve
+from training.run_folder.outputs import AppendedFile, Writer
+from training.run_folder.record import strict_json
+
+RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
+END = {"train/tokens": 512, "perf/tokens_per_second": 99.0, "memory/stage_0_gib": 0.5}
+
+
+@pytest.fixture
+def config(make_run):
+    """A new run's configuration, its folder made; `write` of a Writer is then as in a run."""
+
+    def make(**changes):
+        resolved = resolve(ds_configs.load(make_run(**changes).config))
+        resolved.folder.mkdir(parents=True)
+        return resolved
+
+    return make
+
+
+def curves(folder):
+    """Tag -> [(step, value)], as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    read.Reload()
+    scalars = {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+    texts = {
+        tag: [(event.step, event.tensor_proto.string_val[0].decode()) for event in read.Tensors(tag)] for tag in read.Tags()["tensors"]
+    }
+    return {**scalars, **texts}
+
+
+def write(config, *, start_step=0, steps, loss=5.5):
+    writer = Writer(config, last_step=8, start_step=start_step)
+    writer.write([{"step": step, **RECORD, "train/loss": loss, **(END if step == steps[-1] else {})} for step in steps])
+    writer.write([{"step": steps[-1], "valid/loss": 4.0, "valid/bits_per_char": 6.5}])
+    writer.passage("春眠不觉晓", steps[-1])
+    writer.close()
+
+
+def test_tensorboard_shows_every_tag_with_its_values_and_steps(config):
+    run = config()
+    write(run, steps=[1, 2, 3])
+    found = curves(run.folder / "tensorboard")
+    assert found["train/loss"] == [(1, 5.5), (2, 5.5), (3, 5.5)]
+    assert found["optim/lr"][0] == (1, pytest.approx(0.01))  # TensorBoard keeps fp32.
+    assert found["memory/stage_0_gib"] == [(3, 0.5)]
+    assert found["valid/bits_per_char"] == [(3, 6.5)]
+    assert found["sample/text_summary"] == [(3, "春眠不觉晓")]
+    assert (run.folder / "samples/step00000003.txt").read_text(encoding="utf-8") == "春眠不觉晓\n"
+
+
+@pytest.mark.parametrize("again_from", [0, 2])
+def test_steps_that_come_again_replace_those_of_the_start_before(config, again_from):
+    run = config(csv_monitor__enabled=True)
+    write(run, steps=[1, 2, 3, 4], loss=5.5)
+    write(run, start_step=again_from, steps=list(range(again_from + 1, 4)), loss=3.5)
+    expected = [(step, 5.5 if step <= again_from else 3.5) for step in range(1, 4)]
+    assert curves(run.folder / "tensorboard")["train/loss"] == expected
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(record["step"], record["train/loss"]) for record in map(json.loads, lines) if "train/loss" in record] == expected
+    with (run.folder / "csv/train_loss.csv").open(encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "train/loss"]
+    assert [(int(step), float(value)) for step, value in rows] == expected
+
+
+def test_the_monitors_write_where_deepspeeds_keys_say(config, tmp_path):
+    run = config(
+        tensorboard={"enabled": True, "output_path": str(tmp_path / "a"), "job_name": "one"},
+        csv_monitor={"enabled": True, "output_path": str(tmp_path / "b")},
+    )
+    write(run, steps=[1])
+    assert curves(tmp_path / "a/one")["train/loss"] == [(1, 5.5)]
+    assert (tmp_path / f"b/{run.run.name}/optim_lr.csv").read_text(encoding="utf-8") == "step,optim/lr\n1,0.01\n"
+    assert not (run.folder / "tensorboard").exists()
+
+
+def test_values_that_are_not_finite_are_valid_json():
+    text = strict_json({"a": math.inf, "b": [math.nan, 1.5], "c": {"d": -math.inf}, "e": True, "f": "文"})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, 1.5], "c": {"d": None}, "e": True, "f": "文"}
+
+
+def test_what_cannot_be_written_is_said_once_and_written_when_it_can_be(config, caplog):
+    caplog.set_level(logging.INFO)
+    run = config()
+    writer = Writer(run, last_step=8, start_step=0)
+    writer.write([{"step": 1, **RECORD}])
+    # A disk that went away: files become folders, folders files.
+    for path in (run.folder / "metrics.jsonl", *(run.folder / "tensorboard").glob("events*")):
+        path.rename(path.with_name("aside-" + path.name))
+        path.mkdir()
+    (run.folder / "samples").touch()
+    for step in (2, 3):
+        writer.write([{"step": step, **RECORD}])
+        writer.passage("夜来风雨声", step)
+    said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert len(said) == 3, "the metrics, TensorBoard and the samples, each once"
+    assert all("Training goes on; later writes try again." in line for line in said)
+    for path in (run.folder / "metrics.jsonl", *(run.folder / "tensorboard").glob("events*")):
+        shutil.rmtree(path)
+        path.with_name("aside-" + path.name).rename(path)
+    (run.folder / "samples").unlink()
+    writer.write([{"step": 4, **RECORD}])
+    writer.passage("花落知多少", 4)
+    assert sum("is written again" in record.getMessage() for record in caplog.records) == 3
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert [step for step, _ in curves(run.folder / "tensorboard")["train/loss"]] == [1, 2, 3, 4]
+    assert [path.name for path in (run.folder / "samples").iterdir()] == ["step00000004.txt"]
+
+
+def test_a_piece_that_does_not_fit_leaves_no_half_of_it(tmp_path):
+    import resource
+
+    file = AppendedFile(tmp_path / "a")
+    file.append(b"first\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))  # As on a full disk: 4 of the 7 bytes fit.
+    try:
+        file.append(b"second\n")
+        assert file.path.read_bytes() == b"first\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    file.append(b"third\n")
+    assert file.path.read_bytes() == b"first\nsecond\nthird\n"

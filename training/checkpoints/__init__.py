@@ -1,0 +1,1 @@
+"""Saving, publishing, verifying, choosing and loading checkpoints, on the same or another topology."""

@@ -1,0 +1,1 @@
+"""From a command to ranks: the environment, who each rank is, their rendezvous, and the process group."""

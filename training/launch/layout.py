@@ -1,0 +1,84 @@
+"""How a run is laid out on the machine at hand: how many pipelines of how many stages. Decided before anything starts; no torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from training.run.batch import KEYS, Batch, resolve_batch
+
+if TYPE_CHECKING:
+    from model.hardware.devices import Devices
+
+# Ranks a CPU can hold per core before they do nothing but wait for each other.
+MOST_RANKS_PER_CORE = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What fits, and in `notes` whatever is not as the configuration or the machine would have it."""
+
+    stages: int
+    replicas: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.stages * self.replicas
+
+
+def lay_out(values: Mapping[str, Any], devices: Devices) -> Layout:
+    """As many whole pipelines as fit on the devices; with fewer devices than stages, one pipeline of fewer stages.
+
+    The global batch stays what it is. On a CPU ranks share cores, and the configuration alone decides.
+
+    Args:
+        values: The merged configuration.
+        devices: What is there.
+
+    Raises:
+        ValueError: If the batch keys are wrong, or pin more pipelines than fit.
+    """
+    batch = resolve_batch(values, None)
+    if devices.is_cpu:
+        if batch.world_size > devices.count * MOST_RANKS_PER_CORE:
+            raise ValueError(_too_many(batch, devices))
+        return Layout(batch.stages, batch.replicas)
+    if batch.pinned and batch.replicas > 1:
+        if batch.world_size > devices.count:
+            raise ValueError(_too_many(batch, devices))
+        return Layout(batch.stages, batch.replicas, _idle(devices, batch.world_size, "the batch keys ask for no more"))
+    if devices.count < batch.stages:
+        note = f"{devices} for {batch.stages} stages: training with pipeline.stages={devices.count}; the batch stays the same."
+        return Layout(devices.count, 1, (note,))
+    if batch.pinned:
+        return Layout(batch.stages, 1, _idle(devices, batch.stages, "the batch keys ask for no more"))
+    return _most_replicas(values, batch.stages, devices)
+
+
+def _most_replicas(values: Mapping[str, Any], stages: int, devices: Devices) -> Layout:
+    most = devices.count // stages
+    for replicas in range(most, 0, -1):
+        try:
+            resolve_batch(values, stages * replicas)
+        except ValueError:
+            continue  # The batch cannot be split over so many.
+        why = f"{most} pipelines do not divide {KEYS[0]} = {values.get(KEYS[0])}" if replicas < most else f"a pipeline takes {stages}"
+        return Layout(stages, replicas, _idle(devices, stages * replicas, why))
+    resolve_batch(values, stages)  # Says what is wrong with one.
+    raise AssertionError("one pipeline was refused above and accepted here")
+
+
+def _idle(devices: Devices, used: int, why: str) -> tuple[str, ...]:
+    left = devices.count - used
+    return (f"{used} of {devices} are used, {left} idle: {why}.",) if left else ()
+
+
+def _too_many(batch: Batch, devices: Devices) -> str:
+    return (
+        f"{KEYS[0]} = {batch.train_batch_size} means {batch.replicas} pipelines of {batch.stages} stages = {batch.world_size} ranks; "
+        f"this machine has {devices}. On a cluster: .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG. Or run one "
+        f"pipeline here: {KEYS[0]}={batch.micro_batch * batch.accumulation}."
+    )

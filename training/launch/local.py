@@ -1,0 +1,166 @@
+"""Start a run on this machine: check, prepare the data, launch the ranks, show what came out.
+
+A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher started go to `pretrain.py` directly.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ds_configs
+from model.hardware.processors import usable_processors
+from training.config import RunConfig, resolve
+from training.launch.arguments import parse
+from training.launch.layout import lay_out
+from training.launch.parent import STARTER, bound
+from training.launch.stopping import run_to_the_end
+from training.launch.world import World, default_environment
+from training.pretrain import EXIT_USER_ERROR
+from training.run.first_weights import check_first_weights
+from training.run.signals import leaving, listen, say
+from training.run_folder.lock import check_free
+from training.run_folder.provenance import check_text
+from training.run_folder.record import check_folder, finished_step, has_checkpoint, read_results
+
+if TYPE_CHECKING:
+    from model.hardware.devices import Devices
+
+DEFAULT_CONFIG = "ds_configs/quickstart.json"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run CONFIG (default: the quickstart) here. Returns the exit code."""
+    listen(leaving("stopped before training began. The same command starts again; what is prepared so far is kept."))
+    path, overrides = parse(arguments, DEFAULT_CONFIG)
+    try:
+        config, needed = resolve_here(path, overrides)
+        check_folder(config)
+        check_free(config.folder)
+        check_first_weights(config)  # The preparation can take hours.
+        _prepare(config)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    samples_per_epoch = _samples_per_epoch(config)
+    finished = finished_step(config, config.last_step(samples_per_epoch))
+    if finished is None:
+        code = launch(config, [path, *needed])
+        if code:
+            return code
+    show(config, overrides, again=finished is not None)
+    return 0
+
+
+def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """Resolve for the devices of this machine. Returns the run and the overrides that its ranks need, to come to the same.
+
+    Raises:
+        ValueError: If the configuration is wrong or pins more ranks than this machine can run.
+    """
+    loaded = ds_configs.read(path, overrides)
+    resolve(loaded)  # With all that is wrong, before torch is asked for devices.
+    try:
+        layout = lay_out(loaded.values, find_devices())
+    except ValueError as error:
+        raise ds_configs.ConfigError([f"{path}: {error}"]) from error
+    for note in layout.notes:
+        print(note, file=sys.stderr)
+    needed = list(overrides)
+    if layout.stages != loaded.values.get("pipeline", {}).get("stages", 1):
+        needed.append(f"pipeline.stages={layout.stages}")
+    return resolve(ds_configs.read(path, needed), layout.world_size), needed
+
+
+def find_devices() -> Devices:
+    """What ranks can be put on here. Importing torch takes seconds, so a wrong configuration does not come this far."""
+    from model.hardware.devices import find_devices
+
+    return find_devices()
+
+
+def _prepare(config: RunConfig) -> None:
+    from data.documents import DataError
+    from data.prepare import plan, prepared, way_on
+
+    # A large corpus takes hours, and a second start waits for the first: both are said.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("data").setLevel(logging.INFO)
+    try:
+        meant = plan(config.data)
+        check_text(config, meant.identity)  # Before a preparation that may take hours.
+        prepared(config.data, meant)
+    except OSError as error:
+        raise DataError(way_on(error)) from error
+
+
+def _samples_per_epoch(config: RunConfig) -> int | None:
+    if config.training.epochs is None:
+        return None
+    from data.serving.corpus import open_corpus
+
+    return open_corpus(config.data, seed=config.run.seed).train.samples_per_epoch
+
+
+def launch(config: RunConfig, arguments: Sequence[str]) -> int:
+    """Start the ranks with DeepSpeed's launcher and wait for them."""
+    ranks = config.batch.world_size
+    devices = find_devices()
+    world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
+    environment = {**default_environment(world, usable_processors()), **os.environ}
+    environment |= {"DS_ACCELERATOR": devices.kind, STARTER: str(os.getpid())}
+    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
+    command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
+    print(f"{config.path} -> {config.folder}: {ranks} processes on {devices}", file=sys.stderr, flush=True)
+    code, stopped = run_to_the_end(command, environment, config.training.stop_grace_seconds)
+    if code and has_checkpoint(config.folder):
+        how = "Stopped" if stopped else f"Failed (exit code {code})"
+        say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")
+    return code
+
+
+def world_info(ranks: int) -> str:
+    """The launcher's description of one host with this many slots."""
+    import base64
+
+    return base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
+    """The result, a passage, and what to do next."""
+    results = read_results(config)
+    state = "was finished before" if again else "is finished"
+    print(f"\n{config.folder} {state}: step {results.get('step', '?')}.")
+    if results.get("valid/bits_per_char") is not None:
+        print(f"Held-out text: {results['valid/bits_per_char']:.3f} bits per character (loss {results['valid/loss']:.3f} per token).")
+    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+    samples = sorted((config.folder / "samples").glob("*.txt"))
+    prompt = config.training.sample_prompt or (samples[-1].read_text(encoding="utf-8").strip()[:8] if samples else "")
+    generate = [python, "-m", "inference.generate", str(config.folder)]
+    if prompt and not again:
+        print("\nA passage it writes:\n", flush=True)
+        passage = [*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)]
+        subprocess.run(bound(passage), check=False)
+    print("\nNext:")
+    print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
+    print(f'  write more          {" ".join(generate)} --prompt "{prompt}"')
+    if config.training.steps is not None:
+        kept = [override for override in overrides if not override.startswith("training.steps=")]
+        longer = ["./run_pretrain.sh", str(config.path), *kept, f"training.steps={2 * config.training.steps}"]
+        print(f"  train on            {shlex.join(longer)}")
+    sys.stdout.flush()

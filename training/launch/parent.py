@@ -1,0 +1,115 @@
+"""Nothing of a run outlives what started it. Linux only; standard library only, and alone: this file also runs as a script.
+
+    python training/launch/parent.py PARENT COMMAND...
+
+becomes COMMAND, which the kernel kills as soon as process PARENT ends, however it ends. Processes that we start are started so.
+Ranks are started by launchers of other people, so they look after themselves: `watch_launcher`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+# The process id of the `./run_pretrain.sh` that a rank belongs to; unset where DeepSpeed, mpiexec or srun were started by hand.
+STARTER = "PRETRAIN_STARTER"
+WATCH_SECONDS = 0.5
+# A rank that a person starts from a shell, by hand and with nohup, has a parent that may well end before it.
+SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "tcsh", "zsh"}
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """The command, made to end with this process. Start it from the main thread: the kernel watches the thread, not the process."""
+    return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command]
+
+
+def parent_of(process: int) -> int | None:
+    """The parent's process id; None if there is no such process, or it has ended and was not waited for yet."""
+    try:
+        # The name, in brackets, may hold spaces and brackets itself.
+        state, parent = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state in "ZX" else int(parent)
+
+
+def children_of(process: int) -> list[int]:
+    """The process ids of the children that are running."""
+    running = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return sorted(child for child in running if parent_of(child) == process)
+
+
+def watch_launcher(environment: Mapping[str, str]) -> None:
+    """End this rank when the processes that started it have ended; from a thread.
+
+    Without its parent (DeepSpeed's launcher, mpiexec's proxy, Slurm's step) it leaves at once: nobody waits for it any more, nobody
+    would end it with its peers, and the next start needs its devices and the run's folder. Without the parent's parent, if that is
+    `./run_pretrain.sh` or the command `deepspeed`, it sends itself SIGTERM: there is still a launcher to wait for ranks that save.
+
+    Args:
+        environment: The rank's variables.
+    """
+    launcher = os.getppid()
+    starter = parent_of(launcher)
+    started_by = environment.get(STARTER)
+    if started_by and started_by not in (str(starter), str(launcher)):
+        _leave(environment)  # They ended while this process was starting.
+    if Path(_words(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
+        return
+    watched = starter if starter is not None and (str(starter) == started_by or _is_runner(_words(starter))) else None
+
+    def watch() -> None:
+        told = watched is None
+        while os.getppid() == launcher:
+            if not told and parent_of(launcher) not in (watched, None):
+                told = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(WATCH_SECONDS)
+        _leave(environment)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
+
+
+def _leave(environment: Mapping[str, str]) -> NoReturn:
+    with contextlib.suppress(OSError):  # The terminal may have ended as well.
+        print(f"rank {environment.get('RANK', '?')}: the process that started it has ended; leaving, without a save.", file=sys.stderr)
+    os._exit(1)
+
+
+def _words(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return [""]
+
+
+def _is_runner(words: Sequence[str]) -> bool:
+    """True for the command `deepspeed`, the half of the launcher that a person starts."""
+    return any(Path(word).name == "deepspeed" for word in words[:3]) or "deepspeed.launcher.runner" in words[:5]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Become the command. Returns only if that cannot be."""
+    parent, *command = arguments
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        print(f"{command[0]}: prctl: {os.strerror(ctypes.get_errno())}; it will not end with process {parent}.", file=sys.stderr)
+    if os.getppid() != int(parent):
+        return 1  # The parent ended before the kernel was asked.
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""What the ranks bring to their meeting, and what follows from it. How it gets from one to the other is `rendezvous.py`."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.launch.world import World
+
+LONGEST_TEXT = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """What a rank brings to the meeting."""
+
+    problem: str | None = None
+    stages: int = 1
+    folder: Path | None = None
+    """The run's folder, which all hosts must share; None where the configuration could not be read."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What must be the same on every rank, by name."""
+
+
+def is_arrival(message: Mapping[str, Any], size: int) -> bool:
+    """True for exactly the fields of an arrival, each of its type, with names fit to be printed."""
+    if message.keys() != {"rank", "host", "problem", "facts", "secret"}:
+        return False
+    rank, facts = message["rank"], message["facts"]
+    texts = [message["secret"], message["problem"] or "", *(facts.values() if isinstance(facts, dict) else [None])]
+    return (
+        type(rank) is int
+        and 0 < rank < size
+        and isinstance(message["host"], str)
+        and re.fullmatch(r"[\w.-]{1,253}", message["host"], re.ASCII) is not None
+        and all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in texts)
+        and all(text.isprintable() for text in facts.values())
+    )
+
+
+def speakers(own: Arrival, arrivals: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """One rank for each different problem; the one that rank 0 has as well is said already."""
+    first: dict[str, int] = {}
+    for rank, arrival in sorted(arrivals.items()):
+        if arrival["problem"] and arrival["problem"] != own.problem:
+            first.setdefault(arrival["problem"], rank)
+    return set(first.values())
+
+
+def judge(world: World, own: Arrival, arrivals: Mapping[int, Mapping[str, Any]], limit_seconds: float) -> list[str]:
+    """What rank 0 has to say against a start, one line each, causes first. Problems of single ranks are theirs to say."""
+    if own.problem or any(arrival["problem"] for arrival in arrivals.values()):
+        return []
+    here = socket.gethostname()
+    blind = dict.fromkeys(arrival["host"] for arrival in arrivals.values() if not arrival["sees"])
+    lines = []
+    if blind:
+        lines.append(
+            f"host {', '.join(blind)} does not see {own.folder}, where {here} has just written: "
+            "run.directory must be on a path all hosts share."
+        )
+    for name, value in own.facts.items():
+        other = next((arrival for arrival in arrivals.values() if arrival["facts"].get(name) != value), None)
+        if other:
+            lines.append(
+                f"host {other['host']}: {name}: {other['facts'].get(name)}, but on {here}: {value}. "
+                "All hosts must use the same checkout, .venv and data."
+            )
+    absent = [rank for rank in range(1, world.size) if rank not in arrivals]
+    if absent and not lines:
+        lines.append(_describe_absent(world, absent, limit_seconds))
+    return lines or _split_pipelines(own.stages, {0: here, **{rank: arrival["host"] for rank, arrival in arrivals.items()}})
+
+
+def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) -> str:
+    nodes = sorted({rank // world.local_size + 1 for rank in absent})
+    address = f"{world.master_addr}:{world.meeting_port}"
+    return (
+        f"{len(absent)} of {world.size} ranks ({first_few(absent)}; host number {first_few(nodes)} of the job) did not come within "
+        f"{limit_seconds:.0f} s. Look above for what ssh or the launcher said of them, and whether they can reach {address}."
+    )
+
+
+def first_few(numbers: Sequence[int]) -> str:
+    """Six of them, for a line."""
+    return ", ".join(map(str, numbers[:6])) + (" ..." if len(numbers) > 6 else "")
+
+
+def _split_pipelines(stages: int, hosts: Mapping[int, str]) -> list[str]:
+    """Activations between hosts are what makes a pipeline slow: its ranks must be neighbours on one host."""
+    for first in range(0, len(hosts), stages):
+        members = list(dict.fromkeys(hosts[rank] for rank in range(first, first + stages)))
+        if len(members) > 1:
+            return [
+                f"ranks {first}-{first + stages - 1} are one pipeline, but they are on {', '.join(members)}. "
+                "Number the ranks host by host: mpiexec -ppn N (Open MPI: --map-by slot), srun --distribution=block."
+            ]
+    return []

@@ -1,0 +1,149 @@
+"""Start-up of one rank: device, process group, topology, seeds. The only place that knows about kinds of devices."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.hardware.devices import find_devices
+from training.launch.world import World, default_environment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Where this rank stands in the grid of replicas x stages."""
+
+    world: World
+    replica: int
+    stage: int
+    replicas: int
+    stages: int
+
+    @property
+    def is_first(self) -> bool:
+        """Rank 0: the one that logs and publishes."""
+        return self.world.rank == 0
+
+
+def prepare_environment(world: World) -> None:
+    """Set what torch and DeepSpeed read at import. Nothing a user has set is changed."""
+    # Not what this rank may use: mpiexec and srun may have bound it to its own part, which is not divided again.
+    shared = os.cpu_count() or 1
+    for name, value in default_environment(world, shared).items():
+        os.environ.setdefault(name, value)
+    os.environ.update(world.environment())
+    os.environ["DS_ACCELERATOR"] = find_devices().kind
+
+
+def device_kind() -> str:
+    """The kind of device that ranks of this job compute on."""
+    from deepspeed.accelerator import get_accelerator
+
+    kind: str = get_accelerator().device_name()
+    return kind
+
+
+def device_index(world: World, visible: int, mask: str | None) -> int:
+    """Which of the devices this rank sees is its own.
+
+    Args:
+        world: The place of this rank.
+        visible: How many devices it sees.
+        mask: The variable that hides devices (ZE_AFFINITY_MASK, CUDA_VISIBLE_DEVICES), if set.
+
+    Raises:
+        ValueError: If the host has more ranks than devices.
+    """
+    if visible == 1 and mask and "," not in mask:
+        return 0  # A wrapper of mpiexec showed each rank a device of its own.
+    if world.local_size > visible:
+        raise ValueError(
+            f"{world.local_size} ranks on a host with {visible} devices. Start one rank a device (slots= in the hostfile, mpiexec -ppn). "
+            "On Intel GPUs of two tiles ZE_FLAT_DEVICE_HIERARCHY=FLAT shows each tile as a device, COMPOSITE each card."
+        )
+    return world.local_rank
+
+
+def start(world: World, stages: int) -> Ranks:
+    """Join the process group. Placement was checked before (`world.check_placement`).
+
+    Raises:
+        ValueError: If the host has more ranks than devices.
+    """
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    # DeepSpeed 0.19.8 calls torch's all-gather by an old name: two lines from every rank. Remove with the next upgrade.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if get_accelerator().device_name() == "cpu":
+        # init_distributed would compile this op at start-up: a minute, a compiler, a lock that outlives a kill. Losses are the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
+        get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
+    deepspeed.init_distributed(
+        dist_backend=get_accelerator().communication_backend_name() if get_accelerator().device_name() != "cpu" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    # oneCCL can hang when the first operation of a group is a point-to-point one; a collective first is harmless elsewhere.
+    deepspeed.comm.all_reduce(torch.zeros(1, device=get_accelerator().current_device_name()))
+    return Ranks(world=world, replica=world.rank // stages, stage=world.rank % stages, replicas=world.size // stages, stages=stages)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep DeepSpeed's start-up prints (memory before and after each buffer) off the terminal; its errors are still logged."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def topology(ranks: Ranks) -> object:
+    """Axes ['data', 'pipe']: consecutive ranks are one whole pipeline. DeepSpeed's own default spreads each over all hosts."""
+    from deepspeed.runtime.pipe.topology import ProcessTopology
+
+    return ProcessTopology(axes=["data", "pipe"], dims=[ranks.replicas, ranks.stages])
+
+
+def placement(ranks: Ranks) -> list[str]:
+    """One line a replica, read back from the running group: its ranks and their hosts."""
+    import socket
+
+    from deepspeed import comm as dist
+
+    seen: list[tuple[int, int, int, str] | None] = [None] * ranks.world.size
+    torch.distributed.all_gather_object(seen, (ranks.replica, ranks.stage, dist.get_rank(), socket.gethostname()))
+    lines = []
+    for replica in range(ranks.replicas):
+        members = sorted((entry for entry in seen if entry and entry[0] == replica), key=lambda entry: entry[1])
+        hosts = ",".join(dict.fromkeys(entry[3] for entry in members))
+        lines.append(f"pipeline {replica}: ranks {members[0][2]}-{members[-1][2]} on {hosts}")
+    return lines
+
+
+def seed_rank(seed: int, ranks: Ranks) -> None:
+    """Different dropout masks on every rank, the same ones in every run. Weights are seeded by layer, not here."""
+    mixed = int(np.random.SeedSequence([seed, ranks.world.rank]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)

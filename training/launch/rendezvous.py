@@ -1,0 +1,286 @@
+"""All ranks meet once before the process group exists: what is wrong anywhere is said once, and nobody waits for the absent.
+
+Without it a rank that finds a mistake of its own (a checkout or a token store its host does not see) leaves in silence, and the
+others wait half an hour for it inside torch. Plain sockets, on the port torch.distributed opens right after, so a port that is
+taken or closed to other hosts shows here too. Rank 0 listens; every other rank brings what it found and gets the verdict.
+docs/architecture.md says why this is not torch's TCPStore.
+
+Anybody can connect to a port. So rank 0 hears every connection in a thread of its own, takes nothing that is not exactly an
+arrival, and prints no text that came over it except names it has checked: a problem is said by the rank that has it. That a rank
+sees the run's folder is proved by the secret in a file there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import queue
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from training.launch.messages import read, send
+from training.launch.preflight import LONGEST_TEXT, Arrival, first_few, is_arrival, judge, speakers
+from training.launch.world import World
+
+log = logging.getLogger(__name__)
+
+# Once it is clear that there will be no start, ranks that are late for the meeting have this long to hear of it.
+PATIENCE_SECONDS = 60.0
+# How long a connection may stay silent before it is taken for something else than a rank of this job.
+ANSWER_SECONDS = 30.0
+REMIND_SECONDS = 30.0
+# A network file system may show a new file a moment later.
+SIGHT_SECONDS = 5.0
+MOST_STRANGERS = 1000
+
+
+def meet(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
+    """Wait for all ranks of the job and agree whether to start.
+
+    Args:
+        world: The place of this rank.
+        own: What this rank found. Rank 0 has said its problem before; another rank says it when it is told to.
+        limit_seconds: How long ranks may take to come.
+        say: Prints a line at once. The launcher ends all ranks when the first leaves, so nobody leaves before all is said.
+
+    Returns:
+        True to start.
+    """
+    if world.size == 1:
+        return not own.problem
+    return _receive(world, own, limit_seconds, say) if world.rank == 0 else _report(world, own, limit_seconds, say)
+
+
+def _receive(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
+    try:
+        server = _listen(world)
+    except OSError as error:
+        if not own.problem:
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            say(
+                f"host {socket.gethostname()}: port {world.meeting_port} cannot be opened for the ranks to meet ({why}). "
+                "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
+            )
+        return False
+    with contextlib.ExitStack() as kept:
+        try:
+            name, secret = kept.enter_context(_secret(own))
+        except OSError as error:
+            here = socket.gethostname()
+            problem = f"host {here}: the run's folder {own.folder} cannot be written ({error.strerror}). Make room, or set run.directory."
+            say(problem)
+            own, name, secret = replace(own, problem=problem), "", ""
+        heard: queue.Queue[tuple[dict[str, Any], socket.socket]] = queue.Queue()
+        hello = {"job": _job(world, own), "file": name}
+        listener = threading.Thread(target=_accept, args=(server, hello, world.size, heard), daemon=True)
+        listener.start()
+        arrivals, connections = _collect(heard, secret, world, own, limit_seconds)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
+        listener.join()
+        server.close()  # Before anyone goes on: torch opens the same port next.
+    lines = judge(world, own, arrivals, limit_seconds)
+    start = not (lines or own.problem or any(arrival["problem"] for arrival in arrivals.values()))
+    for line in lines:
+        say(line)
+    speaking = speakers(own, arrivals)
+    for rank, connection in connections.items():
+        with contextlib.suppress(OSError):  # It left; the process group will say so.
+            send(connection, {"start": start, "say": rank in speaking})
+    for connection in connections.values():
+        if not start:
+            _wait_for_end(connection)
+        connection.close()
+    return start
+
+
+def _listen(world: World) -> socket.socket:
+    """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
+
+    The name of a host among several may lead to another interface on each of them, so there all are listened on.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    port = world.meeting_port
+    if world.size == world.local_size:
+        family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
+        try:
+            return socket.create_server(address[:2], family=family, backlog=4096)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # A forwarded address, as in a container.
+                raise
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    return socket.create_server(("", port), backlog=4096)
+
+
+@contextmanager
+def _secret(own: Arrival) -> Iterator[tuple[str, str]]:
+    """A file in the run's folder for the time of the meeting: its name, for all to know, and what is in it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    if own.folder is None or own.problem:
+        yield "", ""
+        return
+    for left_behind in own.folder.glob(".start-*"):
+        left_behind.unlink(missing_ok=True)
+    path, secret = own.folder / f".start-{secrets.token_hex(8)}", secrets.token_hex(16)
+    try:
+        path.touch(mode=0o600)
+        path.write_text(secret, encoding="utf-8")
+        yield path.name, secret
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, heard: queue.Queue[Any]) -> None:
+    """Greet whoever comes, each in a thread: a slow rank, or a stranger who says nothing, holds up nobody."""
+    guests = threading.BoundedSemaphore(2 * size + MOST_STRANGERS)
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return  # The meeting is over.
+        if not guests.acquire(blocking=False):
+            connection.close()
+            continue
+        threading.Thread(target=_greet, args=(connection, hello, size, guests, heard), daemon=True).start()
+
+
+def _greet(
+    connection: socket.socket, hello: Mapping[str, Any], size: int, guests: threading.BoundedSemaphore, heard: queue.Queue[Any]
+) -> None:
+    """Hand on what the rank at the other end brings; hang up on anything else."""
+    try:
+        connection.settimeout(ANSWER_SECONDS)
+        send(connection, hello)
+        arrival = read(connection)
+    except (OSError, ValueError):
+        arrival = {}
+    if is_arrival(arrival, size):
+        heard.put((arrival, connection))
+    else:
+        connection.close()
+    guests.release()
+
+
+def _collect(
+    heard: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Arrival, limit_seconds: float
+) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket]]:
+    """Wait until all have come, or the time is over: the full limit, or a minute once it is clear that there is no start.
+
+    When all places are taken, one of them by somebody who does not know the secret, the rank itself may still come.
+    """
+    now = time.monotonic()
+    deadline = now + (PATIENCE_SECONDS if own.problem else limit_seconds)
+    arrivals: dict[int, dict[str, Any]] = {}
+    connections: dict[int, socket.socket] = {}
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            arrival, connection = heard.get(timeout=min(left, REMIND_SECONDS))
+        except queue.Empty:
+            absent = [rank for rank in range(1, world.size) if rank not in arrivals]
+            log.warning("%d of %d ranks are here; waiting for rank %s", len(arrivals) + 1, world.size, first_few(absent))
+            continue
+        rank = arrival["rank"]
+        arrival["sees"] = secrets.compare_digest(arrival.pop("secret").encode(), secret.encode())
+        if rank in arrivals and not (arrival["sees"] and not arrivals[rank]["sees"]):
+            connection.close()  # Who has shown the secret keeps the place.
+            continue
+        arrivals[rank], connections[rank] = arrival, connection
+        unproved = any(not arrival["sees"] and not arrival["problem"] for arrival in arrivals.values())
+        if unproved or arrival["problem"]:
+            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+        if len(arrivals) == world.size - 1:
+            deadline = min(deadline, time.monotonic() + (SIGHT_SECONDS if unproved else 0))
+    return arrivals, connections
+
+
+def _report(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
+    here = socket.gethostname()
+
+    def say_for_host(problem: str) -> bool:
+        """Where rank 0 cannot be told, one rank of each host speaks."""
+        if world.local_rank == 0:
+            say(f"host {here}: {problem}")
+        return False
+
+    try:
+        connection = _reach(world, PATIENCE_SECONDS if own.problem else limit_seconds)
+    except OSError as error:
+        return say_for_host(own.problem or f"no answer from rank 0 at {_address(world)} within {limit_seconds:.0f} s ({error}).")
+    with connection:
+        try:
+            hello = read(connection)
+            theirs, ours = hello["job"], _job(world, own)
+            if theirs != ours and None not in (theirs["folder"], ours["folder"]):
+                # Whose text this is, nobody knows: it is not repeated.
+                return say_for_host(f"{_address(world)} is another job's. Use another port: deepspeed --master_port N, or MASTER_PORT=N.")
+            problem = own.problem and own.problem[:LONGEST_TEXT]
+            brought = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
+            send(connection, {**brought, "secret": _look(own.folder, hello["file"])})
+            connection.settimeout(limit_seconds + ANSWER_SECONDS)
+            verdict = read(connection)
+            if verdict["start"] is True:
+                return True
+            if verdict["say"] is True and own.problem:
+                say(f"rank {world.rank} on {here}: {own.problem}")
+        except (OSError, ValueError, KeyError, TypeError):
+            return say_for_host(own.problem or f"what answers at {_address(world)} is not rank 0, or it left before the start.")
+    return False
+
+
+def _reach(world: World, patience_seconds: float) -> socket.socket:
+    """Connect to rank 0, which may not be listening yet."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            connection = socket.create_connection((world.master_addr, world.meeting_port), timeout=ANSWER_SECONDS)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return connection
+
+
+def _look(folder: Path | None, name: str) -> str:
+    """What is in the file that rank 0 has put into the run's folder; nothing if it cannot be seen here."""
+    if folder is None or not re.fullmatch(r"\.start-[0-9a-f]{16}", name):
+        return ""
+    deadline = time.monotonic() + SIGHT_SECONDS
+    while True:
+        with contextlib.suppress(OSError):
+            if found := (folder / name).read_text(encoding="ascii", errors="replace")[:64]:
+                return found
+        if time.monotonic() > deadline:
+            return ""
+        time.sleep(0.25)
+
+
+def _job(world: World, own: Arrival) -> dict[str, Any]:
+    return {"size": world.size, "folder": own.folder and str(own.folder)}
+
+
+def _address(world: World) -> str:
+    return f"{world.master_addr}:{world.meeting_port}"
+
+
+def _wait_for_end(connection: socket.socket) -> None:
+    """Until the other end, having said what it has to say, hangs up."""
+    with contextlib.suppress(OSError):
+        connection.settimeout(ANSWER_SECONDS)
+        connection.recv(1)

@@ -1,0 +1,194 @@
+"""Which rank this process is: one answer for every way a job can be started. No torch here.
+
+The deepspeed launcher and torchrun set RANK, LOCAL_RANK and WORLD_SIZE. `mpiexec` (PALS, Hydra, Open MPI) and `srun` set names
+of their own and no rendezvous address, so the first host of the job's node list serves as the master.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.hardware.processors import usable_processors
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables of one way to start ranks; of several names the first that is set counts."""
+
+    name: str
+    mark: str  # Set if and only if this launcher started the process.
+    rank: str
+    local_rank: tuple[str, ...]
+    size: tuple[str, ...]
+    local_size: tuple[str, ...]
+
+
+# In this order. Ranks of an mpiexec inside a Slurm job see the SLURM_ variables of the step that started mpiexec's own helper,
+# so srun comes behind every mpiexec; but srun with PMI-2 sets PMI_RANK as well, so a PMI_RANK alone comes last.
+LAUNCHERS = (
+    Launcher("deepspeed or torchrun", "RANK", "RANK", ("LOCAL_RANK",), (), ()),
+    Launcher(
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_RANK",
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_SIZE",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    ),
+    Launcher("PALS", "PALS_RANKID", "PALS_RANKID", ("PALS_LOCAL_RANKID",), ("PMI_SIZE",), ("PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE")),
+    Launcher("Hydra", "MPI_LOCALRANKID", "PMI_RANK", ("MPI_LOCALRANKID",), ("PMI_SIZE",), ("MPI_LOCALNRANKS",)),
+    Launcher(
+        "srun",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_PROCID",
+        ("SLURM_LOCALID",),
+        ("SLURM_STEP_NUM_TASKS",),
+        ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"),
+    ),
+    Launcher("PMI", "PMI_RANK", "PMI_RANK", ("PMI_LOCAL_RANK",), ("PMI_SIZE",), ("PMI_LOCAL_SIZE",)),
+)
+# What a job script can say itself where the launcher does not.
+SAID_SIZE = ("WORLD_SIZE",)
+SAID_LOCAL_SIZE = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")
+DEFAULT_PORT = 29500
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The place of this process in the job."""
+
+    rank: int
+    local_rank: int
+    size: int
+    local_size: int
+    master_addr: str
+    master_port: int
+    port_is_held: bool = False
+    """torchrun's agent keeps `master_port` open for torch.distributed from before the ranks start."""
+
+    @property
+    def meeting_port(self) -> int:
+        """Where ranks meet before the process group exists: the port torch opens next, or the one beside it if that is held."""
+        if not self.port_is_held:
+            return self.master_port
+        return self.master_port + 1 if self.master_port < 65535 else self.master_port - 1
+
+    def environment(self) -> dict[str, str]:
+        """The variables torch.distributed and DeepSpeed read."""
+        return {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": str(self.local_rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_SIZE": str(self.local_size),
+            "MASTER_ADDR": self.master_addr,
+            "MASTER_PORT": str(self.master_port),
+        }
+
+
+def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
+    """The launcher that started this process as one rank of a job, or None if a person did."""
+    launcher = next((launcher for launcher in LAUNCHERS if environment.get(launcher.mark)), None)
+    # A shell that srun --pty opened is a step of one task: what is started in it is started by a person.
+    return None if launcher and launcher.name == "srun" and environment[launcher.mark] == "1" else launcher
+
+
+def is_launched(environment: Mapping[str, str]) -> bool:
+    """True if a launcher started this process as one rank of a job. run_pretrain.sh asks the same in bash."""
+    return find_launcher(environment) is not None
+
+
+def find_world(environment: Mapping[str, str]) -> World:
+    """Read the launcher's variables.
+
+    Raises:
+        ValueError: If a rank is set without the size of the world or of its host, or no address to meet at can be found.
+    """
+    launcher = find_launcher(environment)
+    if launcher is None:
+        raise ValueError("no launcher's variables (RANK, PMI_RANK, SLURM_PROCID ...) are set; start with ./run_pretrain.sh or deepspeed.")
+    rank = _first_number(environment, (launcher.rank,))
+    size = _first_number(environment, (*launcher.size, *SAID_SIZE))
+    if rank is None or size is None:
+        missing = launcher.rank if rank is None else " or ".join((*launcher.size, *SAID_SIZE))
+        raise ValueError(
+            f"{launcher.mark} is set (by {launcher.name}) but {missing} is not: the size of the job is unknown. "
+            "In the job script: export WORLD_SIZE=<number of all ranks>."
+        )
+    local_size = _first_number(environment, (*launcher.local_size, *SAID_LOCAL_SIZE)) or (1 if size == 1 else None)
+    if local_size is None:
+        raise ValueError(
+            f"{launcher.mark} is set (by {launcher.name}) but {' or '.join((*launcher.local_size, *SAID_LOCAL_SIZE))} is not: "
+            "how many ranks a host has is unknown. In the job script: export LOCAL_WORLD_SIZE=<ranks per host>."
+        )
+    local_rank = _first_number(environment, launcher.local_rank)
+    return World(
+        rank=rank,
+        local_rank=rank % local_size if local_rank is None else local_rank,
+        size=size,
+        local_size=local_size,
+        master_addr=environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size),
+        master_port=_first_number(environment, ("MASTER_PORT",)) or DEFAULT_PORT,
+        port_is_held=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def speaks_for_host(environment: Mapping[str, str]) -> bool:
+    """True on the one rank of each host that says what is wrong before ranks know of each other."""
+    launcher = find_launcher(environment)
+    return launcher is None or all(environment.get(name, "0") == "0" for name in launcher.local_rank)
+
+
+def _first_number(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+    """Slurm writes "6(x32)" for six on each of 32 nodes."""
+    for name in names:
+        found = re.match(r"\d+", environment.get(name, ""))
+        if found:
+            return int(found.group())
+    return None
+
+
+def _first_host(environment: Mapping[str, str], *, alone: bool) -> str:
+    if alone:
+        return "127.0.0.1"
+    nodes = environment.get("PBS_NODEFILE")
+    if nodes and Path(nodes).is_file():
+        return Path(nodes).read_text(encoding="utf-8").split()[0]
+    listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
+    if listed:
+        # "node[017-020,033]-ib,other5": the first name, with the first number of each bracket.
+        first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", listed)
+        return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group() if first else listed)
+    raise ValueError(
+        "no MASTER_ADDR in the environment of this rank, and no node list of PBS or Slurm that it can read: the ranks cannot meet. "
+        "In the job script: export MASTER_ADDR=<the first host>; under PBS that is $(head -n 1 $PBS_NODEFILE)."
+    )
+
+
+def check_placement(world: World, stages: int) -> None:
+    """A whole pipeline must sit inside one host: activations between hosts are what makes a pipeline slow.
+
+    Raises:
+        ValueError: If the ranks of a host cannot be cut into whole pipelines.
+    """
+    if world.local_size % stages:
+        raise ValueError(
+            f"{world.local_size} ranks on one host, but pipeline.stages = {stages}: a pipeline would lie across hosts. "
+            f"Start {stages} ranks (or a multiple) on every host: slots={stages} in the hostfile, mpiexec -ppn, srun --ntasks-per-node."
+        )
+
+
+def default_environment(world: World, shared: int) -> dict[str, str]:
+    """What a rank needs in its environment unless the user said otherwise.
+
+    A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
+    imported by then (the token store needs it), so `distributed.start` also tells torch its number of threads.
+
+    Args:
+        world: The place of this rank.
+        shared: Processors that are divided among the ranks of this host. A rank that its launcher has bound to some of them takes these.
+    """
+    threads = max(1, min(usable_processors(), shared // max(1, world.local_size)))
+    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -1,0 +1,83 @@
+"""The optimizer around the optimizer: fp32 masters and fp32 sums of gradients, shared out over replicas (ZeRO stage 1).
+
+DeepSpeed has two of these, one for bf16 and one for fp32 weights, which differ in what they clip and in what they write. Here both
+precisions use the former, so that a run can change from one to the other and every checkpoint has one form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from deepspeed import comm as dist
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.precision_config import DeepSpeedBF16Config
+from deepspeed.runtime.utils import clip_tensors_by_global_norm, is_invalid_grad_norm
+from torch import Tensor
+
+from model.hardware.devices import has_fp64
+
+
+class ShardedOptimizer(BF16_Optimizer):
+    """DeepSpeed's BF16_Optimizer for weights of either precision, with Muon under a pipeline and a norm that no partition changes."""
+
+    def __init__(self, optimizer: Any, param_names: dict[Tensor, str], *, mpu: Any, **settings: Any) -> None:
+        """Wrap a basic optimizer.
+
+        Args:
+            optimizer: Over this stage's parameters.
+            param_names: Name of each parameter.
+            mpu: The pipeline's grid.
+            settings: As DeepSpeed's class takes them.
+        """
+        # Two things are kept from DeepSpeed 0.19.8's constructor. It asks whether bf16 is enabled, although nothing in it depends on that;
+        # and it refuses Muon with any `mpu` because tensor parallelism would split matrices, which a pipeline's grid does not do.
+        config = DeepSpeedBF16Config(enabled=True, immediate_grad_update=settings.pop("immediate_grad_update"))
+        super().__init__(optimizer, param_names, bfloat16_config=config, mpu=None, grad_acc_dtype=torch.float32, **settings)
+        self.mpu = mpu
+
+    @property
+    def fp16_groups(self) -> list[list[Tensor]]:
+        """The weights, under the name by which the engine asks for them in an fp32 run."""
+        groups: list[list[Tensor]] = self.bf16_groups
+        return groups
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Clip, update the masters, copy them to the weights. A norm that is not finite skips all of it, as `overflow` says."""
+        assert closure is None, "the engine has run the backward pass"
+        gradients, _ = self.get_grads_for_norm()
+        norm = global_norm(gradients, self.mpu)
+        self.overflow = is_invalid_grad_norm(norm)
+        self._global_grad_norm = float("inf") if self.overflow else norm
+        if self.overflow:
+            self.zero_grad(set_to_none=False)
+            return
+        if self.clip_grad > 0:
+            clip_tensors_by_global_norm(self.get_grads_for_norm(for_clipping=True), max_norm=self.clip_grad, global_norm=norm, mpu=self.mpu)
+        for masters, partition in zip(self.fp32_groups_flat_partition, self.fp32_groups_gradient_flat_partition, strict=True):
+            masters.grad = partition
+        if self._uses_muon:
+            self._prepare_muon_updates()
+        self.optimizer.step()
+        self._lazy_init_hp_params_optimizer_state()  # Moments exist from the first step on.
+        self.update_lp_params()
+        self.clear_hp_grads()
+
+
+def global_norm(gradients: Sequence[Tensor], mpu: Any) -> Tensor:
+    """The 2-norm over all stages, an fp32 scalar that is the same to the last bit however the model is cut into stages.
+
+    DeepSpeed adds the squares of a stage's tensors in fp32 and then adds the stages: another cut is another order of additions, another
+    last bit in the clipping factor, and from there losses that drift apart. In fp64 the order no longer shows. DeepSpeed also stops on a
+    stage whose only matrix is counted by another one (a tied head alone on the last stage), which is nothing to add.
+    """
+    device = get_accelerator().current_device_name()
+    # A few consumer GPUs have no fp64; there the last bit depends on the partition, as it does in DeepSpeed.
+    precision = torch.float64 if has_fp64(get_accelerator().device_name()) else torch.float32
+    squares = [tensor.detach().float().norm().to(device, precision).square() for tensor in gradients]
+    total = torch.stack(squares).sum() if squares else torch.zeros((), device=device, dtype=precision)
+    dist.all_reduce(total, group=mpu.get_model_parallel_group())
+    return total.sqrt().float()

@@ -1,0 +1,109 @@
+"""Build the DeepSpeed engine of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.runtime.constants import BFLOAT16
+from deepspeed.runtime.pipe.engine import PipelineEngine
+
+from model.pipeline import PipelinePlan, build_pipeline
+from training.config import RunConfig
+from training.launch.process_group import Ranks, quiet, seed_rank, topology
+from training.optimizer import muon
+from training.optimizer.parameter_groups import parameter_groups
+from training.optimizer.sharded import ShardedOptimizer
+
+
+def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:
+    """This rank's stage, initialised. Its `parts` say which layers each stage holds; given ones are used instead of measuring again."""
+    pipeline = config.deepspeed.get("pipeline", {})
+    return build_pipeline(
+        config.model,
+        topology=topology(ranks),
+        seed=config.run.seed,
+        plan=PipelinePlan(
+            partition=pipeline.get("partition", "flops"),
+            parts=tuple(parts) if parts else None,
+            seq_length=config.data.seq_length,
+            micro_batch=config.batch.micro_batch,
+            bf16=config.uses_bf16,
+            activation_checkpoint_interval=pipeline.get("activation_checkpoint_interval", 0),
+            use_reentrant=pipeline.get("use_reentrant", False),
+        ),
+    )
+
+
+# DeepSpeed names the optimizer's files by precision, and then finds none after a change of it. Here both are the same files.
+SAVED_PREFIX = "bf16_"
+
+
+class Engine(PipelineEngine):
+    """DeepSpeed's pipeline engine, with `ShardedOptimizer` around the basic optimizer in bf16 and in fp32."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.checkpoint_prefix = SAVED_PREFIX
+        super().__init__(**arguments)
+        self.using_bf16_optimizer = True  # DeepSpeed compares classes, and ours is a subclass.
+
+    def _configure_basic_optimizer(self, model_parameters: Any) -> Any:
+        optimizer = super()._configure_basic_optimizer(model_parameters)
+        for group in optimizer.param_groups:
+            if group.get("use_muon"):
+                # DeepSpeed hands this on to the function that muon.py puts in the place of its own.
+                group["ns_method"] = "bf16" if self.bfloat16_enabled() else "fp32"
+        return optimizer
+
+    def _get_zero_ckpt_prefix(self, dp_rank: int, bf16_mode: bool) -> str:
+        return f"{self.checkpoint_prefix}zero_pp_rank_{dp_rank}"
+
+    def _do_optimizer_sanity_check(self, basic_optimizer: Any) -> str:
+        return BFLOAT16  # The name of the branch that calls the next method.
+
+    def _configure_bf16_optimizer(self, optimizer: Any) -> ShardedOptimizer:
+        return ShardedOptimizer(
+            optimizer,
+            self.param_names,
+            mpu=self.mpu,
+            clip_grad=self.gradient_clipping(),
+            allgather_bucket_size=self.zero_allgather_bucket_size(),
+            dp_process_group=self.seq_data_parallel_group,
+            immediate_grad_update=self._config.bfloat16_config.immediate_grad_update,
+        )
+
+
+def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal: bool) -> Any:
+    """Stage -> engine, with this rank's random state seeded last.
+
+    Args:
+        module: What `build_module` returned.
+        config: With the schedule's length filled in (`training.config.with_deepspeed`).
+        ranks: This rank's place.
+        load_universal: The checkpoint to be loaded is a universal one (another topology saved it).
+    """
+    # Stages and partition were used above; DeepSpeed's engine has no use for them.
+    pipeline = {key: value for key, value in config.deepspeed.get("pipeline", {}).items() if key not in ("stages", "partition")}
+    settings = {**config.deepspeed, "pipeline": {"use_reentrant": False, **pipeline}}
+    if load_universal:
+        settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
+    weight_decay = settings["optimizer"].get("params", {}).get("weight_decay", 0.0)
+    muon.install()
+    # What deepspeed.initialize does for a PipelineModule, but for the class.
+    grid = module.mpu()
+    with quiet():
+        engine = Engine(
+            args=None,
+            model=module,
+            model_parameters=parameter_groups(module, weight_decay),
+            mpu=grid,
+            config=settings,
+            config_class=DeepSpeedConfig(settings, grid),
+        )
+        engine._configure_python_gc()
+    if engine.lr_scheduler is not None:
+        # DeepSpeed's schedules begin one step late: without this the first two steps of a warm-up have a learning rate of 0.
+        engine.lr_scheduler.step()
+    seed_rank(config.run.seed, ranks)
+    return engine

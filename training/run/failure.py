@@ -1,0 +1,59 @@
+"""Say once, for all ranks, why a run ends.
+
+Ranks fail together (a loss that is not finite) or one after the other (a disk of one host, then everybody who waits for it).
+The first to fail tells the job's store; rank 0, which writes `log.txt`, is given a moment to be first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+
+import torch
+
+from training.launch.world import World
+
+log = logging.getLogger(__name__)
+
+RANK_0_FIRST_SECONDS = 1.0
+ANSWER = timedelta(seconds=5)
+
+
+class RunError(RuntimeError):
+    """What ends a run by itself. A signal that came meanwhile does not excuse it, as it excuses a lost connection to a peer."""
+
+
+class NonFiniteError(RunError):
+    """A loss or gradient norm was infinite or not a number."""
+
+
+class SaveError(RunError):
+    """The checkpoint of the last step, or of a stop, could not be saved."""
+
+
+def say_failure(world: World, line: str) -> None:
+    """Print `line` if no rank has failed before this one; in `log.txt` it stands in any case."""
+    if world.rank:
+        time.sleep(RANK_0_FIRST_SECONDS)
+    first, cause = _claim(world, line)
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, cause, (), None)
+    for handler in logging.getLogger().handlers:
+        if first or isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _claim(world: World, line: str) -> tuple[bool, str]:
+    """Whether this rank is to speak, and what the first one said."""
+    if world.size == 1 or not torch.distributed.is_initialized():
+        return True, line
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        if store.add("failures", 1) == 1:
+            store.set("first_failure", line)
+            return True, line
+        store.wait(["first_failure"], ANSWER)
+        return False, store.get("first_failure").decode()
+    except RuntimeError:
+        # Rank 0 holds the store: it is gone, and all others notice. One of each host says so.
+        return world.local_rank == 0, line

@@ -1,0 +1,179 @@
+"""The training loop and the evaluation. Read top to bottom: nothing is called back from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.serving.corpus import Corpus, ValidationSet
+from ds_configs.checkpoints import tag_of
+from training.checkpoints.checkpoint import prune, save_checkpoint
+from training.config import RunConfig
+from training.launch.process_group import Ranks
+from training.run.failure import SaveError
+from training.run.meter import Meter
+from training.run.sample import sample
+from training.run.watchdog import Heartbeat, StopRequest
+from training.run_folder.outputs import Writer
+
+HELD_OUT_PROMPT_TOKENS = 8
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What one start of a run carries along beside engine, configuration and corpus."""
+
+    ranks: Ranks
+    last_step: int
+    heartbeat: Heartbeat
+    stop: StopRequest
+    meter: Meter
+    writer: Writer | None  # Rank 0 only.
+    results: dict[str, float] = field(default_factory=dict)
+    saved_step: int = -1
+    stopped: bool = False
+
+
+def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+    """Advance the engine from its current step to the last one, or to a stop all ranks agree on.
+
+    Raises:
+        NonFiniteError: If the loss blows up and `training.non_finite` says stop.
+        SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
+    """
+    plan = config.training
+    batches = corpus.train.batches(
+        start_sample=engine.global_samples, replica=run.ranks.replica, num_replicas=run.ranks.replicas, micro_batch=config.batch.micro_batch
+    )
+    run.meter.go_on()
+    while engine.global_steps < run.last_step and not run.stopped:
+        lr = engine.get_lr()[0]
+        with run.heartbeat.phase("step"):
+            loss = engine.train_batch(batches)
+        step = engine.global_steps  # the only step counter
+        run.meter.add(loss, engine, lr)  # stays on the device
+        run.stopped = run.stop.agreed()
+        last = step == run.last_step
+        saves = last or run.stopped or step % plan.save_interval_steps == 0
+
+        if saves or step == 1 or step % plan.log_interval_steps == 0:
+            report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
+        if last or step % plan.eval_interval_steps == 0:
+            evaluate_and_sample(engine, config, corpus, run)
+        if saves:
+            save(engine, config, corpus, run)
+        if run.writer:
+            run.writer.advance(step)
+
+    if run.saved_step != engine.global_steps and engine.global_steps:
+        raise SaveError(
+            f"{config.folder / 'checkpoints'}: the checkpoint of step {engine.global_steps} could not be saved; see the lines above."
+        )
+
+
+def report(engine: Any, run: Run) -> None:
+    """Read the interval's values on all ranks; write them on rank 0."""
+    records = run.meter.read(engine)
+    run.results |= {"train/loss": records[-1]["train/loss"], "perf/tokens_per_second": records[-1]["perf/tokens_per_second"]}
+    if run.writer:
+        run.writer.write(records)
+        run.writer.line(records)
+
+
+def evaluate(engine: Any, config: RunConfig, corpus: Corpus, ranks: Ranks) -> dict[str, float]:
+    """Score the validation split, and where it has several sources each of them too; the same on every rank and any topology."""
+    sources = corpus.valid_sources
+    num_rows = sum(valid.num_rows for valid in sources.values())
+    most = config.training.eval_batches
+    totals = {}
+    for name, valid in sources.items():
+        # Limited, each source is scored in proportion to what is held out of it.
+        max_batches = None if most is None else max(1, round(most * valid.num_rows / num_rows))
+        totals[name] = _score(engine, config, valid, ranks, max_batches)
+    every = [sum(values) for values in zip(*totals.values(), strict=True)]
+    scores = _per_token_and_char("valid", every)
+    if len(totals) > 1:
+        for name, total in totals.items():
+            scores |= _per_token_and_char(f"valid/{name}", total)
+    return scores
+
+
+def _per_token_and_char(tag: str, total: Sequence[float]) -> dict[str, float]:
+    nats, tokens, characters = total
+    return {f"{tag}/loss": nats / tokens, f"{tag}/bits_per_char": nats / math.log(2) / characters}
+
+
+def _score(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks, max_batches: int | None) -> tuple[float, float, float]:
+    """Return nats, tokens and characters of the whole set, or of its first `max_batches` micro-batches.
+
+    Every batch is (micro-batch, T) with absent tokens labelled -100, and a batch's loss is its sum over B * T, so the mean loss
+    times the number of positions is the exact total in nats.
+    """
+    limit: dict[str, Any] = {"micro_batch": config.batch.micro_batch, "max_batches": max_batches}
+    num_batches = valid.num_batches(num_replicas=ranks.replicas, **limit)
+    batches = valid.batches(replica=ranks.replica, num_replicas=ranks.replicas, **limit)
+    mean = float(engine.eval_batch(batches, num_micro_batches=num_batches).item())
+    nats = mean * num_batches * ranks.replicas * config.batch.micro_batch * config.data.seq_length
+    return nats, valid.num_scored(**limit), valid.num_chars(**limit)
+
+
+def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+    """Validation figures and a passage of text, at the current step."""
+    run.meter.pause()
+    with run.heartbeat.phase("evaluation"):
+        scores = evaluate(engine, config, corpus, run.ranks)
+    run.results |= scores
+    with run.heartbeat.phase("sample"):
+        passage = _passage(engine, config, corpus)
+    if run.writer:
+        step = engine.global_steps
+        run.writer.write([{"step": step, **scores}])
+        run.writer.say(
+            f"step {step}/{run.last_step} | valid loss {scores['valid/loss']:.4f} | {scores['valid/bits_per_char']:.3f} bits per character"
+        )
+        for name in corpus.valid_sources if len(corpus.valid_sources) > 1 else ():
+            run.writer.say(
+                f"step {step}/{run.last_step} | valid/{name} loss {scores[f'valid/{name}/loss']:.4f} |"
+                f" {scores[f'valid/{name}/bits_per_char']:.3f} bits per character"
+            )
+        if passage:
+            run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
+            run.writer.passage(passage, step)
+    run.meter.go_on()
+
+
+def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
+    plan = config.training
+    if not plan.sample_tokens:
+        return ""
+    prompt = corpus.tokenizer.encode(plan.sample_prompt) if plan.sample_prompt else _held_out_beginning(corpus)
+    prompt = prompt[: max(1, config.model.max_seq_length - plan.sample_tokens)]
+    seed = config.run.seed + engine.global_steps
+    vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
+    tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
+    ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
+    # A passage may end, or a young model err, within a character of several byte tokens.
+    return corpus.tokenizer.decode(ids).replace("\ufffd", "")
+
+
+def _held_out_beginning(corpus: Corpus) -> list[int]:
+    """The first tokens of the held-out text: a prompt that fits any corpus."""
+    _, labels = next(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=1))
+    return [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
+
+
+def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+    """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
+    run.meter.pause()
+    folder = config.folder / "checkpoints"
+    facts = {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text}
+    with run.heartbeat.phase("save"):
+        saved = save_checkpoint(engine, run.ranks, folder, facts)
+    if saved:
+        run.saved_step = engine.global_steps
+        if run.writer:
+            prune(folder, config.training.keep_checkpoints)
+            run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / tag_of(engine.global_steps)}")
+    run.meter.go_on()

@@ -1,0 +1,162 @@
+"""What a run measures: loss, gradient norm, speed and memory of every step. Where the values go is `outputs.py`.
+
+Losses and norms stay on the device until the interval's end, so reading them costs one wait an interval.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import torch
+from deepspeed import comm as dist
+from deepspeed.accelerator import get_accelerator
+
+from model.flops import flops_per_token
+from training.config import RunConfig
+from training.launch.process_group import Ranks
+from training.run.failure import NonFiniteError
+
+log = logging.getLogger(__name__)
+
+GIB = 1 << 30
+
+
+class Meter:
+    """Collects one interval of steps. `read` is collective: every rank calls it at the same step."""
+
+    def __init__(self, config: RunConfig, ranks: Ranks, peak_flops_per_device: float) -> None:
+        self._config = config
+        self._ranks = ranks
+        self._flops_per_token = flops_per_token(config.model, config.data.seq_length)
+        self._peak = peak_flops_per_device * ranks.world.size
+        self._losses: list[torch.Tensor] = []
+        self._norms: list[Any] = []
+        self._lrs: list[float] = []
+        self._applied: list[bool] = []
+        self._seconds = 0.0
+        self._mark = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, engine: Any, lr: float) -> None:
+        """Note one step; nothing is waited for."""
+        self._losses.append(loss.detach().clone())
+        self._norms.append(engine.get_global_grad_norm())
+        self._lrs.append(lr)
+        self._applied.append(engine.was_step_applied())
+
+    def pause(self) -> None:
+        """Evaluation, samples and saves are not training time."""
+        self._seconds += time.perf_counter() - self._mark
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self._mark = time.perf_counter()
+
+    def read(self, engine: Any) -> list[dict[str, float]]:
+        """One record for each step since the last read; the last of them also holds speed and memory.
+
+        Raises:
+            NonFiniteError: On every rank, if a value is not finite and `training.non_finite` is "stop" or the optimizer used it.
+        """
+        losses = torch.stack(self._losses).float().cpu().tolist()
+        self._seconds += time.perf_counter() - self._mark
+        self._mark = time.perf_counter()
+        first = engine.global_steps - len(losses) + 1
+        records = [
+            {
+                "step": first + index,
+                "train/loss": loss,
+                "optim/grad_norm": float(norm if norm is not None else float("nan")),
+                "optim/lr": lr,
+            }
+            for index, (loss, norm, lr) in enumerate(zip(losses, self._norms, self._lrs, strict=True))
+        ]
+        self._check_finite(records, engine)
+        tokens = len(losses) * self._config.tokens_per_step
+        tokens_per_second = tokens / max(self._seconds, 1e-9)
+        records[-1] |= {
+            "train/tokens": engine.global_samples * self._config.data.seq_length,
+            "train/skipped_steps": engine.skipped_steps,
+            "perf/tokens_per_second": tokens_per_second,
+            "perf/seconds_per_step": self._seconds / len(losses),
+            "perf/mfu": tokens_per_second * self._flops_per_token / self._peak,
+            **memory_by_stage(self._ranks),
+        }
+        self._losses, self._norms, self._lrs, self._applied, self._seconds = [], [], [], [], 0.0
+        return records
+
+    def _check_finite(self, records: list[dict[str, float]], engine: Any) -> None:
+        bad = [record for record in records if not all(abs(record[name]) < float("inf") for name in ("train/loss", "optim/grad_norm"))]
+        if not bad:
+            return
+        record = bad[0]
+        size = self._config.batch.train_batch_size
+        end = engine.global_samples - (engine.global_steps - int(record["step"])) * size
+        line = (
+            f"step {record['step']}: loss {record['train/loss']:.4g}, gradient norm {record['optim/grad_norm']:.4g} "
+            f"on samples {end - size} to {end - 1}; {engine.skipped_steps} steps skipped so far"
+        )
+        if self._config.training.non_finite == "stop":
+            raise NonFiniteError(f'{line}. Lower optimizer.params.lr, look at those samples, or set training.non_finite to "skip".')
+        first = int(records[0]["step"])
+        if any(self._applied[int(each["step"]) - first] for each in bad):
+            raise NonFiniteError(f"{line}. The optimizer took the step all the same, so the weights are lost; the last checkpoint is not.")
+        if self._ranks.is_first:
+            log.warning("%s; the optimizer left the weights as they were, going on (training.non_finite = skip).", line)
+
+
+def memory_by_stage(ranks: Ranks) -> dict[str, float]:
+    """Peak memory of a stage's hungriest rank in GiB: the accelerator's where there is one, else the process's."""
+    accelerator = get_accelerator()
+    used = process_peak_bytes() if accelerator.device_name() == "cpu" else accelerator.max_memory_allocated()
+    by_rank = torch.zeros(ranks.world.size, device=accelerator.current_device_name())
+    by_rank[ranks.world.rank] = used / GIB
+    dist.all_reduce(by_rank)
+    peaks = by_rank.view(ranks.replicas, ranks.stages).max(dim=0).values.tolist()
+    return {f"memory/stage_{stage}_gib": round(peak, 3) for stage, peak in enumerate(peaks)}
+
+
+def process_peak_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# Sizes of square products, one of which runs at a device's best; on a CPU it should fit into a core's cache, or just not.
+CPU_SIZES = (256, 512, 1024)
+DEVICE_SIZES = (4096, 8192)
+PROBE_SECONDS = 0.3
+
+
+def peak_flops(configured_tflops: float | None, bf16: bool) -> float:
+    """Floating-point operations per second of a device that MFU is held against.
+
+    The configured peak (a data sheet's number is what the field quotes), else the fastest of some matrix products in the precision of
+    the run, on the slowest rank: no run can do better than that, so the ratio stays below 1.
+    """
+    if configured_tflops is not None:
+        return configured_tflops * 1e12
+    accelerator = get_accelerator()
+    device, dtype = accelerator.current_device_name(), torch.bfloat16 if bf16 else torch.float32
+    sizes = CPU_SIZES if accelerator.device_name() == "cpu" else DEVICE_SIZES
+    peak = torch.tensor([max(_product_flops(size, dtype, device) for size in sizes)], device=device)
+    dist.all_reduce(peak, op=dist.ReduceOp.MIN)
+    return float(peak.item())
+
+
+def _product_flops(size: int, dtype: torch.dtype, device: str) -> float:
+    """Operations per second of a square product, the best of a few rounds; one round where it is slow."""
+    accelerator = get_accelerator()
+    factor = torch.ones(size, size, dtype=dtype, device=device)
+    best, begin = float("inf"), time.perf_counter()
+    while best == float("inf") or time.perf_counter() - begin < PROBE_SECONDS:
+        accelerator.synchronize()
+        start = time.perf_counter()
+        factor @ factor
+        accelerator.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,51 @@
+"""What is worth saying about a configuration that is right: what a run of it lacks on this machine, and what it will not reach.
+
+`ds_configs check` prints it, and a run logs it. Torch is not needed here.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from model.hugging_face.source import check_source
+from training.config import RunConfig
+from training.run_folder.record import has_checkpoint
+
+
+def missing(config: RunConfig) -> list[str]:
+    """What the configuration names and a new run needs but is not here.
+
+    Raises:
+        ValueError: If the folder that the model starts from is here and does not fit.
+    """
+    found = []
+    start = config.model.initialize.folder
+    if start is not None and not has_checkpoint(config.folder):
+        if Path(start).is_dir():
+            check_source(config.model)
+        else:
+            found.append(f"model.initialize.folder = {start}: no such folder. Fetch it before the run.")
+    tokenizer = config.data.tokenizer.path
+    if tokenizer is not None and not Path(tokenizer).exists():
+        found.append(f"data.tokenizer.path = {tokenizer}: no such file or folder. Fetch it before the preparation.")
+    for source in config.data.all_sources:
+        found += [f"data.path = {path}: nothing there. The preparation needs it." for path in source.paths if not _is_something(path)]
+    return found
+
+
+def _is_something(path: str) -> bool:
+    """Whether a path is there, or a pattern matches anything."""
+    return Path(path).exists() or next(glob.iglob(path, recursive=True), None) is not None
+
+
+def unreached(config: RunConfig, last_step: int | None) -> list[str]:
+    """What the schedule is set to and does not get to before the last step (None: not known yet)."""
+    scheduler = config.values.get("scheduler", {})
+    warmup = scheduler.get("params", {}).get("warmup_num_steps")
+    if warmup is None or last_step is None or warmup <= last_step:
+        return []
+    return [
+        f"scheduler.params.warmup_num_steps = {warmup} and the run has {last_step} steps: it ends before the learning rate is at its peak. "
+        "Shorten the warm-up, unless this is only a trial."
+    ]
