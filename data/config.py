@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from data.cleaning.config import DeduplicateConfig
 from data.corpora.chapters import ChaptersConfig
+from ds_configs.errors import FieldError, Report
+from ds_configs.typed import FAILED
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -40,21 +42,23 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if (self.kind == "existing") != (self.path is not None):
-            raise ValueError(
-                f'path = {self.path}; kind "existing" needs the path of a tokenizer, the other kinds are trained and take none.'
+            raise FieldError(
+                "path", f' = {self.path}; kind "existing" needs the path of a tokenizer, the other kinds are trained and take none.'
             )
         trained = self.kind not in ("existing", "characters")
         if trained and self.vocab_size is None:
-            raise ValueError(f'vocab_size is missing; kind "{self.kind}" is trained to a size, e.g. 5000.')
+            raise FieldError("vocab_size", f' is missing; kind "{self.kind}" is trained to a size, e.g. 5000.')
         if self.kind == "existing" and self.vocab_size is not None:
-            raise ValueError(f"vocab_size = {self.vocab_size}; an existing tokenizer has its own. Remove the key.")
+            raise FieldError("vocab_size", f" = {self.vocab_size}; an existing tokenizer has its own. Remove the key.")
         if self.kind != "existing" and (self.eos_token or self.bos_token):
-            raise ValueError(f"eos_token = {self.eos_token}, bos_token = {self.bos_token}; only an existing tokenizer needs to be told.")
+            raise FieldError(
+                "eos_token", f" = {self.eos_token}, bos_token = {self.bos_token}; only an existing tokenizer needs to be told."
+            )
         smallest = {"byte_bpe": 257, "sentencepiece_bpe": 300, "sentencepiece_unigram": 300}.get(self.kind, 3)
         if self.vocab_size is not None and self.vocab_size < smallest:
-            raise ValueError(f"vocab_size = {self.vocab_size}; {self.kind} needs at least {smallest}.")
+            raise FieldError("vocab_size", f" = {self.vocab_size}; {self.kind} needs at least {smallest}.")
         if self.training_chars < 1:
-            raise ValueError(f"training_chars = {self.training_chars}; it must be 1 or more.")
+            raise FieldError("training_chars", f" = {self.training_chars}; it must be 1 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +79,10 @@ class ValidationConfig:
         chosen = [name for name in ("last_documents", "ratio", "last_shards") if getattr(self, name) is not None]
         if len(chosen) != 1:
             said = " and ".join(chosen) if chosen else "none of them"
-            raise ValueError(f"last_documents, ratio, last_shards: {said} given; exactly one says what is held out.")
+            raise FieldError("last_documents", f", ratio, last_shards: {said} given; exactly one says what is held out.")
         _check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
         if self.ratio is not None and not 0 < self.ratio < 1:
-            raise ValueError(f"ratio = {self.ratio}; it must be between 0 and 1, e.g. 0.1.")
+            raise FieldError("ratio", f" = {self.ratio}; it must be between 0 and 1, e.g. 0.1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +98,11 @@ class ReverseConfig:
     def __post_init__(self) -> None:
         _check_at_least_one(self, "num_samples", "min_length")
         if self.max_length < self.min_length:
-            raise ValueError(f"max_length = {self.max_length} is less than min_length = {self.min_length}.")
+            raise FieldError("max_length", f" = {self.max_length} is less than min_length = {self.min_length}.")
         if len(set(self.alphabet)) < 2 or len(set(self.alphabet)) < len(self.alphabet):
-            raise ValueError(f'alphabet = "{self.alphabet}"; it needs two or more characters, none of them twice.')
+            raise FieldError("alphabet", f' = "{self.alphabet}"; it needs two or more characters, none of them twice.')
         if len(self.separator) != 1 or self.separator in self.alphabet:
-            raise ValueError(f'separator = "{self.separator}"; it must be one character that is not in the alphabet.')
+            raise FieldError("separator", f' = "{self.separator}"; it must be one character that is not in the alphabet.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,14 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         _check_at_least_one(self, "length")
+
+
+def _check_rules(rules: tuple[dict[str, Any], ...] | None, name: str, report: Report) -> Any:
+    if rules is None:
+        return None
+    from data.cleaning.cleaner import convert_rules  # here, because it needs numpy
+
+    return rules if len(convert_rules(rules, name, report)) == len(rules) else FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +143,18 @@ class SourceConfig:
     """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
     chapters: ChaptersConfig | None = None
     reverse: ReverseConfig | None = None
-    clean: tuple[dict[str, Any], ...] | None = None
+    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": _check_rules})
     """Cleaning rules of this source alone; None: those of the section."""
     weight: float | None = None
     """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
 
     def __post_init__(self) -> None:
         if not (self.corpus or self.path):
-            raise ValueError('corpus, path: none given; name a corpus ("hongloumeng") or a path of your own text.')
+            raise FieldError("corpus", ', path: none given; name a corpus ("hongloumeng") or a path of your own text.')
         if self.weight is not None and self.weight <= 0:
-            raise ValueError(f"weight = {self.weight}; it must be more than 0.")
+            raise FieldError("weight", f" = {self.weight}; it must be more than 0.")
         if self.reverse is not None and self.corpus != "reverse":
-            raise ValueError('reverse: only the corpus "reverse" has these parameters.')
-        _check_rules(self.clean)
+            raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -178,7 +189,7 @@ class DataConfig:
     reverse: ReverseConfig | None = None
     sources: tuple[SourceConfig, ...] | None = None
     store: str | None = None
-    clean: tuple[dict[str, Any], ...] | None = None
+    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": _check_rules})
     """Cleaning rules in order, see docs/cleaning.md. None: the default rules; an empty list: none."""
     deduplicate: DeduplicateConfig | None = None
     shuffle: bool = False
@@ -207,30 +218,29 @@ class DataConfig:
         given = [*(["/".join(text)] if text else []), *(name for name in ("sources", "store") if getattr(self, name) is not None)]
         if len(given) != 1:
             said = " and ".join(given) if given else "none of them"
-            raise ValueError(f"corpus/path, sources, store: {said} given; exactly one says where the tokens come from.")
+            raise FieldError("corpus", f"/path, sources, store: {said} given; exactly one says where the tokens come from.")
         if self.sources is not None:
             if not self.sources:
-                raise ValueError("sources = []; name at least one.")
+                raise FieldError("sources", " = []; name at least one.")
             for name, default in _OF_TEXT.items():
                 if getattr(self, name) != default:
-                    raise ValueError(f"{name}: give it to each of the sources that it is for.")
+                    raise FieldError(name, ": give it to each of the sources that it is for.")
             if len({source.weight is None for source in self.sources}) > 1:
-                raise ValueError("sources: either all of them have a weight or none.")
+                raise FieldError("sources", ": either all of them have a weight or none.")
         if self.store is not None and self.tokenizer.kind != "existing":
-            raise ValueError(
-                f'tokenizer.kind = "{self.tokenizer.kind}"; a finished store was made with a tokenizer: kind "existing" and its path.'
+            raise FieldError(
+                "tokenizer.kind", f' = "{self.tokenizer.kind}"; a finished store was made with a tokenizer: kind "existing" and its path.'
             )
         if self.max_train_tokens is not None and self.is_weighted:
-            raise ValueError(
-                f"max_train_tokens = {self.max_train_tokens}: with weighted sources the weights and training.tokens say what is read."
+            raise FieldError(
+                "max_train_tokens", f" = {self.max_train_tokens}: with weighted sources the weights and training.tokens say what is read."
             )
         if self.store is not None and self.validation.last_shards is not None:
-            raise ValueError("validation.last_shards: a finished store is one shard. Use last_documents or ratio.")
+            raise FieldError("validation.last_shards", ": a finished store is one shard. Use last_documents or ratio.")
         if not 0 <= self.max_bad_ratio <= 1:
-            raise ValueError(f"max_bad_ratio = {self.max_bad_ratio}; it must be between 0 and 1.")
+            raise FieldError("max_bad_ratio", f" = {self.max_bad_ratio}; it must be between 0 and 1.")
         if not 0 <= self.shuffle_seed < 2**63:
-            raise ValueError(f"shuffle_seed = {self.shuffle_seed}; it must be 0 or more and below 2**63.")
-        _check_rules(self.clean)
+            raise FieldError("shuffle_seed", f" = {self.shuffle_seed}; it must be 0 or more and below 2**63.")
         _ = self.all_sources  # each checks itself as it is made
 
     @property
@@ -276,20 +286,8 @@ def name_of_path(path: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
 
 
-def _check_rules(rules: tuple[dict[str, Any], ...] | None) -> None:
-    if rules is None:
-        return
-    from data.cleaning.cleaner import build_rules  # here, because it needs numpy
-    from ds_configs import ConfigError
-
-    try:
-        build_rules(rules, "clean", "data")
-    except ConfigError as error:
-        raise ValueError("\n".join(problem.removeprefix("data: ") for problem in error.problems)) from None
-
-
 def _check_at_least_one(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name} = {value}; it must be 1 or more.")
+            raise FieldError(name, f" = {value}; it must be 1 or more.")

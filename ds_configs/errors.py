@@ -1,6 +1,9 @@
 """The error that carries every problem of a configuration, and the search for what a misspelt name meant."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+Report = Callable[[str, str], None]
+"""Takes a problem: the dotted key that has it, and a sentence."""
 
 
 class ConfigError(ValueError):
@@ -13,6 +16,18 @@ class ConfigError(ValueError):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class FieldError(ValueError):
+    """What a section says of one of its own keys, raised from its `__post_init__`. Whoever builds it says where the section stands.
+
+    Attributes:
+        key: Dotted, relative to the section. The message begins with it.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key + problem)
+        self.key = key
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -11,12 +11,12 @@ from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, contradictions
-from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.errors import ConfigError, Report, did_you_mean
 from ds_configs.merge import Layer, Origin, apply
 from ds_configs.overrides import apply_overrides
 from ds_configs.parents import read_with_parents
 from ds_configs.reader import shown
-from ds_configs.typed import FAILED, Report, convert
+from ds_configs.typed import FAILED, convert
 
 SECTIONS = ("run", "model", "data", "training")
 _TABLE = {**TOP_LEVEL, **dict.fromkeys(SECTIONS, dict[str, Any])}

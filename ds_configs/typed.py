@@ -1,7 +1,8 @@
 """Check JSON values against Python types: `build` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
-sections that are passed on as they are, and the markers `AtLeast`, `Between`, `Matching` and `Refused` inside them.
+sections that are passed on as they are, and the markers `AtLeast`, `Between`, `Matching` and `Refused` inside them. A field whose type
+does not say enough has a function in its metadata under "check": (converted value, dotted key, report) -> the value, or FAILED.
 """
 
 import dataclasses
@@ -14,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.errors import ConfigError, Report, did_you_mean
 
 T = TypeVar("T")
-Report = Callable[[str, str], None]  # (dotted key, what is wrong with it, a sentence that follows the key)
 
 FAILED = object()  # what `convert` returns once it has reported a problem
 
@@ -264,6 +264,9 @@ def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
     for key, entry in value.items():
         if key in fields:
             arguments[key] = convert(hints[key], entry, f"{name}.{key}", report)
+            check = fields[key].metadata.get("check")
+            if check is not None and arguments[key] is not FAILED:
+                arguments[key] = check(arguments[key], f"{name}.{key}", report)
         else:
             report(f"{name}.{key}", f'unknown key "{name}.{key}". {did_you_mean(key, fields)}')
             arguments[key] = FAILED
@@ -276,19 +279,8 @@ def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
         return FAILED
     try:
         return cls(**arguments)
-    except ConfigError as error:
-        lines = error.problems
     except ValueError as error:
-        lines = str(error).splitlines()
-    for line in lines:
-        _report_own(line, name, fields, report)
+        # `model` imports nothing of ours and has a FieldError of its own, hence the attribute instead of the class.
+        own_key: str | None = getattr(error, "key", None)
+        report(f"{name}.{own_key}", f"{name}.{error}") if own_key else report(name, f"{name}: {error}")
     return FAILED
-
-
-def _report_own(line: str, name: str, fields: Mapping[str, Any], report: Report) -> None:
-    """Report what a dataclass said about itself: "num_heads = 10 ..." becomes "model.num_heads = 10 ..."."""
-    first = line.replace("[", ".").replace(",", " ").split(" ")[0].split(".")[0]
-    if first in fields:
-        report(f"{name}.{first}", f"{name}.{line}")
-    else:
-        report(name, f"{name}: {line}")

@@ -19,6 +19,14 @@ LONGEST_MATRIX_ROW = 512
 MOST_LAYERS = 100_000
 
 
+class FieldError(ValueError):
+    """A field that cannot be as it is. `key` names it, so that who reads it from a file can say where it was written."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(key + problem)
+        self.key = key
+
+
 @dataclass(frozen=True, kw_only=True)
 class InitializeConfig:
     """Where the first weights come from.
@@ -35,11 +43,13 @@ class InitializeConfig:
 
     def __post_init__(self) -> None:
         if self.method == "scratch" and (self.folder is not None or self.layers is not None or not self.embeddings):
-            raise ValueError('method = "scratch" takes no folder, layers or embeddings; use "folder" or "depth" to start from a folder.')
+            raise FieldError(
+                "method", ' = "scratch" takes no folder, layers or embeddings; use "folder" or "depth" to start from a folder.'
+            )
         if self.method != "scratch" and self.folder is None:
-            raise ValueError(f'folder is missing; method = "{self.method}" copies weights from a Hugging Face folder.')
+            raise FieldError("folder", f' is missing; method = "{self.method}" copies weights from a Hugging Face folder.')
         if self.method == "folder" and self.layers is not None:
-            raise ValueError('layers needs method = "depth"; method = "folder" copies every layer of the source in its order.')
+            raise FieldError("layers", ' needs method = "depth"; method = "folder" copies every layer of the source in its order.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,42 +91,47 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+                raise FieldError(name, f" = {getattr(self, name)}; it must be 1 or more.")
         if self.num_layers > MOST_LAYERS:
-            raise ValueError(f"num_layers = {self.num_layers}; it must be at most {MOST_LAYERS}.")
+            raise FieldError("num_layers", f" = {self.num_layers}; it must be at most {MOST_LAYERS}.")
         for name in ("norm_eps", "rotary_base", "init_std"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be above 0.")
+                raise FieldError(name, f" = {getattr(self, name)}; it must be above 0.")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be at least 0 and below 1.")
+                raise FieldError(name, f" = {getattr(self, name)}; it must be at least 0 and below 1.")
         if self.position_offset < 0:
-            raise ValueError(f"position_offset = {self.position_offset}; it must be 0 or more.")
+            raise FieldError("position_offset", f" = {self.position_offset}; it must be 0 or more.")
         if self.norm_bias and self.norm != "layernorm":
-            raise ValueError(f'norm_bias = true, and norm = "{self.norm}" has no bias. Set it to false, or use "layernorm".')
+            raise FieldError("norm_bias", f' = true, and norm = "{self.norm}" has no bias. Set it to false, or use "layernorm".')
         self._check_heads()
         self._check_initial_layers()
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}. "
-                f"Use {_near_divisors(self.hidden_size, self.num_heads)}."
+            raise FieldError(
+                "num_heads",
+                f" = {self.num_heads} does not divide hidden_size = {self.hidden_size}. "
+                f"Use {_near_divisors(self.hidden_size, self.num_heads)}.",
             )
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}. "
-                f"Use {_near_divisors(self.num_heads, self.num_kv_heads)}."
+            raise FieldError(
+                "num_kv_heads",
+                f" = {self.num_kv_heads} does not divide num_heads = {self.num_heads}. "
+                f"Use {_near_divisors(self.num_heads, self.num_kv_heads)}.",
             )
         if self.position == "rotary" and self.head_size % 2:
-            raise ValueError(
-                f"hidden_size / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size."
+            raise FieldError(
+                "hidden_size",
+                f" / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size.",
             )
 
     def _check_initial_layers(self) -> None:
         layers = self.initialize.layers
         if layers is not None and len(layers) != self.num_layers:
-            raise ValueError(f"initialize.layers lists {len(layers)} source layers and num_layers = {self.num_layers}. List one per layer.")
+            raise FieldError(
+                "initialize.layers", f" lists {len(layers)} source layers and num_layers = {self.num_layers}. List one per layer."
+            )
 
     @property
     def head_size(self) -> int:

@@ -19,7 +19,7 @@ import ds_configs
 from data.config import DataConfig
 from data.corpora.named import CORPORA
 from ds_configs.checkpoints import complete_tags
-from ds_configs.errors import did_you_mean
+from ds_configs.errors import FieldError, did_you_mean
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -45,7 +45,7 @@ class RunSection:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed = {self.seed}; it must be 0 or more and below 2**63.")
+            raise FieldError("seed", f" = {self.seed}; it must be 0 or more and below 2**63.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,24 +72,27 @@ class TrainingConfig:
         lengths = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(lengths) != 1:
             said = " and ".join(lengths) if lengths else "none of them"
-            raise ValueError(f'steps, epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
+            raise FieldError("steps", f', epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
         if getattr(self, lengths[0]) <= 0:
-            raise ValueError(f"{lengths[0]} = {getattr(self, lengths[0])}; it must be more than 0.")
+            raise FieldError(lengths[0], f" = {getattr(self, lengths[0])}; it must be more than 0.")
         counts = ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints")
         for name in (*counts, "stop_grace_seconds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+                raise FieldError(name, f" = {getattr(self, name)}; it must be 1 or more.")
         if self.watchdog_seconds < SHORTEST_WATCHDOG_SECONDS:
-            raise ValueError(
-                f"watchdog_seconds = {self.watchdog_seconds}; it must be {SHORTEST_WATCHDOG_SECONDS} or more, "
-                "and longer than a start, an evaluation or a save takes."
+            raise FieldError(
+                "watchdog_seconds",
+                f" = {self.watchdog_seconds}; it must be {SHORTEST_WATCHDOG_SECONDS} or more, "
+                "and longer than a start, an evaluation or a save takes.",
             )
         if self.eval_batches is not None and self.eval_batches < 1:
-            raise ValueError(f"eval_batches = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
+            raise FieldError("eval_batches", f" = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
         if not 0 <= self.sample_tokens <= 64:
-            raise ValueError(f"sample_tokens = {self.sample_tokens}; 0 to 64. For longer texts: .venv/bin/python -m inference.generate.")
+            raise FieldError(
+                "sample_tokens", f" = {self.sample_tokens}; 0 to 64. For longer texts: .venv/bin/python -m inference.generate."
+            )
         if self.sample_temperature != 0 and not 0.01 <= self.sample_temperature <= 100:
-            raise ValueError(f"sample_temperature = {self.sample_temperature}; it must be 0 (greedy) or from 0.01 to 100.")
+            raise FieldError("sample_temperature", f" = {self.sample_temperature}; it must be 0 (greedy) or from 0.01 to 100.")
 
     def last_step(self, train_batch_size: int, seq_length: int, samples_per_epoch: int | None) -> int | None:
         """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
 from data.documents import Document
-from ds_configs import ConfigError, build
-from ds_configs.errors import did_you_mean
+from ds_configs import ConfigError
+from ds_configs.errors import Report, did_you_mean
+from ds_configs.typed import FAILED, convert
 
 RULES: dict[str, type[Callable[[str], str | None]]] = {
     "unicode": Unicode,
@@ -69,28 +70,31 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.c
     Raises:
         ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
     """
-    rules: list[Rule] = []
     problems: list[str] = []
-    for index, entry in enumerate(DEFAULT_RULES if section is None else section):
+    chosen = DEFAULT_RULES if section is None else section
+    rules = convert_rules(chosen, name, lambda _key, problem: problems.append(f"{where}: {problem}"))
+    if problems:
+        raise ConfigError(problems)
+    return rules
+
+
+def convert_rules(section: Sequence[Mapping[str, Any]], name: str, report: Report) -> list[Rule]:
+    """Make the rules of a list that stands under the dotted key `name`; those that cannot be made are reported and left out."""
+    rules: list[Rule] = []
+    for index, entry in enumerate(section):
         key = f"{name}[{index}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("rule"), str):
-            problems.append(
-                f'{where}: {key} = {entry!r}; it must be an object with the name of a rule: {{"rule": "min_length", "chars": 200}}.'
-            )
+            report(key, f'{key} = {entry!r}; it must be an object with the name of a rule: {{"rule": "min_length", "chars": 200}}.')
             continue
         rule = entry["rule"]
         if rule not in RULES:
-            problems.append(f'{where}: {key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
+            report(key, f'{key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
             continue
-        try:
-            made = build(RULES[rule], {key: value for key, value in entry.items() if key != "rule"}, key, where)
-        except ConfigError as error:
-            problems += error.problems
+        made = convert(RULES[rule], {parameter: value for parameter, value in entry.items() if parameter != "rule"}, key, report)
+        if made is FAILED:
             continue
         times = 1 + sum(other.name.split(" ")[0] == rule for other in rules)
         rules.append(Rule(rule if times == 1 else f"{rule} {times}", made))
-    if problems:
-        raise ConfigError(problems)
     return rules
 
 

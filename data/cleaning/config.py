@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ds_configs.errors import FieldError
+
 
 @dataclass(frozen=True, kw_only=True)
 class NearConfig:
@@ -20,9 +22,9 @@ class NearConfig:
     def __post_init__(self) -> None:
         for name, lowest, highest in (("ngram", 1, 50), ("bands", 1, 500), ("rows", 1, 32)):
             if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be between {lowest} and {highest}.")
+                raise FieldError(name, f" = {getattr(self, name)}; it must be between {lowest} and {highest}.")
         if not 0 < self.min_similarity <= 1:
-            raise ValueError(f"min_similarity = {self.min_similarity}; it must be above 0 and at most 1.")
+            raise FieldError("min_similarity", f" = {self.min_similarity}; it must be above 0 and at most 1.")
 
     @property
     def num_hashes(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.documents import DataError
+from ds_configs.errors import FieldError
 
 # Letters and digits that East Asian typesetting made as wide as a Han character. Its punctuation is not in the table:
 # ，。？！：； are what Chinese is written with, and NFKC would turn half of them into ASCII.
@@ -88,7 +89,7 @@ class Boilerplate:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f'patterns: "{pattern}" is no regular expression: {error}.') from None
+                raise FieldError("patterns", f': "{pattern}" is no regular expression: {error}.') from None
 
     def __call__(self, text: str) -> str | None:
         kept = _lines_pattern((BOILERPLATE if self.built_in else ()) + self.patterns).sub("", text)
@@ -103,7 +104,7 @@ class MinLength:
 
     def __post_init__(self) -> None:
         if self.chars < 1:
-            raise ValueError(f"chars = {self.chars}; it must be 1 or more.")
+            raise FieldError("chars", f" = {self.chars}; it must be 1 or more.")
 
     def __call__(self, text: str) -> str | None:
         return text if len("".join(text.split())) >= self.chars else None
@@ -140,7 +141,7 @@ class NgramRepetition:
 
     def __post_init__(self) -> None:
         if not 2 <= self.n <= 100:
-            raise ValueError(f"n = {self.n}; it must be between 2 and 100.")
+            raise FieldError("n", f" = {self.n}; it must be between 2 and 100.")
         _check_ratio(self, "max_ratio")
 
     def __call__(self, text: str) -> str | None:
@@ -188,10 +189,10 @@ class Language:
 
     def __post_init__(self) -> None:
         if not self.keep or not all(re.fullmatch("[a-z]{2,3}", code) for code in self.keep):
-            raise ValueError(f'keep = {list(self.keep)}; give one or more language codes such as "zh" or "en".')
+            raise FieldError("keep", f' = {list(self.keep)}; give one or more language codes such as "zh" or "en".')
         _check_ratio(self, "min_score")
         if self.judged_chars < 50:
-            raise ValueError(f"judged_chars = {self.judged_chars}; the model needs 50 or more.")
+            raise FieldError("judged_chars", f" = {self.judged_chars}; the model needs 50 or more.")
 
     def __call__(self, text: str) -> str | None:
         judged = text[: self.judged_chars]
@@ -264,7 +265,7 @@ def _codes(text: str) -> np.ndarray:
 def _check_ratio(rule: Any, name: str) -> None:
     value = getattr(rule, name)
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} = {value}; it must be between 0 and 1.")
+        raise FieldError(name, f" = {value}; it must be between 0 and 1.")
 
 
 @lru_cache(maxsize=16)

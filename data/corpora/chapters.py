@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from ds_configs.errors import FieldError
+
 # Longer lines that begin like a heading are prose about a chapter.
 _MAX_HEADING_CHARS = 45
 _HEADING = re.compile(
@@ -38,7 +40,7 @@ class ChaptersConfig:
 
     def __post_init__(self) -> None:
         if self.first < 1 or (self.last is not None and self.last < self.first):
-            raise ValueError(f"first = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
+            raise FieldError("first", f" = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from ds_configs import ConfigError, build
+from ds_configs.errors import FieldError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class Inner:
 
     def __post_init__(self) -> None:
         if self.ratio > 1:
-            raise ValueError(f"ratio = {self.ratio}; it must be at most 1.")
+            raise FieldError("ratio", f" = {self.ratio}; it must be at most 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +36,9 @@ class Outer:
 
     def __post_init__(self) -> None:
         if self.count == 13:
-            raise ValueError("count = 13 is unlucky. Use 12.\nmaybe, count: another line")
+            raise FieldError("count", " = 13 is unlucky. Use 12.")
         if self.count == 14:
-            raise ValueError("something that begins with no field")
+            raise ValueError("count = 14, and what is wrong with it is not known")
 
 
 def problems(section: Any) -> list[str]:
@@ -107,8 +108,8 @@ def test_a_wrong_value_is_named_with_what_was_wanted(key, value, said):
 
 
 def test_what_a_dataclass_says_about_itself_becomes_a_problem_with_its_section():
-    assert problems({"count": 13}) == ["a.json: model.count = 13 is unlucky. Use 12.", "a.json: model.maybe, count: another line"]
-    assert problems({"count": 14}) == ["a.json: model: something that begins with no field"]
+    assert problems({"count": 13}) == ["a.json: model.count = 13 is unlucky. Use 12."]
+    assert problems({"count": 14}) == ["a.json: model: count = 14, and what is wrong with it is not known"]
 
 
 def test_each_problem_can_name_the_file_its_value_came_from():
