@@ -256,7 +256,7 @@ def main(arguments: Sequence[str]) -> int:
     slurm = {"partition": options.partition, "time": options.time} if options.executor == "slurm" else {}
     try:
         loaded = ds_configs.load(options.config, options.overrides)
-        config = ds_configs.build(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
+        config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
         logs = Path(config.directory) / "logs"
         cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
         print(prepare(replace(config, num_workers=options.workers), run=cluster.run))

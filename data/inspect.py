@@ -38,7 +38,7 @@ class Subject:
     manifest: dict[str, Any]
     folder: Path | None
     """The store; None if a run's store is not on this machine any more."""
-    run: ds_configs.Config | None
+    run: ds_configs.LoadedConfig | None
     """Configuration of the run; None where a store is inspected by itself."""
     note: str = ""
 
@@ -118,8 +118,8 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _data_section(run: ds_configs.Config) -> DataConfig:
-    return ds_configs.build(DataConfig, run.values.get("data", {}), "data", str(run.path))
+def _data_section(run: ds_configs.LoadedConfig) -> DataConfig:
+    return ds_configs.build_section(DataConfig, run.values.get("data", {}), "data", str(run.path))
 
 
 def describe(subject: Subject) -> Iterator[str]:

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         loaded = ds_configs.load(arguments[0], arguments[1:])
-        config = ds_configs.build(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
+        config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
         print(prepare(config))
     except (DataError, ds_configs.ConfigError) as error:
         print(error, file=sys.stderr)

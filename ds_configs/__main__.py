@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ds_configs.errors import ConfigError
-from ds_configs.loader import Config, load, read
+from ds_configs.loader import LoadedConfig, load, read
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         return _check_all(options.files)
     try:
         if options.command == "show":
-            shown = load(options.file, options.overrides)
-            _print_columns(_shown(shown))
-            if shown.values.get("bf16", {}).get("enabled") == "auto":
+            loaded = load(options.file, options.overrides)
+            _print_columns(_values_and_origins(loaded))
+            if loaded.values.get("bf16", {}).get("enabled") == "auto":
                 print(f'bf16.enabled = "auto" will be here: {_precision_here("auto")[1]}')
         else:
             _print_columns(_differences(load(options.first), load(options.second)))
@@ -87,11 +87,11 @@ def _print_columns(rows: Sequence[tuple[str, str]]) -> None:
         print(f"{left:<{width}}  {right}".rstrip())
 
 
-def _shown(config: Config) -> list[tuple[str, str]]:
+def _values_and_origins(config: LoadedConfig) -> list[tuple[str, str]]:
     return [(f"{key} = {_text(value)}", config.where(key)) for key, value in sorted(_leaves(config.values))]
 
 
-def _differences(first: Config, second: Config) -> list[tuple[str, str]]:
+def _differences(first: LoadedConfig, second: LoadedConfig) -> list[tuple[str, str]]:
     """Removed and added lines in key order; a run's name and description say which run it is and are left out."""
     before, after = dict(_leaves(first.values)), dict(_leaves(second.values))
     rows = []

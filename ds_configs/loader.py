@@ -1,21 +1,21 @@
 """Load the configuration of one run: read, inherit, override, and check everything that is not a section of ours.
 
-What is inside `run`, `model`, `data` and `training` is checked by the packages that own those sections, through `build`.
+What is inside `run`, `model`, `data` and `training` is checked by the packages that own those sections, through `build_section`.
 """
 
 import re
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, contradictions
 from ds_configs.errors import ConfigError, Report, did_you_mean
-from ds_configs.merge import Layer, Origin, apply
+from ds_configs.merge import Origin, apply
 from ds_configs.overrides import apply_overrides
 from ds_configs.parents import read_with_parents
-from ds_configs.reader import shown
+from ds_configs.reader import display_path
 from ds_configs.typed import FAILED, convert
 
 SECTIONS = ("run", "model", "data", "training")
@@ -25,23 +25,21 @@ _LAST_STEP = re.compile(r"(\[\d+\]|(^|\.)[^.\[]*)$")
 
 
 @dataclass(frozen=True)
-class Config:
+class LoadedConfig:
     """One run's configuration, merged and overridden.
 
     Attributes:
         path: The file it was loaded from.
         values: The merged keys, without "inherits" and "provenance"; `run.name` is always set.
-        sources: The file each value is from, or "command line", by dotted key; objects have entries of their own.
+        origins: Where each value was written, by dotted key; objects have entries of their own.
         overrides: The overrides as they were given.
-        lines: The line of each value in its file, by dotted key.
         problems: What is wrong with it, if it was read by `read`; nothing if by `load`.
     """
 
     path: Path
     values: dict[str, Any]
-    sources: dict[str, str]
+    origins: dict[str, Origin]
     overrides: tuple[str, ...]
-    lines: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
@@ -49,11 +47,12 @@ class Config:
 
         The key may lie inside a list ("data.clean[1].rule"); then its list's place is meant.
         """
-        known = _closest(key, self.sources)
-        return str(Origin(self.sources[known], self.lines.get(known))) if known else shown(self.path)
+        while key and key not in self.origins:
+            key = _LAST_STEP.sub("", key)
+        return str(self.origins[key]) if key else display_path(self.path)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Load a run's configuration with its parents, and apply overrides such as "optimizer.params.lr=3e-4".
 
     An override's value is read as JSON, else taken as a string; null removes the key.
@@ -67,49 +66,41 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Like `load`, for those who will find more problems in our sections and report all of them together.
 
     Raises:
         ConfigError: Only if a file cannot be read, or nothing sensible can be said of its values.
     """
     path = Path(path)
-    layer, problems = read_with_parents(path)
-    if problems and not layer.values:
+    merged, problems = read_with_parents(path)
+    if problems and not merged.values:
         raise ConfigError(problems)
-    problems += apply_overrides(layer, overrides)
-    run = layer.values.setdefault("run", {})
+    problems += apply_overrides(merged, overrides)
+    run = merged.values.setdefault("run", {})
     if isinstance(run, dict) and "name" not in run:
-        apply(layer, {"run": {"name": path.stem}}, lambda _key: Origin(shown(path)))
-    problems += _check(layer)
-    origins = {".".join(key): origin for key, origin in layer.origins.items()}
-    sources = {key: origin.file for key, origin in origins.items()}
-    lines = {key: origin.line for key, origin in origins.items() if origin.line is not None}
-    return Config(path, layer.values, sources, tuple(overrides), lines, tuple(problems))
+        apply(merged, {"run": {"name": path.stem}}, lambda _key: Origin(display_path(path)))
+    config = LoadedConfig(path, merged.values, {".".join(key): origin for key, origin in merged.origins.items()}, tuple(overrides))
+    return replace(config, problems=(*problems, *_check(config)))
 
 
-def _closest(key: str, known: Container[str]) -> str:
-    """A dotted key if it is known, else the nearest known one above it, else ""."""
-    while key and key not in known:
-        key = _LAST_STEP.sub("", key)
-    return key
-
-
-def _check(layer: Layer) -> list[str]:
+def _check(config: LoadedConfig) -> list[str]:
     """Every problem in the merged values that can be seen without knowing our sections' fields."""
     problems: list[str] = []
-    origins = {".".join(key): origin for key, origin in layer.origins.items()}
 
     def report(key: str, problem: str) -> None:
-        problems.append(f"{origins[_closest(key, origins)]}: {problem}")
+        problems.append(f"{config.where(key)}: {problem}")
 
-    convert(_TABLE, layer.values, "", report)
-    _check_by_type("optimizer", OPTIMIZERS, layer.values, report)
-    _check_by_type("scheduler", SCHEDULERS, layer.values, report)
-    run = layer.values["run"]
+    convert(_TABLE, config.values, "", report)
+    _check_by_type("optimizer", OPTIMIZERS, config.values, report)
+    _check_by_type("scheduler", SCHEDULERS, config.values, report)
+    run = config.values["run"]
     # Who builds the section says what is not a string.
     if isinstance(run, dict) and isinstance(run["name"], str) and not _RUN_NAME.fullmatch(run["name"]):
-        report("run.name", f"run.name = {run['name']!r}; it names a folder: letters, digits and _ . + = - only, a letter or digit first.")
+        report(
+            "run.name",
+            f"run.name = {run['name']!r}; it names a folder: letters, digits and _ . + = - only, the first a letter, digit or _.",
+        )
     return problems
 
 

@@ -23,7 +23,7 @@ class Origin(NamedTuple):
 
 
 @dataclass
-class Layer:
+class TracedValues:
     """Values, and where each of them was written. Every key of an object has an origin, the objects' own keys included."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Layer:
             del self.origins[known]
 
 
-def apply(base: Layer, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[KeyPath]:
+def apply(base: TracedValues, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[KeyPath]:
     """Merge `patch` into `base`, in place.
 
     Returns:
@@ -45,7 +45,7 @@ def apply(base: Layer, patch: Mapping[str, Any], origin: Callable[[KeyPath], Ori
 
 
 def _apply(
-    base: Layer, target: dict[str, Any], patch: Mapping[str, Any], path: KeyPath, origin: Callable[[KeyPath], Origin]
+    base: TracedValues, target: dict[str, Any], patch: Mapping[str, Any], path: KeyPath, origin: Callable[[KeyPath], Origin]
 ) -> list[KeyPath]:
     missing = []
     for key, value in patch.items():
@@ -77,16 +77,18 @@ class Conflict:
     second: tuple[Any, Origin]
 
 
-def join(parents: list[Layer], child: Mapping[str, Any]) -> tuple[Layer, list[Conflict]]:
+def join(parents: list[TracedValues], child: Mapping[str, Any]) -> tuple[TracedValues, list[Conflict]]:
     """Combine parents that must agree, except where `child` sets or removes the key itself."""
-    joined = Layer()
+    joined = TracedValues()
     conflicts: list[Conflict] = []
     for parent in parents:
         _join(joined, joined.values, (parent, parent.values), (), conflicts)
     return joined, [conflict for conflict in conflicts if not _decides(child, conflict.key)]
 
 
-def _join(joined: Layer, target: dict[str, Any], other: tuple[Layer, Mapping[str, Any]], path: KeyPath, conflicts: list[Conflict]) -> None:
+def _join(
+    joined: TracedValues, target: dict[str, Any], other: tuple[TracedValues, Mapping[str, Any]], path: KeyPath, conflicts: list[Conflict]
+) -> None:
     parent, values = other
     for key, value in values.items():
         here = (*path, key)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.errors import did_you_mean
-from ds_configs.merge import Layer, Origin, apply
+from ds_configs.merge import Origin, TracedValues, apply
 from ds_configs.reader import KeyPath
 
 COMMAND_LINE = "command line"
@@ -14,8 +14,8 @@ COMMAND_LINE = "command line"
 DATA_WITHOUT_EFFECT = ("directory", "num_workers", "max_bad_ratio")
 
 
-def apply_overrides(layer: Layer, overrides: Sequence[str]) -> list[str]:
-    """Merge overrides into `layer`, the later over the earlier, and return the problems found."""
+def apply_overrides(merged: TracedValues, overrides: Sequence[str]) -> list[str]:
+    """Merge overrides into `merged`, the later over the earlier, and return the problems found."""
     problems = []
     keys = []
     for text in overrides:
@@ -24,11 +24,11 @@ def apply_overrides(layer: Layer, overrides: Sequence[str]) -> list[str]:
             problems.append(f"{COMMAND_LINE}: {problem}")
             continue
         keys.append(key)
-        siblings = _siblings(layer.values, key)
+        siblings = _siblings(merged.values, key)
         patch: Any = value
         for name in reversed(key):
             patch = {name: patch}
-        missing = apply(layer, patch, lambda _key: Origin(COMMAND_LINE))
+        missing = apply(merged, patch, lambda _key: Origin(COMMAND_LINE))
         if value is None and missing and not _is_deepspeed_key(key):
             problems.append(f'{COMMAND_LINE}: "{text}" removes a key, but there is none to remove. {did_you_mean(key[-1], siblings)}')
     changed = sorted({key[0] for key in keys if not _is_without_effect(key)} & {"model", "data"})

@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.errors import ConfigError, did_you_mean
-from ds_configs.merge import Conflict, Layer, Origin, apply, join
-from ds_configs.reader import Document, KeyPath, read, shown
+from ds_configs.merge import Conflict, Origin, TracedValues, apply, join
+from ds_configs.reader import Document, KeyPath, display_path, read
 
 _NOT_MERGED = ("inherits", "provenance")
 
 
-def read_with_parents(path: Path) -> tuple[Layer, list[str]]:
+def read_with_parents(path: Path) -> tuple[TracedValues, list[str]]:
     """Return a run's merged values and the problems that did not prevent reading it.
 
     Raises:
         ConfigError: If a file cannot be read or is a part, which makes every further check meaningless.
     """
     reading = _Reading()
-    layer = reading.layer(path, ())
+    merged = reading.merged(path, ())
     if reading.unreadable:
         raise ConfigError(reading.unreadable)
     if "parts" in (folder.name for folder in path.resolve().parents[:2]):
         # Alone: that it lacks most of a run is no mistake of its own.
-        raise ConfigError(f"{shown(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
-    return layer, reading.problems
+        raise ConfigError(f"{display_path(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
+    return merged, reading.problems
 
 
 class _Reading:
@@ -33,13 +33,13 @@ class _Reading:
         self.unreadable: list[str] = []
         self.problems: list[str] = []
 
-    def layer(self, path: Path, descendants: tuple[Path, ...]) -> Layer:
+    def merged(self, path: Path, descendants: tuple[Path, ...]) -> TracedValues:
         try:
             document = read(path)
         except ConfigError as error:
             self.unreadable += error.problems
-            return Layer()
-        where = shown(path)
+            return TracedValues()
+        where = display_path(path)
         patch = {key: value for key, value in document.values.items() if key not in _NOT_MERGED}
         parents = [self._parent(parent, where, (*descendants, path)) for parent in self._inherited(path, document)]
         joined, conflicts = join(parents, patch)
@@ -54,27 +54,27 @@ class _Reading:
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return [path.parent / name for name in names]
         line = document.lines[("inherits",)]
-        self.unreadable.append(f'{shown(path)}:{line}: inherits must be a list of files, such as ["quickstart.json"].')
+        self.unreadable.append(f'{display_path(path)}:{line}: inherits must be a list of files, such as ["quickstart.json"].')
         return []
 
-    def _parent(self, path: Path, child: str, descendants: tuple[Path, ...]) -> Layer:
+    def _parent(self, path: Path, child: str, descendants: tuple[Path, ...]) -> TracedValues:
         resolved = [descendant.resolve() for descendant in descendants]
         if path.resolve() in resolved:
-            cycle = [shown(file) for file in (*descendants[resolved.index(path.resolve()) :], path)]
+            cycle = [display_path(file) for file in (*descendants[resolved.index(path.resolve()) :], path)]
             self.unreadable.append(f"{child}: inherits itself: {' -> '.join(cycle)}. Break the cycle.")
-            return Layer()
+            return TracedValues()
         if not path.exists():
             try:
                 read(path)
             except ConfigError as error:
                 self.unreadable += [f"{child}: inherits {problem}" for problem in error.problems]
-            return Layer()
-        layer = self.layer(path, descendants)
-        run = layer.values.get("run")
+            return TracedValues()
+        merged = self.merged(path, descendants)
+        run = merged.values.get("run")
         if isinstance(run, dict) and "name" in run:
             # A name is a folder: inherited, a run would write over its parent's.
-            apply(layer, {"run": {"name": None}}, lambda _key: Origin(child))
-        return layer
+            apply(merged, {"run": {"name": None}}, lambda _key: Origin(child))
+        return merged
 
 
 def _disagreement(conflict: Conflict, child: str) -> str:

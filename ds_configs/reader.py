@@ -26,7 +26,7 @@ class Document:
     lines: dict[KeyPath, int]
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """The path as messages name it: relative to the current folder where it lies below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
@@ -40,7 +40,7 @@ def read(path: Path) -> Document:
     Raises:
         ConfigError: If there is no such file, or it is not UTF-8, not JSON, not an object, or says one key twice.
     """
-    where = shown(path)
+    where = display_path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -142,21 +142,21 @@ def _files_like(path: Path) -> str:
     """What lies where a missing file was looked for."""
     folder = path.parent
     if not folder.is_dir():
-        return f"There is no folder {shown(folder)} either. Commands are run from the repository's root."
+        return f"There is no folder {display_path(folder)} either. Commands are run from the repository's root."
     stems = {file.stem: file for pattern in ("*.json", "*/*.json") for file in sorted(folder.glob(pattern))}
     if not stems and (folder / "ds_configs").is_dir():
         return "Shipped configurations are in ds_configs/."
     guess = nearest(path.name.removesuffix(".json"), stems)
     if guess is not None:
-        return f"Did you mean {shown(stems[guess])}?"
+        return f"Did you mean {display_path(stems[guess])}?"
     here = sorted(file.name for file in stems.values() if file.parent == folder)
-    name = folder.resolve() if str(folder) in (".", "..") else shown(folder)
+    name = folder.resolve() if str(folder) in (".", "..") else display_path(folder)
     return f"{name} holds: {', '.join(here)}." if here else f"{name} holds no .json files."
 
 
 def _inside(folder: Path) -> str:
     """Which file of a folder was probably meant."""
     if (folder / "config.json").is_file():
-        return f"Did you mean {shown(folder / 'config.json')}?"
+        return f"Did you mean {display_path(folder / 'config.json')}?"
     files = sorted(file.name for file in folder.glob("*.json"))
     return f"Name one of: {', '.join(files)}." if files else "It holds no .json files."

@@ -1,4 +1,4 @@
-"""Check JSON values against Python types: `build` makes a dataclass of a section, `convert` checks one value.
+"""Check JSON values against Python types: `build_section` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
 sections that are passed on as they are, and the markers `AtLeast`, `Between`, `Matching` and `Refused` inside them. A field whose type
@@ -62,14 +62,14 @@ class Refused:
     reason: str
 
 
-def build(cls: type[T], section: Mapping[str, Any], name: str, where: str | Callable[[str], str]) -> T:
+def build_section(cls: type[T], section: Mapping[str, Any], name: str, where: str | Callable[[str], str]) -> T:
     """Make a dataclass from a section of a configuration.
 
     Args:
         cls: A dataclass; its annotations say what each key must hold, its defaults which keys may be left out.
         section: The section's keys and values.
         name: The section's dotted name, for messages: "model".
-        where: The file to name in messages, or a function from a dotted key to it (`Config.where`); a missing key asks for "".
+        where: The file to name in messages, or a function from a dotted key to it (`LoadedConfig.where`); a missing key asks for "".
 
     Raises:
         ConfigError: With every unknown key, missing key, wrong type, and whatever `__post_init__` raises as ValueError.

@@ -32,7 +32,7 @@ class Layer:
         """Number of the block an attention or MLP half belongs to."""
         return (self.index - 2) // 2
 
-    def shape(self, config: ModelConfig) -> nn.Module:
+    def on_meta(self, config: ModelConfig) -> nn.Module:
         """The layer without values, on the meta device."""
         with torch.device("meta"):
             return self.module(config)
@@ -40,7 +40,7 @@ class Layer:
     def build(self, config: ModelConfig, weights: Weights | None) -> nn.Module:
         """The layer on the CPU in fp32 with its first weights; without any they are unset and must be loaded."""
         # Constructors draw weights of their own; on the meta device that costs nothing and leaves the global generators alone.
-        module = self.shape(config).to_empty(device="cpu")
+        module = self.on_meta(config).to_empty(device="cpu")
         if weights is not None:
             weights.fill(module, self.index)
         return module
@@ -67,7 +67,7 @@ def first_weights(config: ModelConfig, seed: int) -> Weights:
     """
     weights = Weights(config, seed)
     for entry in layers(config):
-        weights.check(entry.shape(config), entry.index)
+        weights.check(entry.on_meta(config), entry.index)
     return weights
 
 

@@ -165,7 +165,7 @@ class RunConfig:
         return self.training.last_step(self.batch.train_batch_size, self.data.seq_length, samples_per_epoch)
 
 
-def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConfig:
+def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> RunConfig:
     """Build and check every section, and the rules between them.
 
     Args:
@@ -190,7 +190,7 @@ def resolve(config: ds_configs.Config, world_size: int | None = None) -> RunConf
     def section(name: str, cls: Any, prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: given) -> Any:
         if not isinstance(values.get(name, {}), dict):
             return None  # Reported by the reader.
-        return attempt(lambda: ds_configs.build(cls, prepare(values.get(name, {})), name, config.where))
+        return attempt(lambda: ds_configs.build_section(cls, prepare(values.get(name, {})), name, config.where))
 
     run = section("run", RunSection)
     if isinstance(values.get("model"), dict) and FROM in values["model"]:

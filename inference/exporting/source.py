@@ -44,7 +44,7 @@ def find_source(path: Path) -> Source:
     raise CheckpointError(f"{path}: is neither a run (config.json with a model section) nor a Hugging Face folder. {_known_runs(path)}")
 
 
-def load_run_config(run: Path) -> tuple[ds_configs.Config, ModelConfig]:
+def load_run_config(run: Path) -> tuple[ds_configs.LoadedConfig, ModelConfig]:
     """The resolved configuration that training left in a run folder, and its model.
 
     Raises:
@@ -55,7 +55,7 @@ def load_run_config(run: Path) -> tuple[ds_configs.Config, ModelConfig]:
     if not path.is_file():
         raise CheckpointError(f"{run}: has no config.json, so the shape of its model is unknown. Name the folder of a run.")
     config = ds_configs.load(path)
-    return config, ds_configs.build(ModelConfig, preset(config.values.get("model", {})), "model", str(path))
+    return config, ds_configs.build_section(ModelConfig, preset(config.values.get("model", {})), "model", str(path))
 
 
 def max_positions(folder: Path) -> int:

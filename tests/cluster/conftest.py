@@ -13,7 +13,7 @@ def config(verse: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The configuration's file; its token store is prepared. It trains until it is stopped."""
     from data.config import DataConfig
     from data.prepare import prepare
-    from ds_configs import build
+    from ds_configs import build_section
 
     folder = tmp_path_factory.mktemp("cluster")
     values = {
@@ -35,7 +35,7 @@ def config(verse: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
         },
         "training": {"steps": 1_000_000, "log_interval_steps": 1, "eval_interval_steps": 1_000_000, "save_interval_steps": 2},
     }
-    prepare(build(DataConfig, values["data"], "data", "tiny"))
+    prepare(build_section(DataConfig, values["data"], "data", "tiny"))
     path = folder / "tiny.json"
     path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     return path

@@ -2,14 +2,14 @@ import pytest
 
 from data.config import DataConfig
 from data.store.identity import spell_out
-from ds_configs import ConfigError, build
+from ds_configs import ConfigError, build_section
 
 GOOD = {"corpus": "hongloumeng", "seq_length": 8, "tokenizer": {"kind": "byte_bpe", "vocab_size": 300}}
 
 
 def problems(**changes):
     with pytest.raises(ConfigError) as caught:
-        build(DataConfig, {**GOOD, **changes}, "data", "run.json")
+        build_section(DataConfig, {**GOOD, **changes}, "data", "run.json")
     return str(caught.value)
 
 
@@ -50,13 +50,15 @@ def test_a_mistake_is_named_with_its_key_and_what_is_wanted(changes, message):
 
 
 def test_what_only_says_how_to_read_does_not_make_another_store():
-    one = build(DataConfig, GOOD, "data", "run.json")
-    other = build(DataConfig, {**GOOD, "seq_length": 16, "windows": "documents", "num_workers": 4, "directory": "x"}, "data", "run.json")
+    one = build_section(DataConfig, GOOD, "data", "run.json")
+    other = build_section(
+        DataConfig, {**GOOD, "seq_length": 16, "windows": "documents", "num_workers": 4, "directory": "x"}, "data", "run.json"
+    )
 
     assert spell_out(one) == spell_out(other)
 
 
 def test_what_decides_the_tokens_makes_another_store():
-    one = build(DataConfig, GOOD, "data", "run.json")
+    one = build_section(DataConfig, GOOD, "data", "run.json")
     for change in ({"clean": []}, {"shuffle": True}, {"chapters": {}}, {"max_train_tokens": 5}, {"validation": {"ratio": 0.2}}):
-        assert spell_out(build(DataConfig, {**GOOD, **change}, "data", "run.json")) != spell_out(one)
+        assert spell_out(build_section(DataConfig, {**GOOD, **change}, "data", "run.json")) != spell_out(one)

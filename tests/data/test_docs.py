@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.config import DataConfig
-from ds_configs import build
+from ds_configs import build_section
 
 TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -15,7 +15,7 @@ EXAMPLES = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_is_a_good_section(number):
-    assert build(DataConfig, json.loads(EXAMPLES[number]), "data", "docs/data.md").seq_length > 0
+    assert build_section(DataConfig, json.loads(EXAMPLES[number]), "data", "docs/data.md").seq_length > 0
 
 
 def test_files_that_the_page_names_are_there():

@@ -14,7 +14,7 @@ from data.prepare import prepare
 from data.serving.corpus import open_corpus
 from data.store.token_store import read_manifest
 from data.tokenizers import tokenizer_folder, trainers
-from ds_configs import build
+from ds_configs import build_section
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "gb18030")
 
@@ -26,7 +26,7 @@ def section(root, tmp_path):
     def made(name, **changes):
         shipped = json.loads((root / f"ds_configs/parts/data/{name}.json").read_text(encoding="utf-8"))["data"]
         values = {**shipped, "seq_length": 32, "num_workers": 1, "directory": str(tmp_path / "stores"), **changes}
-        return build(DataConfig, values, "data", name)
+        return build_section(DataConfig, values, "data", name)
 
     return made
 

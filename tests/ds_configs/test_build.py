@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ds_configs import ConfigError, build
+from ds_configs import ConfigError, build_section
 from ds_configs.errors import FieldError
 
 
@@ -43,12 +43,12 @@ class Outer:
 
 def problems(section: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        build(Outer, section, "model", "a.json")
+        build_section(Outer, section, "model", "a.json")
     return caught.value.problems
 
 
 def test_defaults_are_kept_and_values_take_their_annotated_type():
-    built = build(
+    built = build_section(
         Outer,
         {
             "count": 3,
@@ -69,8 +69,8 @@ def test_defaults_are_kept_and_values_take_their_annotated_type():
     assert built.inners == (Inner(ratio=0.1),)
     assert type(built.inner.ratio) is float
     assert built.weights == {"a": 2.0}
-    assert build(Outer, {"count": 1, "rules": ["a", {"rule": "b"}]}, "model", "a.json").rules == ["a", {"rule": "b"}]
-    assert build(Outer, {"count": 1, "maybe": None}, "model", "a.json").maybe is None
+    assert build_section(Outer, {"count": 1, "rules": ["a", {"rule": "b"}]}, "model", "a.json").rules == ["a", {"rule": "b"}]
+    assert build_section(Outer, {"count": 1, "maybe": None}, "model", "a.json").maybe is None
 
 
 def test_unknown_and_missing_keys_and_wrong_types_are_all_reported_at_once():
@@ -114,7 +114,7 @@ def test_what_a_dataclass_says_about_itself_becomes_a_problem_with_its_section()
 
 def test_each_problem_can_name_the_file_its_value_came_from():
     with pytest.raises(ConfigError) as caught:
-        build(Outer, {"name": 3, "kin": 1}, "model", {"model.name": "p.json", "model.kin": "q.json", "": "run.json"}.__getitem__)
+        build_section(Outer, {"name": 3, "kin": 1}, "model", {"model.name": "p.json", "model.kin": "q.json", "": "run.json"}.__getitem__)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["p.json", "q.json", "run.json"]
 
 

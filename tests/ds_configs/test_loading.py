@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ds_configs import Config, ConfigError, load
+from ds_configs import ConfigError, LoadedConfig, load
+from ds_configs.merge import Origin
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +106,9 @@ def test_a_child_wins_over_its_parents_key_by_key():
     assert config.values["optimizer"] == {"type": "AdamW", "params": {"lr": 0.1, "betas": [0.9, 0.99]}}
     assert config.values["run"] == {"seed": 7, "name": "child"}
     assert "inherits" not in config.values
-    assert config.sources["optimizer.params.betas"] == "child.json"
-    assert config.sources["optimizer.params.lr"] == "parts/a.json"
-    assert config.sources["run.seed"] == "parent.json"
+    assert config.origins["optimizer.params.betas"].file == "child.json"
+    assert config.origins["optimizer.params.lr"].file == "parts/a.json"
+    assert config.origins["run.seed"].file == "parent.json"
 
 
 def test_null_removes_a_key_that_a_parent_sets():
@@ -115,7 +116,7 @@ def test_null_removes_a_key_that_a_parent_sets():
     config = load(write("child.json", {"inherits": ["parent.json"], "scheduler": None, "train_batch_size": None}))
 
     assert set(config.values) == {"run"}
-    assert not [key for key in config.sources if key.startswith("scheduler")]
+    assert not [key for key in config.origins if key.startswith("scheduler")]
 
 
 def test_a_null_that_removes_nothing_is_reported_because_it_is_probably_misspelt():
@@ -230,7 +231,7 @@ def test_an_override_is_json_or_else_a_string(override, value):
 
     assert found == value
     assert type(found) is type(value)
-    assert config.sources[override.partition("=")[0]] == "command line"
+    assert config.origins[override.partition("=")[0]].file == "command line"
     assert config.overrides == (override, "run.name=b")
 
 
@@ -262,7 +263,7 @@ def test_an_override_of_model_or_data_needs_a_name_of_its_own():
 
 
 def test_where_finds_the_place_of_a_value_inside_a_list_and_of_a_missing_key():
-    config = Config(Path("a.json"), {}, {"data": "p.json", "data.clean": "q.json"}, (), {"data.clean": 7})
+    config = LoadedConfig(Path("a.json"), {}, {"data": Origin("p.json"), "data.clean": Origin("q.json", 7)}, ())
     assert config.where("data.clean[1].rule") == "q.json:7"
     assert config.where("data.other") == "p.json"
     assert config.where("model.x") == "a.json"

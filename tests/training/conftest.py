@@ -144,9 +144,9 @@ def make_run(tiny_values: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
     """Make a tiny run; keyword arguments replace whole values by their dotted key with "__" for the dot."""
     from data.config import DataConfig
     from data.prepare import prepare
-    from ds_configs import build
+    from ds_configs import build_section
 
-    prepare(build(DataConfig, tiny_values["data"], "data", "tiny"))
+    prepare(build_section(DataConfig, tiny_values["data"], "data", "tiny"))
     made: list[TinyRun] = []
 
     def make(**changes: Any) -> TinyRun:

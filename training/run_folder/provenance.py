@@ -32,7 +32,7 @@ def changed_data(config: RunConfig, previous: Mapping[str, Any]) -> list[str]:
         config: The run as it would go on.
         previous: What its `config.json` says.
     """
-    before = ds_configs.build(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
+    before = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
     return [
         f"{config.path}: data differs from the run in {config.folder} ({change}). "
         "Use another run.name, or remove that folder to start anew."

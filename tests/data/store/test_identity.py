@@ -19,7 +19,7 @@ from data.store.hashes import FileHashes
 from data.store.identity import Identity, changes, identify, spell_out
 from data.store.registry import RECORDS, find_store
 from data.tokenizers import trainers
-from ds_configs import build
+from ds_configs import build_section
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def make(verse, tmp_path):
             "tokenizer": {"kind": "characters"},
             "directory": str(tmp_path / "stores"),
         }
-        return build(DataConfig, {**section, **changes}, "data", "run.json")
+        return build_section(DataConfig, {**section, **changes}, "data", "run.json")
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a/novel.txt").write_text(verse.read_text(encoding="utf-8"), encoding="utf-8")
@@ -190,13 +190,13 @@ def test_a_text_that_is_partly_gone_does_not_pass_for_the_whole(make, tmp_path):
 
 def test_the_default_rules_are_spelled_out_with_their_parameters():
     section = {"corpus": "hongloumeng", "seq_length": 8, "tokenizer": {"kind": "characters"}}
-    by_default = spell_out(build(DataConfig, section, "data", "run.json"))
+    by_default = spell_out(build_section(DataConfig, section, "data", "run.json"))
     (source,) = by_default["sources"]
 
     assert {"rule": "min_length", "chars": 4} in source["clean"]
     assert [rule["rule"] for rule in source["clean"]] == [rule["rule"] for rule in DEFAULT_RULES]
     named = {**section, "clean": [dict(rule) for rule in DEFAULT_RULES]}
-    assert spell_out(build(DataConfig, named, "data", "run.json")) == by_default, "naming the defaults changes nothing"
+    assert spell_out(build_section(DataConfig, named, "data", "run.json")) == by_default, "naming the defaults changes nothing"
 
 
 def test_one_text_named_in_either_form_is_one_store(make, tmp_path):
