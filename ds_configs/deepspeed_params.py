@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from types import GenericAlias
 from typing import Any, Literal
 
-from ds_configs.typed import AtLeast, Between, Refused
+from ds_configs.typed import Bounded, Refused
 
 Table = dict[str, Any]
 
-_COUNT = AtLeast(int, 1)
-_NUMBER = AtLeast(float, 0)
+_COUNT = Bounded(int, 1)
+_NUMBER = Bounded(float, 0)
 # Shares of what was: 1 would never forget, and above 1 the averages grow without bound.
-_DECAY = Between(0, 1, exclusive=True)
+_DECAY = Bounded(float, 0, 1, exclusive=True)
 _BETAS = GenericAlias(tuple, (_DECAY, _DECAY))
 # Of the peak learning rate.
-_RATIO = Between(0, 1)
+_RATIO = Bounded(float, 0, 1)
 
 _CLIP = Refused('clipping is written once, as "gradient_clipping". Use that.')
 _FUSED = Refused("torch's Adam does not have it, and DeepSpeed's takes its default. Remove it.")
@@ -40,14 +40,14 @@ _ADAM_ANY: Table = {
 }
 
 # By optimizer.type. DeepSpeed reads most of these names in any case; one spelling each is enough here.
-OPTIMIZERS: dict[str, Table] = {
+OPTIMIZERS: dict[str, Table | Refused] = {
     "AdamW": {
         **_ADAM_ANY,
         "adam_w_mode": Refused('AdamW never adds the decay to the gradient. For that use type "Adam" and adam_w_mode false.'),
     },
     "Adam": _ADAM_ANY,
-    "Lamb": {**_ADAM, "bias_correction": bool, "eps_inside_sqrt": bool, "max_coeff": float, "min_coeff": float},
-    "Lion": {"lr": _NUMBER, "betas": _BETAS, "weight_decay": _NUMBER, "set_grad_none": bool, "max_grad_norm": _CLIP},
+    "Lamb": Refused("it scales a step by the norm of a whole matrix, and replicas hold pieces of flat ones. Use AdamW or Muon."),
+    "Lion": Refused("DeepSpeed has it as a compiled CUDA operator only. Use AdamW or Muon."),
     "Adagrad": {
         "lr": _NUMBER,
         "lr_decay": _NUMBER,

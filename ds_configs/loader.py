@@ -16,7 +16,7 @@ from ds_configs.merge import Origin, apply
 from ds_configs.overrides import apply_overrides
 from ds_configs.parents import read_with_parents
 from ds_configs.reader import display_path
-from ds_configs.typed import FAILED, convert
+from ds_configs.typed import FAILED, Refused, convert
 
 SECTIONS = ("run", "model", "data", "training")
 _TABLE = {**TOP_LEVEL, **dict.fromkeys(SECTIONS, dict[str, Any])}
@@ -113,6 +113,8 @@ def _check_by_type(section: str, tables: Mapping[str, Any], values: Mapping[str,
         report(section, f"{section}.type is missing; it must be one of {', '.join(tables)}.")
     elif isinstance(entry["type"], str) and entry["type"] not in tables:
         report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], tables)}')
+    elif isinstance(entry["type"], str) and isinstance(tables[entry["type"]], Refused):
+        report(f"{section}.type", f'{section}.type = "{entry["type"]}" cannot be used: {tables[entry["type"]].reason}')
     elif isinstance(entry["type"], str) and isinstance(entry.get("params"), dict):
         found = convert(tables[entry["type"]], entry["params"], f"{section}.params", report)
         for key, problem in contradictions(section, entry) if found is not FAILED else ():

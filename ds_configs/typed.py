@@ -1,21 +1,20 @@
 """Check JSON values against Python types: `build_section` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
-sections that are passed on as they are, and the markers `AtLeast`, `Between`, `Matching` and `Refused` inside them. A field whose type
+sections that are passed on as they are, and the markers `Bounded` and `Refused` inside them. A field whose type
 does not say enough has a function in its metadata under "check": (converted value, dotted key, report) -> the value, or FAILED.
 """
 
 import dataclasses
 import json
 import math
-import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ds_configs.errors import ConfigError, Report, did_you_mean
+from ds_configs.errors import ConfigError, Report, did_you_mean, nearest
 
 T = TypeVar("T")
 
@@ -23,43 +22,31 @@ FAILED = object()  # what `convert` returns once it has reported a problem
 
 
 @dataclass(frozen=True)
-class AtLeast:
-    """A number of this type that is not below `minimum`; above it if `exclusive`."""
+class Bounded:
+    """A number of this type from `minimum` to `maximum`. The last bound that is given is itself left out if `exclusive`."""
 
     type: type
     minimum: float
+    maximum: float = math.inf
     exclusive: bool = False
 
     def __str__(self) -> str:
-        bound = f"above {self.minimum:g}" if self.exclusive else f"of {self.minimum:g} or more"
-        return f"{describe(self.type)} {bound}"
+        if self.maximum < math.inf:
+            return f"{describe(self.type)} from {self.minimum:g} to {'below ' if self.exclusive else ''}{self.maximum:g}"
+        return f"{describe(self.type)} {f'above {self.minimum:g}' if self.exclusive else f'of {self.minimum:g} or more'}"
 
-
-@dataclass(frozen=True)
-class Between:
-    """A number from `minimum` to `maximum`, which itself is too much if `exclusive`."""
-
-    minimum: float
-    maximum: float
-    exclusive: bool = False
-
-    def __str__(self) -> str:
-        return f"a number from {self.minimum:g} to {'below ' if self.exclusive else ''}{self.maximum:g}"
-
-
-@dataclass(frozen=True)
-class Matching:
-    """A string that matches the regular expression `pattern` as a whole; `words` describes it."""
-
-    pattern: str
-    words: str
+    def holds(self, number: float) -> bool:
+        """Whether the number is inside the bounds."""
+        edge = self.maximum if self.maximum < math.inf else self.minimum
+        return self.minimum <= number <= self.maximum and not (self.exclusive and number == edge)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A key that exists elsewhere but must not be set here; `reason` says why and what to do."""
+    """A key that exists elsewhere but must not be set here, but to a `harmless` value; `reason` says why and what to do."""
 
     reason: str
+    harmless: Any = None
 
 
 def build_section(cls: type[T], section: Mapping[str, Any], name: str, where: str | Callable[[str], str]) -> T:
@@ -93,8 +80,7 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
     if wanted is Any or wanted is object:
         return value
     if isinstance(wanted, Refused):
-        report(name, f'"{name}" cannot be set: {wanted.reason}')
-        return FAILED
+        return _refused(wanted, value, name, report)
     if isinstance(wanted, dict):
         return _table(wanted, value, name, report)
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
@@ -120,7 +106,7 @@ def describe(wanted: Any) -> str:
         Any: "anything",
     }
     origin, args = get_origin(wanted), get_args(wanted)
-    if isinstance(wanted, AtLeast | Between):
+    if isinstance(wanted, Bounded):
         return str(wanted)
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(json.dumps(choice) for choice in args)
@@ -144,6 +130,13 @@ def _got(value: Any) -> str:
     return f"{text}, which {kinds[type(value)]}" if type(value) in kinds else text
 
 
+def _refused(wanted: Refused, value: Any, name: str, report: Report) -> Any:
+    if value is wanted.harmless:
+        return value
+    report(name, f'"{name}" cannot be set: {wanted.reason}')
+    return FAILED
+
+
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
     report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.")
     return FAILED
@@ -152,12 +145,8 @@ def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
 def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
     if get_origin(wanted) is Literal:
         return _literal(wanted, value, name, report)
-    if isinstance(wanted, AtLeast):
-        return _at_least(wanted, value, name, report)
-    if isinstance(wanted, Between):
-        return _between(wanted, value, name, report)
-    if isinstance(wanted, Matching):
-        return _matching(wanted, value, name, report)
+    if isinstance(wanted, Bounded):
+        return _bounded(wanted, value, name, report)
     if wanted is float and type(value) in (int, float):
         if math.isfinite(value):
             return float(value)
@@ -172,36 +161,18 @@ def _literal(wanted: Any, value: Any, name: str, report: Report) -> Any:
     choices = get_args(wanted)
     if any(value == choice and type(value) is type(choice) for choice in choices):
         return value
-    hint = did_you_mean(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else ""
-    report(name, f"{name} = {_short(value)}; it must be {describe(wanted)}.{' ' + hint if hint.startswith('Did') else ''}")
+    guess = nearest(value, [choice for choice in choices if isinstance(choice, str)]) if isinstance(value, str) else None
+    hint = f' Did you mean "{guess}"?' if guess else ""
+    report(name, f"{name} = {json.dumps(value, ensure_ascii=False)}; it must be {describe(wanted)}.{hint}")
     return FAILED
 
 
-def _at_least(wanted: AtLeast, value: Any, name: str, report: Report) -> Any:
+def _bounded(wanted: Bounded, value: Any, name: str, report: Report) -> Any:
     number = _scalar(wanted.type, value, name, report)
-    if number is FAILED or number > wanted.minimum or (number == wanted.minimum and not wanted.exclusive):
+    if number is FAILED or wanted.holds(number):
         return number
-    report(name, f"{name} = {_short(value)}; it must be {wanted}.")
+    report(name, f"{name} = {json.dumps(value)}; it must be {wanted}.")
     return FAILED
-
-
-def _between(wanted: Between, value: Any, name: str, report: Report) -> Any:
-    number = _scalar(float, value, name, report)
-    if number is FAILED or (wanted.minimum <= number <= wanted.maximum and not (wanted.exclusive and number == wanted.maximum)):
-        return number
-    report(name, f"{name} = {_short(value)}; it must be {wanted}.")
-    return FAILED
-
-
-def _matching(wanted: Matching, value: Any, name: str, report: Report) -> Any:
-    if isinstance(value, str) and re.fullmatch(wanted.pattern, value):
-        return value
-    report(name, f"{name} = {_short(value)}; it must be {wanted.words}.")
-    return FAILED
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _union(arms: tuple[Any, ...], value: Any, name: str, report: Report) -> Any:
@@ -225,7 +196,7 @@ def _sequence(wanted: Any, value: Any, name: str, report: Report) -> Any:
         return _mismatch(name, value, wanted, report)
     fixed = origin is tuple and args[-1] is not Ellipsis
     if fixed and len(args) != len(value):
-        report(name, f"{name} = {_short(list(value))} has {len(value)} entries; it must have {len(args)}.")
+        report(name, f"{name} = {json.dumps(value, ensure_ascii=False)} has {len(value)} entries; it must have {len(args)}.")
         return FAILED
     kinds = args if fixed else (args[0],) * len(value)
     entries = [convert(kind, entry, f"{name}[{index}]", report) for index, (kind, entry) in enumerate(zip(kinds, value, strict=True))]

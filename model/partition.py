@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
+from model.config import FieldError
+
+KEY = "pipeline.partition"
 METHODS = ("flops", "measured", "uniform", "parameters")
 
 
@@ -22,11 +25,11 @@ def check_method(method: str) -> None:
     if method in METHODS:
         return
     if not method.startswith("type:"):
-        raise ValueError(f'partition = "{method}" is unknown. Use {", ".join(METHODS)}, or type:<regular expression of layer classes>.')
+        raise FieldError(KEY, f' = "{method}" is unknown. Use {", ".join(METHODS)}, or type:<regular expression of layer classes>.')
     try:
         re.compile(method.removeprefix("type:"))
     except re.error as error:
-        raise ValueError(f'partition = "{method}" is no regular expression after "type:": {error}.') from error
+        raise FieldError(KEY, f' = "{method}" is no regular expression after "type:": {error}.') from error
 
 
 def balance(work: Sequence[float], stages: int) -> list[int]:

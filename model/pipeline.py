@@ -19,16 +19,16 @@ from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
-from model.config import ModelConfig
+from model.config import FieldError, ModelConfig
 from model.flops import layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_seconds
 from model.initialize import Weights
 from model.layers.feed_forward import TokenEmbedding, project
-from model.partition import balance, check_method
+from model.partition import KEY, balance, check_method
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
-CHECKPOINTED = ["PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
+CHECKPOINTED = ["TokenEmbedding", "PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
 
 TIED_KEY = "embedding"
 
@@ -40,13 +40,12 @@ class PipelinePlan:
     seq_length: int
     micro_batch: int
     partition: str = "flops"
-    """`flops`, `measured`, `uniform`, `parameters`, or `type:<regular expression of layer classes>`."""
+    """One of `partition.METHODS`, or `type:<regular expression of layer classes>`."""
     parts: tuple[int, ...] | None = None
     """First layer of each stage, then the number of layers: a split decided before (a checkpoint's), instead of `partition`."""
     bf16: bool = True
     """What `measured` measures."""
     activation_checkpoint_interval: int = 0
-    use_reentrant: bool = False
 
 
 def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int, plan: PipelinePlan) -> PipelineModule:
@@ -67,9 +66,9 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
             loss_fn=loss,
             partition_method=list(parts),
             activation_checkpoint_interval=plan.activation_checkpoint_interval,
-            activation_checkpoint_func=checkpointing.checkpoint if plan.use_reentrant else checkpointing.non_reentrant_checkpoint,
-            # The reentrant function loses the gradient of a segment that starts with integer tokens.
-            checkpointable_layers=CHECKPOINTED if plan.use_reentrant else ["TokenEmbedding", *CHECKPOINTED],
+            # The reentrant function, DeepSpeed's default, loses the gradient of a segment that starts with integer tokens.
+            activation_checkpoint_func=checkpointing.non_reentrant_checkpoint,
+            checkpointable_layers=CHECKPOINTED,
         )
 
 
@@ -131,7 +130,7 @@ def _matching(entries: Sequence[Layer], method: str) -> list[int]:
     matches = [int(re.search(pattern, entry.module.__name__, re.IGNORECASE) is not None) for entry in entries]
     if not any(matches):
         names = ", ".join(dict.fromkeys(entry.module.__name__ for entry in entries))
-        raise ValueError(f'partition = "{method}" matches no layer. The classes are {names}.')
+        raise FieldError(KEY, f' = "{method}" matches no layer. The classes are {names}.')
     return matches
 
 

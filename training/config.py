@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -175,7 +175,7 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
     Raises:
         ds_configs.ConfigError: With all problems found, one line each.
     """
-    where, values = str(config.path), config.values
+    values = config.values
     problems = list(config.problems)
 
     def attempt(make: Callable[[], Any]) -> Any:
@@ -184,7 +184,7 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
         except ds_configs.ConfigError as error:
             problems.extend(error.problems)
         except ValueError as error:
-            problems.append(f"{where}: {error}")
+            problems.append(f"{config.where(getattr(error, 'key', ''))}: {error}")
         return None
 
     def section(name: str, cls: Any, prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: given) -> Any:
@@ -205,8 +205,8 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
         raise ds_configs.ConfigError(problems)  # With keys unknown or of a wrong type, rules between sections have nothing to hold on to.
     batch = attempt(lambda: resolve_batch(values, world_size))
     attempt(lambda: check_method(values.get("pipeline", {}).get("partition", "flops")))
-    problems += [f"{where}: {problem}" for problem in precision_problems(values)]
-    problems += [f"{where}: {problem}" for problem in cross_problems(values, model, data, batch)]
+    for key, problem in (*precision_problems(values), *cross_problems(values, model, data, batch)):
+        problems.append(f"{config.where(key)}: {key}{problem}")
     if problems:
         raise ds_configs.ConfigError(problems)
     resolved = RunConfig(path=config.path, values=values, run=run, model=model, data=data, training=training, batch=batch, deepspeed={})
@@ -224,63 +224,55 @@ def _recorded_model(run: RunSection | None) -> dict[str, Any] | None:
         return None
 
 
-def precision_problems(values: Mapping[str, Any]) -> list[str]:
-    """Only combinations that were shown to train right are let through (docs/architecture.md, "Precision")."""
+def precision_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Only combinations that were shown to train right are let through (docs/architecture.md, "Precision").
+
+    Yields:
+        A key, and what is said of it.
+    """
     stage = values.get("zero_optimization", {}).get("stage", 0)
-    problems = []
-    if values.get("fp16", {}).get("enabled"):
-        problems.append('fp16.enabled = true; pipelines here train in bf16 or fp32. Use "bf16": {"enabled": true}.')
     if stage != 1:
-        problems.append(
-            f"zero_optimization.stage = {stage}; it must be 1. With a pipeline, stages 2 and 3 cannot work, "
-            "and without ZeRO the gradient norm that clipping uses counts the first stage only."
+        yield (
+            "zero_optimization.stage",
+            f" = {stage}; it must be 1. With a pipeline, stages 2 and 3 cannot work, "
+            "and without ZeRO the gradient norm that clipping uses counts the first stage only.",
         )
     accumulate = values.get("data_types", {}).get("grad_accum_dtype")
-    if values.get("bf16", {}).get("enabled"):
-        if accumulate != "fp32":
-            problems.append(
-                f'data_types.grad_accum_dtype = {accumulate!r} with bf16; it must be "fp32": bf16 sums of many gradients lose the small.'
-            )
-    elif accumulate not in (None, "fp32"):
-        problems.append(f'data_types.grad_accum_dtype = {accumulate!r} without bf16; leave it out or say "fp32".')
-    return problems
+    if accumulate != "fp32" and (accumulate or values.get("bf16", {}).get("enabled")):
+        yield "data_types.grad_accum_dtype", f' = {json.dumps(accumulate)}; it must be "fp32": bf16 sums of many gradients lose the small.'
 
 
-def cross_problems(values: Mapping[str, Any], model: ModelConfig | None, data: DataConfig | None, batch: Batch | None) -> list[str]:
-    """Rules between sections. A section that is None has its own problems already."""
-    problems = []
+def cross_problems(
+    values: Mapping[str, Any], model: ModelConfig | None, data: DataConfig | None, batch: Batch | None
+) -> Iterator[tuple[str, str]]:
+    """Rules between sections, as `precision_problems`. A section that is None has its own problems already."""
     if model and data and data.seq_length > model.max_seq_length:
-        problems.append(
-            f"data.seq_length = {data.seq_length} is longer than model.max_seq_length = {model.max_seq_length}. "
-            "Shorten it or give the model more positions."
+        yield (
+            "data.seq_length",
+            f" = {data.seq_length} is longer than model.max_seq_length = {model.max_seq_length}. "
+            "Shorten it or give the model more positions.",
         )
-    if model and data:
-        vocabulary = data.tokenizer_vocab_size
-        if vocabulary is not None and vocabulary > model.vocab_size:
-            problems.append(
-                f"data.tokenizer.vocab_size = {vocabulary} does not fit model.vocab_size = {model.vocab_size}. "
-                "Make the model's at least as large."
-            )
+    vocabulary = data.tokenizer_vocab_size if data else None
+    if model and vocabulary is not None and vocabulary > model.vocab_size:
+        yield (
+            "data.tokenizer.vocab_size",
+            f" = {vocabulary} does not fit model.vocab_size = {model.vocab_size}. Make the model's at least as large.",
+        )
     for source in data.all_sources if data else ():
         if source.corpus is not None and source.corpus not in CORPORA:
-            problems.append(
-                f'data.corpus = "{source.corpus}" is not known. {did_you_mean(source.corpus, CORPORA)} Your own text goes into data.path.'
-            )
+            guess = did_you_mean(source.corpus, CORPORA)
+            yield "data.corpus", f' = "{source.corpus}" is not known. {guess} Your own text goes into data.path.'
     num_layers = len(layer_parameters(model)) if model else None
     if batch and num_layers and batch.stages > num_layers:
-        problems.append(
-            f"pipeline.stages = {batch.stages}, but the model has only {num_layers} layers to put on them. "
-            "Use fewer stages or more model.num_layers."
+        yield (
+            "pipeline.stages",
+            f" = {batch.stages}, but the model has only {num_layers} layers to put on them. Use fewer stages or more model.num_layers.",
         )
-    scheduler = values.get("scheduler", {})
-    if "total_num_steps" in scheduler.get("params", {}):
-        problems.append("scheduler.params.total_num_steps is derived from the run length (training.steps, epochs or tokens). Remove it.")
-    optimizer = values.get("optimizer", {})
+    optimizer = values.get("optimizer")
     if not optimizer:
-        problems.append('no "optimizer" section; inherit parts/engine/pipeline.json or write one.')
-    if optimizer.get("type") == "SGD" and not values.get("zero_allow_untested_optimizer"):
-        problems.append('optimizer.type = "SGD" is not tested with ZeRO by DeepSpeed. Set "zero_allow_untested_optimizer": true to use it.')
-    return problems
+        yield "optimizer", " is missing; inherit parts/engine/pipeline.json or write the section."
+    elif optimizer["type"] == "SGD" and not values.get("zero_allow_untested_optimizer"):
+        yield "optimizer.type", ' = "SGD" is not tested with ZeRO by DeepSpeed. Set "zero_allow_untested_optimizer": true to use it.'
 
 
 def with_precision(config: RunConfig, bf16: bool) -> RunConfig:

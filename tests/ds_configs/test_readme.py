@@ -59,7 +59,7 @@ def test_the_readme_states_the_true_default(key):
 
 def test_the_readme_lists_the_pipeline_keys_that_matter_here():
     listed = {key.removeprefix("pipeline.") for key in ROWS if key.startswith("pipeline.")}
-    assert listed == {"stages", "partition", "activation_checkpoint_interval", "use_reentrant"}
+    assert listed == {"stages", "partition", "activation_checkpoint_interval"}
     assert listed <= set(PIPELINE)
 
 

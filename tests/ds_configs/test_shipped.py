@@ -66,7 +66,6 @@ def test_every_run_fits_its_precision_to_the_machine_with_zero_1_and_fp32_sums_a
         assert values["data_types"]["grad_accum_dtype"] == "fp32"
         assert values["optimizer"]["params"]["torch_adam"] is True
         assert values["scheduler"]["params"]["warmup_type"] == "linear"
-        assert values["pipeline"]["use_reentrant"] is False
         assert "total_num_steps" not in values["scheduler"]["params"]
 
 

@@ -51,6 +51,17 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
         ("model.dropout=1e400", "command line: model.dropout is too large for a number. Write a finite one."),
         ("model.num_layers=10000000000000000000", "model.num_layers = 10000000000000000000; it must be at most 100000."),
         ("model.from=nowhere", "model.from: nowhere: no such folder. Fetch it, or name another Hugging Face folder."),
+        (
+            "pipeline.partition=flop",
+            'command line: pipeline.partition = "flop" is unknown. Use flops, measured, uniform, parameters, or type:<',
+        ),
+        ("pipeline.partition=type:(", 'command line: pipeline.partition = "type:(" is no regular expression after "type:": '),
+        ("data.seq_length=512", "command line: data.seq_length = 512 is longer than model.max_seq_length = 256."),
+        ("bf16.enabled=true data_types=null", 'data_types.grad_accum_dtype = null; it must be "fp32"'),
+        (
+            "zero_optimization.stage=2",
+            "command line: zero_optimization.stage = 2; it must be 1. With a pipeline, stages 2 and 3 cannot work",
+        ),
         ("run.name=a/b", "command line: run.name = 'a/b'; it names a folder: "),
         ("run.name=3", "command line: run.name = 3; it must be a string."),
         ("training.sample_temperature=1e-45", "training.sample_temperature = 1e-45; it must be 0 (greedy) or from 0.01 to 100."),

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ds_configs.errors import FieldError
+
 KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
@@ -38,18 +40,14 @@ def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
     """Derive the missing batch key, or check all three against the world.
 
     Args:
-        values: The merged configuration.
+        values: The merged configuration, its types checked.
         world_size: Ranks that were started, or None before a launch: then three keys give the number of replicas, and two mean one.
 
     Raises:
         ValueError: If the numbers do not fit, with the arithmetic and the way out.
     """
     stages = values.get("pipeline", {}).get("stages", 1)
-    if not isinstance(stages, int) or stages < 1:
-        raise ValueError(f"pipeline.stages = {stages!r}; it must be a whole number, 1 or more.")
     given = {key: values[key] for key in KEYS if values.get(key) is not None}
-    if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in given.values()):
-        raise ValueError(f"batch sizes are {given}; each must be a whole number, 1 or more.")
     if len(given) < 2:
         missing = ", ".join(key for key in KEYS if key not in given)
         raise ValueError(
@@ -70,37 +68,36 @@ def _pinned(given: Mapping[str, int], stages: int, replicas: int | None) -> Batc
     """All three keys pin the world, so a hostfile that was not found cannot start a fraction of the run unnoticed."""
     total, micro_batch, accumulation = (given[key] for key in KEYS)
     if total % (micro_batch * accumulation):
-        raise ValueError(
-            f"train_batch_size = {total} is not a multiple of train_micro_batch_size_per_gpu {micro_batch} x "
-            f"gradient_accumulation_steps {accumulation}. Change one of them, or set one to null to have it derived."
+        raise FieldError(
+            KEYS[0],
+            f" = {total} is not a multiple of train_micro_batch_size_per_gpu {micro_batch} x "
+            f"gradient_accumulation_steps {accumulation}. Change one of them, or set one to null to have it derived.",
         )
     wanted = total // (micro_batch * accumulation)
     if replicas is not None and replicas != wanted:
-        raise ValueError(
-            f"train_batch_size {total} = {micro_batch} x {accumulation} x {wanted} means {wanted} pipelines of {stages} stages "
+        raise FieldError(
+            KEYS[0],
+            f" {total} = {micro_batch} x {accumulation} x {wanted} means {wanted} pipelines of {stages} stages "
             f"= {wanted * stages} ranks, "
             f"but {replicas * stages} ranks were started ({replicas} pipelines). Was the hostfile found? "
-            "gradient_accumulation_steps=null keeps the global batch on any number of nodes."
+            "gradient_accumulation_steps=null keeps the global batch on any number of nodes.",
         )
     return Batch(stages=stages, replicas=wanted, micro_batch=micro_batch, accumulation=accumulation, pinned=True)
 
 
 def _derived(given: Mapping[str, int], stages: int, replicas: int) -> Batch:
-    total, micro_batch, accumulation = (given.get(key) for key in KEYS)
+    total = given.get(KEYS[0])
     if total is None:
-        assert micro_batch is not None
-        assert accumulation is not None
+        micro_batch, accumulation = given[KEYS[1]], given[KEYS[2]]
         return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=False)
-    known_name, known = (KEYS[1], micro_batch) if micro_batch is not None else (KEYS[2], accumulation)
-    assert known is not None
+    known_name = next(key for key in KEYS[1:] if key in given)
+    known = given[known_name]
     if total % (known * replicas):
-        raise ValueError(
-            f"train_batch_size = {total} cannot be split over {replicas} pipelines with {known_name} = {known}: "
-            f"{known} x {replicas} does not divide it. "
-            f"Use a multiple of {known * replicas}."
+        raise FieldError(
+            KEYS[0],
+            f" = {total} cannot be split over {replicas} pipelines with {known_name} = {known}: "
+            f"{known} x {replicas} does not divide it. Use a multiple of {known * replicas}.",
         )
     other = total // (known * replicas)
-    micro_batch, accumulation = (micro_batch, other) if micro_batch is not None else (other, accumulation)
-    assert micro_batch is not None
-    assert accumulation is not None
+    micro_batch, accumulation = (known, other) if known_name == KEYS[1] else (other, known)
     return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=False)

@@ -31,7 +31,6 @@ def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = 
             micro_batch=config.batch.micro_batch,
             bf16=config.uses_bf16,
             activation_checkpoint_interval=pipeline.get("activation_checkpoint_interval", 0),
-            use_reentrant=pipeline.get("use_reentrant", False),
         ),
     )
 

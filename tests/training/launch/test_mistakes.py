@@ -58,7 +58,7 @@ def rank(root, tmp_path):
         ("run.seed=-1", "run.seed = -1; it must be 0 or more and below 2**63."),
         ("training.epochs=2", "steps and epochs given; exactly one says how long to train"),
         ("zero_optimization.stage=0", "zero_optimization.stage = 0; it must be 1."),
-        ("fp16.enabled=true", "fp16.enabled = true; pipelines here train in bf16 or fp32."),
+        ("fp16.enabled=true", '"fp16" cannot be set: pipelines here train in bf16 or fp32.'),
         ("data_types.grad_accum_dtype=bf16", "it must be"),
         ("data.seq_length=512", "longer than model.max_seq_length = 256"),
         ("data.tokenizer.vocab_size=6000", "does not fit model.vocab_size = 5000"),
