@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.documents import DataError, Document
-from data.steps.tasks import Result, Task, write_json
+from data.steps.tasks import Result, Task
 from data.steps.tasks import run as run_here
+from ds_configs.files import write_json
 
 logger = logging.getLogger(__name__)
 

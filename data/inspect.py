@@ -23,6 +23,7 @@ from data.store.identity import spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
 from ds_configs.checkpoints import MANIFEST, complete_tags
+from ds_configs.files import read_object
 
 _SHOWN_TOKENS = 60
 _SHOWN_FILES = 10
@@ -112,10 +113,9 @@ def _of_run(path: Path) -> Subject:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable ({error}).") from error
-    return values
+        return read_object(path)
+    except ValueError as error:
+        raise DataError(f"{error}.") from error
 
 
 def _data_section(run: ds_configs.LoadedConfig) -> DataConfig:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import Checkpoint, CheckpointError, choose, find_damage, list_checkpoints, open_checkpoint
-from inference.exporting.source import Source, find_source, load_run_config, read_json
+from inference.exporting.source import Source, find_source, load_run_config
 from model.config import Family, ModelConfig
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
     newest = list_checkpoints(source.run)[0] if source.kind == "run" else open_checkpoint(source.path)
-    if read_json(out / RECORD) == _record(newest, format):
+    if object_or_nothing(out / RECORD) == _record(newest, format):
         return False
     checkpoint = _verified(source, newest)
-    if read_json(out / RECORD) == _record(checkpoint, format):
+    if object_or_nothing(out / RECORD) == _record(checkpoint, format):
         return False
     _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, _record(checkpoint, format))
     return True
@@ -92,7 +93,7 @@ def export_of_run(run: Path) -> Path:
     """
     out = run / "export"
     if export(Source("run", run, run), out):
-        log.info("exported %s to %s", read_json(out / RECORD)["checkpoint"], out)
+        log.info("exported %s to %s", object_or_nothing(out / RECORD)["checkpoint"], out)
     return out
 
 
@@ -118,7 +119,9 @@ def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any
     tokenizer = load_tokenizer(run / "tokenizer")
     _check_tokenizer(run / "tokenizer", checkpoint)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    card = model_card(values, read_json(run / "config.json").get("provenance", {}), config, checkpoint, read_json(run / "store.json"))
+    card = model_card(
+        values, object_or_nothing(run / "config.json").get("provenance", {}), config, checkpoint, object_or_nothing(run / "store.json")
+    )
     return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
 
 
@@ -144,7 +147,7 @@ def _read_folder(folder: Path) -> _Model:
     from model.hugging_face.conversion import from_folder
 
     config, weights = from_folder(folder)
-    said = {**read_json(folder / "config.json"), **read_json(folder / "generation_config.json")}
+    said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
     ids = {name: said.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return _Model(weights, config, folder, ids, f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n")
 
@@ -169,7 +172,7 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
             if (model.tokenizer / name).is_file():
                 shutil.copyfile(model.tokenizer / name, folder / name)
         _complete_tokenizer(folder, model.config.max_seq_length)
-        _write_json(folder / "config.json", {**read_json(folder / "config.json"), **model.token_ids})
+        _write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **model.token_ids})
         _write_json(folder / "generation_config.json", model.token_ids)
         (folder / "README.md").write_text(model.card, encoding="utf-8")
         _write_json(folder / RECORD, record)
@@ -180,7 +183,7 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
 
 def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
     """Say in the tokenizer's settings what padding a batch and cutting a text to length need, unless they say it already."""
-    settings = read_json(folder / "tokenizer_config.json")
+    settings = object_or_nothing(folder / "tokenizer_config.json")
     if settings:
         # Padding is masked, so any token serves; a model without one of its own pads with its end of text.
         wanted = {"pad_token": settings.get("eos_token"), "model_max_length": max_seq_length}
@@ -205,7 +208,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"inference.export: {error}", file=sys.stderr)
         return 2
-    record = read_json(options.out / RECORD)
+    record = object_or_nothing(options.out / RECORD)
     made_of = f"step {record['step']} of {options.source}" if "step" in record else str(options.source)
     print(f"{options.out}: {made_of} as {record['format']}" + ("" if written else ", already exported; nothing to do"))
     return 0

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import CheckpointError
-from inference.exporting.source import find_source, read_json
+from inference.exporting.source import find_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ def to_gguf(folder: Path, out: Path) -> None:
 
     if find_source(folder).kind != "folder":
         raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
-    values = read_json(folder / "config.json")
+    values = object_or_nothing(folder / "config.json")
     architecture = str(values["model_type"])
     if architecture not in ARCHITECTURES:
         raise CheckpointError(f"{folder}: llama.cpp has no {architecture}. Export the run with --format gpt2 or llama.")
@@ -122,7 +123,7 @@ class _Tokens:
     """The byte-level BPE of a folder, as GGUF says it."""
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
-        tokenizer = read_json(folder / "tokenizer.json")
+        tokenizer = object_or_nothing(folder / "tokenizer.json")
         bpe, pieces = tokenizer.get("model", {}), tokenizer.get("pre_tokenizer") or {}
         differing = [key for key, value in GPT2_PIECES.items() if pieces.get(key, value) != value]
         if bpe.get("type") != "BPE" or not pieces or differing or tokenizer.get("normalizer"):
@@ -137,7 +138,7 @@ class _Tokens:
         self.tokens = [names.get(index, f"[PAD{index}]") for index in range(vocab_size)]
         self.types = [UNUSED if index not in names else CONTROL if names[index] in special else NORMAL for index in range(vocab_size)]
         self.merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]]
-        said = {**read_json(folder / "config.json"), **read_json(folder / "generation_config.json")}
+        said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
         self.ids = {name: said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
 
     def describe(self, writer: Any) -> None:

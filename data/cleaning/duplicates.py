@@ -19,7 +19,7 @@ import numpy as np
 from data.cleaning.config import DeduplicateConfig
 from data.cleaning.minhash import band_keys, exact_hashes, signatures
 from data.documents import DataError
-from data.steps.tasks import replacing
+from ds_configs.files import replacing
 
 log = logging.getLogger(__name__)
 

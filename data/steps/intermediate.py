@@ -15,7 +15,7 @@ import numpy as np
 
 from data.documents import Document
 from data.reading.compression import open_bytes
-from data.steps.tasks import replacing
+from ds_configs.files import replacing
 
 # What is in memory at a time of a Parquet file.
 _ROWS_PER_GROUP = 4096

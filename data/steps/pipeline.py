@@ -15,9 +15,10 @@ from data.documents import DataError
 from data.steps import clean, tokenization
 from data.steps.shuffle import Spooled, shuffle
 from data.steps.split import Place, Split, plan_splits
-from data.steps.tasks import Result, Runner, Task, write_json
+from data.steps.tasks import Result, Runner, Task
 from data.steps.tokenization import Shard
 from data.tokenizers import adoption, tokenizer_folder, trainers
+from ds_configs.files import write_json
 
 logger = logging.getLogger(__name__)
 

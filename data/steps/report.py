@@ -11,9 +11,10 @@ import numpy as np
 from data.config import DataConfig
 from data.steps.clean import bad_input, total_rules
 from data.steps.pipeline import Linked, Steps
-from data.steps.tasks import Result, write_json
+from data.steps.tasks import Result
 from data.steps.tokenization import SPLITS, chars_path, counts_path
 from data.tokenizers import tokenizer_folder
+from ds_configs.files import write_json
 
 _NUM_FREQUENT = 20
 _NUM_BAD_SAMPLES = 100

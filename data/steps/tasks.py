@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.documents import DataError
+from ds_configs.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -147,38 +147,6 @@ def _end_with(preparation: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         select.select([os.pidfd_open(preparation)], [], [])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it becomes `path`, on the disk and whole.
-
-    Its name is this process's own: a process that is about to die writes nowhere that matters to the next start.
-    """
-    temporary = temporary_name(path)
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses, on whatever host it runs."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-
-
-def sync(path: Path) -> None:
-    """Have a file's content on the disk before a rename makes it count."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON so that the file is never seen half-written."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

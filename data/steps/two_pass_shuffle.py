@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from data.documents import DataError
-from data.steps.tasks import replacing
+from ds_configs.files import replacing
 
 _DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
 _LEVEL = 1  # Level 3 is a third slower and saves a tenth.

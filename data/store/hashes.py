@@ -1,17 +1,9 @@
 """Hashes of values and of files; the latter are remembered: 200 GB are not read again to find out that they have not changed."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from data.corpora.download import sha256_of
-from data.steps.tasks import write_json
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON value, the same for equal values."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode("utf-8")).hexdigest()
+from ds_configs.files import object_or_nothing, sha256_of, write_json
 
 
 class FileHashes:
@@ -22,10 +14,7 @@ class FileHashes:
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
-        try:
-            self._known: dict[str, list[Any]] = json.loads(memory.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+        self._known: dict[str, list[Any]] = object_or_nothing(memory)
         self._changed = False
 
     def of(self, path: Path) -> str:

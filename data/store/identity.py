@@ -19,9 +19,10 @@ from data.corpora import sources
 from data.corpora.named import CORPORA
 from data.documents import DataError
 from data.reading.files import HUB
-from data.store.hashes import FileHashes, digest
+from data.store.hashes import FileHashes
 from data.store.token_store import FORMAT
 from data.tokenizers import adoption
+from ds_configs.files import digest
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from data.config import DataConfig
-from data.corpora.download import sha256_of
 from data.documents import DataError
 from data.steps import assemble
 from data.steps.split import Place, plan_split
 from data.store import token_store
 from data.store.identity import Identity
 from data.tokenizers import adoption, tokenizer_folder
+from ds_configs.files import sha256_of
 
 _BLOCK_TOKENS = 16 << 20
 

@@ -4,7 +4,6 @@ The record lies under `data.directory`, named by the section's rules and the pla
 its store; raw files are looked at only where a person starts a run or a preparation.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 from data.config import DataConfig
 from data.documents import DataError
 from data.reading.files import HUB
-from data.steps.tasks import write_json
-from data.store.hashes import digest
 from data.store.identity import differences, spell_out
 from data.store.token_store import FORMAT, MANIFEST, read_manifest
+from ds_configs.files import digest, read_object, write_json
 
 RECORDS = "records"
 _NAMED_STORES = 3
@@ -37,7 +35,7 @@ def find_store(config: DataConfig) -> Prepared | None:
         DataError: If the record or the store is damaged, or they do not belong together.
     """
     record = _read(record_path(config))
-    if record is None or record.get("section") != section(config):
+    if record.get("section") != section(config):
         return None
     folder = Path(config.directory) / record["store"]
     if not (folder / MANIFEST).is_file():
@@ -65,7 +63,7 @@ def why_not(config: DataConfig) -> str:
     reasons = [f"{folder.name} was made by another version of this program and is not used" for folder in outdated(config)]
     wanted = section(config)
     for path in sorted((Path(config.directory) / RECORDS).glob(f"{config.name}-*.json"))[-_NAMED_STORES:]:
-        record = _read(path) or {}
+        record = _read(path)
         keys = dict.fromkeys(_key(key) for key, _, _ in differences(record.get("section", {}), wanted))
         what = f"was made with other {', '.join(keys)}" if keys else "is gone"
         reasons.append(f"{record.get('store')} {what}")
@@ -83,7 +81,7 @@ def outdated(config: DataConfig) -> list[Path]:
     """Stores of this name in another format. They are not read."""
     found = []
     for path in sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}")):
-        manifest = _read(path) or {}
+        manifest = _read(path)
         if manifest.get("format") != FORMAT:
             found.append(path.parent)
     return found
@@ -111,13 +109,8 @@ def _place(path: str, directory: str) -> str:
     return os.path.normpath(path) if os.path.isabs(path) else os.path.relpath(path, directory)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable ({error}). Delete it and prepare the data again.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: not what was written there. Delete it and prepare the data again.")
-    return values
+        return read_object(path)
+    except ValueError as error:
+        raise DataError(f"{error}. Delete it and prepare the data again.") from error

@@ -17,10 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data.corpora.download import sha256_of
 from data.documents import DataError
-from data.steps.tasks import sync, temporary_name, write_json
-from data.store.hashes import digest
+from ds_configs.files import digest, put_in_place, sha256_of, temporary_name, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -149,8 +147,7 @@ class ShardWriter:
             if kind is None and self._builder is not None:
                 self._builder.finalize(str(self._temporaries[".idx"]))
                 for ending, path in self._temporaries.items():
-                    sync(path)
-                    path.replace(self._finals[ending])
+                    put_in_place(path, self._finals[ending])
         finally:
             for path in self._temporaries.values():
                 path.unlink(missing_ok=True)

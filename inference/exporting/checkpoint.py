@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.corpora.download import sha256_of
 from ds_configs.checkpoints import MANIFEST, complete_tags
+from ds_configs.files import sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import ds_configs
 from ds_configs.checkpoints import MANIFEST
+from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import CheckpointError, is_universal
 from model.config import ModelConfig
 from model.families import preset
@@ -36,7 +36,7 @@ def find_source(path: Path) -> Source:
         raise CheckpointError(f"{path}: is a file. {_run_of(path)}")
     if (path / MANIFEST).is_file() or is_universal(path):
         return Source("checkpoint", path, path.resolve().parent.parent)
-    config = read_json(path / "config.json")
+    config = object_or_nothing(path / "config.json")
     if "model_type" in config:
         return Source("folder", path, None)
     if isinstance(config.get("model"), dict) or (path / "checkpoints").is_dir():
@@ -60,24 +60,17 @@ def load_run_config(run: Path) -> tuple[ds_configs.LoadedConfig, ModelConfig]:
 
 def max_positions(folder: Path) -> int:
     """How many tokens the model of a Hugging Face folder can hold, the prompt's included."""
-    config = read_json(folder / "config.json")
+    config = object_or_nothing(folder / "config.json")
     positions: int = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
     return positions
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file; empty if there is no such file or it holds something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _known_runs(path: Path) -> str:
     """The runs in the folder where one was looked for, or in `runs`."""
     for folder in (path.parent, Path("runs")):
-        runs = sorted(config.parent.name for config in folder.glob("*/config.json") if isinstance(read_json(config).get("model"), dict))
+        runs = sorted(
+            config.parent.name for config in folder.glob("*/config.json") if isinstance(object_or_nothing(config).get("model"), dict)
+        )
         if runs:
             return f"Runs in {folder}: {', '.join(runs)}."
     return "Train one with ./run_pretrain.sh, which leaves it in runs/<name>."

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import CheckpointError
-from inference.exporting.source import max_positions, read_json
+from inference.exporting.source import max_positions
 from inference.generation.settings import Sampling
 from inference.generation.text import FolderTokenizer, TextStream
 
@@ -57,7 +58,7 @@ def load_engine(folder: Path, *, dtype: str = "float32", tp_size: int = 1) -> En
     Raises:
         CheckpointError: If the folder does not load, or its model cannot be shared by several processes.
     """
-    config = read_json(folder / "config.json")
+    config = object_or_nothing(folder / "config.json")
     if tp_size > 1 and config.get("model_type") == "gpt2":
         raise CheckpointError(
             f"{folder}: DeepSpeed does not split a GPT-2 over {tp_size} processes, but it does split the same weights as OPT. "

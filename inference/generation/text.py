@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import CheckpointError
-from inference.exporting.source import read_json
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
 
@@ -34,8 +34,10 @@ class FolderTokenizer:
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
         # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
-        self._backend.encode_special_tokens = read_json(folder / "tokenizer_config.json").get("split_special_tokens", False)
-        eos = read_json(folder / "generation_config.json").get("eos_token_id", read_json(folder / "config.json").get("eos_token_id"))
+        self._backend.encode_special_tokens = object_or_nothing(folder / "tokenizer_config.json").get("split_special_tokens", False)
+        eos = object_or_nothing(folder / "generation_config.json").get(
+            "eos_token_id", object_or_nothing(folder / "config.json").get("eos_token_id")
+        )
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 
     def encode(self, text: str) -> list[int]:

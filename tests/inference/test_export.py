@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from data.tokenizers.tokenizer_folder import load as load_tokenizer
+from ds_configs.files import object_or_nothing
 from inference.export import export, export_of_run, main
 from inference.exporting.checkpoint import CheckpointError
-from inference.exporting.source import Source, find_source, load_run_config, read_json
+from inference.exporting.source import Source, find_source, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
 from training.checkpoints.reshard import write_universal
@@ -52,7 +53,7 @@ def test_an_export_loads_in_transformers_with_the_masters_of_the_newest_checkpoi
         text = "第一回\n床前明月光，<|endoftext|> mixed text 𠮷"
         assert theirs(text).input_ids == ours.encode(text)
         assert theirs.decode(ours.encode(text)) == text
-        assert theirs.eos_token_id == read_json(out / "generation_config.json")["eos_token_id"] == ours.eos_id
+        assert theirs.eos_token_id == object_or_nothing(out / "generation_config.json")["eos_token_id"] == ours.eos_id
 
 
 def test_a_card_says_what_the_model_is_where_it_is_from_and_how_good(saved_run: Path, tmp_path: Path) -> None:
@@ -70,14 +71,14 @@ def test_an_export_is_made_again_only_for_a_newer_checkpoint_or_another_format(r
     out, newest = tmp_path / "out", run / "checkpoints" / f"step{STEPS[-1]:08d}"
     hidden = newest.rename(tmp_path / newest.name)
     assert export(find_source(run), out)
-    assert read_json(out / "export.json")["step"] == STEPS[0]
+    assert object_or_nothing(out / "export.json")["step"] == STEPS[0]
     weights = (out / "model.safetensors").stat()
     assert not export(find_source(run), out)
     assert (out / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
     hidden.rename(newest)
     assert export(find_source(run), out)
-    assert read_json(out / "export.json")["step"] == STEPS[-1]
+    assert object_or_nothing(out / "export.json")["step"] == STEPS[-1]
     assert export(find_source(run), out, "opt")
     assert not export(find_source(run), out, "opt")
 
@@ -86,7 +87,7 @@ def test_a_damaged_newest_checkpoint_gives_the_one_before_it_once(run: Path, tmp
     torn = run / "checkpoints" / f"step{STEPS[-1]:08d}"
     next(torn.glob("*optim_states.pt")).write_bytes(b"")
     assert export(find_source(run), tmp_path / "out")
-    assert read_json(tmp_path / "out" / "export.json")["step"] == STEPS[0]
+    assert object_or_nothing(tmp_path / "out" / "export.json")["step"] == STEPS[0]
     assert not export(find_source(run), tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"has 0 bytes .*\. Name the run's folder"):
         export(find_source(torn), tmp_path / "other")
@@ -124,9 +125,9 @@ def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_
     assert (tokenizer.pad_token, tokenizer.model_max_length) == ("<|endoftext|>", 64)
     batch = tokenizer(["床前明月光", "月"], padding=True, return_tensors="pt")
     assert batch.attention_mask.sum(1).tolist() == [len(tokenizer("床前明月光").input_ids), len(tokenizer("月").input_ids)]
-    assert read_json(tmp_path / "out" / "config.json")["n_ctx"] == 64
+    assert object_or_nothing(tmp_path / "out" / "config.json")["n_ctx"] == 64
     # An export of an earlier version, which lacks them, is made again.
-    record = read_json(tmp_path / "out" / "export.json")
+    record = object_or_nothing(tmp_path / "out" / "export.json")
     del record["layout"]
     (tmp_path / "out" / "export.json").write_text(json.dumps(record), encoding="utf-8")
     assert export(find_source(run), tmp_path / "out", "gpt2")
@@ -137,10 +138,10 @@ def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) 
     export(find_source(run), tmp_path / "gpt2", "gpt2")
     assert export(find_source(tmp_path / "gpt2"), tmp_path / "opt", "opt")
     tokens = torch.arange(2, 66).view(1, 64)
-    assert read_json(tmp_path / "opt" / "config.json")["model_type"] == "opt"
+    assert object_or_nothing(tmp_path / "opt" / "config.json")["model_type"] == "opt"
     assert (logits_of_folder(tmp_path / "opt", tokens) - logits_of_folder(tmp_path / "gpt2", tokens)).abs().max() < TOLERANCE
     assert (tmp_path / "opt" / "tokenizer.json").read_bytes() == (tmp_path / "gpt2" / "tokenizer.json").read_bytes()
-    assert read_json(tmp_path / "opt" / "config.json")["eos_token_id"] == 0
+    assert object_or_nothing(tmp_path / "opt" / "config.json")["eos_token_id"] == 0
 
 
 def test_what_cannot_be_exported_leaves_everything_as_it_was(run: Path, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from data.corpora.download import sha256_of
 from ds_configs.checkpoints import MANIFEST, complete_tags, step_of, tag_of
+from ds_configs.files import sha256_of
 from training.checkpoints import random_state
 from training.launch.process_group import Ranks, quiet
 from training.run.engine import SAVED_PREFIX

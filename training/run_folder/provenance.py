@@ -15,6 +15,7 @@ from data.store.identity import Identity, changed_keys, changes
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
 from ds_configs.checkpoints import MANIFEST, complete_tags
+from ds_configs.files import object_or_nothing
 from training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -
     unrecorded = None
     for tag in reversed(complete_tags(config.folder / "checkpoints")):
         checkpoint = config.folder / "checkpoints" / tag
-        text = _read_json(checkpoint / MANIFEST).get("text")
+        text = object_or_nothing(checkpoint / MANIFEST).get("text")
         if text is None:
             unrecorded = checkpoint
         elif text["identity"] != now.sha256:
@@ -88,19 +89,10 @@ def _check_unrecorded(config: RunConfig, checkpoint: Path, tokenizer: str) -> No
 
 def _what_changed(config: RunConfig, text: dict[str, str], now: Identity) -> str:
     for path in (config.folder / STORE, Path(config.data.directory) / text["store"] / "manifest.json"):
-        manifest = _read_json(path)
+        manifest = object_or_nothing(path)
         if manifest.get("identity") == text["identity"]:
             return changes(manifest, now)
     return f"identity {now.sha256[:12]}, wanted {text['identity'][:12]}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file; empty if there is none."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
 
 
 def keep_text(corpus: Corpus, folder: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from data.corpora.download import sha256_of, wheel_member
+from data.corpora.download import wheel_member
+from ds_configs.files import sha256_of
 from tests import processes
 
 
