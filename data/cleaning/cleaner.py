@@ -5,7 +5,7 @@
 The rules themselves are `rules.py`. A missing list means `DEFAULT_RULES`, an empty one no cleaning.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,7 +99,7 @@ def convert_rules(section: Sequence[Mapping[str, Any]], name: str, report: Repor
 
 
 class Cleaner:
-    """Applies rules to documents and counts. One per piece of work; join the counts with `add_counts` in the pieces' order."""
+    """Applies rules to documents and counts. One per piece of work; add the counts (`RuleCount.add`) in the pieces' order."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = list(rules)
@@ -116,24 +116,15 @@ class Cleaner:
             if cleaned is None:
                 count.documents_dropped += 1
                 if len(count.samples) < _NUM_SAMPLES:
-                    count.samples.append({"source": document.source, "text": _excerpt(text)})
+                    count.samples.append({"source": document.source, "text": excerpt(text)})
                 return None
             count.documents_changed += cleaned != text
             count.chars_out += len(cleaned)
             text = cleaned
         return document if text is document.text else replace(document, text=text)
 
-    def clean_all(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Yield the documents that stay."""
-        return (kept for kept in map(self.clean, documents) if kept is not None)
 
-
-def add_counts(total: dict[str, RuleCount], counts: Mapping[str, RuleCount]) -> None:
-    """Add the counts of a later piece of the corpus to those of the pieces before it."""
-    for name, count in counts.items():
-        total.setdefault(name, RuleCount()).add(count)
-
-
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line."""
     text = " ".join(text[: 4 * _SAMPLE_CHARS].split())
     return text if len(text) <= _SAMPLE_CHARS else text[:_SAMPLE_CHARS] + "…"

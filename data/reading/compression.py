@@ -1,7 +1,7 @@
 """Bytes, lines and text out of files that are plain, gzipped or zstd-compressed, in constant memory.
 
 Nothing is ever unpacked to disk. A file that breaks off raises `EOFError` or `OSError` after all that could be read
-was given out: zstandard's own stream reader takes a truncated file for a complete one.
+was given out.
 """
 
 import gzip
@@ -11,29 +11,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from data.documents import DataError
-from data.reading.encodings import ESCAPE, detect, detect_head
+from data.reading.encodings import ESCAPE, detect, detect_bytes
 
 MAX_RECORD_BYTES = 32 << 20
 """A longer line, record or text file is bad input: it would break the bound on memory."""
 
-_COMPRESSED_CHUNK_BYTES = 4096  # The most that 4 KiB of zstd can hold is 128 MiB; larger chunks could hold gigabytes.
+_BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 4 << 20
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """Open for reading, decompressing by the last suffix (.gz, .zst).
+    """Open for reading, decompressing by the last suffix (.gz, .zst). What is broken raises `OSError`, what breaks off `EOFError`.
 
     Raises:
-        DataError: If zstandard is missing.
+        DataError: If backports.zstd is missing.
     """
     if path.suffix == ".gz":
-        return gzip.open(path)  # type: ignore[return-value]  # a GzipFile does all that is asked of it here
+        return io.BufferedReader(_Decompressed(gzip.open(path), zlib.error), _BUFFER_BYTES)
     if path.suffix == ".zst":
-        return io.BufferedReader(_ZstdFile(path), 1 << 18)
+        library = zstd(path)
+        return io.BufferedReader(_Decompressed(library.open(path), library.ZstdError), _BUFFER_BYTES)
     return path.open("rb")
+
+
+def zstd(wanted_by: Path | str) -> ModuleType:
+    """The library for .zst, which is Python's own `compression.zstd` from 3.14 on.
+
+    Args:
+        wanted_by: What cannot be done without it, for the message.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    try:
+        import backports.zstd as library
+    except ImportError:
+        raise DataError(f"{wanted_by}: .zst needs backports.zstd; run: .venv/bin/pip install -r requirements-data.txt") from None
+    return library
 
 
 @contextmanager
@@ -48,7 +66,7 @@ def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
     """
     with open_bytes(path) as file:
         whole = _UntilBroken(file)
-        with io.TextIOWrapper(io.BufferedReader(whole, 1 << 18), encoding=detect_stream(path), errors=ESCAPE, newline="") as text:
+        with io.TextIOWrapper(io.BufferedReader(whole, _BUFFER_BYTES), encoding=detect_stream(path), errors=ESCAPE, newline="") as text:
             yield text
     if whole.error is not None:
         raise whole.error
@@ -66,14 +84,14 @@ def detect_stream(path: Path) -> str:
 
 @lru_cache(maxsize=16)
 def _detect_stream(path: Path, _size: int, _changed: int) -> str:
-    return detect(path) if path.suffix not in (".gz", ".zst") else detect_head(_head(path))
+    return detect(path) if path.suffix not in (".gz", ".zst") else detect_bytes(_head(path), whole=False)
 
 
 def _head(path: Path) -> bytes:
     head = b""
     with open_bytes(path) as file:
         try:
-            while len(head) < _HEAD_BYTES and (more := file.read(1 << 18)):
+            while len(head) < _HEAD_BYTES and (more := file.read(_BUFFER_BYTES)):
                 head += more
         except (EOFError, OSError):
             if not head:
@@ -121,6 +139,29 @@ def _skip_line(file: BinaryIO) -> int:
     return skipped
 
 
+class _Decompressed(io.RawIOBase):
+    """A compressed file, giving out all that can be read before an error."""
+
+    def __init__(self, file: Any, broken: type[Exception]) -> None:
+        self._file = file
+        self._broken = broken
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._file.read1(len(buffer))
+        except self._broken as error:
+            raise OSError(str(error)) from None
+        buffer[: len(data)] = data
+        return len(data)
+
+
 class _UntilBroken(io.RawIOBase):
     """Another file up to where reading it fails, and the error."""
 
@@ -134,58 +175,8 @@ class _UntilBroken(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._file.read(min(len(buffer), 1 << 14)) if self.error is None else b""
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError) as error:
             self.error = error
             return 0
         buffer[: len(data)] = data
         return len(data)
-
-
-class _ZstdFile(io.RawIOBase):
-    """A .zst file of any number of frames that tells a truncated file from a complete one."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError(f"{path}: reading .zst needs zstandard; run: .venv/bin/pip install -r requirements-data.txt") from None
-        self._zstd = zstandard
-        self._path = path
-        self._file = path.open("rb")
-        self._frame: Any = None
-        self._ready = memoryview(b"")
-        self._given = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            chunk = self._rest() or self._file.read(_COMPRESSED_CHUNK_BYTES)
-            if not chunk:
-                if self._frame is not None and not self._frame.eof:
-                    raise EOFError(f"compressed file is truncated: it breaks off after {self._given} decompressed bytes")
-                return 0
-            if self._frame is None or self._frame.eof:
-                self._frame = self._zstd.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
-            try:
-                self._ready = memoryview(self._frame.decompress(chunk))
-            except self._zstd.ZstdError as error:
-                raise OSError(f"broken .zst after {self._given} decompressed bytes: {error}") from None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        self._given += size
-        return size
-
-    def _rest(self) -> bytes:
-        """What was read behind the end of a frame: the beginning of the next one."""
-        if self._frame is None or not self._frame.eof:
-            return b""
-        rest: bytes = self._frame.unused_data
-        self._frame = None
-        return rest

@@ -73,35 +73,23 @@ class _Sample:
     offsets: tuple[int, ...] = (0,)
 
 
-def detect(source: bytes | Path) -> str:
-    """Return the name of a Python codec that decodes `source`: bytes, or a file of any size.
+def detect(path: Path) -> str:
+    """Return the name of a Python codec that decodes a file of any size.
 
     Of a file over `WHOLE_FILE_BYTES` the head, the tail and windows in between are looked at: decode it strictly.
 
     Raises:
         EncodingError: If it is no text, or text in none of the known encodings; the message says which.
     """
-    sample = _Sample((source,), whole=True) if isinstance(source, bytes) else _sample_file(source)
     try:
-        return _detect(sample)
+        return _detect(_sample_file(path))
     except EncodingError as error:
-        where = f"{source}: " if isinstance(source, Path) else ""
-        raise EncodingError(f"{where}{error}") from None
+        raise EncodingError(f"{path}: {error}") from None
 
 
-def detect_head(head: bytes) -> str:
-    """Like `detect` for the beginning of a longer stream, which may end inside a character."""
-    return _detect(_Sample((head,), whole=False))
-
-
-def decode(data: bytes) -> tuple[str, str]:
-    """Return the text without its byte order mark, and the codec's name; lone surrogates stand for bytes that do not fit it.
-
-    Raises:
-        EncodingError: As `detect`.
-    """
-    name = detect(data)
-    return data.decode(name, ESCAPE), name
+def detect_bytes(data: bytes, *, whole: bool) -> str:
+    """Like `detect` for bytes. The beginning of a longer stream is not whole: it may end inside a character."""
+    return _detect(_Sample((data,), whole))
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

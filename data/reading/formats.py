@@ -9,7 +9,6 @@ documents is `records.py`.
 import csv
 import itertools
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +99,7 @@ def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileR
     except EncodingError as error:
         num_bad_bytes = _size(piece)
         yield BadInput(str(piece.path), str(error).removeprefix(f"{piece.path}: "), num_bad_bytes)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         # How much is missing nobody knows: it counts as much as all that is there.
         rest = max(_size(piece), num_bytes)
         num_bad_bytes += rest

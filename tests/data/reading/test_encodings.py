@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from data.reading.encodings import WHOLE_FILE_BYTES, EncodingError, decode, detect, detect_head
+from data.reading.encodings import ESCAPE, WHOLE_FILE_BYTES, EncodingError, detect, detect_bytes
 
 SIMPLIFIED = (
     "列位看官：你道此书从何而来？说起根由，虽近荒唐，细按则深有趣味。待在下将此来历注明，方使阅者了然不惑。\n"
@@ -33,10 +33,10 @@ def test_the_detected_codec_gives_back_the_text(text, encoding, tmp_path):
     path = tmp_path / "红 楼 梦.txt"
     path.write_bytes(text.encode(encoding))
 
-    read, name = decode(path.read_bytes())
+    name = detect(path)
 
-    assert read == text
-    assert detect(path) == name
+    assert path.read_bytes().decode(name) == text
+    assert detect_bytes(path.read_bytes(), whole=True) == name
 
 
 @pytest.mark.parametrize(("text", "encoding"), [(SIMPLIFIED, "gb18030"), (TRADITIONAL, "big5hkscs"), (SIMPLIFIED, "utf-16-be")])
@@ -44,7 +44,7 @@ def test_every_passage_of_a_dozen_characters_is_enough(text, encoding):
     for start in range(len(text) - 12):
         data = text[start : start + 12].encode(encoding)
 
-        assert data.decode(detect(data)) == text[start : start + 12]
+        assert data.decode(detect_bytes(data, whole=True)) == text[start : start + 12]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
@@ -67,7 +67,7 @@ def test_a_large_file_that_turns_chinese_in_its_middle_is_not_taken_for_ascii(tm
 def test_the_head_of_a_stream_may_end_inside_a_character():
     data = SIMPLIFIED.encode("utf-8")
 
-    assert {detect_head(data[:length]) for length in range(30, 60)} == {"utf-8"}
+    assert {detect_bytes(data[:length], whole=False) for length in range(30, 60)} == {"utf-8"}
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,14 @@ def test_a_broken_byte_in_a_long_text_costs_one_place_and_not_the_encoding(text,
     data = bytearray((text * 100).encode(encoding))
     data[2 * (len(data) // 4) + 7] = 0xFF
 
-    read, name = decode(bytes(data))
+    name = detect_bytes(bytes(data), whole=True)
+    read = data.decode(name, ESCAPE)
 
     broken = [index for index, character in enumerate(read) if not character.isprintable() and character != "\n"]
-    assert name == detect((text * 100).encode(encoding))
+    assert name == detect_bytes((text * 100).encode(encoding), whole=True)
     assert 1 <= len(broken) <= 3
     assert abs(len(read) - len(text) * 100) <= 3
 
 
 def test_an_empty_file_is_utf8():
-    assert detect(b"") == "utf-8"
+    assert detect_bytes(b"", whole=True) == "utf-8"

@@ -10,7 +10,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
+from backports import zstd
 
 from data.documents import DataError, Document
 from data.reading.compression import open_bytes
@@ -50,7 +50,7 @@ CONTENTS = {
     "parquet": parquet(POEMS),
     "arrow": arrow(POEMS),
 }
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
 
 
 def read_all(*paths, piece_bytes=1 << 20, **reading):
@@ -320,7 +320,7 @@ def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression
 
 def test_zstd_frames_one_after_the_other_are_one_file(tmp_path):
     path = tmp_path / "a.jsonl.zst"
-    path.write_bytes(b"".join(zstandard.compress(line.encode() + b"\n") for line in JSONL.splitlines()))
+    path.write_bytes(b"".join(zstd.compress(line.encode() + b"\n") for line in JSONL.splitlines()))
 
     assert texts(read_all(path)) == TEXTS
 
@@ -451,7 +451,7 @@ def test_a_json_array_of_200_megabytes_is_read_in_little_memory(tmp_path):
 
 
 def test_opening_a_missing_package_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
     (tmp_path / "a.txt.zst").write_bytes(b"x")
 
     with pytest.raises(DataError, match=r"requirements-data\.txt"):
