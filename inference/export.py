@@ -84,15 +84,16 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     return True
 
 
-def export_of_run(run: Path) -> Path:
-    """The run's own export, `export/` in its folder, made or renewed if there is a newer checkpoint.
+def export_of_run(source: Source) -> Path:
+    """The run's own export, in its folder: `export/` of the newest checkpoint, `export_<tag>/` of a named one; made if it is not current.
 
     Raises:
-        CheckpointError: If the run has no good checkpoint.
+        CheckpointError: If the run has no good checkpoint, or the named one is damaged.
         ValueError: If its model has no Hugging Face format.
     """
-    out = run / "export"
-    if export(Source("run", run, run), out):
+    assert source.run is not None, "a run or a checkpoint has a run folder"
+    out = source.run / ("export" if source.kind == "run" else f"export_{source.path.name}")
+    if export(source, out):
         log.info("exported %s to %s", object_or_nothing(out / RECORD)["checkpoint"], out)
     return out
 
@@ -198,7 +199,9 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The command. Exit code 2 is a mistake in what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m inference.export", description="Write a run's weights as a Hugging Face folder.")
-    parser.add_argument("source", type=Path, metavar="RUN_OR_FOLDER", help="runs/<name>, one of its checkpoints, or a Hugging Face folder")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN_OR_FOLDER", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     parser.add_argument("--format", choices=FORMATS, help="default: the model's own family")
     options = parser.parse_args(arguments)

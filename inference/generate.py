@@ -2,8 +2,8 @@
 
     python -m inference.generate RUN_DIR --prompt "..." [--prompt "..."] [options]
 
-RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, or any Hugging Face folder. Generated text goes to standard output
-as it comes, everything else to standard error. See docs/generation.md.
+RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, a checkpoint of it (runs/<name>@step00000100), or any Hugging Face
+folder. Generated text goes to standard output as it comes, everything else to standard error. See docs/generation.md.
 """
 
 from __future__ import annotations
@@ -17,34 +17,47 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from inference.export import export_of_run
-from inference.exporting.checkpoint import CheckpointError
-from inference.exporting.source import find_source, max_positions
+from ds_configs.files import object_or_nothing
+from inference.export import RECORD
+from inference.generation.batches import Batch, plan
+from inference.generation.model_folder import find_folder
+from inference.generation.precision import DTYPES, choose_dtype
 from inference.generation.prompts import Display, PromptError, read_prompts
 from inference.generation.settings import Sampling
-from inference.generation.text import FolderTokenizer
+from inference.generation.stopping import BOUNDARIES
 from model.hardware.processors import usable_processors
 
 if TYPE_CHECKING:
-    from inference.generation.engine import Completion, Engine
+    from inference.generation.engine import Engine
+    from inference.generation.writing import Completion
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+Write = Callable[[Mapping[str, Any], "Completion"], None]
+"""Called with (the facts of one text: prompt, sample, seed, settings; its completion)."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, every option at its default where it is not given."""
     default = Sampling()
     parser = argparse.ArgumentParser(prog="python -m inference.generate", description="Continue prompts with a trained model.")
-    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, or a Hugging Face folder")
+    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be given several times")
     parser.add_argument("--prompt-file", metavar="FILE", help='one prompt a line, or .jsonl with {"prompt": ...}; - is standard input')
+    parser.add_argument("--new-document", action="store_true", help="each text begins a document (a chapter, a poem); needs no prompt")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts for each prompt (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the texts there: .jsonl with facts, anything else as text")
     parser.add_argument("--new-tokens", type=int, default=default.new_tokens, metavar="N", help="tokens to add at most (%(default)s)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end a text before this; may be given several times")
+    parser.add_argument(
+        "--stop-at",
+        action="append",
+        default=[],
+        choices=tuple(BOUNDARIES),
+        help="end a text there (chapter: 第...回, 章 or 卷 on a new line)",
+    )
     parser.add_argument("--temperature", type=float, default=default.temperature, metavar="X", help="0 is greedy (%(default)s)")
     parser.add_argument(
         "--top-k", type=int, default=default.top_k, metavar="K", help="draw from the K likeliest tokens, 0 is all (%(default)s)"
@@ -54,86 +67,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--repetition-penalty", type=float, default=default.repetition_penalty, metavar="X", help="1 is none (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, metavar="N", help="same seed, same text (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="prompts at a time (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="texts at a time (%(default)s)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="precision; auto is bf16 or fp32, whichever is faster here; int8 (CPU) is faster still and writes other texts (%(default)s)",
     )
     # DeepSpeed's launcher adds it; the environment says the same.
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Prompts that are continued together, and how."""
-
-    prompts: list[str]
-    tokens: list[list[int]]
-    sampling: Sampling
-
-
-def find_folder(path: Path, num_processes: int) -> Path:
-    """The Hugging Face folder to load: the path itself, or a run's export, made or renewed on the way.
-
-    Raises:
-        CheckpointError: If there is no model at the path.
-    """
-    source = find_source(path)
-    if source.kind == "folder":
-        return path
-    if source.kind == "checkpoint":
-        raise CheckpointError(f"{path}: is one checkpoint. Export it (.venv/bin/python -m inference.export {path} OUT), then name OUT.")
-    if num_processes > 1:
-        raise CheckpointError(
-            f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
-        )
-    return export_of_run(path)
-
-
-def plan(prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: int) -> list[Batch]:
-    """Cut prompts into batches, with no more new tokens than the model has positions for; what is cut is said.
-
-    Raises:
-        PromptError: If a prompt alone fills the positions, or has no tokens.
-    """
-    tokenizer, positions = FolderTokenizer(folder), max_positions(folder)
-    tokens = [tokenizer.encode(prompt) for prompt in prompts]
-    for number, ids in enumerate(tokens, start=1):
-        if not ids:
-            raise PromptError(f"prompt {number} is nothing to the tokenizer of {folder}. Use characters that it was trained on.")
-        if len(ids) >= positions:
-            raise PromptError(
-                f"prompt {number} has {len(ids)} tokens and the model {positions} positions, so nothing can follow. Shorten the prompt."
-            )
-    batches = []
-    for start in range(0, len(prompts), batch_size):
-        stop = min(start + batch_size, len(prompts))
-        room = positions - max(len(ids) for ids in tokens[start:stop])
-        if room < sampling.new_tokens:
-            which = "the prompt" if len(prompts) == 1 else f"the longest of prompts {start + 1} to {stop}"
-            print(
-                f"Adding {room} tokens instead of {sampling.new_tokens}: {which} leaves no more of {positions} positions.", file=sys.stderr
-            )
-        # A seed of its own for each batch: equal prompts in two of them should not get equal texts.
-        fitting = dataclasses.replace(sampling, new_tokens=min(room, sampling.new_tokens), seed=sampling.seed + start)
-        batches.append(Batch(list(prompts[start:stop]), tokens[start:stop], fitting))
-    return batches
-
-
-def run(engine: Engine, batches: Sequence[Batch], shown: TextIO, write: Callable[[str, Completion], None]) -> int:
-    """Continue all batches; show text as it comes, and hand every prompt's completion to `write`, in order.
+def run(engine: Engine, batches: Sequence[Batch], num_samples: int, shown: TextIO, write: Write) -> int:
+    """Continue all batches; show text as it comes, and hand every text to `write`, in order.
 
     Returns:
         The number of tokens generated.
     """
-    from inference.generation.engine import generate
+    from inference.generation.writing import generate
 
     display = Display([prompt for batch in batches for prompt in batch.prompts], shown)
     done = num_tokens = 0
     for batch in batches:
         show = functools.partial(_show, display, done)
-        for prompt, completion in zip(batch.prompts, generate(engine, batch.tokens, batch.sampling, show), strict=True):
-            write(prompt, completion)
+        for row, completion in enumerate(generate(engine, batch.tokens, batch.sampling, show)):
+            settings = dataclasses.asdict(batch.sampling) | {"dtype": engine.dtype}
+            seed = settings.pop("seed") + row
+            write({"prompt": batch.prompts[row], "sample": done % num_samples + 1, "seed": seed, "settings": settings}, completion)
             num_tokens += completion.num_tokens
             done += 1
     return num_tokens
@@ -143,17 +104,23 @@ def _show(display: Display, first: int, row: int, piece: str, last: bool) -> Non
     display.add(first + row, piece, last)
 
 
-def open_output(path: Path | None, *, several: bool) -> Callable[[str, Completion], None]:
-    """What writes completions to a file: objects, one a line, for .jsonl; else texts, with a blank line after each if there are several."""
+def open_output(path: Path | None, *, several: bool, about: Mapping[str, Any]) -> Write:
+    """What writes texts to a file: objects, one a line, for .jsonl; else texts, with a blank line after each if there are several.
+
+    Args:
+        path: The file; None writes nothing.
+        several: Whether more than one text will come.
+        about: Facts of the model, which every object holds.
+    """
     if path is None:
-        return lambda prompt, completion: None
+        return lambda facts, completion: None
     file = path.open("w", encoding="utf-8", buffering=1)
 
-    def write(prompt: str, completion: Completion) -> None:
+    def write(facts: Mapping[str, Any], completion: Completion) -> None:
         if path.suffix == ".jsonl":
-            file.write(json.dumps({"prompt": prompt, **dataclasses.asdict(completion)}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**facts, **dataclasses.asdict(completion), **about}, ensure_ascii=False) + "\n")
         else:
-            file.write(f"{prompt}{completion.text}\n" + ("\n" if several else ""))
+            file.write(f"{facts['prompt']}{completion.text}\n" + ("\n" if several else ""))
 
     return write
 
@@ -169,15 +136,24 @@ def main(arguments: Sequence[str]) -> int:
         # Only now: torch, transformers and DeepSpeed take seconds to import, and a mistake should not wait for them.
         from inference.generation.engine import leave, load_engine
 
-        engine = load_engine(folder, dtype=_dtype(options.dtype, num_processes, said=is_first), tp_size=num_processes)
-        write = open_output(options.output if is_first else None, several=sum(len(batch.prompts) for batch in batches) > 1)
+        dtype, why = choose_dtype(options.dtype, num_processes)
+        if is_first and options.dtype == "auto":
+            print(f"precision: {dtype}, {why}", file=sys.stderr)
+        engine = load_engine(folder, dtype=dtype, tp_size=num_processes)
+        about = {
+            "model": str(options.model),
+            "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint"),
+            "new_document": options.new_document,
+        }
+        several = sum(len(batch.prompts) for batch in batches) > 1
+        write = open_output(options.output if is_first else None, several=several, about=about)
     except (ValueError, OSError) as error:
         if is_first:
             print(f"inference.generate: {error}", file=sys.stderr)
         return 2
     start = time.perf_counter()
     try:
-        num_tokens = run(engine, batches, _standard_output() if is_first else io.StringIO(), write)
+        num_tokens = run(engine, batches, options.num_samples, _standard_output() if is_first else io.StringIO(), write)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -189,22 +165,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)
     leave()
     return 0
-
-
-def _dtype(wanted: str, num_processes: int, *, said: bool) -> str:
-    """The precision of the weights, chosen as a run chooses its own. Several processes must agree, so on a CPU they do not measure."""
-    if wanted != "auto":
-        return wanted
-    from model.hardware.devices import find_devices
-    from model.hardware.precision import choose_precision
-
-    devices = find_devices()
-    setting: bool | Literal["auto"] = False if num_processes > 1 and devices.is_cpu else "auto"
-    precision = choose_precision(setting, devices.kind)
-    if said:
-        why = precision.reason if setting == "auto" else "which several processes on a CPU use unless --dtype says otherwise"
-        print(f"precision: {precision.name}, {why}", file=sys.stderr)
-    return str(precision.dtype).removeprefix("torch.")
 
 
 def _set_threads(num_processes: int) -> None:
@@ -223,18 +183,32 @@ def _standard_output() -> TextIO:
     return sys.stdout
 
 
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """The settings that the command line gives.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
+    given |= {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)}
+    return Sampling(**given)
+
+
 def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batch], Path]:
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
-    sampling = Sampling(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)})
+    sampling = sampling_of(options)
     if options.batch_size < 1:
         raise PromptError(f"batch size = {options.batch_size}; it must be 1 or more.")
+    if options.num_samples < 1:
+        raise PromptError(f"number of samples = {options.num_samples}; it must be 1 or more.")
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise PromptError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
-    if num_processes > 1 and not options.prompt and options.prompt_file in (None, "-"):
+    if num_processes > 1 and (options.prompt_file == "-" or not (options.prompt or options.prompt_file or options.new_document)):
         raise PromptError("several processes cannot share standard input. Give prompts with --prompt or --prompt-file.")
-    prompts = read_prompts(options.prompt, options.prompt_file)
+    prompts = read_prompts(options.prompt, options.prompt_file, may_be_empty=options.new_document)
+    texts = [prompt for prompt in prompts for _ in range(options.num_samples)]
     folder = find_folder(options.model, num_processes)
-    return plan(prompts, folder, sampling, options.batch_size), folder
+    return plan(texts, folder, sampling, options.batch_size, begin_documents=options.new_document), folder
 
 
 if __name__ == "__main__":

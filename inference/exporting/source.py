@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import ds_configs
-from ds_configs.checkpoints import MANIFEST
+from ds_configs.checkpoints import MANIFEST, complete_tags
 from ds_configs.files import object_or_nothing
 from inference.exporting.checkpoint import CheckpointError, is_universal
 from model.config import ModelConfig
@@ -25,11 +25,14 @@ class Source:
 
 
 def find_source(path: Path) -> Source:
-    """Tell what lies at a path.
+    """Tell what lies at a path; `runs/<name>@<tag>` is the checkpoint with that tag of a run.
 
     Raises:
         CheckpointError: If there is nothing, or nothing with a model in it.
     """
+    run_name, at, tag = path.name.rpartition("@")
+    if at and not path.exists():
+        return _named_checkpoint(path.with_name(run_name), tag)
     if not path.exists():
         raise CheckpointError(f"{path}: no such folder. {_known_runs(path)}")
     if path.is_file():
@@ -42,6 +45,18 @@ def find_source(path: Path) -> Source:
     if isinstance(config.get("model"), dict) or (path / "checkpoints").is_dir():
         return Source("run", path, path)
     raise CheckpointError(f"{path}: is neither a run (config.json with a model section) nor a Hugging Face folder. {_known_runs(path)}")
+
+
+def _named_checkpoint(run: Path, tag: str) -> Source:
+    if not (run / "config.json").is_file():
+        raise CheckpointError(f"{run}: no such run. {_known_runs(run)}")
+    folder = run / "checkpoints" / tag
+    if tag and ((folder / MANIFEST).is_file() or is_universal(folder)):
+        return Source("checkpoint", folder, run)
+    found = complete_tags(run / "checkpoints")
+    raise CheckpointError(
+        f"{run}: has no finished checkpoint {tag!r}. " + (f"Name one of {', '.join(sorted(found))}." if found else "It has none yet.")
+    )
 
 
 def load_run_config(run: Path) -> tuple[ds_configs.LoadedConfig, ModelConfig]:

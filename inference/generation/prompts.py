@@ -16,17 +16,20 @@ class PromptError(ValueError):
     """The prompts cannot be used; the message is one line that says what to do."""
 
 
-def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
+def read_prompts(given: Sequence[str], file: str | None, *, may_be_empty: bool = False) -> list[str]:
     """The prompts of the command line, then those of a file; without either, those on standard input unless a person sits there.
 
     Args:
         given: Prompts as they are.
         file: A text file with one prompt a line, a .jsonl file with {"prompt": ...} objects, or "-" for standard input.
+        may_be_empty: Whether a prompt may have no text; without any, one such prompt is the answer, and standard input is not read.
 
     Raises:
         PromptError: If there is none, one is empty, or the file cannot be read.
     """
     prompts = list(given)
+    if may_be_empty and file is None and not given:
+        return [""]
     if file is None and not given and not sys.stdin.isatty():
         file = "-"
     if file is not None:
@@ -35,7 +38,7 @@ def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
         source = {None: "no prompt", "-": "standard input holds no prompt"}.get(file, f"{file}: holds no prompt")
         raise PromptError(f'{source}. Give one with --prompt "...", or one a line with --prompt-file FILE or on standard input.')
     for number, prompt in enumerate(prompts, start=1):
-        if not prompt.strip():
+        if not prompt.strip() and not (may_be_empty and not prompt):
             raise PromptError(f"prompt {number} is empty. Write at least one character for the model to continue.")
         if any(0xD800 <= ord(letter) < 0xE000 for letter in prompt):
             raise PromptError(f"prompt {number} is not UTF-8. Set the terminal to UTF-8, or put the prompt into a UTF-8 file.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference.generation.stopping import Stops
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -22,6 +24,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     """Above 1, tokens of the prompt and of the text so far become less likely."""
     seed: int = 0
+    stop: tuple[str, ...] = ()
+    """Texts that end the generated text; they are not part of it."""
+    stop_at: tuple[str, ...] = ()
+    """Of `stopping.BOUNDARIES`."""
 
     def __post_init__(self) -> None:
         if self.new_tokens < 1:
@@ -37,3 +43,4 @@ class Sampling:
             raise ValueError(f"repetition penalty = {self.repetition_penalty:g}; it must be from 0.01 to 100, 1 is none.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed = {self.seed}; it must be 0 or more and below 2**63.")
+        Stops(self.stop, self.stop_at)

@@ -40,10 +40,17 @@ class FolderTokenizer:
         )
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a prompt, with what the tokenizer puts in front of a text."""
+    def encode(self, text: str, *, begins_document: bool = False) -> list[int]:
+        """The ids of a prompt, with what the tokenizer puts in front of a text.
+
+        Args:
+            text: The prompt.
+            begins_document: Put the end of a document in front, as before every document in training but the first, unless the tokenizer
+                puts a beginning of its own there.
+        """
         ids: list[int] = self._backend.encode(text).ids
-        return ids
+        has_beginning = bool(self._backend.encode("").ids)
+        return [*self.eos_ids[:1], *ids] if begins_document and not has_beginning else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens have none."""

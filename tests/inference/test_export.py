@@ -180,5 +180,21 @@ def test_a_run_is_exported_once_and_generated_from(run: Path, capsys: pytest.Cap
     assert generate(command) == 0
     assert capsys.readouterr().out == first
     assert (run / "export" / "model.safetensors").stat().st_mtime_ns == written
-    assert export_of_run(run) == run / "export"
+    assert export_of_run(find_source(run)) == run / "export"
     assert not export(Source("run", run, run), run / "export")
+
+
+def test_a_named_checkpoint_is_exported_beside_the_newest_and_generated_from(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = f"step{STEPS[0]:08d}", f"step{STEPS[1]:08d}"
+    options = ["--prompt", "床前明月", "--new-tokens", "12", "--output", str(tmp_path / "texts.jsonl")]
+    for path, tag, folder in ((f"{run}@{old}", old, f"export_{old}"), (str(run), new, "export")):
+        assert generate([path, *options]) == 0
+        assert json.loads((tmp_path / "texts.jsonl").read_text(encoding="utf-8"))["checkpoint"] == tag
+        assert object_or_nothing(run / folder / "export.json")["checkpoint"] == tag
+    capsys.readouterr()
+    assert generate([f"{run}@step00000004", *options]) == 2
+    assert f"{run}: has no finished checkpoint 'step00000004'. Name one of {old}, {new}." in capsys.readouterr().err
+    assert generate([f"{run}2@{old}", *options]) == 2
+    assert f"{run}2: no such run." in capsys.readouterr().err

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
-from inference.generate import main, parse, plan
+from inference.generate import main, parse, sampling_of
+from inference.generation.batches import plan
 from inference.generation.settings import Sampling
 from tests import processes
 
@@ -65,12 +67,64 @@ def test_equal_prompts_of_two_batches_get_different_texts(folder: Path, tmp_path
     assert first != second
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_prompt_has_its_samples_and_a_line_says_how_to_get_one_again(folder: Path, tmp_path: Path) -> None:
+    options = ["--new-tokens", "20", "--temperature", "1", "--top-p", "1", "--dtype", "fp32", "--output", str(tmp_path / "texts.jsonl")]
+    sampled = [str(folder), "--prompt", PROMPT, "--prompt", "红", "--num-samples", "3", "--seed", "7", "--batch-size", "4", *options]
+    assert main(sampled) == 0
+    texts = lines(tmp_path / "texts.jsonl")
+    assert [(text["prompt"], text["sample"], text["seed"]) for text in texts] == [
+        *((PROMPT, 1, 7), (PROMPT, 2, 8), (PROMPT, 3, 9)),
+        *(("红", 1, 10), ("红", 2, 11), ("红", 3, 12)),
+    ]
+    assert len({text["text"] for text in texts}) == 6
+    # One of the second batch, which was padded beside others, by itself: the seed that the line names is enough.
+    assert main([str(folder), "--prompt", "红", "--seed", "11", *options]) == 0
+    (again,) = lines(tmp_path / "texts.jsonl")
+    assert again["text"] == texts[4]["text"]
+    assert again["settings"] == {
+        **{"new_tokens": 20, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0},
+        **{"stop": [], "stop_at": [], "dtype": "fp32"},
+    }
+    assert (again["model"], again["checkpoint"], again["new_document"]) == (str(folder), None, False)
+
+
+def test_a_text_ends_before_its_stop(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(folder), "--prompt", PROMPT, "--new-tokens", "40", "--temperature", "0", "--output", str(tmp_path / "texts.jsonl")]
+    assert main(command) == 0
+    (whole,) = lines(tmp_path / "texts.jsonl")
+    # Two characters of the text that do not begin it.
+    stop = next(whole["text"][i : i + 2] for i in range(2, 30) if whole["text"].find(whole["text"][i : i + 2]) == i)
+    capsys.readouterr()
+    assert main([*command, "--stop", "never written", "--stop", stop]) == 0
+    (ended,) = lines(tmp_path / "texts.jsonl")
+    assert ended["text"] == whole["text"][: whole["text"].index(stop)]
+    assert ended["finish_reason"] == "stop"
+    assert ended["num_tokens"] < whole["num_tokens"]
+    assert capsys.readouterr().out == f"{PROMPT}{ended['text']}\n"
+
+
+def test_a_document_can_begin_with_a_prompt_or_with_nothing(folder: Path, tmp_path: Path) -> None:
+    options = ["--new-document", "--new-tokens", "20", "--temperature", "0", "--output", str(tmp_path / "texts.jsonl")]
+    texts = []
+    for prompts in ([], ["--prompt", PROMPT]):
+        assert main([str(folder), *prompts, *options]) == 0
+        texts += lines(tmp_path / "texts.jsonl")
+    assert [text["prompt"] for text in texts] == ["", PROMPT]
+    (plain,), (begun,) = (plan(["红"], folder, Sampling(new_tokens=8), 1, begin_documents=begins) for begins in (False, True))
+    # The end of the document before, which this tokenizer gives the id 0.
+    assert begun.tokens[0] == [0, *plain.tokens[0]]
+
+
 def test_new_tokens_beyond_the_positions_are_cut_and_it_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["红", PROMPT * 3]
     batches = plan(prompts, folder, Sampling(new_tokens=50), batch_size=1)
     room = 64 - len(batches[1].tokens[0])
     assert [batch.sampling.new_tokens for batch in batches] == [50, room]
-    assert capsys.readouterr().err == f"Adding {room} tokens instead of 50: the longest of prompts 2 to 2 leaves no more of 64 positions.\n"
+    assert capsys.readouterr().err == f"Adding {room} tokens instead of 50: prompt 2 leaves no more of 64 positions.\n"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +136,8 @@ def test_new_tokens_beyond_the_positions_are_cut_and_it_is_said(folder: Path, ca
         (["--prompt", PROMPT, "--temperature", "-1"], "temperature = -1; it must be 0 (greedy)"),
         (["--prompt", PROMPT, "--new-tokens", "0"], "number of new tokens = 0"),
         (["--prompt", PROMPT, "--batch-size", "0"], "batch size = 0"),
+        (["--prompt", PROMPT, "--num-samples", "0"], "number of samples = 0"),
+        (["--prompt", PROMPT, "--stop", ""], "a text to stop at is empty"),
         (["--prompt", PROMPT, "--output", "nowhere/texts.txt"], "nowhere/texts.txt: cannot be written"),
         (["--prompt-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
@@ -138,7 +194,7 @@ def test_several_processes_need_an_exported_folder_and_no_standard_input(
 
 @pytest.mark.distributed
 def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: Path) -> None:
-    options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20", "--dtype", "float32"]
+    options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20", "--dtype", "fp32"]
     assert main([str(folder), *options, "--output", str(tmp_path / "one.jsonl")]) == 0
     command = [
         str(Path(sys.executable).with_name("torchrun")),
@@ -158,5 +214,4 @@ def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: P
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    options = vars(parse(["runs/quickstart"]))
-    assert Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__}) == Sampling()
+    assert sampling_of(parse(["runs/quickstart"])) == Sampling()

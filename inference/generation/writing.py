@@ -1,0 +1,140 @@
+"""Text out of an engine: prompts are continued together, and told as the text grows.
+
+Which folder, which prompts and where the text goes is `generate.py`; how the next token is drawn is `drawing.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from inference.generation.drawing import Draw, Repetition, Usable
+from inference.generation.engine import Engine
+from inference.generation.settings import Sampling
+from inference.generation.stopping import StopFinder, Stops
+from inference.generation.text import FolderTokenizer, TextStream
+
+OnText = Callable[[int, str, bool], None]
+"""Called with (index of the prompt, a piece of new text, whether it was the last)."""
+
+FinishReason = Literal["end_of_text", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came after one prompt, and why no more: the model ended the text, a stop was written, or the limit was reached."""
+
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
+
+
+def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, on_text: OnText | None = None) -> list[Completion]:
+    """Continue a batch of prompts; shorter ones are padded on the left, which changes nothing for them.
+
+    Args:
+        engine: From `load_engine`.
+        prompts: Token ids, at least one each; the longest and the new tokens together fit into `max_positions`.
+        sampling: How to draw. Prompt number i, from 0, draws with the seed `sampling.seed` + i, whatever else is in the batch.
+        on_text: Told of new text as it comes.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    assert longest + sampling.new_tokens <= engine.max_positions, f"{longest} + {sampling.new_tokens} tokens"
+    pad = engine.tokenizer.eos_ids[0] if engine.tokenizer.eos_ids else 0
+    device = engine.core.module.device
+    tokens = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    collector = _Collector(engine.tokenizer, prompts, Stops(sampling.stop, sampling.stop_at), on_text)
+    engine.core.generate(
+        input_ids=tokens,
+        attention_mask=mask,
+        generation_config=_generation_config(engine, sampling.new_tokens, pad),
+        logits_processor=[
+            Repetition(sampling.repetition_penalty, mask.bool()),
+            Usable(engine.tokenizer.usable_ids, engine.vocab_size, device),
+            Draw(sampling, len(prompts), device),
+        ],
+        stopping_criteria=[collector.finished],
+        streamer=collector,
+    )
+    return collector.completions()
+
+
+def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
+    from transformers import GenerationConfig
+
+    # What the folder says about sampling is a default for others; here every setting is the caller's.
+    engine.core.module.generation_config = GenerationConfig()
+    return GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,  # `Draw` has drawn
+        num_beams=1,  # DeepSpeed compares it, and the library's default is None
+        eos_token_id=list(engine.tokenizer.eos_ids) or None,
+        pad_token_id=pad,
+    )
+
+
+class _Row:
+    """One text that grows token by token."""
+
+    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
+        self._eos_ids = tokenizer.eos_ids
+        self._stream = TextStream(tokenizer, prompt)
+        # The end of the prompt tells whether the new text begins a line.
+        self._stops = StopFinder(stops, tokenizer.decode(prompt[-4:])[-1:])
+        self.text = ""
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def push(self, token: int) -> str:
+        """The text that is certain with one more token."""
+        self.num_tokens += 1
+        if token in self._eos_ids:
+            return self.close("end_of_text")
+        shown = self._stops.add(self._stream.push(token))
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        self.text += shown
+        return shown
+
+    def close(self, reason: FinishReason) -> str:
+        """The rest of the text, when no token will follow."""
+        shown = self._stops.add(self._stream.close()) + self._stops.rest()
+        self.finish_reason = reason if self._stops.found is None else "stop"
+        self.text += shown
+        return shown
+
+
+class _Collector:
+    """The streamer that `generate` calls: first with the prompts (B, T), then with one new token (B,) of every row at a time."""
+
+    def __init__(self, tokenizer: FolderTokenizer, prompts: Sequence[Sequence[int]], stops: Stops, on_text: OnText | None) -> None:
+        self._rows = [_Row(tokenizer, prompt, stops) for prompt in prompts]
+        self._on_text = on_text or (lambda row, piece, last: None)
+        self._prompts_seen = False
+
+    def put(self, tokens: Tensor) -> None:
+        if not self._prompts_seen:
+            self._prompts_seen = True
+            return
+        for index, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
+            if row.finish_reason is None:  # else the row is over, and these are padding
+                shown = row.push(token)
+                self._on_text(index, shown, row.finish_reason is not None)
+
+    def end(self) -> None:
+        for index, row in enumerate(self._rows):
+            if row.finish_reason is None:
+                self._on_text(index, row.close("length"), True)
+
+    def finished(self, tokens: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """The library's question after each token, and after `put`: which rows (B,) are over."""
+        return torch.tensor([row.finish_reason is not None for row in self._rows], device=tokens.device)
+
+    def completions(self) -> list[Completion]:
+        """All rows, when the end has come."""
+        return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in self._rows]
