@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     num_processes, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
-    _set_threads(num_processes)
+    set_threads(num_processes)
     try:
         batches, folder = _prepare(options, num_processes)
         # Only now: torch, transformers and DeepSpeed take seconds to import, and a mistake should not wait for them.
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _set_threads(num_processes: int) -> None:
+def set_threads(num_processes: int) -> None:
     """What torch's threads read when torch is imported; nothing that is set already is changed."""
     # Threads that wait for each other spin by default. Where anything else runs, they then mostly wait for a core: on two busy cores a
     # 4.5 M model wrote 4 tokens/s with spinning and 150 without.
