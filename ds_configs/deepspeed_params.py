@@ -48,14 +48,7 @@ OPTIMIZERS: dict[str, Table | Refused] = {
     "Adam": _ADAM_ANY,
     "Lamb": Refused("it scales a step by the norm of a whole matrix, and replicas hold pieces of flat ones. Use AdamW or Muon."),
     "Lion": Refused("DeepSpeed has it as a compiled CUDA operator only. Use AdamW or Muon."),
-    "Adagrad": {
-        "lr": _NUMBER,
-        "lr_decay": _NUMBER,
-        "weight_decay": _NUMBER,
-        "initial_accumulator_value": _NUMBER,
-        "eps": _NUMBER,
-        "max_grad_norm": _CLIP,
-    },
+    "Adagrad": Refused("torch makes its state before the weights are sharded, and the first checkpoint fails on it. Use AdamW or Muon."),
     "Muon": {
         "lr": _NUMBER,
         "muon_lr": _NUMBER,

@@ -5,7 +5,7 @@ disagree the child has to decide, so the order in which it names them never matt
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,23 +82,22 @@ def join(parents: list[TracedValues], child: Mapping[str, Any]) -> tuple[TracedV
     joined = TracedValues()
     conflicts: list[Conflict] = []
     for parent in parents:
-        _join(joined, joined.values, (parent, parent.values), (), conflicts)
+        conflicts += _join(joined, joined.values, parent, parent.values, ())
     return joined, [conflict for conflict in conflicts if not _decides(child, conflict.key)]
 
 
 def _join(
-    joined: TracedValues, target: dict[str, Any], other: tuple[TracedValues, Mapping[str, Any]], path: KeyPath, conflicts: list[Conflict]
-) -> None:
-    parent, values = other
+    joined: TracedValues, target: dict[str, Any], parent: TracedValues, values: Mapping[str, Any], path: KeyPath
+) -> Iterator[Conflict]:
     for key, value in values.items():
         here = (*path, key)
         if key not in target:
             target[key] = copy.deepcopy(value)
             joined.origins.update({known: origin for known, origin in parent.origins.items() if known[: len(here)] == here})
         elif isinstance(value, dict) and isinstance(target[key], dict):
-            _join(joined, target[key], (parent, value), here, conflicts)
+            yield from _join(joined, target[key], parent, value, here)
         elif not _same(target[key], value):
-            conflicts.append(Conflict(here, (target[key], joined.origins[here]), (value, parent.origins[here])))
+            yield Conflict(here, (target[key], joined.origins[here]), (value, parent.origins[here]))
 
 
 def _same(first: Any, second: Any) -> bool:

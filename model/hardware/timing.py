@@ -39,7 +39,7 @@ def layer_seconds(
     forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     with torch.random.fork_rng(**forked):
         one_of_each = dict(zip(kinds, entries, strict=True))
-        passes = {kind: _pass(entry, config, shape, (dtype, device)) for kind, entry in one_of_each.items()}
+        passes = {kind: _forward_and_backward(entry, config, shape, dtype, device) for kind, entry in one_of_each.items()}
         start = time.perf_counter()
         rounds: list[dict[tuple[object, bool], float]] = []
         # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
@@ -48,9 +48,10 @@ def layer_seconds(
     return [min(times[kind] for times in rounds) for kind in kinds]
 
 
-def _pass(entry: Layer, config: ModelConfig, shape: tuple[int, int], place: tuple[torch.dtype, torch.device]) -> Callable[[], None]:
+def _forward_and_backward(
+    entry: Layer, config: ModelConfig, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Callable[[], None]:
     """A function that runs one layer forward and backward and accumulates its gradients."""
-    dtype, device = place
     module = entry.build(config, Weights(replace(config, initialize=InitializeConfig()), seed=0)).to(device=device, dtype=dtype)
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
     tokens = torch.randint(config.vocab_size, shape, device=device)

@@ -8,21 +8,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED_LABEL = -100
-
 # Elements of the fp32 working copy: on CPU it should stay in a core's cache, elsewhere few large kernels are better.
 _CPU_CHUNK_ELEMENTS = 2**16
 _DEVICE_CHUNK_ELEMENTS = 2**28
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood in nats, fp32: the sum over labels that are not -100, divided by B * T.
+    """Mean negative log-likelihood in nats, fp32: the sum over labels that are token ids, divided by B * T.
 
     Ignored labels count in the divisor, so mean x B * T is the exact total of a padded batch too.
 
     Args:
         logits: (B, T, V), any floating type; the gradient has the same type.
-        labels: (B, T) token ids, -100 where nothing is scored.
+        labels: (B, T) token ids, a negative number (by convention -100) where nothing is scored.
     """
     return _CrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
 
@@ -36,7 +34,7 @@ class _CrossEntropy(torch.autograd.Function):
         for part in _row_slices(logits):
             torch.logsumexp(logits[part].float(), dim=-1, out=partition[part])
         ctx.save_for_backward(logits, labels, partition)
-        scored = labels != IGNORED_LABEL
+        scored = labels >= 0
         picked = logits.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1).float()
         return torch.where(scored, partition - picked, 0.0).sum() / len(labels)
 
@@ -44,7 +42,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         logits, labels, partition = ctx.saved_tensors
-        scale = torch.where(labels != IGNORED_LABEL, upstream / len(labels), 0.0)  # (B * T,)
+        scale = torch.where(labels >= 0, upstream / len(labels), 0.0)  # (B * T,)
         target = labels.clamp(min=0).unsqueeze(1)
         gradient = torch.empty_like(logits)
         for part in _row_slices(logits):
