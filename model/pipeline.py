@@ -148,10 +148,10 @@ def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> lis
 
 
 def _spec(entry: Layer, config: ModelConfig, weights: Weights) -> LayerSpec:
-    return (_TiedSpec if entry.tied else _Spec)(entry, config, weights)
+    return (_SeededTiedSpec if entry.tied else _SeededSpec)(entry, config, weights)
 
 
-class _Spec(LayerSpec):
+class _SeededSpec(LayerSpec):
     """A layer that is built only on the stage that owns it."""
 
     def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
@@ -166,7 +166,7 @@ def _project_tied(embedding: TokenEmbedding, hidden: Tensor) -> Tensor:
     return project(embedding.weight, hidden)
 
 
-class _TiedSpec(TiedLayerSpec):
+class _SeededTiedSpec(TiedLayerSpec):
     """The embedding's matrix at either end of the model; both ends build it from the embedding's index."""
 
     def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
