@@ -1,3 +1,5 @@
+"""Texts, stores and configurations that the tests of the preparation share."""
+
 import struct
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""`data`'s section: what is refused, and which keys make another store."""
+
 import pytest
 
 from data.config import DataConfig

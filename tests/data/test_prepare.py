@@ -1,3 +1,5 @@
+"""A preparation from text to store: when one is made, reused or refused, and what is said."""
+
 import dataclasses
 import json
 import shutil

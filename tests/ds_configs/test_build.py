@@ -1,3 +1,5 @@
+"""Sections become typed objects; what does not fit is named, all at once."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

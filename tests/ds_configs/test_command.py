@@ -1,3 +1,5 @@
+"""`python -m ds_configs show|diff|check`."""
+
 import json
 import re
 import subprocess

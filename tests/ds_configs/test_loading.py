@@ -1,3 +1,5 @@
+"""Configuration files: strict JSON, inheritance, overrides, and mistakes said with file and line."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Hostfiles: those made from a scheduler's list of nodes, and the shipped ones."""
+
 import re
 import subprocess
 import sys

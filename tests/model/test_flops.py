@@ -1,3 +1,5 @@
+"""Counts of parameters, operations and bytes, against models that are built and run."""
+
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The one list of layers: its order, its weights as drawn from the seed, and the plain model made of it."""
+
 import random
 
 import pytest

@@ -1,3 +1,5 @@
+"""`model`'s section: what is refused, and what a family's preset fills in."""
+
 import dataclasses
 
 import pytest

@@ -1,3 +1,5 @@
+"""Which layers a stage gets, and how even the stages' work is then."""
+
 import itertools
 import random
 

@@ -95,7 +95,7 @@ def build_optimizers(config: RunConfig, model: GPT) -> list[tuple[torch.optim.Op
 
 @contextlib.contextmanager
 def products_in(dtype: torch.dtype) -> Iterator[None]:
-    """torch's Muon casts to bf16 with this method, and has no setting for a processor on which that is slow."""
+    """Muon in torch casts to bf16 with this method, and has no setting for a processor on which that is slow."""
     with pytest.MonkeyPatch.context() as patch:
         if dtype != torch.bfloat16:
             patch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)

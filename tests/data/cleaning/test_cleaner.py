@@ -1,3 +1,5 @@
+"""Each cleaning rule: what it removes, and what it must leave alone."""
+
 import csv
 import dataclasses
 import json

@@ -1,3 +1,5 @@
+"""Exact and near copies are dropped, and nothing else is."""
+
 import csv
 import os
 import random

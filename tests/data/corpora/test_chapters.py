@@ -1,3 +1,5 @@
+"""Where a chapter begins: headings, numerals, tables of contents, volumes."""
+
 import os
 from pathlib import Path
 

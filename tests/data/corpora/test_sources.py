@@ -1,3 +1,5 @@
+"""Named corpora: fetched, checked, cleaned, or read from one's own copy."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""The encoding of a text is found, or the text is refused."""
+
 import random
 
 import pytest

@@ -1,3 +1,5 @@
+"""Every format and compression gives the same documents, however its files are cut into parts."""
+
 import gzip
 import io
 import json

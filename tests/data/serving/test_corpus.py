@@ -1,3 +1,5 @@
+"""What a run reads: both splits, exact validation, and the same samples on any number of replicas."""
+
 import dataclasses
 import itertools
 import shutil

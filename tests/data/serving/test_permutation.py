@@ -1,3 +1,5 @@
+"""The order of samples, computed and not stored."""
+
 import pytest
 
 from data.serving.permutation import mix, permute

@@ -1,3 +1,5 @@
+"""Rows cut from the token stream: every token once an epoch, in an order that seed and number decide."""
+
 import itertools
 import resource
 

@@ -1,3 +1,5 @@
+"""The shuffle on disk: nothing lost, the same bytes every time, and no more memory than allowed."""
+
 import os
 import random
 import signal
@@ -136,6 +138,7 @@ def do_job(folder: Path, moments: int):
             gather(parts, index, config, shard)
 
 
+@pytest.mark.distributed
 def test_killed_at_twenty_random_moments_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     draw = random.Random(0)
     assert run_job(tmp_path / "whole", 10**9) == 0

@@ -1,3 +1,5 @@
+"""Shards of tokens: written, read back, refused when damaged, and readable by DeepSpeed's own class."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Tokenizers of every kind: trained, saved, loaded, and compared with the libraries' own."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""Attention and rotary positions, against the textbook's formulas."""
+
 import math
 
 import pytest

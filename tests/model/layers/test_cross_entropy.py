@@ -1,3 +1,5 @@
+"""The loss, against its definition."""
+
 import pytest
 import torch
 from torch.nn import functional

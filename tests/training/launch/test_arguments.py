@@ -1,3 +1,5 @@
+"""What is made of the words behind `./run_pretrain.sh`."""
+
 import pytest
 
 from training.launch.arguments import check_arrival, parse

@@ -66,6 +66,7 @@ def waiting(root):
         process.stdout.close()
 
 
+@pytest.mark.distributed
 def test_a_stop_gives_a_phase_that_is_new_the_whole_grace_and_one_that_is_known_what_it_needed_before(waiting):
     new, known = waiting("save", 12), waiting("step", 100_000)
     for process in (new, known):
@@ -76,6 +77,7 @@ def test_a_stop_gives_a_phase_that_is_new_the_whole_grace_and_one_that_is_known_
     assert "signal 15 and no progress for 8 s; leaving without a save." in known.stdout.read()
 
 
+@pytest.mark.distributed
 def test_sigterm_is_repeated_by_launchers_and_a_second_ctrl_c_is_meant(waiting):
     process = waiting("save", 100_000)
     os.kill(process.pid, signal.SIGINT)
