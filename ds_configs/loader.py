@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
-from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, contradictions
+from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, Table, contradictions
 from ds_configs.errors import ConfigError, Report, did_you_mean
 from ds_configs.merge import Origin, apply
 from ds_configs.overrides import apply_overrides
@@ -104,18 +104,19 @@ def _check(config: LoadedConfig) -> list[str]:
     return problems
 
 
-def _check_by_type(section: str, tables: Mapping[str, Any], values: Mapping[str, Any], report: Report) -> None:
+def _check_by_type(section: str, tables: Mapping[str, Table | Refused], values: Mapping[str, Any], report: Report) -> None:
     """Check `<section>.params` by the table of `<section>.type`."""
     entry = values.get(section)
-    if not isinstance(entry, dict):
-        return
+    if not isinstance(entry, dict) or not isinstance(entry.get("type", ""), str):
+        return  # reported already
+    usable = [name for name, table in tables.items() if not isinstance(table, Refused)]
+    table = tables.get(entry.get("type", ""))
     if "type" not in entry:
-        report(section, f"{section}.type is missing; it must be one of {', '.join(tables)}.")
-    elif isinstance(entry["type"], str) and entry["type"] not in tables:
-        report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], tables)}')
-    elif isinstance(entry["type"], str) and isinstance(tables[entry["type"]], Refused):
-        report(f"{section}.type", f'{section}.type = "{entry["type"]}" cannot be used: {tables[entry["type"]].reason}')
-    elif isinstance(entry["type"], str) and isinstance(entry.get("params"), dict):
-        found = convert(tables[entry["type"]], entry["params"], f"{section}.params", report)
-        for key, problem in contradictions(section, entry) if found is not FAILED else ():
+        report(section, f"{section}.type is missing; it must be one of {', '.join(usable)}.")
+    elif table is None:
+        report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], usable)}')
+    elif isinstance(table, Refused):
+        report(f"{section}.type", f'{section}.type = "{entry["type"]}" cannot be used: {table.reason}')
+    elif isinstance(entry.get("params"), dict) and convert(table, entry["params"], f"{section}.params", report) is not FAILED:
+        for key, problem in contradictions(section, entry):
             report(key, problem)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ds_configs.errors import did_you_mean
 from ds_configs.reader import KeyPath
 
 
@@ -66,6 +67,15 @@ def _apply(
             target[key] = copy.deepcopy(value)
             base.origins[here] = origin(here)
     return missing
+
+
+def nothing_to_remove(key: KeyPath, values: Mapping[str, Any]) -> str:
+    """What to say of a null for a key that `values` do not have, after who wrote it."""
+    siblings: Any = values
+    for name in key[:-1]:
+        siblings = siblings.get(name) if isinstance(siblings, Mapping) else None
+    guess = did_you_mean(key[-1], siblings if isinstance(siblings, Mapping) else ())
+    return f'null removes "{".".join(key)}", but there is none to remove. {guess}'
 
 
 @dataclass(frozen=True)

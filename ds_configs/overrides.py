@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
-from ds_configs.errors import did_you_mean
-from ds_configs.merge import Origin, TracedValues, apply
+from ds_configs.merge import Origin, TracedValues, apply, nothing_to_remove
 from ds_configs.reader import KeyPath
 
 COMMAND_LINE = "command line"
@@ -24,13 +23,12 @@ def apply_overrides(merged: TracedValues, overrides: Sequence[str]) -> list[str]
             problems.append(f"{COMMAND_LINE}: {problem}")
             continue
         keys.append(key)
-        siblings = _siblings(merged.values, key)
         patch: Any = value
         for name in reversed(key):
             patch = {name: patch}
         missing = apply(merged, patch, lambda _key: Origin(COMMAND_LINE))
         if value is None and missing and not _is_deepspeed_key(key):
-            problems.append(f'{COMMAND_LINE}: "{text}" removes a key, but there is none to remove. {did_you_mean(key[-1], siblings)}')
+            problems.append(f"{COMMAND_LINE}: {nothing_to_remove(key, merged.values)}")
     changed = sorted({key[0] for key in keys if not _is_without_effect(key)} & {"model", "data"})
     if changed and ("run", "name") not in keys:
         problems.append(
@@ -77,12 +75,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are no JSON, so they stay strings
-
-
-def _siblings(values: Any, key: KeyPath) -> list[str]:
-    for name in key[:-1]:
-        values = values.get(name) if isinstance(values, dict) else None
-    return list(values) if isinstance(values, dict) else []
 
 
 def _is_deepspeed_key(key: KeyPath) -> bool:

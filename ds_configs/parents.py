@@ -1,11 +1,10 @@
 """Read a configuration file together with everything it inherits."""
 
 from pathlib import Path
-from typing import Any
 
-from ds_configs.errors import ConfigError, did_you_mean
-from ds_configs.merge import Conflict, Origin, TracedValues, apply, join
-from ds_configs.reader import Document, KeyPath, display_path, read
+from ds_configs.errors import ConfigError
+from ds_configs.merge import Conflict, Origin, TracedValues, apply, join, nothing_to_remove
+from ds_configs.reader import Document, display_path, read
 
 _NOT_MERGED = ("inherits", "provenance")
 
@@ -46,7 +45,7 @@ class _Reading:
         self.problems += [_disagreement(conflict, where) for conflict in conflicts]
         missing = apply(joined, patch, lambda key: Origin(where, document.lines[key]))
         if parents:
-            self.problems += [_nothing_to_remove(key, joined.values, f"{where}:{document.lines[key]}") for key in missing]
+            self.problems += [f"{where}:{document.lines[key]}: {nothing_to_remove(key, joined.values)}" for key in missing]
         return joined
 
     def _inherited(self, path: Path, document: Document) -> list[Path]:
@@ -81,10 +80,3 @@ def _disagreement(conflict: Conflict, child: str) -> str:
     (first, first_origin), (second, second_origin) = conflict.first, conflict.second
     key = ".".join(conflict.key)
     return f'{child}: its parents disagree on "{key}": {first!r} ({first_origin}), {second!r} ({second_origin}). Set it in {child}.'
-
-
-def _nothing_to_remove(key: KeyPath, values: dict[str, Any], where: str) -> str:
-    siblings: Any = values
-    for name in key[:-1]:
-        siblings = siblings.get(name, {}) if isinstance(siblings, dict) else {}
-    return f'{where}: null removes "{".".join(key)}", but there is none to remove. {did_you_mean(key[-1], siblings)}'

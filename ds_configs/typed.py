@@ -11,7 +11,6 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ds_configs.errors import ConfigError, Report, did_you_mean, nearest
@@ -75,7 +74,7 @@ def build_section(cls: type[T], section: Mapping[str, Any], name: str, where: st
 
 
 def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
-    """Return `value` as the type `wanted` describes (lists become tuples, strings paths, where it says so), or FAILED after a report."""
+    """Return `value` as the type `wanted` describes (lists become tuples where it says so), or FAILED after a report."""
     origin = get_origin(wanted)
     if wanted is Any or wanted is object:
         return value
@@ -96,15 +95,7 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
 
 def describe(wanted: Any) -> str:
     """The type in words: "an integer", "a list of strings"."""
-    names = {
-        int: "an integer",
-        float: "a number",
-        str: "a string",
-        bool: "true or false",
-        Path: "a path",
-        type(None): "null",
-        Any: "anything",
-    }
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", Any: "anything"}
     origin, args = get_origin(wanted), get_args(wanted)
     if isinstance(wanted, Bounded):
         return str(wanted)
@@ -114,9 +105,8 @@ def describe(wanted: Any) -> str:
         return " or ".join(describe(arm) for arm in args if arm is not type(None))
     if origin is tuple and args and args[-1] is not Ellipsis:
         return "a list of " + ", then ".join(describe(arg) for arg in args)
-    if wanted in (list, tuple) or origin in (list, tuple):
-        inner = describe(args[0]) if args else "anything"
-        return f"a list, each entry {inner}"
+    if origin in (list, tuple):
+        return f"a list, each entry {describe(args[0])}"
     if isinstance(wanted, type) and wanted in names:
         return names[wanted]
     return "an object"
@@ -152,8 +142,6 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
             return float(value)
         report(name, f"{name} is too large for a number. Write a finite one.")
         return FAILED
-    if wanted is Path and isinstance(value, str):
-        return Path(value)
     return value if type(value) is wanted else _mismatch(name, value, wanted, report)
 
 
@@ -200,58 +188,55 @@ def _sequence(wanted: Any, value: Any, name: str, report: Report) -> Any:
         return FAILED
     kinds = args if fixed else (args[0],) * len(value)
     entries = [convert(kind, entry, f"{name}[{index}]", report) for index, (kind, entry) in enumerate(zip(kinds, value, strict=True))]
-    return FAILED if any(entry is FAILED for entry in entries) else origin(entries)
+    return FAILED if FAILED in entries else origin(entries)
 
 
 def _mapping(wanted: Any, value: Any, name: str, report: Report) -> Any:
     if not isinstance(value, Mapping):
         return _mismatch(name, value, wanted, report)
-    _, kind = get_args(wanted)
-    entries = {key: convert(kind, entry, f"{name}.{key}", report) for key, entry in value.items()}
-    return FAILED if any(entry is FAILED for entry in entries.values()) else entries
+    entries = _entries(dict.fromkeys(value, get_args(wanted)[1]), value, name, report)
+    return FAILED if FAILED in entries.values() else entries
 
 
 def _table(wanted: dict[str, Any], value: Any, name: str, report: Report) -> Any:
     if not isinstance(value, Mapping):
         return _mismatch(name, value, wanted, report)
-    failed = False
-    allowed = [key for key, kind in wanted.items() if not isinstance(kind, Refused)]
+    return FAILED if FAILED in _entries(wanted, value, name, report).values() else value
+
+
+def _entries(kinds: Mapping[str, Any], value: Mapping[str, Any], name: str, report: Report) -> dict[str, Any]:
+    """Convert each entry of an object whose keys may be `kinds`."""
+    entries = {}
     for key, entry in value.items():
         dotted = f"{name}.{key}" if name else key
-        if key not in wanted:
+        if key in kinds:
+            entries[key] = convert(kinds[key], entry, dotted, report)
+        else:
+            allowed = [known for known, kind in kinds.items() if not isinstance(kind, Refused)]
             report(dotted, f'unknown key "{dotted}". {did_you_mean(key, allowed)}')
-            failed = True
-        elif convert(wanted[key], entry, dotted, report) is FAILED:
-            failed = True
-    return FAILED if failed else value
+            entries[key] = FAILED
+    return entries
 
 
 def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
     if not isinstance(value, Mapping):
         return _mismatch(name, value, cls, report)
     hints = get_type_hints(cls)
-    fields = {entry.name: entry for entry in dataclasses.fields(cls) if entry.init}
-    arguments: dict[str, Any] = {}
-    for key, entry in value.items():
-        if key in fields:
-            arguments[key] = convert(hints[key], entry, f"{name}.{key}", report)
-            check = fields[key].metadata.get("check")
-            if check is not None and arguments[key] is not FAILED:
-                arguments[key] = check(arguments[key], f"{name}.{key}", report)
-        else:
-            report(f"{name}.{key}", f'unknown key "{name}.{key}". {did_you_mean(key, fields)}')
-            arguments[key] = FAILED
-    for key, entry in fields.items():
+    fields = [entry for entry in dataclasses.fields(cls) if entry.init]
+    arguments = _entries({entry.name: hints[entry.name] for entry in fields}, value, name, report)
+    for entry in fields:
         required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-        if required and key not in value:
-            report("", f"{name}.{key} is missing; it must be {describe(hints[key])}.")
-            arguments[key] = FAILED
-    if any(argument is FAILED for argument in arguments.values()):
+        if entry.name not in value and required:
+            report("", f"{name}.{entry.name} is missing; it must be {describe(hints[entry.name])}.")
+            arguments[entry.name] = FAILED
+        elif "check" in entry.metadata and arguments.get(entry.name, FAILED) is not FAILED:
+            arguments[entry.name] = entry.metadata["check"](arguments[entry.name], f"{name}.{entry.name}", report)
+    if FAILED in arguments.values():
         return FAILED
     try:
         return cls(**arguments)
     except ValueError as error:
         # `model` imports nothing of ours and has a FieldError of its own, hence the attribute instead of the class.
-        own_key: str | None = getattr(error, "key", None)
-        report(f"{name}.{own_key}", f"{name}.{error}") if own_key else report(name, f"{name}: {error}")
+        key: str | None = getattr(error, "key", None)
+        report(f"{name}.{key}", f"{name}.{error}") if key else report(name, f"{name}: {error}")
     return FAILED

@@ -44,12 +44,10 @@ def layer_flops(config: ModelConfig, seq_length: int) -> list[float]:
 
     Attention scores are counted over the whole T x T square, as is usual for model FLOP utilisation.
     """
-    D, M = config.hidden_size, config.intermediate_size
-    projections = 2 * D * (2 * D + 2 * config.kv_size)
-    attention = projections + 4 * seq_length * D
-    mlp = 2 * D * M * (3 if config.gated else 2)
-    head = 2 * D * config.vocab_size
-    return [3.0 * flops for flops in (0, 0, *[attention, mlp] * config.num_layers, 0, head)]
+    flops = [2 * parameters for parameters in block_matrix_parameters(config)]
+    flops[2:-2:2] = [products + 4 * seq_length * config.hidden_size for products in flops[2:-2:2]]
+    flops[-1] = 2 * config.hidden_size * config.vocab_size
+    return [3.0 * operations for operations in flops]
 
 
 def flops_per_token(config: ModelConfig, seq_length: int) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -31,7 +30,6 @@ class Outer:
     layers: tuple[int, ...] = ()
     rules: list[str | dict[str, Any]] = field(default_factory=list)
     weights: Mapping[str, float] = field(default_factory=dict)
-    file: Path | None = None
     inner: Inner = field(default_factory=Inner)
     maybe_inner: Inner | None = None
     inners: tuple[Inner, ...] = ()
@@ -56,7 +54,6 @@ def test_defaults_are_kept_and_values_take_their_annotated_type():
             "count": 3,
             "betas": [1, 0.5],
             "layers": [0, 1],
-            "file": "a/b",
             "inner": {"ratio": 1},
             "inners": [{"ratio": 0.1}],
             "weights": {"a": 2},
@@ -67,7 +64,6 @@ def test_defaults_are_kept_and_values_take_their_annotated_type():
     assert built.betas == (1.0, 0.5)
     assert type(built.betas[0]) is float
     assert built.layers == (0, 1)
-    assert built.file == Path("a/b")
     assert built.inners == (Inner(ratio=0.1),)
     assert type(built.inner.ratio) is float
     assert built.weights == {"a": 2.0}
