@@ -6,10 +6,9 @@ A command that merely checks a configuration must not wait for torch: nothing he
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data.cleaning.config import DeduplicateConfig
-from data.corpora.chapters import ChaptersConfig
-from ds_configs.errors import FieldError, Report
-from ds_configs.typed import FAILED
+from data.cleaning_config import DeduplicateConfig
+from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig, check_at_least_one, check_rules, name_of_path
+from ds_configs.errors import FieldError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -80,29 +79,9 @@ class ValidationConfig:
         if len(chosen) != 1:
             said = " and ".join(chosen) if chosen else "none of them"
             raise FieldError("last_documents", f", ratio, last_shards: {said} given; exactly one says what is held out.")
-        _check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
+        check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
         if self.ratio is not None and not 0 < self.ratio < 1:
             raise FieldError("ratio", f" = {self.ratio}; it must be between 0 and 1, e.g. 0.1.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReverseConfig:
-    """The generated task: random strings, a separator, and the same string backwards (abc>cba)."""
-
-    num_samples: int = 100_000
-    min_length: int = 1
-    max_length: int = 16
-    alphabet: str = "abcdefghijklmnopqrstuvwxyz"
-    separator: str = ">"
-
-    def __post_init__(self) -> None:
-        _check_at_least_one(self, "num_samples", "min_length")
-        if self.max_length < self.min_length:
-            raise FieldError("max_length", f" = {self.max_length} is less than min_length = {self.min_length}.")
-        if len(set(self.alphabet)) < 2 or len(set(self.alphabet)) < len(self.alphabet):
-            raise FieldError("alphabet", f' = "{self.alphabet}"; it needs two or more characters, none of them twice.')
-        if len(self.separator) != 1 or self.separator in self.alphabet:
-            raise FieldError("separator", f' = "{self.separator}"; it must be one character that is not in the alphabet.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,61 +91,7 @@ class PackConfig:
     length: int
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "length")
-
-
-def _check_rules(rules: tuple[dict[str, Any], ...] | None, name: str, report: Report) -> Any:
-    if rules is None:
-        return None
-    from data.cleaning.cleaner import convert_rules  # here, because it needs numpy
-
-    return rules if len(convert_rules(rules, name, report)) == len(rules) else FAILED
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where documents come from.
-
-    `corpus` names a known corpus; `path` is a file, folder, pattern or list of these of one's own. With both, the named corpus
-    is read from that path and nothing is fetched.
-    """
-
-    corpus: str | None = None
-    path: str | tuple[str, ...] | None = None
-    fields: dict[str, str] = field(default_factory=dict)
-    """Our name of a field (text, title, author ...) -> its name in the files."""
-    text_documents: Literal["file", "line", "paragraph"] = "file"
-    """What a document is in a text file."""
-    errors: Literal["refuse", "replace"] = "refuse"
-    """Bytes that do not fit a file's encoding cost the record they are in, or are replaced by U+FFFD and counted."""
-    template: str | None = None
-    """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
-    chapters: ChaptersConfig | None = None
-    reverse: ReverseConfig | None = None
-    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": _check_rules})
-    """Cleaning rules of this source alone; None: those of the section."""
-    weight: float | None = None
-    """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
-
-    def __post_init__(self) -> None:
-        if not (self.corpus or self.path):
-            raise FieldError("corpus", ', path: none given; name a corpus ("hongloumeng") or a path of your own text.')
-        if self.weight is not None and self.weight <= 0:
-            raise FieldError("weight", f" = {self.weight}; it must be more than 0.")
-        if self.reverse is not None and self.corpus != "reverse":
-            raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The paths as a tuple, none for a fetched corpus."""
-        if self.path is None:
-            return ()
-        return (self.path,) if isinstance(self.path, str) else self.path
-
-    @property
-    def name(self) -> str:
-        """A short name for folders and messages."""
-        return self.corpus or name_of_path(self.paths[0])
+        check_at_least_one(self, "length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +114,7 @@ class DataConfig:
     reverse: ReverseConfig | None = None
     sources: tuple[SourceConfig, ...] | None = None
     store: str | None = None
-    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": _check_rules})
+    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": check_rules})
     """Cleaning rules in order, see docs/cleaning.md. None: the default rules; an empty list: none."""
     deduplicate: DeduplicateConfig | None = None
     shuffle: bool = False
@@ -213,7 +138,7 @@ class DataConfig:
     directory: str = "data/stores"
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "seq_length", "shard_mib", "max_train_tokens", "num_workers")
+        check_at_least_one(self, "seq_length", "shard_mib", "max_train_tokens", "num_workers")
         text = [name for name in ("corpus", "path") if getattr(self, name) is not None]
         given = [*(["/".join(text)] if text else []), *(name for name in ("sources", "store") if getattr(self, name) is not None)]
         if len(given) != 1:
@@ -278,16 +203,3 @@ class DataConfig:
     def name(self) -> str:
         """A short name for folders and messages."""
         return name_of_path(self.store) if self.store is not None else "-".join(source.name for source in self.all_sources)[:60]
-
-
-def name_of_path(path: str) -> str:
-    """The last part of a path without its ending, as a name for folders."""
-    stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
-
-
-def _check_at_least_one(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise FieldError(name, f" = {value}; it must be 1 or more.")

@@ -21,11 +21,12 @@ from data.config import DataConfig
 from data.corpora import sources
 from data.documents import DataError
 from data.steps import tasks
+from data.steps.identify import FileHashes, identify
 from data.steps.packages import check_packages
 from data.steps.tasks import Runner, lock
 from data.store import token_store
-from data.store.hashes import FileHashes
-from data.store.identity import Identity, changes, identify
+from data.store.checks import check_length, check_recorded_bad_input
+from data.store.identity import Identity, changes
 from data.store.registry import Prepared, find_store, outdated, remember
 
 logger = logging.getLogger(__name__)
@@ -97,8 +98,7 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
 
 
 def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
-    from data.steps import assemble, pipeline
-    from data.store import megatron
+    from data.steps import assemble, megatron, pipeline
 
     folder = meant.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +110,8 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
             token_store.verify(folder, manifest)
             if config.store is not None:
                 megatron.verify(config, manifest)
-            assemble.check_length(manifest["splits"]["train"]["tokens"], config)
-            assemble.check_recorded_bad_input(folder, manifest, config)
+            check_length(manifest["splits"]["train"]["tokens"], config)
+            check_recorded_bad_input(folder, manifest, config)
             logger.info("%s is up to date", folder)
             return folder
         files = sources.files_of(config)

@@ -97,6 +97,22 @@ def test_reading_a_configuration_imports_no_framework(start):
             queue += _files(module)
 
 
+@pytest.mark.parametrize("start", sorted((ROOT / "data" / "serving").glob("*.py")), ids=name)
+def test_what_serves_batches_imports_nothing_that_reads_raw_files(start):
+    """Ranks open stores and never touch the text: follows all imports, those inside functions too."""
+    raw = ("data.reading", "data.corpora", "data.cleaning", "data.steps")
+    queue, seen = [start], set()
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for module, line in imported(path):
+            assert not any(module == room or module.startswith(f"{room}.") for room in raw), f"{name(path)}:{line} imports {module}"
+            queue += _files(module)
+    assert ROOT / "data/store/token_store.py" in seen or start.name in ("__init__.py", "permutation.py"), "the imports were followed"
+
+
 def _files(module: str) -> list[Path]:
     """The files that importing one of our modules runs: its packages' __init__ and itself."""
     parts = module.split(".")

@@ -2,7 +2,7 @@
 
     "clean": [{"rule": "unicode"}, {"rule": "min_length", "chars": 200}]
 
-The rules themselves are `rules.py`. A missing list means `DEFAULT_RULES`, an empty one no cleaning.
+The rules themselves are `rules.py`. A missing list means `cleaning_config.DEFAULT_RULES`, an empty one no cleaning.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
+from data.cleaning_config import convert_rules
 from data.documents import Document
 from ds_configs import ConfigError
-from ds_configs.errors import Report, did_you_mean
-from ds_configs.typed import FAILED, convert
 
 RULES: dict[str, type[Callable[[str], str | None]]] = {
     "unicode": Unicode,
@@ -26,10 +25,6 @@ RULES: dict[str, type[Callable[[str], str | None]]] = {
     "language": Language,
     "convert": Convert,
 }
-
-DEFAULT_RULES: tuple[Mapping[str, Any], ...] = tuple(
-    {"rule": name} for name in ("unicode", "control", "boilerplate", "min_length", "line_repetition", "ngram_repetition")
-)
 
 _NUM_SAMPLES = 5
 _SAMPLE_CHARS = 200
@@ -71,30 +66,13 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.c
         ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
     """
     problems: list[str] = []
-    chosen = DEFAULT_RULES if section is None else section
-    rules = convert_rules(chosen, name, lambda _key, problem: problems.append(f"{where}: {problem}"))
+    made = convert_rules(section, name, lambda _key, problem: problems.append(f"{where}: {problem}"), RULES)
     if problems:
         raise ConfigError(problems)
-    return rules
-
-
-def convert_rules(section: Sequence[Mapping[str, Any]], name: str, report: Report) -> list[Rule]:
-    """Make the rules of a list that stands under the dotted key `name`; those that cannot be made are reported and left out."""
     rules: list[Rule] = []
-    for index, entry in enumerate(section):
-        key = f"{name}[{index}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("rule"), str):
-            report(key, f'{key} = {entry!r}; it must be an object with the name of a rule: {{"rule": "min_length", "chars": 200}}.')
-            continue
-        rule = entry["rule"]
-        if rule not in RULES:
-            report(key, f'{key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
-            continue
-        made = convert(RULES[rule], {parameter: value for parameter, value in entry.items() if parameter != "rule"}, key, report)
-        if made is FAILED:
-            continue
+    for rule, apply in made:
         times = 1 + sum(other.name.split(" ")[0] == rule for other in rules)
-        rules.append(Rule(rule if times == 1 else f"{rule} {times}", made))
+        rules.append(Rule(rule if times == 1 else f"{rule} {times}", apply))
     return rules
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cleaning.config import DeduplicateConfig
 from data.cleaning.minhash import band_keys, exact_hashes, signatures
+from data.cleaning_config import DeduplicateConfig
 from data.documents import DataError
 from ds_configs.files import replacing
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.cleaning.config import NearConfig
+from data.cleaning_config import NearConfig
 
 _BLOCK_CHARS = 16 << 10  # The hashes of a block stay in the processor's second-level cache.
 _SLICE_CHARS = 1 << 20

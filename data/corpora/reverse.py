@@ -5,9 +5,9 @@ Every sample is a function of its number, so any part can be made by any worker.
 
 from collections.abc import Iterator
 
-from data.config import ReverseConfig
 from data.documents import Document
 from data.serving.permutation import mix
+from data.source_config import ReverseConfig
 
 
 def samples(config: ReverseConfig, start: int, end: int) -> Iterator[Document]:

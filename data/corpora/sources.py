@@ -9,14 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.config import DataConfig, ReverseConfig, SourceConfig
+from data.config import DataConfig
 from data.corpora import poems, reverse
-from data.corpora.chapters import Chapters, ChaptersConfig, split_chapters
+from data.corpora.chapters import Chapters, split_chapters
 from data.corpora.named import CORPORA
 from data.documents import DataError, Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, group, read, split
 from data.reading.records import BadInput, FileRead, Reading, Remark
+from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _SAMPLES_PER_PART = 200_000

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import DataError
+from data.source_config import HUB
 
 logger = logging.getLogger(__name__)
 
-HUB = "hub:"
 """What a path begins with to mean a dataset of the Hugging Face hub: hub:OWNER/NAME, and @REVISION behind it."""
 _HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.csv", "*.txt")
 

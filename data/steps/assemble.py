@@ -9,13 +9,14 @@ from typing import Any
 
 from data.config import DataConfig
 from data.documents import DataError
-from data.steps import report, tokenization
-from data.steps.clean import bad_input, check_bad_ratio
+from data.steps import packed_rows, report, tokenization
+from data.steps.clean import bad_input
 from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
 from data.steps.split import warn_of_large_share
 from data.steps.tasks import Task, run
 from data.steps.tokenization import SPLITS
-from data.store import packed_rows, token_store
+from data.store import token_store
+from data.store.checks import check_length, check_sources
 from data.store.identity import Identity
 from data.tokenizers import tokenizer_folder
 
@@ -53,16 +54,6 @@ def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) ->
     return folder
 
 
-def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
-    """Hold what a store's preparation could not read against the configuration of today.
-
-    Raises:
-        DataError: Above `data.max_bad_ratio`.
-    """
-    if "bad_input" in manifest:  # A finished pair of another program has none.
-        check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
-
-
 def describe(made: tokenizer_folder.Tokenizer, folder: Path) -> dict[str, Any]:
     """What the manifest says about the tokenizer."""
     return {
@@ -71,36 +62,6 @@ def describe(made: tokenizer_folder.Tokenizer, folder: Path) -> dict[str, Any]:
         "eos_id": made.eos_id,
         "bos_id": made.bos_id,
     }
-
-
-def check_length(num_tokens: int, config: DataConfig) -> None:
-    """Refuse a training split that does not fill one window.
-
-    Raises:
-        DataError: If it does not.
-    """
-    if num_tokens < config.seq_length + 1:
-        raise DataError(
-            f"{config.name}: {num_tokens} training tokens are less than one window of data.seq_length + 1 ="
-            f" {config.seq_length + 1}. Shorten the window or bring more text."
-        )
-
-
-def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
-    """Refuse a weighted mixture in which a source could not fill one window.
-
-    Raises:
-        DataError: If one has no training tokens, or too few.
-    """
-    if not config.is_weighted:
-        return
-    tokens = {part["source"]: part["tokens"] for part in train["streams"]}
-    for source, name in enumerate(config.source_names):
-        if tokens.get(source, 0) < config.seq_length + 1:
-            raise DataError(
-                f"data.sources: {tokens.get(source, 0)} training tokens of {name} are less than one window of data.seq_length + 1 ="
-                f" {config.seq_length + 1}. Bring more of it, shorten the window, or remove the source."
-            )
 
 
 def _link_split(config: DataConfig, tokenized: Sequence[Tokenized], name: str, folder: Path) -> list[Linked]:

@@ -1,7 +1,7 @@
 """The first steps of a preparation: read and clean each part, and leave out copies."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from data.documents import DataError, Document
 from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
 from data.steps.tasks import Result
+from data.store.checks import check_bad_ratio
 from ds_configs.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -129,20 +130,6 @@ def bad_input(results: Sequence[Result]) -> dict[str, int]:
         sum(result[name] for result in results) for name in ("num_bad", "documents_in", "bad_bytes", "bytes_in")
     )
     return {"records": num_bad, "of_records": num_bad + num_good, "bytes": num_bytes, "of_bytes": of_bytes}
-
-
-def check_bad_ratio(counts: Mapping[str, int], config: DataConfig, more: str = "") -> None:
-    """Compare what could not be read, as `bad_input` counts it, with the configuration.
-
-    Raises:
-        DataError: Above `data.max_bad_ratio`, by records or by bytes.
-    """
-    for unit in ("records", "bytes"):
-        if counts[unit] > config.max_bad_ratio * counts[f"of_{unit}"]:
-            raise DataError(
-                f"{config.name}: {counts[unit]} of {counts[f'of_{unit}']} {unit} could not be read, more than data.max_bad_ratio ="
-                f" {config.max_bad_ratio:g} allows.{more} Repair the input or raise the ratio."
-            )
 
 
 def _say(results: Sequence[Result]) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data.cleaning.cleaner import DEFAULT_RULES
+from data.cleaning_config import DEFAULT_RULES
 from data.config import DataConfig
 from data.documents import DataError
 from data.tokenizers.adoption import find_files

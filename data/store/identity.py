@@ -1,30 +1,21 @@
 """What a token store is: which text went in, by hash; by which rules, spelled out; with which tokenizer; in which format.
 
-Worked out by whoever prepares a store, who alone reads raw files. How ranks find what was prepared is `registry.py`.
+Here is what an identity says and how two are compared. How it is worked out from raw files is `data/steps/identify.py`; how ranks
+find what was prepared is `registry.py`.
 """
 
 import json
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from data.cleaning.cleaner import build_rules
-from data.cleaning.rules import BOILERPLATE
-from data.config import DataConfig, ReverseConfig, SourceConfig
-from data.corpora import sources
-from data.corpora.named import CORPORA
-from data.documents import DataError
-from data.reading.files import HUB
-from data.store.hashes import FileHashes
+from data.cleaning_config import BOILERPLATE, convert_rules
+from data.config import DataConfig
+from data.source_config import ReverseConfig, SourceConfig
 from data.store.token_store import FORMAT
-from data.tokenizers import adoption
+from ds_configs import ConfigError
 from ds_configs.files import digest
-
-logger = logging.getLogger(__name__)
 
 # What decides how samples are cut from a store and in which order they come.
 ORDER = ("seq_length", "windows", "tail")
@@ -90,7 +81,11 @@ def _spell_out_source(config: DataConfig, source: SourceConfig) -> dict[str, Any
     if source.corpus == "reverse":
         rules["reverse"] = _plain(source.reverse or ReverseConfig())
     chosen = source.clean if source.clean is not None else config.clean
-    rules["clean"] = [{"rule": rule.name.split(" ")[0], **_plain(rule.apply)} for rule in build_rules(chosen)]
+    problems: list[str] = []
+    made = convert_rules(chosen, "data.clean", lambda _key, problem: problems.append(problem))
+    if problems:
+        raise ConfigError(problems)
+    rules["clean"] = [{"rule": name, **_plain(rule)} for name, rule in made]
     for rule in rules["clean"]:
         if rule.get("built_in"):
             rule["built_in"] = digest(BOILERPLATE)[:12]  # The patterns are too many to spell out.
@@ -105,87 +100,6 @@ def spell_out_order(config: DataConfig) -> dict[str, Any]:
 def _plain(config: Any) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return values
-
-
-def identify(config: DataConfig, hashes: FileHashes, before: Mapping[str, Any] | None = None) -> Identity:
-    """Work out the identity of the store of `config` from the raw files.
-
-    Args:
-        config: The data section.
-        hashes: A file that it knows and that has not changed is not read.
-        before: Manifest of the store that this very section was prepared as. What of its text is not on this machine any more, or
-            would have to be asked of a hub, is taken as it was then, and said.
-
-    Raises:
-        DataError: If a corpus is unknown or a path does not exist.
-    """
-    inputs: list[dict[str, Any]] = []
-    if config.store is not None:
-        inputs = _pair(config.store, hashes)
-    for index, source in enumerate(config.all_sources):
-        sources.check_known(source)
-        kept = [item for item in before["inputs"] if item["source"] == index] if before else []
-        if kept and (reason := _cannot_be_looked_at(source.paths)):
-            logger.warning("%s %s: the store that was made of it is used as it is", ", ".join(source.paths), reason)
-            inputs += kept
-        elif source.path is None:
-            known = CORPORA[source.corpus or ""]
-            inputs.append({"source": index, "name": known.origin, "type": "corpus", "sha256": known.sha256})
-        else:
-            inputs += _files(index, sources.own_files(source), hashes)
-    return Identity(spell_out(config), inputs, _tokenizer_files(config.tokenizer.path, hashes, before))
-
-
-def _cannot_be_looked_at(paths: Sequence[str]) -> str | None:
-    if any(path.startswith(HUB) for path in paths):
-        return "is not asked for again"
-    return "is not here any more" if paths and not any(_exists(path) for path in paths) else None
-
-
-def _exists(path: str) -> bool:
-    # Of a pattern, the part in front of the first wildcard: an emptied folder is a change, a folder that is gone is not.
-    plain = path[: min((path.index(mark) for mark in "*?[" if mark in path), default=len(path))]
-    return os.path.lexists(path) or (plain != path and os.path.isdir(os.path.dirname(plain) or "."))
-
-
-def _tokenizer_files(path: str | None, hashes: FileHashes, before: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    if path is None:
-        return []
-    if before and not os.path.lexists(path):
-        logger.warning("%s is not here any more: the store keeps the tokenizer that was made of it", path)
-        kept: list[dict[str, str]] = before["tokenizer_inputs"]
-        return kept
-    return [{"name": file.name, "sha256": hashes.of(file)} for file in adoption.find_files(path)]
-
-
-def _files(source: int, paths: Sequence[Path], hashes: FileHashes) -> list[dict[str, Any]]:
-    """Each with its name below the folder that holds them all."""
-    top = os.path.commonpath([path.absolute().parent for path in paths])
-    names = [path.absolute().relative_to(top).as_posix() for path in paths]
-    return [
-        {"source": source, "name": name, "type": _type(path), "sha256": hashes.of(path)} for name, path in zip(names, paths, strict=True)
-    ]
-
-
-def _type(path: Path) -> str:
-    """The ending, which says how a file is read."""
-    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return (path.with_suffix("") if packed else path).suffix.lower() + packed
-
-
-def _pair(prefix: str, hashes: FileHashes) -> list[dict[str, Any]]:
-    """The two files of a finished store.
-
-    Raises:
-        DataError: If they are not there.
-    """
-    found = []
-    for ending in (".bin", ".idx"):
-        path = Path(f"{prefix}{ending}")
-        if not path.is_file():
-            raise DataError(f'data.store = "{prefix}": there is no {path}. Give the common beginning of a .bin/.idx pair.')
-        found.append({"source": 0, "name": path.name, "type": ending, "sha256": hashes.of(path)})
-    return found
 
 
 def changes(before: Mapping[str, Any], now: Identity) -> str:

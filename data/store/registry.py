@@ -11,7 +11,7 @@ from typing import Any
 
 from data.config import DataConfig
 from data.documents import DataError
-from data.reading.files import HUB
+from data.source_config import HUB
 from data.store.identity import differences, spell_out
 from data.store.token_store import FORMAT, MANIFEST, read_manifest
 from ds_configs.files import digest, read_object, write_json
@@ -95,14 +95,14 @@ def record_path(config: DataConfig) -> Path:
 def section(config: DataConfig) -> dict[str, Any]:
     """What a data section asks for: its rules, and where it says that text and tokenizer lie."""
     places = {
-        "sources": [[_place(path, config.directory) for path in source.paths] for source in config.all_sources],
-        "store": config.store and _place(config.store, config.directory),
-        "tokenizer": config.tokenizer.path and _place(config.tokenizer.path, config.directory),
+        "sources": [[_portable(path, config.directory) for path in source.paths] for source in config.all_sources],
+        "store": config.store and _portable(config.store, config.directory),
+        "tokenizer": config.tokenizer.path and _portable(config.tokenizer.path, config.directory),
     }
     return {"format": FORMAT, "rules": spell_out(config), "places": places}
 
 
-def _place(path: str, directory: str) -> str:
+def _portable(path: str, directory: str) -> str:
     """Relative paths are taken from the stores' folder, so that a checkout can be moved as a whole, and two do not mix."""
     if path.startswith(HUB):
         return path

@@ -5,8 +5,9 @@ import struct
 import numpy as np
 import pytest
 
-from data.config import ChaptersConfig, DataConfig, ValidationConfig
+from data.config import DataConfig, ValidationConfig
 from data.prepare import prepare
+from data.source_config import ChaptersConfig
 from tests.data.stores import CHARACTERS, big_lines, large_config
 
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from data.cleaning.config import DeduplicateConfig
+from data.cleaning_config import DeduplicateConfig
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.store import token_store
 from data.tokenizers import tokenizer_folder

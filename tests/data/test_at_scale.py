@@ -12,7 +12,7 @@ import pytest
 
 from data import at_scale
 from data.at_scale import CleanDocuments, Cluster, main
-from data.cleaning.config import DeduplicateConfig, NearConfig
+from data.cleaning_config import DeduplicateConfig, NearConfig
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.corpora import sources
 from data.documents import DataError

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data import prepare as prepare_module
-from data.config import PackConfig, ReverseConfig, TokenizerConfig, ValidationConfig
+from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import main, prepare
 from data.serving.corpus import open_corpus
+from data.source_config import ReverseConfig
 from data.store import token_store
 from data.store.registry import find_store, record_path
 from data.tokenizers import tokenizer_folder
@@ -221,6 +222,6 @@ def test_an_existing_tokenizer_makes_the_store_and_another_one_another_store(mak
 def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
     prepare(make())
     hashes = prepare_module.FileHashes(tmp_path / "stores" / ".hashes.json")
-    monkeypatch.setattr("data.store.hashes.sha256_of", lambda path: pytest.fail("was hashed again"))
+    monkeypatch.setattr("data.steps.identify.sha256_of", lambda path: pytest.fail("was hashed again"))
 
     assert len(hashes.of(verse)) == 64

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data.cleaning.cleaner import DEFAULT_RULES, RULES, Cleaner, build_rules
+from data.cleaning.cleaner import RULES, Cleaner, build_rules
 from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
+from data.cleaning_config import DEFAULT_RULES
 from data.corpora.chapters import split_chapters
 from data.documents import Document
 from ds_configs import ConfigError

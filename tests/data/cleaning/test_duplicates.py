@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from data.cleaning import duplicates
-from data.cleaning.duplicates import EXACT, KEPT, NEAR, DeduplicateConfig, find_duplicates, write_sketches
+from data.cleaning.duplicates import EXACT, KEPT, NEAR, find_duplicates, write_sketches
 from data.cleaning.minhash import NearConfig, signatures
+from data.cleaning_config import DeduplicateConfig
 from data.documents import DataError
 
 EXTRA = os.environ.get("EXTRA_CORPORA")

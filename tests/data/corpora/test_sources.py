@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from data.config import ChaptersConfig, DataConfig, ReverseConfig, SourceConfig, TokenizerConfig
+from data.config import DataConfig, TokenizerConfig
 from data.corpora import download, named, poems
 from data.corpora.sources import documents, parts
 from data.documents import DataError, Document
 from data.serving.permutation import mix
-from data.store.hashes import FileHashes
-from data.store.identity import identify
+from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
+from data.steps.identify import FileHashes, identify
 
 
 def config(**changes):

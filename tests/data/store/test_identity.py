@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data.cleaning.cleaner import DEFAULT_RULES
-from data.config import DataConfig, SourceConfig, TokenizerConfig, ValidationConfig
+from data.cleaning_config import DEFAULT_RULES
+from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import main, plan, prepare
 from data.serving.corpus import open_corpus
+from data.source_config import SourceConfig
 from data.steps import tasks
+from data.steps.identify import FileHashes, identify
 from data.store import token_store
-from data.store.hashes import FileHashes
-from data.store.identity import Identity, changes, identify, spell_out
+from data.store.identity import Identity, changes, spell_out
 from data.store.registry import RECORDS, find_store
 from data.tokenizers import trainers
 from ds_configs import build_section

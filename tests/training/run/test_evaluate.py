@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.config import DataConfig, SourceConfig, TokenizerConfig, ValidationConfig
+from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.prepare import prepare
 from data.serving.corpus import IGNORED_LABEL, open_corpus
+from data.source_config import SourceConfig
 from training.run.loop import evaluate
 
 

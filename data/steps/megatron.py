@@ -11,6 +11,7 @@ from data.documents import DataError
 from data.steps import assemble
 from data.steps.split import Place, plan_split
 from data.store import token_store
+from data.store.checks import check_length
 from data.store.identity import Identity
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.files import sha256_of
@@ -44,7 +45,7 @@ def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
         later = starts[starts >= wanted]
         boundary = int(later[0]) if len(later) else wanted
     held_out_end = min(shard.num_tokens, boundary + (config.validation.max_tokens or shard.num_tokens))
-    assemble.check_length(boundary, config)
+    check_length(boundary, config)
     if held_out_end == boundary:
         raise DataError(f"{config.store}: nothing is held out for validation. Raise data.validation.ratio.")
     pair = {"prefix": str(Path(config.store).resolve()), "bytes": Path(f"{config.store}.bin").stat().st_size}

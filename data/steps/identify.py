@@ -1,0 +1,129 @@
+"""Work out from the raw files which store a `data` section means. Whoever prepares a store does so; ranks never do."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.corpora import sources
+from data.corpora.named import CORPORA
+from data.documents import DataError
+from data.source_config import HUB
+from data.store.identity import Identity, spell_out
+from data.tokenizers import adoption
+from ds_configs.files import object_or_nothing, sha256_of, write_json
+
+logger = logging.getLogger(__name__)
+
+
+class FileHashes:
+    """SHA-256 of files; one whose size and times are known is not read: 200 GB are not hashed again to find that nothing has changed.
+
+    The time of the last change of status counts too: unlike that of the content, no program can set it back.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        self._known: dict[str, list[Any]] = object_or_nothing(memory)
+        self._changed = False
+
+    def of(self, path: Path) -> str:
+        """Return the hash of a file."""
+        status = path.stat()
+        name = str(path.resolve())
+        known = self._known.get(name)
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if known and known[:-1] == state:
+            return str(known[-1])
+        digest = sha256_of(path)
+        self._known[name] = [*state, digest]
+        self._changed = True
+        return digest
+
+    def save(self) -> None:
+        """Write down what was learnt."""
+        if self._changed:
+            write_json(self._memory, self._known)
+
+
+def identify(config: DataConfig, hashes: FileHashes, before: Mapping[str, Any] | None = None) -> Identity:
+    """Work out the identity of the store of `config` from the raw files.
+
+    Args:
+        config: The data section.
+        hashes: A file that it knows and that has not changed is not read.
+        before: Manifest of the store that this very section was prepared as. What of its text is not on this machine any more, or
+            would have to be asked of a hub, is taken as it was then, and said.
+
+    Raises:
+        DataError: If a corpus is unknown or a path does not exist.
+    """
+    inputs: list[dict[str, Any]] = []
+    if config.store is not None:
+        inputs = _pair(config.store, hashes)
+    for index, source in enumerate(config.all_sources):
+        sources.check_known(source)
+        kept = [item for item in before["inputs"] if item["source"] == index] if before else []
+        if kept and (reason := _cannot_be_looked_at(source.paths)):
+            logger.warning("%s %s: the store that was made of it is used as it is", ", ".join(source.paths), reason)
+            inputs += kept
+        elif source.path is None:
+            known = CORPORA[source.corpus or ""]
+            inputs.append({"source": index, "name": known.origin, "type": "corpus", "sha256": known.sha256})
+        else:
+            inputs += _files(index, sources.own_files(source), hashes)
+    return Identity(spell_out(config), inputs, _tokenizer_files(config.tokenizer.path, hashes, before))
+
+
+def _cannot_be_looked_at(paths: Sequence[str]) -> str | None:
+    if any(path.startswith(HUB) for path in paths):
+        return "is not asked for again"
+    return "is not here any more" if paths and not any(_exists(path) for path in paths) else None
+
+
+def _exists(path: str) -> bool:
+    # Of a pattern, the part in front of the first wildcard: an emptied folder is a change, a folder that is gone is not.
+    plain = path[: min((path.index(mark) for mark in "*?[" if mark in path), default=len(path))]
+    return os.path.lexists(path) or (plain != path and os.path.isdir(os.path.dirname(plain) or "."))
+
+
+def _tokenizer_files(path: str | None, hashes: FileHashes, before: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    if path is None:
+        return []
+    if before and not os.path.lexists(path):
+        logger.warning("%s is not here any more: the store keeps the tokenizer that was made of it", path)
+        kept: list[dict[str, str]] = before["tokenizer_inputs"]
+        return kept
+    return [{"name": file.name, "sha256": hashes.of(file)} for file in adoption.find_files(path)]
+
+
+def _files(source: int, paths: Sequence[Path], hashes: FileHashes) -> list[dict[str, Any]]:
+    """Each with its name below the folder that holds them all."""
+    top = os.path.commonpath([path.absolute().parent for path in paths])
+    names = [path.absolute().relative_to(top).as_posix() for path in paths]
+    return [
+        {"source": source, "name": name, "type": _type(path), "sha256": hashes.of(path)} for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _type(path: Path) -> str:
+    """The ending, which says how a file is read."""
+    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return (path.with_suffix("") if packed else path).suffix.lower() + packed
+
+
+def _pair(prefix: str, hashes: FileHashes) -> list[dict[str, Any]]:
+    """The two files of a finished store.
+
+    Raises:
+        DataError: If they are not there.
+    """
+    found = []
+    for ending in (".bin", ".idx"):
+        path = Path(f"{prefix}{ending}")
+        if not path.is_file():
+            raise DataError(f'data.store = "{prefix}": there is no {path}. Give the common beginning of a .bin/.idx pair.')
+        found.append({"source": 0, "name": path.name, "type": ending, "sha256": hashes.of(path)})
+    return found

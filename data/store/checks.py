@@ -1,0 +1,62 @@
+"""What a store must hold to be used by a configuration: checked when it is made and again, since keys change, when it is opened."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.config import DataConfig
+from data.documents import DataError
+
+
+def check_length(num_tokens: int, config: DataConfig) -> None:
+    """Refuse a training split that does not fill one window.
+
+    Raises:
+        DataError: If it does not.
+    """
+    if num_tokens < config.seq_length + 1:
+        raise DataError(
+            f"{config.name}: {num_tokens} training tokens are less than one window of data.seq_length + 1 ="
+            f" {config.seq_length + 1}. Shorten the window or bring more text."
+        )
+
+
+def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
+    """Refuse a weighted mixture in which a source could not fill one window.
+
+    Raises:
+        DataError: If one has no training tokens, or too few.
+    """
+    if not config.is_weighted:
+        return
+    tokens = {part["source"]: part["tokens"] for part in train["streams"]}
+    for source, name in enumerate(config.source_names):
+        if tokens.get(source, 0) < config.seq_length + 1:
+            raise DataError(
+                f"data.sources: {tokens.get(source, 0)} training tokens of {name} are less than one window of data.seq_length + 1 ="
+                f" {config.seq_length + 1}. Bring more of it, shorten the window, or remove the source."
+            )
+
+
+def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
+    """Hold what a store's preparation could not read against the configuration of today.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`.
+    """
+    if "bad_input" in manifest:  # A finished pair of another program has none.
+        check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
+
+
+def check_bad_ratio(counts: Mapping[str, int], config: DataConfig, more: str = "") -> None:
+    """Compare what could not be read, as `bad_input` counts it, with the configuration.
+
+    Raises:
+        DataError: Above `data.max_bad_ratio`, by records or by bytes.
+    """
+    for unit in ("records", "bytes"):
+        if counts[unit] > config.max_bad_ratio * counts[f"of_{unit}"]:
+            raise DataError(
+                f"{config.name}: {counts[unit]} of {counts[f'of_{unit}']} {unit} could not be read, more than data.max_bad_ratio ="
+                f" {config.max_bad_ratio:g} allows.{more} Repair the input or raise the ratio."
+            )
