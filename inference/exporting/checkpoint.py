@@ -9,19 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds_configs.checkpoints import MANIFEST, complete_tags
+from ds_configs.checkpoints import MANIFEST, UNIVERSAL, complete_tags, step_of, tag_of
 from ds_configs.files import sha256_of
 
 log = logging.getLogger(__name__)
-
-# What a resume on another topology makes of the checkpoint `step...`, beside it.
-UNIVERSAL = re.compile(r"universal_(step(\d{8,}))")
 
 
 class CheckpointError(ValueError):
@@ -67,23 +63,28 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def is_universal(folder: Path) -> bool:
     """Whether this is a checkpoint in DeepSpeed's universal form, one folder per weight."""
-    return UNIVERSAL.fullmatch(folder.resolve().name) is not None and next(folder.glob("zero/*/fp32.pt"), None) is not None
+    return _universal_step(folder) is not None and next(folder.glob("zero/*/fp32.pt"), None) is not None
+
+
+def _universal_step(folder: Path) -> int | None:
+    prefix, universal, tag = folder.resolve().name.partition(UNIVERSAL)
+    return step_of(tag) if universal and not prefix else None
 
 
 def _open_universal(folder: Path) -> Checkpoint:
     """It has no manifest: its files are taken as they are, its facts are those of the checkpoint that it was made of."""
-    named = UNIVERSAL.fullmatch(folder.resolve().name)
-    assert named is not None, "asked before"
+    step = _universal_step(folder)
+    assert step is not None, "asked before"
     digest = hashlib.sha256()
     for path in sorted(folder.glob("zero/*/fp32.pt")):
         with path.open("rb") as file:
             digest.update(path.parent.name.encode() + hashlib.file_digest(file, "sha256").digest())
     try:
-        manifest = json.loads((folder.parent / named[1] / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder.parent / tag_of(step) / MANIFEST).read_text(encoding="utf-8"))
         facts = {key: manifest[key] for key in ("metrics", "consumed_samples") if key in manifest}
     except (OSError, ValueError, TypeError):
         facts = {}
-    return Checkpoint(folder, int(named[2]), digest.hexdigest(), {"files": {}, **facts})
+    return Checkpoint(folder, step, digest.hexdigest(), {"files": {}, **facts})
 
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ds_configs.checkpoints import PARTITION_FILE
 from inference.exporting.checkpoint import CheckpointError
 from model.config import ModelConfig
 from model.gpt import GPT, layers
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_states\.pt")
-PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 
 
 class _Fragment:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ds_configs.checkpoints import MANIFEST, complete_tags, step_of, tag_of
+from ds_configs.checkpoints import MANIFEST, UNIVERSAL, complete_tags, step_of, tag_of
 from ds_configs.files import sha256_of
 from training.checkpoints import random_state
 from training.launch.process_group import Ranks, quiet
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 LATEST = "latest"
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
-UNIVERSAL = "universal_"
 # Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
 SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 

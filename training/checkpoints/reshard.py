@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 from deepspeed.utils.tensor_fragment import fragment_address
 
+from ds_configs.checkpoints import PARTITION_FILE, UNIVERSAL
 from training.launch.process_group import Ranks
 
 log = logging.getLogger(__name__)
 
-PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 COMPLETE = ".complete"
 
 
@@ -38,7 +37,7 @@ def to_universal(folder: Path, tag: str, ranks: Ranks) -> str:
     Raises:
         RuntimeError: On all ranks, if the conversion failed.
     """
-    universal = f"universal_{tag}"
+    universal = UNIVERSAL + tag
     problem: list[str | None] = [None]
     if ranks.is_first and not (folder / universal / COMPLETE).exists():
         log.info("checkpoint %s was saved with another topology: converting it to DeepSpeed's universal form", tag)

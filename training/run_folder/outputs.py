@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs.checkpoints import tag_of
 from training.config import RunConfig
 from training.run_folder.record import replace, strict_json
 
@@ -198,7 +199,7 @@ class Writer:
 
     def _write_sample(self, text: str, step: int) -> None:
         self._samples.mkdir(exist_ok=True)
-        (self._samples / f"step{step:08d}.txt").write_text(text + "\n", encoding="utf-8")
+        (self._samples / f"{tag_of(step)}.txt").write_text(text + "\n", encoding="utf-8")
 
     def close(self) -> None:
         """End the bar and wandb's session."""
