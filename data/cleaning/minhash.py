@@ -60,7 +60,7 @@ def band_keys(signature: np.ndarray, config: NearConfig) -> np.ndarray:
 
 def _sign_block(texts: Sequence[str], config: NearConfig, out: np.ndarray) -> None:
     """Fill `out` (texts, num_hashes) for a few texts, whose windows are hashed together: short texts would cost calls."""
-    hashes, counts = _window_hashes(texts, config.ngram)
+    hashes, counts = window_hashes(texts, config.ngram)
     filled = np.flatnonzero(counts)
     if not len(filled):
         return
@@ -74,7 +74,7 @@ def _sign_block(texts: Sequence[str], config: NearConfig, out: np.ndarray) -> No
     out[filled] = least.T
 
 
-def _window_hashes(texts: Sequence[str], ngram: int) -> tuple[np.ndarray, np.ndarray]:
+def window_hashes(texts: Sequence[str], ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (windows of all texts,) uint32, evenly distributed, and (texts,) their number in each text."""
     codes, text_of = _units([text.lower() for text in texts])
     num_letters = np.bincount(text_of, minlength=len(texts))

@@ -4,6 +4,7 @@ The rules are sentencepiece's: pieces with scores, of two neighbours the pair wh
 first (BPE), or the most probable cut is taken (unigram); what no piece covers falls back to bytes.
 """
 
+import re
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def convert(content: bytes, name: str) -> "tokenizers.Tokenizer":
     _set_text_rules(backend, proto)
     special = (_UNKNOWN, _CONTROL)
     backend.add_special_tokens([AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in special])
-    backend.add_tokens([AddedToken(p.piece, normalized=False, special=False) for p in proto.pieces if p.type == _USER_DEFINED])
+    # Looked for when the whole text has got its prefix and lost its spaces, which parts of it would otherwise get and lose once more.
+    backend.add_tokens([AddedToken(symbol, normalized=True, special=False) for symbol in _user_defined(proto)])
     return backend
 
 
@@ -71,6 +73,20 @@ def _parse(content: bytes, name: str) -> Any:
 
 def _unknown(proto: Any) -> int:
     return next(index for index, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN)
+
+
+def _user_defined(proto: Any) -> list[str]:
+    return [piece.piece for piece in proto.pieces if piece.type == _USER_DEFINED]
+
+
+def _prefix(symbols: list[str]) -> Any:
+    """Put a space before a text. A text that is nothing but a symbol gets none: the backend prepares the symbols by the same rule."""
+    import tokenizers
+    from tokenizers import normalizers
+
+    if not symbols:
+        return normalizers.Prepend(_SPACE)
+    return normalizers.Replace(tokenizers.Regex(rf"\A(?!(?:{'|'.join(map(re.escape, symbols))})?\z)"), _SPACE)
 
 
 def _has_bytes(proto: Any) -> bool:
@@ -111,7 +127,7 @@ def _set_text_rules(backend: "tokenizers.Tokenizer", proto: Any) -> None:
     if spec.remove_extra_whitespaces:
         rules += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
-        rules.append(normalizers.Prepend(_SPACE))
+        rules.append(_prefix(_user_defined(proto)))
     rules.append(normalizers.Replace(" ", _SPACE))
     backend.normalizer = normalizers.Sequence(rules)
     # Spaces last: where the vocabulary has none, they come out of bytes.

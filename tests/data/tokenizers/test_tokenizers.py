@@ -1,4 +1,4 @@
-"""Tokenizers of every kind: trained, saved, loaded, and compared with the libraries' own."""
+"""Tokenizers that are trained here: their files, their ids and the fast ways to them."""
 
 import dataclasses
 import json
@@ -10,40 +10,9 @@ from transformers import AutoTokenizer
 from data.config import END_OF_TEXT, DataConfig, TokenizerConfig
 from data.documents import DataError
 from data.prepare import prepare
-from data.tokenizers import adoption, tokenizer_folder, trainers
+from data.tokenizers import tokenizer_folder, trainers
 from data.tokenizers.encoders import CharacterEncoder, GigatokenEncoder, OtherIds, ReferenceEncoder
-
-KINDS = {
-    "byte_bpe": 400,
-    "characters": None,
-    "sentencepiece_bpe": 480,
-    "sentencepiece_unigram": 400,
-}
-PROBES = [
-    "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。",
-    "  two  spaces and 龘, which is not in the text; 𠀀 é \n\n\t end ",
-    "春眠不觉晓" * 50,
-    "A B",
-]
-
-
-@pytest.fixture(scope="module")
-def texts(verse):
-    text = verse.read_text(encoding="utf-8")
-    return [text[start : start + 1500] for start in range(0, len(text), 1500)]
-
-
-@pytest.fixture(scope="module")
-def folders(texts, tmp_path_factory):
-    root = tmp_path_factory.mktemp("tokenizers")
-    for kind, size in KINDS.items():
-        trainers.train(texts, TokenizerConfig(kind=kind, vocab_size=size), root / kind)
-    return root
-
-
-@pytest.fixture(params=KINDS)
-def folder(request, folders):
-    return folders / request.param
+from tests.data.tokenizers.trained import KINDS, PROBES, adopt
 
 
 def test_training_twice_gives_the_same_files(folder, texts, tmp_path):
@@ -137,92 +106,6 @@ def test_a_sentencepiece_model_gives_sentencepieces_own_ids(folders, texts):
         ours = tokenizer_folder.load(folders / kind)
         for text in texts:
             assert own.encode(text) == ours.encode(text)
-
-
-def adopt(path, folder, **names):
-    adoption.adopt(TokenizerConfig(kind="existing", path=str(path), **names), folder)
-    return tokenizer_folder.load(folder)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_existing_folder_or_its_tokenizer_json_gives_the_same_ids(folders, kind, tmp_path):
-    wanted = tokenizer_folder.load(folders / kind)
-
-    for number, path in enumerate((folders / kind, folders / kind / "tokenizer.json")):
-        got = adopt(path, tmp_path / str(number))
-        assert [got.encode(text) for text in PROBES] == [wanted.encode(text) for text in PROBES]
-        assert got.eos_id == wanted.eos_id
-        assert type(got.fast) is type(wanted.fast)
-
-
-def test_a_bare_sentencepiece_model_gives_the_same_ids(folders, tmp_path):
-    (tmp_path / "bare.model").write_bytes((folders / "sentencepiece_bpe" / "tokenizer.model").read_bytes())
-
-    got = adopt(tmp_path / "bare.model", tmp_path / "out")
-
-    assert got.encode(PROBES[1]) == tokenizer_folder.load(folders / "sentencepiece_bpe").encode(PROBES[1])
-
-
-def test_a_model_with_a_dummy_prefix_and_normalisation_gives_sentencepieces_own_ids(texts, tmp_path):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    options = {"vocab_size": 480, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("".join(texts).split("，")), model_prefix=str(tmp_path / "bare"), **options
-    )
-    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bare.model"))
-
-    ours = adopt(tmp_path / "bare.model", tmp_path / "out")
-
-    for text in ("ＡＢＣ  春眠不觉晓 ", *PROBES[:1], *texts):
-        line = text.split("\n")[0]  # its normalisation of line breaks is another one
-        assert ours.encode(line) == own.encode(line)
-    assert ours.decode(ours.encode("春眠")) == "春眠"
-
-
-def test_vocab_and_merges_without_a_tokenizer_json_are_enough(folders, tmp_path):
-    source = tmp_path / "gpt2"
-    source.mkdir()
-    for name in ("vocab.json", "merges.txt"):
-        (source / name).write_bytes((folders / "byte_bpe" / name).read_bytes())
-
-    assert adopt(source, tmp_path / "out").encode(PROBES[1]) == tokenizer_folder.load(folders / "byte_bpe").encode(PROBES[1])
-
-
-def test_code_in_a_folder_is_neither_copied_nor_run(folders, tmp_path):
-    source = tmp_path / "remote"
-    source.mkdir()
-    (source / "tokenizer.model").write_bytes((folders / "sentencepiece_bpe" / "tokenizer.model").read_bytes())
-    settings = {"auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}, "tokenizer_class": "Own", "eos_token": END_OF_TEXT}
-    (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (source / "tokenization_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
-
-    ours = adopt(source, tmp_path / "out")
-
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")("明月")["input_ids"] == ours.encode("明月")
-    assert not (tmp_path / "ran").exists()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
-
-
-def test_a_tokenizer_that_names_no_end_is_told_by_the_configuration(folders, tmp_path):
-    content = json.loads((folders / "characters" / "tokenizer.json").read_text(encoding="utf-8").replace(END_OF_TEXT, "<fin>"))
-    (tmp_path / "own.json").write_text(json.dumps(content), encoding="utf-8")
-
-    with pytest.raises(DataError, match="no end-of-text token is named"):
-        adopt(tmp_path / "own.json", tmp_path / "a")
-    assert adopt(tmp_path / "own.json", tmp_path / "b", eos_token="<fin>").eos_id == 0
-    with pytest.raises(DataError, match='"<other>" is not in the vocabulary'):
-        adopt(tmp_path / "own.json", tmp_path / "c", eos_token="<other>")
-
-
-def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
-
-    for path in (tmp_path / "tokenizer.model", tmp_path / "tokenizer.json"):
-        with pytest.raises(DataError, match=path.name):
-            adopt(path, tmp_path / "out")
-    with pytest.raises(DataError, match=r"no tokenizer\.json, tokenizer\.model, or vocab\.json with merges\.txt there"):
-        adopt(tmp_path / "nowhere", tmp_path / "out")
 
 
 def gigatoken_for_another(folders):
