@@ -32,11 +32,11 @@ class _Reading:
         self.unreadable: list[str] = []
         self.problems: list[str] = []
 
-    def merged(self, path: Path, descendants: tuple[Path, ...]) -> TracedValues:
+    def merged(self, path: Path, descendants: tuple[Path, ...], said_by: str = "") -> TracedValues:
         try:
             document = read(path)
         except ConfigError as error:
-            self.unreadable += error.problems
+            self.unreadable += [f"{said_by}{problem}" for problem in error.problems]
             return TracedValues()
         where = display_path(path)
         patch = {key: value for key, value in document.values.items() if key not in _NOT_MERGED}
@@ -62,13 +62,7 @@ class _Reading:
             cycle = [display_path(file) for file in (*descendants[resolved.index(path.resolve()) :], path)]
             self.unreadable.append(f"{child}: inherits itself: {' -> '.join(cycle)}. Break the cycle.")
             return TracedValues()
-        if not path.exists():
-            try:
-                read(path)
-            except ConfigError as error:
-                self.unreadable += [f"{child}: inherits {problem}" for problem in error.problems]
-            return TracedValues()
-        merged = self.merged(path, descendants)
+        merged = self.merged(path, descendants, "" if path.exists() else f"{child}: inherits ")
         run = merged.values.get("run")
         if isinstance(run, dict) and "name" in run:
             # A name is a folder: inherited, a run would write over its parent's.

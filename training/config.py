@@ -23,7 +23,7 @@ from ds_configs.errors import FieldError, did_you_mean
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
-from model.hugging_face.source import FROM, complete
+from model.hugging_face.source import FROM, complete_from_folder
 from model.partition import check_method
 from training.run.batch import Batch, resolve_batch
 
@@ -194,7 +194,7 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
 
     run = section("run", RunSection)
     if isinstance(values.get("model"), dict) and FROM in values["model"]:
-        completed = attempt(lambda: {FROM: values["model"][FROM], **preset(complete(values["model"], _recorded_model(run)))})
+        completed = attempt(lambda: {FROM: values["model"][FROM], **preset(complete_from_folder(values["model"], _recorded_model(run)))})
         if completed is None:
             raise ds_configs.ConfigError(problems)  # Without the folder nothing can be said of the model.
         values = {**values, "model": completed}

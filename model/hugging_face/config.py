@@ -101,7 +101,7 @@ WITHOUT_EFFECT = {
     *("task_specific_params", "id2label", "label2id", "problem_type", "finetuning_task", "chunk_size_feed_forward"),
     *("gradient_checkpointing", "reorder_and_upcast_attn"),
 }
-# Keys that `_check_required`, `_rotary_base` or `to_hf` deal with beside the tables.
+# Keys that `_check_required`, `_rotary_base` or `to_hugging_face` deal with beside the tables.
 _DEALT_WITH = {
     "gpt2": {"embd_pdrop"},
     "opt": {"word_embed_proj_dim"},
@@ -112,7 +112,7 @@ _GELUS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_ta
 ACTIVATIONS: dict[str, dict[str, str]] = {"gpt2": _GELUS, "opt": _GELUS, "llama": {"silu": "silu_gated"}}
 
 
-def from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
+def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     """The model a `config.json` describes.
 
     Args:
@@ -150,7 +150,7 @@ def from_hf(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:
-    """What a readable `config.json` sets that neither `from_hf` nor anything else here uses, as "key = value"."""
+    """What a readable `config.json` sets that neither `from_hugging_face` nor anything else here uses, as "key = value"."""
     format = str(values["model_type"])
     known = {theirs for theirs, _ in KEYS[format].values()} | REQUIRED[format].keys() | _DEALT_WITH[format]
     ignored = {key: value for key, value in values.items() if key not in known | WITHOUT_EFFECT | REFUSED.keys() | {OWN_KEY} and value}
@@ -162,7 +162,7 @@ def unused_keys(values: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {_short(value)}" for key, value in ignored.items()]
 
 
-def to_hf(config: ModelConfig, format: str) -> dict[str, Any]:
+def to_hugging_face(config: ModelConfig, format: str) -> dict[str, Any]:
     """The `config.json` of a model in a format, without token ids and versions.
 
     Raises:
@@ -190,7 +190,7 @@ def _beyond_the_format(config: ModelConfig, format: str, values: Mapping[str, An
     if config.activation not in ACTIVATIONS[format].values():
         known = ", ".join(dict.fromkeys(ACTIVATIONS[format].values()))
         raise ValueError(f'model.activation = "{config.activation}" does not exist in the {format} format, which knows {known}.')
-    back = from_hf(values, f"{format} format")
+    back = from_hugging_face(values, f"{format} format")
     differing = {
         field.name: getattr(config, field.name) for field in fields(config) if getattr(config, field.name) != getattr(back, field.name)
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.gpt import GPT, layers
-from model.hugging_face.config import ARCHITECTURES, to_hf
+from model.hugging_face.config import ARCHITECTURES, to_hugging_face
 from model.hugging_face.files import Folder, write_tensors
 from model.hugging_face.source import read_source
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
@@ -62,7 +62,7 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     # Without these the classes of transformers assume ids of their own vocabularies.
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    values = {**to_hf(config, format), **ids, "dtype": dtype}
+    values = {**to_hugging_face(config, format), **ids, "dtype": dtype}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, named_tensors(model, config, format), SHARD_BYTES)

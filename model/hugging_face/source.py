@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import ModelConfig
-from model.hugging_face.config import from_hf, unused_keys
+from model.hugging_face.config import from_hugging_face, unused_keys
 
 FROM = "from"
 """The key of the model section that names a folder to take every field from that the section does not set."""
@@ -45,7 +45,7 @@ def read_source(folder: str | Path) -> Source:
         raise ValueError(f"{path}: no such folder. Fetch it, or name another Hugging Face folder.")
     file = path / "config.json"
     values = read_object(file, "Name a Hugging Face folder.")
-    config = from_hf(values, str(file))
+    config = from_hugging_face(values, str(file))
     ignored = unused_keys(values)
     notes = [f"{file}: not used here: {', '.join(ignored)}."] if ignored else []
     return Source(path, str(values["model_type"]), config, tuple(notes))
@@ -66,7 +66,7 @@ def read_object(path: Path, hint: str) -> dict[str, Any]:
     return values
 
 
-def complete(section: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def complete_from_folder(section: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A model section with a `from`, and under what it sets itself every field of that folder; it starts from the folder's weights.
 
     `initialize` may say otherwise: with `"method": "scratch"` only the shape is the folder's, and `depth` starts from its layers.

@@ -15,7 +15,7 @@ from model.config import InitializeConfig, ModelConfig
 from model.families import preset
 from model.gpt import GPT, first_weights
 from model.hugging_face.conversion import from_folder, to_folder
-from model.hugging_face.source import complete, read_source
+from model.hugging_face.source import complete_from_folder, read_source
 from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, edit_config, saved
 from tests.model.tiny_models import tiny
 
@@ -189,7 +189,7 @@ def test_a_folder_as_transformers_writes_it_leaves_nothing_to_mention(kind, tmp_
 
 
 def config_of(section: dict[str, Any]) -> ModelConfig:
-    fields = preset(complete(section))
+    fields = preset(complete_from_folder(section))
     start = fields.pop("initialize")
     return ModelConfig(**fields, initialize=InitializeConfig(**start))
 
@@ -217,12 +217,12 @@ def test_what_the_section_sets_itself_stands_over_the_folder(tmp_path):
 def test_a_recorded_section_serves_where_its_folder_is_gone_and_no_other_does(tmp_path):
     saved(THEIRS["opt"], tmp_path / "opt")
     section = {"from": str(tmp_path / "opt"), "dropout": 0.2}
-    recorded = json.loads(json.dumps({"from": section["from"], **preset(complete(section))}))
-    assert complete(section, recorded) == complete(section)
+    recorded = json.loads(json.dumps({"from": section["from"], **preset(complete_from_folder(section))}))
+    assert complete_from_folder(section, recorded) == complete_from_folder(section)
     (tmp_path / "opt").rename(tmp_path / "elsewhere")
-    assert preset(complete(section, recorded)) == {key: value for key, value in recorded.items() if key != "from"}
+    assert preset(complete_from_folder(section, recorded)) == {key: value for key, value in recorded.items() if key != "from"}
     for record in (None, {**recorded, "from": "another"}):
         with pytest.raises(ValueError, match=r"model\.from: .*opt: no such folder"):
-            complete(section, record)
+            complete_from_folder(section, record)
     with pytest.raises(ValueError, match=r"model\.from = 3; it must be the path"):
-        complete({"from": 3})
+        complete_from_folder({"from": 3})
