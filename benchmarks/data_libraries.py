@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from data.cleaning.config import NearConfig
 from data.cleaning.minhash import signatures, window_hashes
+from data.cleaning_config import NearConfig
 from data.documents import Document
 from data.reading.formats import Piece, read
 from data.reading.json_items import BrokenItem, json_items
