@@ -26,10 +26,10 @@ from data.corpora.reverse import samples
 from data.serving.corpus import Corpus, open_corpus
 from data.source_config import ReverseConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
-from inference.exporting.checkpoint import choose
 from inference.exporting.masters import load_gpt
 from inference.exporting.source import load_run_config
 from model.gpt import GPT
+from training.checkpoints.published import newest_good
 from training.config import resolve
 
 CONFIG = "ds_configs/toy_reverse.json"
@@ -67,7 +67,7 @@ def load(run: Path) -> Learner:
     values, model = load_run_config(run)
     config = resolve(values)
     corpus = open_corpus(config.data, seed=config.run.seed)
-    return Learner(load_gpt(choose(run).folder, model), corpus.tokenizer, corpus, config.data.reverse or ReverseConfig())
+    return Learner(load_gpt(newest_good(run).folder, model), corpus.tokenizer, corpus, config.data.reverse or ReverseConfig())
 
 
 def unseen_strings(learner: Learner, per_length: int, seed: int = 0) -> dict[int, list[str]]:

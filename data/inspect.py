@@ -22,8 +22,8 @@ from data.store import token_store
 from data.store.identity import spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
-from ds_configs.checkpoints import MANIFEST, complete_tags
 from ds_configs.files import read_object
+from training.checkpoints.published import CheckpointError, open_checkpoint, published
 
 _SHOWN_TOKENS = 60
 _SHOWN_FILES = 10
@@ -176,11 +176,11 @@ def _seen(subject: Subject) -> Iterator[str]:
         return
     order = ", ".join(f"{key} {value}" for key, value in spell_out_order(subject.config).items() if value not in (None, [None]))
     yield f"\nThe run reads it with {order}."
-    for tag in complete_tags(subject.path / "checkpoints")[:1]:
-        checkpoint = _read(subject.path / "checkpoints" / tag / MANIFEST)
+    for folder in published(subject.path)[:1]:
+        checkpoint = open_checkpoint(folder).manifest
         recorded = checkpoint.get("text", {}).get("identity")
         same = {None: "which does not say of which text", subject.manifest["identity"]: "of this text"}.get(recorded, "of ANOTHER text")
-        yield f"Checkpoint {tag}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
+        yield f"Checkpoint {folder.name}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
 
 
 def documents(subject: Subject, split: str, count: int) -> Iterator[str]:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
                 print("\n".join(documents(subject, options.split, options.documents)))
         for ids in _asked_for(subject, options):
             print(subject.tokenizer().decode(ids))
-    except (DataError, ds_configs.ConfigError) as error:
+    except (DataError, CheckpointError, ds_configs.ConfigError) as error:
         print(f"data.inspect: {error}", file=sys.stderr)
         return 2
     return 0

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ds_configs.files import object_or_nothing
-from inference.exporting.checkpoint import Checkpoint, CheckpointError, choose, find_damage, list_checkpoints, open_checkpoint
 from inference.exporting.source import Source, find_source, load_run_config
 from model.config import Family, ModelConfig
+from training.checkpoints.published import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
 
 if TYPE_CHECKING:
     from model.gpt import GPT
@@ -74,7 +74,7 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     config, model_config = load_run_config(source.run)
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
-    newest = list_checkpoints(source.run)[0] if source.kind == "run" else open_checkpoint(source.path)
+    newest = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
     if object_or_nothing(out / RECORD) == _record(newest, format):
         return False
     checkpoint = _verified(source, newest)
@@ -106,9 +106,9 @@ def _record(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
 def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
     """The newest good checkpoint of a run, or the one checkpoint that was named."""
     if source.kind == "run":
-        return choose(source.path)
-    if damage := find_damage(newest):
-        raise CheckpointError(f"{damage}. Name the run's folder to export its newest good checkpoint.")
+        return newest_good(source.path)
+    if damage := verify(newest.folder)[1]:
+        raise CheckpointError(f"{damage[0]}. Name the run's folder to export its newest good checkpoint.")
     return newest
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.source import find_source
+from training.checkpoints.published import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

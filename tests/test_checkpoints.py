@@ -8,12 +8,11 @@ import pytest
 import ds_configs
 from data.inspect import Subject, _seen
 from data.store.identity import Identity
-from ds_configs.checkpoints import complete_tags, step_of, tag_of
-from inference.exporting.checkpoint import CheckpointError, choose, list_checkpoints
 from inference.exporting.source import find_source
+from training.checkpoints.published import CheckpointError, newest_good, published, step_of, tag_of
 from training.config import RunConfig, _recorded_model, resolve
-from training.run_folder.provenance import check_text
-from training.run_folder.record import has_checkpoint
+from training.run_folder.compatibility import check_text
+from training.run_folder.progress import has_checkpoint
 
 COPIES = ["step00000900_best", "best", "stepping", "step900", "step00000900.old"]
 
@@ -43,11 +42,11 @@ def test_names_and_steps_of_checkpoints():
 
 
 def test_copies_make_no_run_that_was_saved(config):
-    assert not complete_tags(config.folder / "checkpoints")
+    assert not published(config.folder)
     assert not has_checkpoint(config.folder)
     assert _recorded_model(config.run) is None
     with pytest.raises(CheckpointError, match="no finished checkpoint yet"):
-        list_checkpoints(config.folder)
+        newest_good(config.folder)
     save(config.folder, tag_of(100), "of this text")
     assert has_checkpoint(config.folder)
     assert _recorded_model(config.run) == config.values["model"]
@@ -61,7 +60,7 @@ def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newe
     check_text(config, now)
     subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
     assert "Checkpoint step00000200, of this text: samples 0 to 7 were read." in list(_seen(subject))
-    assert choose(config.folder).tag == "step00000200"
+    assert newest_good(config.folder).tag == "step00000200"
 
 
 def test_a_copy_can_be_named(config):

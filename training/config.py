@@ -18,13 +18,13 @@ from typing import Any, Literal
 import ds_configs
 from data.config import DataConfig
 from data.corpora.named import CORPORA
-from ds_configs.checkpoints import complete_tags
 from ds_configs.errors import FieldError, did_you_mean
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
 from model.hugging_face.source import FROM, complete_from_folder
 from model.partition import check_method
+from training.checkpoints.published import published
 from training.run.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
@@ -216,7 +216,7 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
 def _recorded_model(run: RunSection | None) -> dict[str, Any] | None:
     """The model section, completed, of a run that has saved before."""
     folder = Path(run.directory) / run.name if run else None
-    if folder is None or not complete_tags(folder / "checkpoints"):
+    if folder is None or not published(folder):
         return None
     try:
         return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"])

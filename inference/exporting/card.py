@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from inference.exporting.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.flops import count_parameters
+from training.checkpoints.published import Checkpoint
 
 
 def model_card(

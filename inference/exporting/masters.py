@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ds_configs.checkpoints import PARTITION_FILE
-from inference.exporting.checkpoint import CheckpointError
 from model.config import ModelConfig
 from model.gpt import GPT, layers
+from training.checkpoints.published import PARTITION_FILE, CheckpointError
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_states\.pt")
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import ds_configs
-from ds_configs.checkpoints import MANIFEST, complete_tags
 from ds_configs.files import object_or_nothing
-from inference.exporting.checkpoint import CheckpointError, is_universal
 from model.config import ModelConfig
 from model.families import preset
+from training.checkpoints.published import MANIFEST, CheckpointError, is_universal, published
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def _named_checkpoint(run: Path, tag: str) -> Source:
     folder = run / "checkpoints" / tag
     if tag and ((folder / MANIFEST).is_file() or is_universal(folder)):
         return Source("checkpoint", folder, run)
-    found = complete_tags(run / "checkpoints")
+    found = [folder.name for folder in published(run)]
     raise CheckpointError(
         f"{run}: has no finished checkpoint {tag!r}. " + (f"Name one of {', '.join(sorted(found))}." if found else "It has none yet.")
     )

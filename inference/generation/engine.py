@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from ds_configs.files import object_or_nothing
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.source import max_positions
 from inference.generation.precision import DTYPES
 from inference.generation.text import FolderTokenizer
+from training.checkpoints.published import CheckpointError
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from inference.export import export_of_run
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.source import find_source
+from training.checkpoints.published import CheckpointError
 
 
 def find_folder(path: Path, num_processes: int = 1) -> Path:

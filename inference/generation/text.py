@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ds_configs.files import object_or_nothing
-from inference.exporting.checkpoint import CheckpointError
+from training.checkpoints.published import CheckpointError
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
 

@@ -1,4 +1,4 @@
-"""Ranks meet before the process group exists. Threads stand for ranks: the meeting is sockets and files, and needs no torch."""
+"""The rendezvous before the process group exists. Threads stand for ranks: it is sockets and files, and needs no torch."""
 
 import contextlib
 import itertools
@@ -12,8 +12,8 @@ import pytest
 
 from training.launch import messages, rendezvous
 from training.launch.local import free_port
-from training.launch.preflight import Arrival, is_arrival, judge
-from training.launch.rendezvous import meet
+from training.launch.rendezvous import agree_to_start
+from training.launch.reports import Report, is_report, reasons_against
 from training.launch.world import World
 
 HERE = socket.gethostname()
@@ -38,14 +38,14 @@ def worlds():
     return make_worlds(4, 2)
 
 
-def hold(worlds, arrivals, limit_seconds=60.0):
-    """Who starts, and all that was said, as rank -> lines; None in `arrivals` is a rank that does not come."""
+def hold(worlds, reports, limit_seconds=60.0):
+    """Who starts, and all that was said, as rank -> lines; None in `reports` is a rank that does not come."""
     starts, said = {}, {}
 
-    def attend(world, arrival):
-        starts[world.rank] = meet(world, arrival, limit_seconds, lambda line: said.setdefault(world.rank, []).append(line))
+    def attend(world, report):
+        starts[world.rank] = agree_to_start(world, report, limit_seconds, lambda line: said.setdefault(world.rank, []).append(line))
 
-    attending = [(world, arrival) for world, arrival in zip(worlds, arrivals, strict=True) if arrival]
+    attending = [(world, report) for world, report in zip(worlds, reports, strict=True) if report]
     # Rank 0 last: the others find nobody listening at first.
     threads = [threading.Thread(target=attend, args=pair, daemon=True) for pair in reversed(attending)]
     for thread in threads:
@@ -58,18 +58,18 @@ def hold(worlds, arrivals, limit_seconds=60.0):
 
 
 def test_ranks_that_agree_start_and_leave_the_port_and_the_folder_clean(worlds, tmp_path):
-    arrival = Arrival(stages=2, folder=tmp_path, facts={"the token store": "1a2b"})
-    assert hold(worlds, [arrival] * 4) == (True, {})
+    report = Report(stages=2, folder=tmp_path, facts={"the token store": "1a2b"})
+    assert hold(worlds, [report] * 4) == (True, {})
     assert not list(tmp_path.iterdir())
     socket.create_server(("", worlds[0].master_port)).close()
 
 
 def test_192_ranks_meet_at_one_port(monkeypatch, tmp_path):
     monkeypatch.setattr(rendezvous, "PATIENCE_SECONDS", 60.0)
-    arrival = Arrival(stages=6, folder=tmp_path, facts={"the token store": "1a2b"})
+    report = Report(stages=6, folder=tmp_path, facts={"the token store": "1a2b"})
     worlds = make_worlds(192, 6)
-    assert hold(worlds, [arrival] * 192) == (True, {})
-    start, said = hold(worlds, [arrival] * 150 + [Arrival(problem="no such folder")] * 42)
+    assert hold(worlds, [report] * 192) == (True, {})
+    start, said = hold(worlds, [report] * 150 + [Report(problem="no such folder")] * 42)
     assert not start
     assert said == {150: [f"rank 150 on {HERE}: no such folder"]}
 
@@ -80,7 +80,7 @@ def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypat
     worlds = make_worlds(64, 4)
     monkeypatch.setattr(rendezvous, "_job", lambda world, own: {"size": 64, "folder": "runs/one"})  # the same relative path on two disks
     (tmp_path / "here").mkdir()
-    here, there = (Arrival(stages=2, folder=tmp_path / name) for name in ("here", "there"))
+    here, there = (Report(stages=2, folder=tmp_path / name) for name in ("here", "there"))
     waited = []
     sleep = time.sleep
     monkeypatch.setattr(rendezvous.time, "sleep", lambda seconds: (waited.append(threading.get_ident()), sleep(seconds))[1])
@@ -96,26 +96,26 @@ def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypat
 
 
 def test_one_ranks_own_problem_is_said_once_by_a_rank_that_has_it(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
-    start, said = hold(worlds, [fine, fine, Arrival(problem="no token store"), Arrival(problem="no token store")])
+    fine = Report(stages=2, folder=tmp_path)
+    start, said = hold(worlds, [fine, fine, Report(problem="no token store"), Report(problem="no token store")])
     assert not start
     assert said == {2: [f"rank 2 on {HERE}: no token store"]}
 
 
 def test_a_runs_folder_that_rank_0_cannot_write_to_is_said_by_it_alone_and_ends_all(worlds, tmp_path):
     gone = tmp_path / "gone"
-    start, said = hold(worlds, [Arrival(stages=2, folder=gone)] * 4)
+    start, said = hold(worlds, [Report(stages=2, folder=gone)] * 4)
     assert not start
     because = "cannot be written (No such file or directory). Make room, or set run.directory."
     assert said == {0: [f"host {HERE}: the run's folder {gone} {because}"]}
 
 
 def test_a_problem_all_ranks_share_is_not_repeated(worlds):
-    assert hold(worlds, [Arrival(problem="unknown key")] * 4) == (False, {})
+    assert hold(worlds, [Report(problem="unknown key")] * 4) == (False, {})
 
 
 def test_ranks_that_do_not_come_are_named_when_the_time_is_over(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
+    fine = Report(stages=2, folder=tmp_path)
     start, said = hold(worlds, [fine, fine, None, None], limit_seconds=0.5)
     assert not start
     assert said.keys() == {0}
@@ -123,34 +123,34 @@ def test_ranks_that_do_not_come_are_named_when_the_time_is_over(worlds, tmp_path
 
 
 def test_the_cause_is_said_and_not_that_others_are_missing(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
-    assert hold(worlds, [fine, fine, Arrival(problem="no token store"), None])[1] == {2: [f"rank 2 on {HERE}: no token store"]}
+    fine = Report(stages=2, folder=tmp_path)
+    assert hold(worlds, [fine, fine, Report(problem="no token store"), None])[1] == {2: [f"rank 2 on {HERE}: no token store"]}
 
 
 def test_without_rank_0_one_rank_of_each_host_speaks(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
-    start, said = hold(worlds, [None, fine, fine, Arrival(problem="no such file")], limit_seconds=0.5)
+    fine = Report(stages=2, folder=tmp_path)
+    start, said = hold(worlds, [None, fine, fine, Report(problem="no such file")], limit_seconds=0.5)
     assert not start
     assert said.keys() == {2}
     assert "no answer from rank 0 at 127.0.0.1" in said[2][0]
 
 
 def test_hosts_that_do_not_share_the_runs_folder_or_use_other_data_or_software_are_told(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path, facts={"the token store": "1a2b", "the software": "torch 2.13.0"})
+    fine = Report(stages=2, folder=tmp_path, facts={"the token store": "1a2b", "the software": "torch 2.13.0"})
     known = {rank: {"host": "beta", "problem": None, "sees": True, "facts": fine.facts} for rank in range(1, 4)}
-    (line,) = judge(worlds[0], fine, {**known, 3: {**known[3], "sees": False}}, 10)
+    (line,) = reasons_against(worlds[0], fine, {**known, 3: {**known[3], "sees": False}}, 10)
     assert line.startswith(f"host beta does not see {tmp_path}")
     other = {**known, 3: {**known[3], "facts": {**fine.facts, "the token store": "9z"}}}
-    (line,) = judge(worlds[0], fine, other, 10)
+    (line,) = reasons_against(worlds[0], fine, other, 10)
     assert line.startswith("host beta: the token store: 9z, but on ")
 
 
 def test_a_pipeline_that_lies_across_hosts_is_refused_and_whole_ones_are_not(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
+    fine = Report(stages=2, folder=tmp_path)
 
     def lines(*hosts):
-        arrivals = {rank: {"host": host, "problem": None, "sees": True, "facts": {}} for rank, host in enumerate(hosts, start=1)}
-        return judge(worlds[0], fine, arrivals, 10)
+        reports = {rank: {"host": host, "problem": None, "sees": True, "facts": {}} for rank, host in enumerate(hosts, start=1)}
+        return reasons_against(worlds[0], fine, reports, 10)
 
     assert lines(HERE, "beta", "beta") == []
     (line,) = lines("beta", HERE, "beta")  # mpiexec's round-robin numbering
@@ -161,17 +161,17 @@ def test_a_pipeline_that_lies_across_hosts_is_refused_and_whole_ones_are_not(wor
 def test_a_port_that_is_taken_is_said_at_once(worlds, tmp_path):
     said = []
     with socket.create_server(("", worlds[0].master_port)):
-        assert not meet(worlds[0], Arrival(stages=2, folder=tmp_path), 600, said.append)
+        assert not agree_to_start(worlds[0], Report(stages=2, folder=tmp_path), 600, said.append)
     assert f"port {worlds[0].master_port} cannot be opened for the ranks to meet (Address already in use)" in said[0]
     assert "--master_port" in said[0]
 
 
 def test_two_jobs_on_one_port_do_not_mix(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
+    fine = Report(stages=2, folder=tmp_path)
     start, said = {}, []
-    first = threading.Thread(target=lambda: start.update({0: meet(worlds[0], fine, 60, said.append)}), daemon=True)
+    first = threading.Thread(target=lambda: start.update({0: agree_to_start(worlds[0], fine, 60, said.append)}), daemon=True)
     first.start()
-    assert not meet(worlds[2], replace(fine, folder=tmp_path / "other"), 60, said.append)
+    assert not agree_to_start(worlds[2], replace(fine, folder=tmp_path / "other"), 60, said.append)
     assert "is another job's. Use another port" in said.pop()
     assert hold(worlds, [None, fine, fine, fine]) == (True, {})
     first.join(timeout=60)
@@ -179,7 +179,7 @@ def test_two_jobs_on_one_port_do_not_mix(worlds, tmp_path):
     assert not said
 
 
-ARRIVAL = {"rank": 2, "host": "beta", "problem": None, "facts": {"a": "b"}, "secret": ""}
+REPORT = {"rank": 2, "host": "beta", "problem": None, "facts": {"a": "b"}, "secret": ""}
 STRANGERS = [
     b"GET / HTTP/1.0\r\n\r\n",
     b"[" * 100_000 + b"\n",
@@ -189,7 +189,7 @@ STRANGERS = [
     b"\x00\xff" * 100_000,
     b"",
     *(
-        json.dumps({**ARRIVAL, **wrong}).encode() + b"\n"
+        json.dumps({**REPORT, **wrong}).encode() + b"\n"
         for wrong in (
             {"rank": 99},
             {"rank": True},
@@ -209,15 +209,15 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("stranger", STRANGERS[7:])
-def test_what_is_not_exactly_an_arrival_is_none(stranger):
-    assert is_arrival(ARRIVAL, 4)
+def test_what_is_not_exactly_a_report_is_none(stranger):
+    assert is_report(REPORT, 4)
     message = json.loads(stranger)
     # The secret is compared, not checked: any text may stand there.
-    assert is_arrival(message, 4) == (message["secret"] == "é")
+    assert is_report(message, 4) == (message["secret"] == "é")
 
 
 def test_strangers_at_the_port_disturb_nobody_and_nothing_of_theirs_is_said(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
+    fine = Report(stages=2, folder=tmp_path)
     stop, silent = threading.Event(), []
 
     def knock():
@@ -243,13 +243,13 @@ def test_strangers_at_the_port_disturb_nobody_and_nothing_of_theirs_is_said(worl
 
 
 def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
-    fine = Arrival(stages=2, folder=tmp_path)
+    fine = Report(stages=2, folder=tmp_path)
     start = {}
-    first = threading.Thread(target=lambda: start.update({0: meet(worlds[0], fine, 60, lambda line: None)}), daemon=True)
+    first = threading.Thread(target=lambda: start.update({0: agree_to_start(worlds[0], fine, 60, lambda line: None)}), daemon=True)
     first.start()
     with rendezvous._reach(worlds[1], 60) as stranger:
         messages.read(stranger)
-        messages.send(stranger, {**ARRIVAL, "facts": {}, "rank": 1, "secret": "guess"})
+        messages.send(stranger, {**REPORT, "facts": {}, "rank": 1, "secret": "guess"})
         assert hold(worlds, [None, fine, fine, fine]) == (True, {})
         assert stranger.recv(1) == b"", "it was sent away"
     first.join(timeout=60)
@@ -265,6 +265,6 @@ def test_ranks_of_one_host_listen_to_that_host_only(worlds):
 
 def test_beside_the_port_that_torchruns_agent_holds():
     world = World(rank=0, local_rank=0, size=2, local_size=2, master_addr="127.0.0.1", master_port=29500)
-    assert world.meeting_port == 29500
-    assert replace(world, port_is_held=True).meeting_port == 29501
-    assert replace(world, port_is_held=True, master_port=65535).meeting_port == 65534
+    assert world.rendezvous_port == 29500
+    assert replace(world, port_is_held=True).rendezvous_port == 29501
+    assert replace(world, port_is_held=True, master_port=65535).rendezvous_port == 65534

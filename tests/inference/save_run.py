@@ -20,7 +20,7 @@ from deepspeed.utils import safe_set_full_fp32_param
 import ds_configs
 from model.config import ModelConfig
 from model.gpt import GPT
-from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.save import save_checkpoint
 from training.config import RunConfig, resolve
 from training.launch.local import free_port
 from training.launch.process_group import prepare_environment, start

@@ -11,10 +11,10 @@ import torch
 
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
-from inference.exporting.checkpoint import CheckpointError
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import Completion, generate
+from training.checkpoints.published import CheckpointError
 
 NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 64
 GREEDY = Sampling(new_tokens=24, temperature=0)

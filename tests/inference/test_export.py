@@ -12,10 +12,10 @@ import torch
 from data.tokenizers.tokenizer_folder import load as load_tokenizer
 from ds_configs.files import object_or_nothing
 from inference.export import export, export_of_run, main
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.source import Source, find_source, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
+from training.checkpoints.published import CheckpointError
 from training.checkpoints.reshard import write_universal
 
 from .conftest import STEPS

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.masters import load_gpt, read_state
 from inference.exporting.source import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
 from tests import processes
+from training.checkpoints.published import CheckpointError
 
 from .conftest import STEPS, save_run
 

@@ -11,8 +11,8 @@ import pytest
 
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
-from inference.exporting.checkpoint import CheckpointError
 from inference.generation.text import BROKEN, FolderTokenizer, TextStream
+from training.checkpoints.published import CheckpointError
 
 PROMPT = "床前明月光，"
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -54,7 +55,8 @@ def watch(report: int, kill_before: str) -> None:
     def note(operation: str) -> None:
         if not saving:
             return
-        operation = re.sub(r"step\d+", "STEP", operation)
+        # A temporary file's name holds host and process, and the latter differs from start to start.
+        operation = re.sub(r"step\d+", "STEP", operation).replace(f".{socket.gethostname()}.{os.getpid()}.tmp", ".tmp")
         seen[operation] = seen.get(operation, 0) + 1
         name = f"{operation} #{seen[operation]}"
         os.write(report, f"{name}\n".encode())

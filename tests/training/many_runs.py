@@ -20,30 +20,33 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 import ds_configs
 from data.serving.corpus import open_corpus
-from training.checkpoints.checkpoint import choose_checkpoint
+from training.checkpoints.load import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
 from training.launch.local import free_port
 from training.launch.process_group import Ranks, prepare_environment, start
 from training.launch.world import World
-from training.pretrain import agree_on_precision, assemble, check_vocabulary, say_precision
+from training.preflight import check_vocabulary
+from training.run.assembly import agree_on_precision, assemble, say_precision
 from training.run.loop import train
 from training.run.watchdog import Heartbeat
-from training.run_folder.record import write_config
+from training.run_folder.provenance import write_config
 
 
 def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     config = resolve(ds_configs.load(job["config"], job.get("overrides", [])), ranks.world.size)
     corpus = open_corpus(config.data, seed=config.run.seed)
     check_vocabulary(config, corpus)
-    config = with_deepspeed(config, config.last_step(corpus.train.samples_per_epoch))
-    manifest = choose_checkpoint(config.folder / "checkpoints", ranks)
-    precision = agree_on_precision(config, manifest, ranks)
+    last_step = config.last_step(corpus.train.samples_per_epoch)
+    assert last_step is not None
+    config = with_deepspeed(config, last_step)
+    checkpoint = choose_checkpoint(config.folder, ranks)
+    precision = agree_on_precision(config, checkpoint, ranks)
     config = with_precision(config, precision.bf16)
     if ranks.is_first:
         config.folder.mkdir(parents=True, exist_ok=True)
-        say_precision(precision, manifest)
+        say_precision(precision, checkpoint)
         write_config(config, [], {"precision": str(precision), "text": corpus.text})
-    engine, run = assemble(config, ranks, heartbeat, manifest, len_epoch=corpus.train.samples_per_epoch)
+    engine, run = assemble(config, ranks, heartbeat, checkpoint, last_step)
     masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}
     if ranks.replica == 0:
         torch.save((engine.module.state_dict(), masters), config.folder / f"start-{ranks.stage}.pt")

@@ -11,44 +11,45 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from ds_configs.checkpoints import PARTITION_FILE, UNIVERSAL
-from training.launch.process_group import Ranks
+from training.checkpoints.published import PARTITION_FILE, UNIVERSAL, Checkpoint
+from training.launch.process_group import Ranks, gather
 
 log = logging.getLogger(__name__)
 
 COMPLETE = ".complete"
 
 
-def needs_resharding(manifest: Mapping[str, Any], ranks: Ranks, parts: Sequence[int]) -> bool:
+def needs_resharding(checkpoint: Checkpoint, ranks: Ranks, parts: Sequence[int]) -> bool:
     """True if the checkpoint's files are cut differently from this job: other stages, other replicas, or layers elsewhere."""
+    manifest = checkpoint.manifest
     return manifest["topology"] != {"pipe": ranks.stages, "data": ranks.replicas} or list(manifest["partition"]) != list(parts)
 
 
-def to_universal(folder: Path, tag: str, ranks: Ranks) -> str:
-    """Convert `folder/tag`; returns the new tag, next to it. All ranks call this; rank 0 works.
+def to_universal(folder: Path, ranks: Ranks) -> Path:
+    """Convert a checkpoint; returns the new folder, beside it. All ranks call this; rank 0 works.
 
     Raises:
         RuntimeError: On all ranks, if the conversion failed.
     """
-    universal = UNIVERSAL + tag
-    problem: list[str | None] = [None]
-    if ranks.is_first and not (folder / universal / COMPLETE).exists():
-        log.info("checkpoint %s was saved with another topology: converting it to DeepSpeed's universal form", tag)
+    universal = folder.with_name(UNIVERSAL + folder.name)
+    problem = None
+    if ranks.is_first and not (universal / COMPLETE).exists():
+        log.info("checkpoint %s was saved with another topology: converting it to DeepSpeed's universal form", folder.name)
         try:
-            write_universal(folder / tag, folder / universal)
+            write_universal(folder, universal)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            shutil.rmtree(folder / universal, ignore_errors=True)
-            problem[0] = f"{type(error).__name__}: {error}"
-    torch.distributed.broadcast_object_list(problem, src=0)
-    if problem[0]:
-        raise RuntimeError(f"{folder / tag}: conversion to another topology failed: {problem[0]}")
+            shutil.rmtree(universal, ignore_errors=True)
+            problem = f"{type(error).__name__}: {error}"
+    problem = gather(problem)[0]
+    if problem:
+        raise RuntimeError(f"{folder}: conversion to another topology failed: {problem}")
     return universal
 
 

@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str], default: str) -> tuple[str, list[str]]:
     return path, [*words, *options]
 
 
-def check_arrival(overrides: Sequence[str], environment: Mapping[str, str]) -> None:
+def check_quotes(overrides: Sequence[str], environment: Mapping[str, str]) -> None:
     """Between hosts DeepSpeed hands arguments to a remote shell, which takes quotes away unless there is a space.
 
     Raises:

@@ -22,14 +22,14 @@ from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.layout import lay_out
 from training.launch.parent import STARTER, bound
-from training.launch.stopping import run_to_the_end
+from training.launch.stop_ranks import run_to_the_end
 from training.launch.world import World, default_environment
 from training.pretrain import EXIT_USER_ERROR
 from training.run.first_weights import check_first_weights
 from training.run.signals import leaving, listen, say
+from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import check_free
-from training.run_folder.provenance import check_text
-from training.run_folder.record import check_folder, finished_step, has_checkpoint, read_results
+from training.run_folder.progress import finished_step, has_checkpoint, read_results
 
 if TYPE_CHECKING:
     from model.hardware.devices import Devices

@@ -1,4 +1,4 @@
-"""Lines of JSON over a socket, from whoever is at the other end: what the ranks say to each other in their meeting."""
+"""Lines of JSON over a socket, from whoever is at the other end: what ranks say to each other in the rendezvous."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def read(connection: socket.socket) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(message, dict):
-        raise ValueError("not a message of the meeting")
+        raise ValueError("not a message of the rendezvous")
     return message

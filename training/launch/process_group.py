@@ -10,6 +10,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,7 @@ def start(world: World, stages: int) -> Ranks:
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if get_accelerator().device_name() == "cpu":
-        # init_distributed would compile this op at start-up: a minute, a compiler, a lock that outlives a kill. Losses are the same.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _patch_deepspeed_ops()
     else:
         mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
         get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
@@ -103,6 +103,20 @@ def start(world: World, stages: int) -> Ranks:
     # oneCCL can hang when the first operation of a group is a point-to-point one; a collective first is harmless elsewhere.
     deepspeed.comm.all_reduce(torch.zeros(1, device=get_accelerator().current_device_name()))
     return Ranks(world=world, replica=world.rank // stages, stage=world.rank % stages, replicas=world.size // stages, stages=stages)
+
+
+def gather(value: Any) -> list[Any]:
+    """What every rank of the job gives, by rank. All of them call it."""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def _patch_deepspeed_ops() -> None:
+    """Keep init_distributed from compiling an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same."""
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 @contextlib.contextmanager
@@ -131,11 +145,10 @@ def placement(ranks: Ranks) -> list[str]:
 
     from deepspeed import comm as dist
 
-    seen: list[tuple[int, int, int, str] | None] = [None] * ranks.world.size
-    torch.distributed.all_gather_object(seen, (ranks.replica, ranks.stage, dist.get_rank(), socket.gethostname()))
+    seen = gather((ranks.replica, ranks.stage, dist.get_rank(), socket.gethostname()))
     lines = []
     for replica in range(ranks.replicas):
-        members = sorted((entry for entry in seen if entry and entry[0] == replica), key=lambda entry: entry[1])
+        members = sorted((entry for entry in seen if entry[0] == replica), key=lambda entry: entry[1])
         hosts = ",".join(dict.fromkeys(entry[3] for entry in members))
         lines.append(f"pipeline {replica}: ranks {members[0][2]}-{members[-1][2]} on {hosts}")
     return lines

@@ -1,12 +1,12 @@
-"""All ranks meet once before the process group exists: what is wrong anywhere is said once, and nobody waits for the absent.
+"""The rendezvous of all ranks before the process group exists: what is wrong anywhere is said once, and nobody waits for the absent.
 
 Without it a rank that finds a mistake of its own (a checkout or a token store its host does not see) leaves in silence, and the
 others wait half an hour for it inside torch. Plain sockets, on the port torch.distributed opens right after, so a port that is
-taken or closed to other hosts shows here too. Rank 0 listens; every other rank brings what it found and gets the verdict.
-docs/architecture.md says why this is not torch's TCPStore.
+taken or closed to other hosts shows here too. Rank 0 listens; every other rank reports what its preflight checks found and is told
+whether to start. docs/architecture.md says why this is not torch's TCPStore.
 
-Anybody can connect to a port. So rank 0 hears every connection in a thread of its own, takes nothing that is not exactly an
-arrival, and prints no text that came over it except names it has checked: a problem is said by the rank that has it. That a rank
+Anybody can connect to a port. So rank 0 hears every connection in a thread of its own, takes nothing that is not exactly a
+report, and prints no text that came over it except names it has checked: a problem is said by the rank that has it. That a rank
 sees the run's folder is proved by the secret in a file there.
 """
 
@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from training.launch.messages import read, send
-from training.launch.preflight import LONGEST_TEXT, Arrival, first_few, is_arrival, judge, speakers
+from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against
 from training.launch.world import World
 
 log = logging.getLogger(__name__)
 
-# Once it is clear that there will be no start, ranks that are late for the meeting have this long to hear of it.
+# Once it is clear that there will be no start, ranks that are late have this long to hear of it.
 PATIENCE_SECONDS = 60.0
 # How long a connection may stay silent before it is taken for something else than a rank of this job.
 ANSWER_SECONDS = 30.0
@@ -44,8 +44,8 @@ SIGHT_SECONDS = 5.0
 MOST_STRANGERS = 1000
 
 
-def meet(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
-    """Wait for all ranks of the job and agree whether to start.
+def agree_to_start(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
+    """Wait for the reports of all ranks of the job and decide, the same everywhere, whether to start.
 
     Args:
         world: The place of this rank.
@@ -58,42 +58,42 @@ def meet(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], 
     """
     if world.size == 1:
         return not own.problem
-    return _receive(world, own, limit_seconds, say) if world.rank == 0 else _report(world, own, limit_seconds, say)
+    return _host(world, own, limit_seconds, say) if world.rank == 0 else _join(world, own, limit_seconds, say)
 
 
-def _receive(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
+def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
     try:
         server = _listen(world)
     except OSError as error:
         if not own.problem:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             say(
-                f"host {socket.gethostname()}: port {world.meeting_port} cannot be opened for the ranks to meet ({why}). "
+                f"host {socket.gethostname()}: port {world.rendezvous_port} cannot be opened for the ranks to meet ({why}). "
                 "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
             )
         return False
     with contextlib.ExitStack() as kept:
         try:
-            name, secret = kept.enter_context(_secret(own))
+            name, secret = kept.enter_context(_secret_file(own))
         except OSError as error:
             here = socket.gethostname()
             problem = f"host {here}: the run's folder {own.folder} cannot be written ({error.strerror}). Make room, or set run.directory."
             say(problem)
             own, name, secret = replace(own, problem=problem), "", ""
-        heard: queue.Queue[tuple[dict[str, Any], socket.socket]] = queue.Queue()
+        received: queue.Queue[tuple[dict[str, Any], socket.socket]] = queue.Queue()
         hello = {"job": _job(world, own), "file": name}
-        listener = threading.Thread(target=_accept, args=(server, hello, world.size, heard), daemon=True)
+        listener = threading.Thread(target=_accept, args=(server, hello, world.size, received), daemon=True)
         listener.start()
-        arrivals, connections = _collect(heard, secret, world, own, limit_seconds)
+        reports, connections = _collect(received, secret, world, own, limit_seconds)
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
         listener.join()
         server.close()  # Before anyone goes on: torch opens the same port next.
-    lines = judge(world, own, arrivals, limit_seconds)
-    start = not (lines or own.problem or any(arrival["problem"] for arrival in arrivals.values()))
+    lines = reasons_against(world, own, reports, limit_seconds)
+    start = not (lines or own.problem or any(report["problem"] for report in reports.values()))
     for line in lines:
         say(line)
-    speaking = speakers(own, arrivals)
+    speaking = ranks_to_speak(own, reports)
     for rank, connection in connections.items():
         with contextlib.suppress(OSError):  # It left; the process group will say so.
             send(connection, {"start": start, "say": rank in speaking})
@@ -112,7 +112,7 @@ def _listen(world: World) -> socket.socket:
     Raises:
         OSError: If the port is taken.
     """
-    port = world.meeting_port
+    port = world.rendezvous_port
     if world.size == world.local_size:
         family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
         try:
@@ -126,8 +126,8 @@ def _listen(world: World) -> socket.socket:
 
 
 @contextmanager
-def _secret(own: Arrival) -> Iterator[tuple[str, str]]:
-    """A file in the run's folder for the time of the meeting: its name, for all to know, and what is in it.
+def _secret_file(own: Report) -> Iterator[tuple[str, str]]:
+    """A file in the run's folder for the time of the rendezvous: its name, for all to know, and what is in it.
 
     Raises:
         OSError: If it cannot be written.
@@ -146,39 +146,39 @@ def _secret(own: Arrival) -> Iterator[tuple[str, str]]:
         path.unlink(missing_ok=True)
 
 
-def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, heard: queue.Queue[Any]) -> None:
+def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, received: queue.Queue[Any]) -> None:
     """Greet whoever comes, each in a thread: a slow rank, or a stranger who says nothing, holds up nobody."""
     guests = threading.BoundedSemaphore(2 * size + MOST_STRANGERS)
     while True:
         try:
             connection, _ = server.accept()
         except OSError:
-            return  # The meeting is over.
+            return  # The rendezvous is over.
         if not guests.acquire(blocking=False):
             connection.close()
             continue
-        threading.Thread(target=_greet, args=(connection, hello, size, guests, heard), daemon=True).start()
+        threading.Thread(target=_greet, args=(connection, hello, size, guests, received), daemon=True).start()
 
 
 def _greet(
-    connection: socket.socket, hello: Mapping[str, Any], size: int, guests: threading.BoundedSemaphore, heard: queue.Queue[Any]
+    connection: socket.socket, hello: Mapping[str, Any], size: int, guests: threading.BoundedSemaphore, received: queue.Queue[Any]
 ) -> None:
     """Hand on what the rank at the other end brings; hang up on anything else."""
     try:
         connection.settimeout(ANSWER_SECONDS)
         send(connection, hello)
-        arrival = read(connection)
+        report = read(connection)
     except (OSError, ValueError):
-        arrival = {}
-    if is_arrival(arrival, size):
-        heard.put((arrival, connection))
+        report = {}
+    if is_report(report, size):
+        received.put((report, connection))
     else:
         connection.close()
     guests.release()
 
 
 def _collect(
-    heard: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Arrival, limit_seconds: float
+    received: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Report, limit_seconds: float
 ) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket]]:
     """Wait until all have come, or the time is over: the full limit, or a minute once it is clear that there is no start.
 
@@ -186,30 +186,30 @@ def _collect(
     """
     now = time.monotonic()
     deadline = now + (PATIENCE_SECONDS if own.problem else limit_seconds)
-    arrivals: dict[int, dict[str, Any]] = {}
+    reports: dict[int, dict[str, Any]] = {}
     connections: dict[int, socket.socket] = {}
     while (left := deadline - time.monotonic()) > 0:
         try:
-            arrival, connection = heard.get(timeout=min(left, REMIND_SECONDS))
+            report, connection = received.get(timeout=min(left, REMIND_SECONDS))
         except queue.Empty:
-            absent = [rank for rank in range(1, world.size) if rank not in arrivals]
-            log.warning("%d of %d ranks are here; waiting for rank %s", len(arrivals) + 1, world.size, first_few(absent))
+            absent = [rank for rank in range(1, world.size) if rank not in reports]
+            log.warning("%d of %d ranks are here; waiting for rank %s", len(reports) + 1, world.size, first_few(absent))
             continue
-        rank = arrival["rank"]
-        arrival["sees"] = secrets.compare_digest(arrival.pop("secret").encode(), secret.encode())
-        if rank in arrivals and not (arrival["sees"] and not arrivals[rank]["sees"]):
+        rank = report["rank"]
+        report["sees"] = secrets.compare_digest(report.pop("secret").encode(), secret.encode())
+        if rank in reports and not (report["sees"] and not reports[rank]["sees"]):
             connection.close()  # Who has shown the secret keeps the place.
             continue
-        arrivals[rank], connections[rank] = arrival, connection
-        unproved = any(not arrival["sees"] and not arrival["problem"] for arrival in arrivals.values())
-        if unproved or arrival["problem"]:
+        reports[rank], connections[rank] = report, connection
+        unproved = any(not report["sees"] and not report["problem"] for report in reports.values())
+        if unproved or report["problem"]:
             deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
-        if len(arrivals) == world.size - 1:
+        if len(reports) == world.size - 1:
             deadline = min(deadline, time.monotonic() + (SIGHT_SECONDS if unproved else 0))
-    return arrivals, connections
+    return reports, connections
 
 
-def _report(world: World, own: Arrival, limit_seconds: float, say: Callable[[str], None]) -> bool:
+def _join(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
     here = socket.gethostname()
 
     def say_for_host(problem: str) -> bool:
@@ -230,13 +230,13 @@ def _report(world: World, own: Arrival, limit_seconds: float, say: Callable[[str
                 # Whose text this is, nobody knows: it is not repeated.
                 return say_for_host(f"{_address(world)} is another job's. Use another port: deepspeed --master_port N, or MASTER_PORT=N.")
             problem = own.problem and own.problem[:LONGEST_TEXT]
-            brought = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
-            send(connection, {**brought, "secret": _look(own.folder, hello["file"])})
+            report = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
+            send(connection, {**report, "secret": _read_secret(own.folder, hello["file"])})
             connection.settimeout(limit_seconds + ANSWER_SECONDS)
-            verdict = read(connection)
-            if verdict["start"] is True:
+            answer = read(connection)
+            if answer["start"] is True:
                 return True
-            if verdict["say"] is True and own.problem:
+            if answer["say"] is True and own.problem:
                 say(f"rank {world.rank} on {here}: {own.problem}")
         except (OSError, ValueError, KeyError, TypeError):
             return say_for_host(own.problem or f"what answers at {_address(world)} is not rank 0, or it left before the start.")
@@ -248,7 +248,7 @@ def _reach(world: World, patience_seconds: float) -> socket.socket:
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            connection = socket.create_connection((world.master_addr, world.meeting_port), timeout=ANSWER_SECONDS)
+            connection = socket.create_connection((world.master_addr, world.rendezvous_port), timeout=ANSWER_SECONDS)
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -257,7 +257,7 @@ def _reach(world: World, patience_seconds: float) -> socket.socket:
             return connection
 
 
-def _look(folder: Path | None, name: str) -> str:
+def _read_secret(folder: Path | None, name: str) -> str:
     """What is in the file that rank 0 has put into the run's folder; nothing if it cannot be seen here."""
     if folder is None or not re.fullmatch(r"\.start-[0-9a-f]{16}", name):
         return ""
@@ -271,12 +271,12 @@ def _look(folder: Path | None, name: str) -> str:
         time.sleep(0.25)
 
 
-def _job(world: World, own: Arrival) -> dict[str, Any]:
+def _job(world: World, own: Report) -> dict[str, Any]:
     return {"size": world.size, "folder": own.folder and str(own.folder)}
 
 
 def _address(world: World) -> str:
-    return f"{world.master_addr}:{world.meeting_port}"
+    return f"{world.master_addr}:{world.rendezvous_port}"
 
 
 def _wait_for_end(connection: socket.socket) -> None:

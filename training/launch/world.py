@@ -70,7 +70,7 @@ class World:
     """torchrun's agent keeps `master_port` open for torch.distributed from before the ranks start."""
 
     @property
-    def meeting_port(self) -> int:
+    def rendezvous_port(self) -> int:
         """Where ranks meet before the process group exists: the port torch opens next, or the one beside it if that is held."""
         if not self.port_is_held:
             return self.master_port
@@ -135,7 +135,7 @@ def find_world(environment: Mapping[str, str]) -> World:
     )
 
 
-def speaks_for_host(environment: Mapping[str, str]) -> bool:
+def is_first_on_host(environment: Mapping[str, str]) -> bool:
     """True on the one rank of each host that says what is wrong before ranks know of each other."""
     launcher = find_launcher(environment)
     return launcher is None or all(environment.get(name, "0") == "0" for name in launcher.local_rank)

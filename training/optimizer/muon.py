@@ -58,8 +58,8 @@ def update_of(gradient: Tensor, momentum: Tensor, beta: float = 0.95, ns_method:
     return orthogonalize(ahead, DTYPES[ns_method]).to(gradient.dtype) * scale
 
 
-def install() -> None:
-    """Give DeepSpeed `update_of`, and keep it from compiling what is no longer called (1.8 s at every start). See docs/architecture.md."""
+def patch_deepspeed() -> None:
+    """Give DeepSpeed's Muon `update_of`, and keep it from compiling what is no longer called (1.8 s at every start)."""
     name = "deepspeed.runtime.zero.muon.original_muon"
     if name not in sys.modules:
         compile_ = compiler.compile

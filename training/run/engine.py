@@ -51,7 +51,7 @@ class Engine(PipelineEngine):
         optimizer = super()._configure_basic_optimizer(model_parameters)
         for group in optimizer.param_groups:
             if group.get("use_muon"):
-                # DeepSpeed hands this on to the function that muon.py puts in the place of its own.
+                # DeepSpeed hands this on to the function that `muon.patch_deepspeed` puts in the place of its own.
                 group["ns_method"] = "bf16" if self.bfloat16_enabled() else "fp32"
         return optimizer
 
@@ -88,7 +88,7 @@ def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal
     if load_universal:
         settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     weight_decay = settings["optimizer"].get("params", {}).get("weight_decay", 0.0)
-    muon.install()
+    muon.patch_deepspeed()
     # What deepspeed.initialize does for a PipelineModule, but for the class.
     grid = module.mpu()
     with quiet():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from model.config import InitializeConfig
 from training.config import RunConfig
-from training.run_folder.record import has_checkpoint
+from training.run_folder.progress import has_checkpoint
 
 if TYPE_CHECKING:
     from data.serving.corpus import Corpus

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.serving.corpus import Corpus, ValidationSet
-from ds_configs.checkpoints import tag_of
-from training.checkpoints.checkpoint import prune, save_checkpoint
+from training.checkpoints.published import tag_of
+from training.checkpoints.save import prune, save_checkpoint
 from training.config import RunConfig
 from training.launch.process_group import Ranks
 from training.run.failure import SaveError
 from training.run.meter import Meter
 from training.run.sample import sample
-from training.run.watchdog import Heartbeat, StopRequest
+from training.run.stop_request import StopRequest
+from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
 
 HELD_OUT_PROMPT_TOKENS = 8
@@ -174,6 +175,6 @@ def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     if saved:
         run.saved_step = engine.global_steps
         if run.writer:
-            prune(folder, config.training.keep_checkpoints)
+            prune(config.folder, config.training.keep_checkpoints)
             run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / tag_of(engine.global_steps)}")
     run.meter.go_on()

@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM, seen by a thread of their own: a main thread that waits inside C code, for a peer or a device, is no hindrance.
 
-What a signal means depends on how far a start has come: `leaving` at once until there is something to save, `faults.StopRequest` in a
-rank that trains, `stopping.Stopping` in the process that a person started. The last `listen` counts.
+What a signal means depends on how far a start has come: `leaving` at once until there is something to save, `stop_request.StopRequest` in
+a rank that trains, `launch/stop_ranks.Stopping` in the process that a person started. The last `listen` counts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What a rank does when something else goes wrong: a hang, a signal.
-
-A hung collective waits for ever (the process group's time limit does not cover the pipeline's subgroups), so each rank has a
-watchdog thread. A signal asks for a stop that all ranks agree on, so the last checkpoint is one of the step everybody reached.
-"""
+"""The watchdog of a rank. A hung collective waits for ever (the process group's time limit does not cover the pipeline's subgroups)."""
 
 from __future__ import annotations
 
@@ -10,17 +6,10 @@ import contextlib
 import faulthandler
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-
-import torch
-from deepspeed import comm as dist
-
-from training.run.failure import RunError
-from training.run.signals import SAME_PRESS_SECONDS, listen
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +17,6 @@ EXIT_HUNG = 75  # EX_TEMPFAIL: starting again from the last checkpoint is the ri
 # A phase may take this much longer than the longest of its kind so far: disks and networks vary.
 PHASE_FACTOR = 2.0
 PHASE_MARGIN_SECONDS = 8.0
-REMIND_SECONDS = 30.0
 
 
 class Heartbeat:
@@ -72,84 +60,3 @@ class Heartbeat:
                 )  # fmt: skip
                 faulthandler.dump_traceback(file=sys.stderr)
                 os._exit(EXIT_HUNG)
-
-
-class StopRequest:
-    """SIGTERM or SIGINT on any rank becomes one decision of all ranks, at the same step."""
-
-    def __init__(self, heartbeat: Heartbeat, device: torch.device, grace_seconds: float) -> None:
-        self.signal_number = 0
-        self._heartbeat = heartbeat
-        self._device = device
-        self._grace_seconds = grace_seconds
-        self._asked_at = 0.0
-        self._rank = int(os.environ.get("RANK", "0"))
-        self._pending: tuple[torch.Tensor, object] | None = None
-        listen(self._on_signal)
-
-    def agreed(self) -> bool:
-        """True on every rank at the same call, if any rank has had a signal. Call once per step, on all ranks.
-
-        The answer is the one asked for in the call before, so nobody waits for the device here.
-        """
-        decided = False
-        if self._pending is not None:
-            flag, work = self._pending
-            work.wait()  # type: ignore[attr-defined]
-            decided = bool(flag.item())
-        flag = torch.tensor([float(self.signal_number != 0)], device=self._device)
-        self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
-        return decided
-
-    @contextlib.contextmanager
-    def excusing(self) -> Iterator[None]:
-        """After a signal a lost connection is no failure: a peer that had it before it could save takes its connections with it."""
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            if not self.signal_number or isinstance(error, RunError):
-                raise
-            log.warning("rank %d: signal %d, and no save: %s", self._rank, self.signal_number, error)
-            sys.stderr.flush()
-            os._exit(128 + self.signal_number)
-
-    def _on_signal(self, number: int) -> None:
-        """In the signals' thread."""
-        now = time.monotonic()
-        if not self.signal_number:
-            self._asked_at, self.signal_number = now, number
-            threading.Thread(target=self._leave_in_time, name="leave", daemon=True).start()
-        # Schedulers and launchers repeat SIGTERM; only a person presses Ctrl-C again.
-        elif number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
-            log.warning("rank %d: Ctrl-C again; leaving without a save.", self._rank)
-            os._exit(128 + number)
-
-    def _leave_in_time(self) -> None:
-        """Peers may be dead: leave when nothing moves for longer than it ever took, or the time for a stop is over."""
-        if self._rank == 0:
-            log.warning("%s: %s. Ctrl-C again ends at once.", signal.Signals(self.signal_number).name, self._expectation())
-        reminded = time.monotonic()
-        while (reason := self._overdue()) is None:
-            time.sleep(0.25)
-            if self._rank == 0 and time.monotonic() - reminded > REMIND_SECONDS:
-                reminded = time.monotonic()
-                log.warning("still %s", self._expectation())
-        log.warning("rank %d: signal %d and %s; leaving without a save.", self._rank, self.signal_number, reason)
-        os._exit(128 + self.signal_number)
-
-    def _expectation(self) -> str:
-        """What is being waited for."""
-        known = self._heartbeat.longest_seconds
-        phases = list(dict.fromkeys([self._heartbeat.doing or "step", "step", "save"]))
-        times = [f"{name} ({f'longest so far {known[name]:.1f} s' if name in known else 'the first'})" for name in phases]
-        left = self._grace_seconds - (time.monotonic() - self._asked_at)
-        return f"waiting for: {', '.join(times)}; at most {left:.0f} s more (training.stop_grace_seconds)"
-
-    def _overdue(self) -> str | None:
-        """Why there is no more waiting, or None."""
-        now = time.monotonic()
-        if now - self._asked_at > self._grace_seconds:
-            return f"training.stop_grace_seconds = {self._grace_seconds:.0f} are over during the {self._heartbeat.doing or 'step'}"
-        patience = self._heartbeat.patience_seconds()
-        silent = now - max(self._heartbeat.last, self._asked_at)
-        return None if patience is None or silent < patience else f"no progress for {silent:.0f} s"

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ds_configs.checkpoints import tag_of
+from ds_configs.files import write_text
+from training.checkpoints.published import tag_of
 from training.config import RunConfig
-from training.run_folder.record import replace, strict_json
+from training.run_folder.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class CsvFiles:
         self._folder = folder
         self._files: dict[str, AppendedFile] = {}
         for path in folder.glob("*.csv"):
-            keep_lines(path, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= start_step)
+            _keep_lines(path, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= start_step)
 
     def write(self, records: Sequence[Mapping[str, float]]) -> None:
         """Append to the file of every tag."""
@@ -148,7 +149,7 @@ class Writer:
         self._samples = config.folder / "samples"
         self._sample_output = Output(str(self._samples))
         self._metrics = AppendedFile(config.folder / "metrics.jsonl")
-        forget_after(self._metrics.path, start_step)
+        _drop_steps_after(start_step, self._metrics.path)
         folders = {name: _folder(config, name) for name in ("tensorboard", "csv_monitor")}
         self._board = EventFile(folders["tensorboard"], start_step) if folders["tensorboard"] else None
         self._csv = CsvFiles(folders["csv_monitor"], start_step) if folders["csv_monitor"] else None
@@ -229,7 +230,7 @@ def open_log(config: RunConfig) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def forget_after(metrics: Path, step: int) -> None:
+def _drop_steps_after(step: int, metrics: Path) -> None:
     """Drop records of steps that a resumed run is about to do again, and the line a kill cut short."""
 
     def is_kept(line: str) -> bool:
@@ -238,14 +239,14 @@ def forget_after(metrics: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             return False
 
-    keep_lines(metrics, is_kept)
+    _keep_lines(metrics, is_kept)
 
 
-def keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
+def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
     """Rewrite a text file with some of its lines, in one step."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines()
-        replace(path, "".join(line + "\n" for line in lines if is_kept(line)))
+        write_text(path, "".join(line + "\n" for line in lines if is_kept(line)))
 
 
 def _short(number: float) -> str:

@@ -1,104 +1,72 @@
-"""Which text a run reads: what its folder says of it, and whether a start may go on with the store it finds. No torch here."""
+"""Where a run comes from, kept in its folder: configuration, versions, code, and the text that it reads. No torch here."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
-import logging
 import shutil
-from collections.abc import Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ds_configs
-from data.config import DataConfig
-from data.store.identity import Identity, changed_keys, changes
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
-from ds_configs.checkpoints import MANIFEST, complete_tags
-from ds_configs.files import object_or_nothing
+from ds_configs.files import write_json, write_text
 from training.config import RunConfig
 
 if TYPE_CHECKING:
     from data.serving.corpus import Corpus
 
-log = logging.getLogger(__name__)
-
-STORE = "store.json"  # In the run's folder: the manifest of the token store that it reads.
-
-
-def changed_data(config: RunConfig, previous: Mapping[str, Any]) -> list[str]:
-    """Problems with keys of the data section that decide which tokens are read. Which text it was is `check_text`.
-
-    Args:
-        config: The run as it would go on.
-        previous: What its `config.json` says.
-    """
-    before = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
-    return [
-        f"{config.path}: data differs from the run in {config.folder} ({change}). "
-        "Use another run.name, or remove that folder to start anew."
-        for change in changed_keys(before, config.data)[:1]
-    ]
+PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
+STORE = "store.json"  # The manifest of the token store that the run reads.
 
 
-def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -> None:
-    """Refuse to go on with other text or another tokenizer than the run's checkpoints were trained with.
-
-    Args:
-        config: The run.
-        now: Identity of the store that would be read.
-        tokenizer: SHA-256 of its tokenizer, None where it is not made yet.
-
-    Raises:
-        ConfigError: With what has changed and the two ways on.
-    """
-    ways = f"Use another run.name, or put back what {config.folder} was trained on"
-    unrecorded = None
-    for tag in reversed(complete_tags(config.folder / "checkpoints")):
-        checkpoint = config.folder / "checkpoints" / tag
-        text = object_or_nothing(checkpoint / MANIFEST).get("text")
-        if text is None:
-            unrecorded = checkpoint
-        elif text["identity"] != now.sha256:
-            what = _what_changed(config, text, now)
-            raise ConfigError([f"{config.path}: not the text of {checkpoint}: {what}. {ways} ({text['store']})."])
-        elif tokenizer is not None and text["tokenizer"] != tokenizer:
-            raise ConfigError(
-                [
-                    f"{config.path}: the tokenizer is not that of {checkpoint}: SHA-256 {tokenizer[:12]}, wanted "
-                    f"{text['tokenizer'][:12]}. The same text was prepared with another version of the tokenizers' library. {ways}."
-                ]
-            )
-    if unrecorded is not None and tokenizer is not None:
-        _check_unrecorded(config, unrecorded, tokenizer)
+def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Write `config.json`: the resolved configuration, itself a config, and where it came from; `facts` found out at the start besides."""
+    # Overrides to run.directory travel with the values, so the file starts the same run again from the same folder.
+    record = {
+        **config.values,
+        "provenance": {
+            "config": str(config.path),
+            "overrides": list(overrides),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": sys.version.split()[0],
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+            **facts,
+        },
+    }
+    write_text(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def _check_unrecorded(config: RunConfig, checkpoint: Path, tokenizer: str) -> None:
-    """A checkpoint of a version that did not record its text: the run's copy of the tokenizer is all there is to compare."""
-    ours = config.folder / "tokenizer"
-    if ours.is_dir() and fingerprint(ours) != tokenizer:
-        raise ConfigError(
-            [
-                f"{config.path}: the tokenizer of the token store is not the one in {ours}, so {checkpoint} was trained with other text. "
-                "Use another run.name, or put the old text back."
-            ]
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, capture_output=True, text=True, check=False
         )
-    known = "Its tokenizer is that of the token store" if ours.is_dir() else "Nor is its tokenizer there to compare"
-    log.warning("%s does not say which text it was trained on. %s; the run goes on.", checkpoint, known)
+    except OSError:
+        return None  # No git on a compute node: the rest of the record stands.
+    return done.stdout.strip() or None
 
 
-def _what_changed(config: RunConfig, text: dict[str, str], now: Identity) -> str:
-    for path in (config.folder / STORE, Path(config.data.directory) / text["store"] / "manifest.json"):
-        manifest = object_or_nothing(path)
-        if manifest.get("identity") == text["identity"]:
-            return changes(manifest, now)
-    return f"identity {now.sha256[:12]}, wanted {text['identity'][:12]}"
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What a run's config.json says, or None for a new run."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}. It was damaged; remove it to have it written again."]) from error
+    return read
 
 
 def keep_text(corpus: Corpus, folder: Path) -> None:
     """Keep the tokenizer and the store's manifest in the run's folder, which is then enough to generate with, wherever it is taken."""
-    from training.run_folder.record import replace  # That module imports this one.
-
     target = folder / "tokenizer"
     if not target.is_dir() or fingerprint(target) != corpus.text["tokenizer"]:
         partial = folder / "tokenizer.tmp"
@@ -106,4 +74,4 @@ def keep_text(corpus: Corpus, folder: Path) -> None:
         shutil.copytree(corpus.folder / "tokenizer", partial)
         shutil.rmtree(target, ignore_errors=True)  # Of an earlier start with other text that ended before its first checkpoint.
         partial.rename(target)
-    replace(folder / STORE, json.dumps(corpus.manifest, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / STORE, corpus.manifest)

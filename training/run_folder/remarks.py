@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.hugging_face.source import check_source
 from training.config import RunConfig
-from training.run_folder.record import has_checkpoint
+from training.run_folder.progress import has_checkpoint
 
 
 def missing(config: RunConfig) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.checkpoint_files import tied_master
-from training.checkpoints.checkpoint import LATEST
+from training.checkpoints.published import LATEST
 
 pytestmark = pytest.mark.distributed
 
@@ -59,7 +59,7 @@ def test_a_stop_asked_of_one_rank_is_saved_by_all_and_a_damaged_checkpoint_costs
     layer.write_bytes(content)
 
     output = run.run()
-    assert "layer_02-model_states.pt does not match its SHA-256" in output
+    assert "layer_02-model_states.pt: is damaged, its SHA-256" in output
     assert "resuming" in output
     assert "from step 3 of 8" in output
     assert run.curve() == uninterrupted

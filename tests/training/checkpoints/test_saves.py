@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from ds_configs.checkpoints import complete_tags, step_of
-from inference.exporting.checkpoint import choose
 from tests import processes
 from training.checkpoints import random_state
-from training.checkpoints.checkpoint import LATEST, prune
+from training.checkpoints.published import LATEST, newest_good, published, step_of
+from training.checkpoints.save import prune
 
 
 @pytest.mark.distributed
@@ -84,18 +83,18 @@ def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_
         "os.mkdir STEP",
         "open random_state_rank00000.pt",
         "fsync",
-        "open manifest.json.tmp",
-        "os.rename manifest.json.tmp",
-        "open latest.tmp",
-        "os.rename latest.tmp",
-        "os.remove",
+        "open .manifest.json.tmp",
+        "os.rename .manifest.json.tmp",
+        "open .latest.tmp",
+        "os.rename .latest.tmp",
+        "os.remove random_state_rank00000.pt",
         "os.rmdir STEP",
     )
     assert not [part for part in expected if not any(part in operation for operation in kills)], kills
     places = [next(place for place, operation in enumerate(kills) if part in operation) for part in expected]
     assert places == sorted(places)
-    last = choose(run.folder)
-    assert (run.folder / "checkpoints" / LATEST).read_text(encoding="utf-8") in complete_tags(run.folder / "checkpoints")
+    last = newest_good(run.folder)
+    assert (run.folder / "checkpoints" / LATEST).read_text(encoding="utf-8") in [folder.name for folder in published(run.folder)]
     output = run.run(f"training.steps={last.step + 2}", ranks=1)
     assert f"from step {last.step} of" in output
     whole.run(f"training.steps={last.step + 2}", ranks=1)
@@ -111,25 +110,27 @@ def checkpoint(folder, name, *, complete=True):
 
 def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
     ours = [f"step{step:08d}" for step in (100, 200, 300, 123456789)]
+    folder = tmp_path / "checkpoints"
     for name in ours:
-        checkpoint(tmp_path, name)
-    checkpoint(tmp_path, "step00000400", complete=False)  # an interrupted save
-    checkpoint(tmp_path, "universal_step00000300", complete=False)
+        checkpoint(folder, name)
+    checkpoint(folder, "step00000400", complete=False)  # an interrupted save
+    checkpoint(folder, "universal_step00000300", complete=False)
     theirs = ["step00000100_best", "best", "stepping", "step12"]
     for name in theirs:
-        checkpoint(tmp_path, name)
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / LATEST).write_text("step00000300", encoding="utf-8")
-    (tmp_path / "zero_to_fp32.py").touch()
-    assert complete_tags(tmp_path) == ["step123456789", "step00000300", "step00000200", "step00000100"]
+        checkpoint(folder, name)
+    (folder / "notes.txt").touch()
+    (folder / LATEST).write_text("step00000300", encoding="utf-8")
+    (folder / "zero_to_fp32.py").touch()
+    (folder / f".{LATEST}.alpha.17.tmp").touch()  # of a process that was killed
+    assert [path.name for path in published(tmp_path)] == ["step123456789", "step00000300", "step00000200", "step00000100"]
     prune(tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "notes.txt", LATEST, "step123456789", "step00000300"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*theirs, "notes.txt", LATEST, "step123456789", "step00000300"])
 
 
 def test_a_copy_of_a_checkpoint_beside_the_others_disturbs_neither_start_nor_end(make_run, root):
     from ds_configs import load
     from training.config import resolve
-    from training.run_folder.record import finished_step, has_checkpoint
+    from training.run_folder.progress import finished_step, has_checkpoint
 
     run = make_run()
     config = resolve(load(run.config))

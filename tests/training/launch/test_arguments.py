@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.launch.arguments import check_arrival, parse
+from training.launch.arguments import check_quotes, parse
 
 TWO_HOSTS = {"CROSS_SIZE": "2"}  # DeepSpeed's launcher sets it to the number of hosts; test_two_hosts sees it there.
 
@@ -22,10 +22,10 @@ def test_an_option_that_does_not_exist_goes_on_to_where_one_line_says_so():
 @pytest.mark.parametrize("override", ["data.clean=[strip]", "data.validation={ratio:0.1}", 'run.description="two'])
 def test_quotes_that_the_remote_shell_took_are_noticed(override):
     with pytest.raises(ValueError, match=r"is no JSON as it arrived here: .* Put a space behind the equals sign"):
-        check_arrival([override], TWO_HOSTS)
-    check_arrival([override], {"CROSS_SIZE": "1"})  # No remote shell: a text may begin as it likes.
-    check_arrival([override], {})
+        check_quotes([override], TWO_HOSTS)
+    check_quotes([override], {"CROSS_SIZE": "1"})  # No remote shell: a text may begin as it likes.
+    check_quotes([override], {})
 
 
 def test_what_arrived_whole_passes():
-    check_arrival(["a.b= [1, 2]", "a.b=[0.9,0.95]", 'a.b= "x"', "a.b=two words", "a.b=null", "a.b="], TWO_HOSTS)
+    check_quotes(["a.b= [1, 2]", "a.b=[0.9,0.95]", 'a.b= "x"', "a.b=two words", "a.b=null", "a.b="], TWO_HOSTS)

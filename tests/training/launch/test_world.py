@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from training.launch.world import World, check_placement, default_environment, find_world, is_launched, speaks_for_host
+from training.launch.world import World, check_placement, default_environment, find_world, is_first_on_host, is_launched
 
 DEEPSPEED = {
     "RANK": "7", "LOCAL_RANK": "1", "WORLD_SIZE": "12", "LOCAL_SIZE": "6", "CROSS_RANK": "1", "CROSS_SIZE": "2",
@@ -134,9 +134,9 @@ def test_what_a_launcher_leaves_out_is_asked_of_the_job_script():
 
 def test_one_rank_of_each_host_speaks_before_ranks_know_of_each_other():
     for environment in (DEEPSPEED, TORCHRUN, PALS, HYDRA, OPEN_MPI, SRUN):
-        assert not speaks_for_host(environment)
-    assert speaks_for_host({**PALS, "PALS_LOCAL_RANKID": "0"})
-    assert speaks_for_host({})
+        assert not is_first_on_host(environment)
+    assert is_first_on_host({**PALS, "PALS_LOCAL_RANKID": "0"})
+    assert is_first_on_host({})
 
 
 def test_the_ranks_of_a_host_must_make_whole_pipelines():

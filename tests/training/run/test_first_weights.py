@@ -19,7 +19,7 @@ from tests.model.tiny_models import tiny
 from training.config import resolve
 from training.run.first_weights import compare_tokenizers
 from training.run_folder.lock import hold
-from training.run_folder.record import remove_unused
+from training.run_folder.progress import remove_unused
 
 MODEL = tiny("gpt2", vocab_size=320, max_seq_length=32, hidden_size=32, intermediate_size=48, norm_eps=1e-3)
 

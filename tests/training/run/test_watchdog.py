@@ -33,7 +33,8 @@ def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_r
 WAITING = """
 import ctypes, logging, sys
 import torch
-from training.run.watchdog import Heartbeat, StopRequest
+from training.run.stop_request import StopRequest
+from training.run.watchdog import Heartbeat
 
 logging.basicConfig(format="%(message)s")
 heartbeat = Heartbeat(limit_seconds=100_000)

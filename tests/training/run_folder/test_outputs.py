@@ -11,7 +11,7 @@ import pytest
 import ds_configs
 from training.config import resolve
 from training.run_folder.outputs import AppendedFile, Writer
-from training.run_folder.record import strict_json
+from training.run_folder.strict_json import strict_json
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
 END = {"train/tokens": 512, "perf/tokens_per_second": 99.0, "memory/stage_0_gib": 0.5}

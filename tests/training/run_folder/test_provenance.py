@@ -17,14 +17,14 @@ from data.prepare import plan, prepare
 from data.serving.corpus import open_corpus
 from data.tokenizers.tokenizer_folder import fingerprint
 from inference.export import export
-from inference.exporting.checkpoint import CheckpointError
 from inference.exporting.source import find_source
 from tests import processes
-from training import pretrain
+from training.checkpoints.published import CheckpointError
 from training.config import RunConfig, resolve
 from training.launch.world import World
-from training.run_folder.provenance import check_text, keep_text
-from training.run_folder.record import check_folder
+from training.preflight import preflight
+from training.run_folder.compatibility import check_folder, check_text
+from training.run_folder.provenance import keep_text
 
 pytestmark = pytest.mark.distributed
 
@@ -51,7 +51,7 @@ class Trained:
         """What the first rank of a launched job checks before it meets the others."""
         for lock in self.path.parent.glob("runs/*/lock"):
             lock.unlink()  # A rank holds it until its process ends, and here all are in one.
-        pretrain.prepare(self.config(*overrides), World(rank=0, local_rank=0, size=2, local_size=2, master_addr="localhost", master_port=1))
+        preflight(self.config(*overrides), World(rank=0, local_rank=0, size=2, local_size=2, master_addr="localhost", master_port=1))
 
     def change_text(self) -> None:
         self.text.write_text(self.text.read_text(encoding="utf-8").replace("明", "暗") + "甲乙丙。\n", encoding="utf-8")
@@ -136,7 +136,7 @@ def test_a_rank_without_a_store_names_the_command_that_makes_it_with_its_overrid
     overrides = ["data.chapters.last=12", "run.name=another"]
     world = World(rank=0, local_rank=0, size=2, local_size=2, master_addr="localhost", master_port=1)
     with pytest.raises(ValueError, match=r"data\.prepare \S+tiny\.json data\.chapters\.last=12 run\.name=another \(novel-\w{12} was made"):
-        pretrain.prepare(trained.config(*overrides), world, overrides)
+        preflight(trained.config(*overrides), world, overrides)
 
 
 def test_the_old_text_put_back_goes_on(trained):

@@ -1,4 +1,4 @@
-"""What the ranks bring to their meeting, and what follows from it. How it gets from one to the other is `rendezvous.py`."""
+"""What the ranks report of their preflight checks, and what follows from it. How reports get to rank 0 is `rendezvous.py`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONGEST_TEXT = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrival:
-    """What a rank brings to the meeting."""
+class Report:
+    """What a rank brings to the rendezvous."""
 
     problem: str | None = None
     stages: int = 1
@@ -26,8 +26,8 @@ class Arrival:
     """What must be the same on every rank, by name."""
 
 
-def is_arrival(message: Mapping[str, Any], size: int) -> bool:
-    """True for exactly the fields of an arrival, each of its type, with names fit to be printed."""
+def is_report(message: Mapping[str, Any], size: int) -> bool:
+    """True for exactly the fields of a report, each of its type, with names fit to be printed."""
     if message.keys() != {"rank", "host", "problem", "facts", "secret"}:
         return False
     rank, facts = message["rank"], message["facts"]
@@ -42,21 +42,21 @@ def is_arrival(message: Mapping[str, Any], size: int) -> bool:
     )
 
 
-def speakers(own: Arrival, arrivals: Mapping[int, Mapping[str, Any]]) -> set[int]:
+def ranks_to_speak(own: Report, reports: Mapping[int, Mapping[str, Any]]) -> set[int]:
     """One rank for each different problem; the one that rank 0 has as well is said already."""
     first: dict[str, int] = {}
-    for rank, arrival in sorted(arrivals.items()):
-        if arrival["problem"] and arrival["problem"] != own.problem:
-            first.setdefault(arrival["problem"], rank)
+    for rank, report in sorted(reports.items()):
+        if report["problem"] and report["problem"] != own.problem:
+            first.setdefault(report["problem"], rank)
     return set(first.values())
 
 
-def judge(world: World, own: Arrival, arrivals: Mapping[int, Mapping[str, Any]], limit_seconds: float) -> list[str]:
+def reasons_against(world: World, own: Report, reports: Mapping[int, Mapping[str, Any]], limit_seconds: float) -> list[str]:
     """What rank 0 has to say against a start, one line each, causes first. Problems of single ranks are theirs to say."""
-    if own.problem or any(arrival["problem"] for arrival in arrivals.values()):
+    if own.problem or any(report["problem"] for report in reports.values()):
         return []
     here = socket.gethostname()
-    blind = dict.fromkeys(arrival["host"] for arrival in arrivals.values() if not arrival["sees"])
+    blind = dict.fromkeys(report["host"] for report in reports.values() if not report["sees"])
     lines = []
     if blind:
         lines.append(
@@ -64,21 +64,21 @@ def judge(world: World, own: Arrival, arrivals: Mapping[int, Mapping[str, Any]],
             "run.directory must be on a path all hosts share."
         )
     for name, value in own.facts.items():
-        other = next((arrival for arrival in arrivals.values() if arrival["facts"].get(name) != value), None)
+        other = next((report for report in reports.values() if report["facts"].get(name) != value), None)
         if other:
             lines.append(
                 f"host {other['host']}: {name}: {other['facts'].get(name)}, but on {here}: {value}. "
                 "All hosts must use the same checkout, .venv and data."
             )
-    absent = [rank for rank in range(1, world.size) if rank not in arrivals]
+    absent = [rank for rank in range(1, world.size) if rank not in reports]
     if absent and not lines:
         lines.append(_describe_absent(world, absent, limit_seconds))
-    return lines or _split_pipelines(own.stages, {0: here, **{rank: arrival["host"] for rank, arrival in arrivals.items()}})
+    return lines or _split_pipelines(own.stages, {0: here, **{rank: report["host"] for rank, report in reports.items()}})
 
 
 def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) -> str:
     nodes = sorted({rank // world.local_size + 1 for rank in absent})
-    address = f"{world.master_addr}:{world.meeting_port}"
+    address = f"{world.master_addr}:{world.rendezvous_port}"
     return (
         f"{len(absent)} of {world.size} ranks ({first_few(absent)}; host number {first_few(nodes)} of the job) did not come within "
         f"{limit_seconds:.0f} s. Look above for what ssh or the launcher said of them, and whether they can reach {address}."

@@ -1,0 +1,193 @@
+"""The published checkpoints of a run: which folders they are, what their manifests say, and whether their files are as they were saved.
+
+A checkpoint is a folder `runs/<name>/checkpoints/step00000100/` with a `manifest.json`, which is written last: a folder without one is a
+save that was interrupted. `save.py` writes them; whoever reads a run asks here: training, inference and `data.inspect`. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ds_configs.files import object_or_nothing, sha256_of
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+UNIVERSAL = "universal_"
+"""In front of a tag: what a resume on another topology makes of that checkpoint, beside it, in DeepSpeed's universal form."""
+PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+"""The optimizer's share of one replica (first number) of one stage (second)."""
+
+
+class CheckpointError(ValueError):
+    """A run or a checkpoint cannot be read; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete save; `fingerprint` changes with anything in it."""
+
+    folder: Path
+    step: int
+    fingerprint: str
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def tag(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    @property
+    def precision(self) -> str:
+        """What its run computed in, "bf16" or "fp32"; manifests of version 0.1 only show it in the names of files."""
+        in_names = "bf16" if any(name.startswith("bf16_zero_") for name in self.manifest["files"]) else "fp32"
+        said: str = self.manifest.get("precision", in_names)
+        return said
+
+
+def tag_of(step: int) -> str:
+    """The folder's name of the checkpoint of a step."""
+    return f"step{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder; None for a name that is not one of ours, such as a copy "step00000100_best"."""
+    found = re.fullmatch(r"step(\d{8,})", name)
+    return int(found.group(1)) if found else None
+
+
+def published(run: Path) -> list[Path]:
+    """The folders of a run's checkpoints, newest first. Neither manifests nor files are looked at."""
+    steps = (step_of(path.parent.name) for path in (run / "checkpoints").glob(f"*/{MANIFEST}"))
+    return [run / "checkpoints" / tag_of(step) for step in sorted((step for step in steps if step is not None), reverse=True)]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read the manifest of a checkpoint's folder; its files are not looked at.
+
+    Raises:
+        CheckpointError: If there is no manifest, or it is not one.
+    """
+    if is_universal(folder):
+        return _open_universal(folder)
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(raw)
+        step, files = manifest["step"], manifest["files"]
+        well_formed = isinstance(step, int) and all({"bytes", "sha256"} <= facts.keys() for facts in files.values())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: has no {MANIFEST}, so its save was never finished. Use another checkpoint.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        well_formed = False
+    if not well_formed:
+        raise CheckpointError(f"{folder / MANIFEST}: is not the manifest of a checkpoint. Use another checkpoint.")
+    return Checkpoint(folder, step, hashlib.sha256(raw).hexdigest(), manifest)
+
+
+def is_universal(folder: Path) -> bool:
+    """Whether this is a checkpoint in DeepSpeed's universal form, one folder per weight."""
+    name = folder.resolve().name
+    is_named = name.startswith(UNIVERSAL) and step_of(name.removeprefix(UNIVERSAL)) is not None
+    return is_named and next(folder.glob("zero/*/fp32.pt"), None) is not None
+
+
+def _open_universal(folder: Path) -> Checkpoint:
+    """It has no manifest: its files are taken as they are, its facts are those of the checkpoint that it was made of."""
+    tag = folder.resolve().name.removeprefix(UNIVERSAL)
+    step = step_of(tag)
+    assert step is not None, "asked before"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("zero/*/fp32.pt")):
+        digest.update(path.parent.name.encode() + bytes.fromhex(sha256_of(path)))
+    manifest = object_or_nothing(folder.parent / tag / MANIFEST)
+    facts: dict[str, Any] = {key: manifest[key] for key in ("metrics", "consumed_samples") if key in manifest}
+    return Checkpoint(folder, step, digest.hexdigest(), {"files": {}, **facts})
+
+
+def verify(folder: Path, share: slice = slice(None)) -> tuple[Checkpoint | None, list[str]]:
+    """Read a checkpoint and compare its files with the sizes and SHA-256 in its manifest. Never raises: peers may wait for the answer.
+
+    Args:
+        folder: Of the checkpoint.
+        share: Which of the files, in the order of their names; `slice(0)` reads the manifest only.
+
+    Returns:
+        The checkpoint, None if its manifest cannot be read, and what is wrong with it, one line each.
+    """
+    try:
+        checkpoint = open_checkpoint(folder)
+    except CheckpointError as error:
+        return None, [str(error).removesuffix(" Use another checkpoint.").removesuffix(".")]
+    files = sorted(checkpoint.manifest["files"].items())[share]
+    # Sizes first: they cost nothing, and a torn save usually shows there.
+    problems = [problem for name, facts in files if (problem := _wrong_size(folder / name, facts))]
+    return checkpoint, problems or [problem for name, facts in files if (problem := _wrong_content(folder / name, facts))]
+
+
+def _wrong_size(path: Path, facts: Mapping[str, Any]) -> str | None:
+    if not path.is_file():
+        return f"{path}: is missing, although the checkpoint's manifest lists it"
+    size = path.stat().st_size
+    return None if size == facts["bytes"] else f"{path}: has {size} bytes where the manifest says {facts['bytes']}"
+
+
+def _wrong_content(path: Path, facts: Mapping[str, Any]) -> str | None:
+    try:
+        return None if sha256_of(path) == facts["sha256"] else f"{path}: is damaged, its SHA-256 is not the one in the manifest"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+
+
+Verify = Callable[[Path], tuple[Checkpoint | None, list[str]]]
+
+
+def first_good(folders: Sequence[Path], verify: Verify = verify, warn: Callable[[str], None] = log.warning) -> Checkpoint:
+    """The first checkpoint of some with which nothing is wrong; what is wrong with those before it is said.
+
+    Args:
+        folders: Of checkpoints of one run, newest first; at least one.
+        verify: Says what is wrong with one.
+        warn: Takes a line for each that is passed over.
+
+    Raises:
+        CheckpointError: If something is wrong with each of them.
+    """
+    damages = []
+    for folder in folders:
+        checkpoint, damage = verify(folder)
+        if checkpoint and not damage:
+            return checkpoint
+        more = f" (and {len(damage) - 3} more files)" if len(damage) > 3 else ""
+        damages.append("; ".join(damage[:3]) + more)
+        warn(f"{damages[-1]}; trying the checkpoint before it.")
+    run = folders[0].parent.parent
+    raise CheckpointError(
+        f"{damages[0]}, and no other checkpoint of {run} is good. Put one back from a copy, or remove {run} to start anew."
+    )
+
+
+def newest_good(run: Path, share: slice = slice(None)) -> Checkpoint:
+    """The newest checkpoint of a run whose files (or a share of them, see `verify`) are all as they were saved.
+
+    Raises:
+        CheckpointError: If there is no checkpoint yet, or all are damaged.
+    """
+    folders = published(run)
+    if not folders:
+        raise CheckpointError(f"{run}: has no finished checkpoint yet. Train on, or wait for the run's first save ({_interval(run)}).")
+    return first_good(folders, lambda folder: verify(folder, share))
+
+
+def _interval(run: Path) -> str:
+    """When the run saves, for the message to someone who has to wait."""
+    training = object_or_nothing(run / "config.json").get("training")
+    steps = training.get("save_interval_steps") if isinstance(training, dict) else None
+    return f"every {steps} steps" if steps else "training.save_interval_steps"

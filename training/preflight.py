@@ -1,0 +1,86 @@
+"""What one rank checks by itself, and opens, before it joins the rendezvous (`training/launch/rendezvous.py`)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data.store.identity import Identity
+from training.config import RunConfig, with_deepspeed
+from training.launch.world import World, check_placement
+from training.run.first_weights import check_first_weights
+from training.run_folder.compatibility import check_folder, check_text
+from training.run_folder.lock import hold
+from training.run_folder.progress import finished_step
+
+if TYPE_CHECKING:
+    from data.serving.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyRun:
+    """What a rank has when nothing it can see by itself speaks against a start."""
+
+    config: RunConfig
+    corpus: Corpus
+    last_step: int
+    finished: int | None
+    """The step of the newest checkpoint if that is the last one."""
+
+    def facts(self) -> dict[str, str]:
+        """What must be the same on all hosts, short enough to compare."""
+        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
+        return {
+            "the configuration": _digest(self.config.values),
+            "the token store": _digest(self.corpus.manifest),
+            "the software": ", ".join([f"Python {platform.python_version()}", *versions]),
+            "the last step of the run's checkpoints": str(self.finished or "not reached"),
+        }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> ReadyRun:
+    """Check what this rank can check by itself, and open the data.
+
+    Raises:
+        ValueError: With what is wrong.
+        OSError: If a folder cannot be read or written.
+    """
+    check_placement(world, config.batch.stages)
+    if world.rank == 0:
+        check_folder(config)
+    from data.serving.corpus import open_corpus
+
+    of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
+    corpus = open_corpus(config.data, seed=config.run.seed, config_path=shlex.join([str(config.path), *of_data]))
+    if world.rank == 0:
+        check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
+    check_vocabulary(config, corpus)
+    check_first_weights(config)
+    last_step = config.last_step(corpus.train.samples_per_epoch)
+    assert last_step is not None
+    if world.rank == 0:
+        hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
+    return ReadyRun(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
+
+
+def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
+    """The model must know every id the store can hold.
+
+    Raises:
+        ValueError: If the tokenizer has more ids than the model.
+    """
+    if corpus.tokenizer.vocab_size > config.model.vocab_size:
+        raise ValueError(
+            f"{config.path}: model.vocab_size = {config.model.vocab_size}, but the tokenizer in {corpus.folder} has "
+            f"{corpus.tokenizer.vocab_size} ids. Set model.vocab_size to {corpus.tokenizer.vocab_size} or more."
+        )

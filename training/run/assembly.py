@@ -1,0 +1,80 @@
+"""Put one rank's part of a run together: its precision, its engine at the step of a checkpoint, and what the loop carries along."""
+
+from __future__ import annotations
+
+import logging
+
+from deepspeed.accelerator import get_accelerator
+
+from model.flops import stage_table
+from model.hardware.precision import Precision, choose_precision
+from model.pipeline import set_fp32_masters
+from training.checkpoints.load import load_checkpoint
+from training.checkpoints.published import Checkpoint
+from training.checkpoints.reshard import needs_resharding, to_universal
+from training.config import RunConfig
+from training.launch.process_group import Ranks, device_kind, gather, placement
+from training.optimizer.parameter_groups import apply_configured, settings_of
+from training.run.engine import Engine, build_engine, build_module
+from training.run.first_weights import without_folder
+from training.run.loop import Run
+from training.run.meter import Meter, peak_flops
+from training.run.stop_request import StopRequest
+from training.run.watchdog import Heartbeat
+from training.run_folder.outputs import Writer
+
+log = logging.getLogger(__name__)
+
+
+def agree_on_precision(config: RunConfig, checkpoint: Checkpoint | None, ranks: Ranks) -> Precision:
+    """What all ranks compute in: rank 0 decides, since two processors may measure two things."""
+    saved = checkpoint.precision if checkpoint else None
+    decided: Precision = gather(choose_precision(config.precision, device_kind(), saved) if ranks.is_first else None)[0]
+    return decided
+
+
+def say_precision(precision: Precision, checkpoint: Checkpoint | None) -> None:
+    """One line on every start, and one more each where it is slow or was another before."""
+    log.info(precision)
+    if precision.warning:
+        log.warning(precision.warning)
+    if checkpoint and checkpoint.precision != precision.name:
+        log.info("changed since the checkpoint: precision %s -> %s; the fp32 masters stay exact", checkpoint.precision, precision.name)
+
+
+def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: Checkpoint | None, last_step: int) -> tuple[Engine, Run]:
+    """Build the engine, at the step of the checkpoint that was chosen if there is one, and all that goes with it."""
+    engine = _engine_at(config, ranks, checkpoint, last_step)
+    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds)
+    meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
+    writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
+    heartbeat.beat()
+    return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer)
+
+
+def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, last_step: int) -> Engine:
+    config = without_folder(config) if checkpoint else config
+    parts = checkpoint.manifest["partition"] if checkpoint and _measured_before(config, checkpoint, ranks) else None
+    module = build_module(config, ranks, parts)
+    universal = checkpoint is not None and needs_resharding(checkpoint, ranks, module.parts)
+    engine = build_engine(module, config, ranks, load_universal=universal)
+    lines = [*placement(ranks), *stage_table(config.model, module.parts, config.workload).splitlines()]
+    for line in lines if ranks.is_first else ():
+        log.info(line)
+    if checkpoint:
+        settings = settings_of(engine)
+        load_checkpoint(engine, ranks, to_universal(checkpoint.folder, ranks) if universal else checkpoint.folder, universal=universal)
+        changes = apply_configured(engine, settings, config.deepspeed["optimizer"].get("params", {}))
+        if ranks.is_first:
+            log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
+            for change in changes:
+                log.info("changed since the checkpoint: %s", change)
+    elif config.model.initialize.method != "scratch":
+        set_fp32_masters(module, config.model, config.run.seed)
+    return engine
+
+
+def _measured_before(config: RunConfig, checkpoint: Checkpoint, ranks: Ranks) -> bool:
+    """A measured split comes out a little different each time; a resumed run keeps the one it was saved with."""
+    same = checkpoint.manifest["topology"] == {"pipe": ranks.stages, "data": ranks.replicas}
+    return same and config.deepspeed.get("pipeline", {}).get("partition") == "measured"

@@ -1,0 +1,155 @@
+"""Whether a start may go on with what it finds in the run's folder: same model, data, text, optimizer, seed, and room to save. No torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ds_configs
+from data.config import DataConfig
+from data.store.identity import Identity, changed_keys, changes
+from data.tokenizers.tokenizer_folder import fingerprint
+from ds_configs import ConfigError
+from ds_configs.files import object_or_nothing
+from model.flops import count_parameters
+from training.checkpoints.published import published, verify
+from training.config import RunConfig
+from training.run_folder.progress import has_checkpoint
+from training.run_folder.provenance import STORE, read_config
+
+log = logging.getLogger(__name__)
+
+# At most: fp32 weights, and per parameter an fp32 master and Adam's two moments.
+CHECKPOINT_BYTES_PER_PARAMETER = 16
+
+
+def check_folder(config: RunConfig) -> None:
+    """Refuse to go on with another model, other data or another seed, and to start what the disk cannot hold.
+
+    Raises:
+        ConfigError: With what differs, or what is free and what is needed.
+    """
+    previous = read_config(config.folder)
+    if previous is not None and has_checkpoint(config.folder):
+        problems = []
+        model = previous.get("model", {})
+        if model != config.values["model"]:
+            problems.append(
+                f"{config.path}: model differs from the run in {config.folder} ({_difference(model, config.values['model'], 'model')}). "
+                "Use another run.name, or remove that folder to start anew."
+            )
+        problems += _changed_data(config, previous)
+        before, now = (values.get("optimizer", {}).get("type") for values in (previous, config.values))
+        if before != now:
+            problems.append(
+                f"{config.path}: optimizer.type = {now}, but the run in {config.folder} has the state of {before}, which {now} "
+                "cannot use. Use another run.name."
+            )
+        if previous.get("run", {}).get("seed") != config.values["run"].get("seed"):
+            problems.append(
+                f"{config.path}: run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
+            )
+        if problems:
+            raise ConfigError(problems)
+    folder = config.folder
+    # The folder itself is made once nothing is left to refuse.
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        raise ConfigError(
+            [f"{config.path}: the run's folder {folder} cannot be written ({error.strerror}). Set run.directory to one that can."]
+        ) from error
+    needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
+    if free < 2 * needed:
+        raise ConfigError(
+            [
+                f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
+                "and saving needs room for two. Free some space, or set run.directory to another disk."
+            ]
+        )
+
+
+def _difference(old: Any, new: Any, name: str) -> str:
+    """The first key at which two sections part, as "model.num_layers was 4, is 6"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{name}.{key}")
+    return f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"
+
+
+def _changed_data(config: RunConfig, previous: Mapping[str, Any]) -> list[str]:
+    """Problems with keys of the data section that decide which tokens are read. Which text it was is `check_text`.
+
+    Args:
+        config: The run as it would go on.
+        previous: What its `config.json` says.
+    """
+    before = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
+    return [
+        f"{config.path}: data differs from the run in {config.folder} ({change}). "
+        "Use another run.name, or remove that folder to start anew."
+        for change in changed_keys(before, config.data)[:1]
+    ]
+
+
+def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -> None:
+    """Refuse to go on with other text or another tokenizer than the run's checkpoints were trained with.
+
+    Args:
+        config: The run.
+        now: Identity of the store that would be read.
+        tokenizer: SHA-256 of its tokenizer, None where it is not made yet.
+
+    Raises:
+        ConfigError: With what has changed and the two ways on.
+    """
+    ways = f"Use another run.name, or put back what {config.folder} was trained on"
+    unrecorded = None
+    for folder in reversed(published(config.folder)):
+        checkpoint, _ = verify(folder, slice(0))  # One that cannot be read is damaged, which is said when one is chosen.
+        text = checkpoint.manifest.get("text") if checkpoint else None
+        if text is None:
+            unrecorded = folder
+        elif text["identity"] != now.sha256:
+            what = _what_changed(config, text, now)
+            raise ConfigError([f"{config.path}: not the text of {folder}: {what}. {ways} ({text['store']})."])
+        elif tokenizer is not None and text["tokenizer"] != tokenizer:
+            raise ConfigError(
+                [
+                    f"{config.path}: the tokenizer is not that of {folder}: SHA-256 {tokenizer[:12]}, wanted "
+                    f"{text['tokenizer'][:12]}. The same text was prepared with another version of the tokenizers' library. {ways}."
+                ]
+            )
+    if unrecorded is not None and tokenizer is not None:
+        _check_unrecorded(config, unrecorded, tokenizer)
+
+
+def _check_unrecorded(config: RunConfig, checkpoint: Path, tokenizer: str) -> None:
+    """A checkpoint of a version that did not record its text: the run's copy of the tokenizer is all there is to compare."""
+    ours = config.folder / "tokenizer"
+    if ours.is_dir() and fingerprint(ours) != tokenizer:
+        raise ConfigError(
+            [
+                f"{config.path}: the tokenizer of the token store is not the one in {ours}, so {checkpoint} was trained with other text. "
+                "Use another run.name, or put the old text back."
+            ]
+        )
+    known = "Its tokenizer is that of the token store" if ours.is_dir() else "Nor is its tokenizer there to compare"
+    log.warning("%s does not say which text it was trained on. %s; the run goes on.", checkpoint, known)
+
+
+def _what_changed(config: RunConfig, text: dict[str, str], now: Identity) -> str:
+    for path in (config.folder / STORE, Path(config.data.directory) / text["store"] / "manifest.json"):
+        manifest = object_or_nothing(path)
+        if manifest.get("identity") == text["identity"]:
+            return changes(manifest, now)
+    return f"identity {now.sha256[:12]}, wanted {text['identity'][:12]}"

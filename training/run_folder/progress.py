@@ -1,0 +1,49 @@
+"""How far the run in a folder has come: its checkpoints, and the results of a finished one. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ds_configs.files import write_text
+from training.checkpoints.published import open_checkpoint, published, step_of
+from training.config import RunConfig
+from training.run_folder.lock import NAME as LOCK
+from training.run_folder.strict_json import strict_json
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """True if a complete checkpoint is there (not verified)."""
+    return bool(published(folder))
+
+
+def finished_step(config: RunConfig, last_step: int | None) -> int | None:
+    """The newest checkpoint's step if it is the last one, or None."""
+    newest = published(config.folder)[:1]
+    step = step_of(newest[0].name) if newest else None
+    return step if step is not None and last_step is not None and step >= last_step else None
+
+
+def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:
+    """Write `results.json`: the last figures of a finished run."""
+    write_text(config.folder / "results.json", strict_json({"step": step, **results}, indent=1) + "\n")
+
+
+def read_results(config: RunConfig) -> dict[str, Any]:
+    """The last figures of a finished run; those of its newest checkpoint if it was killed between that and `results.json`."""
+    folders = published(config.folder)
+    newest = open_checkpoint(folders[0]).manifest if folders else {}
+    path = config.folder / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if results.get("step") != newest.get("step"):
+        return {"step": newest["step"], **newest.get("metrics", {})}
+    return results
+
+
+def remove_unused(folder: Path) -> None:
+    """Take away the folder of a run that was refused before it wrote anything but its lock."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        folder.rmdir()
