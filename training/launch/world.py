@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.hardware.processors import usable_processors
+from training.launch.node_list import expand_nodelist
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,10 @@ def _first_host(environment: Mapping[str, str], *, alone: bool) -> str:
         return Path(nodes).read_text(encoding="utf-8").split()[0]
     listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     if listed:
-        # "node[017-020,033]-ib,other5": the first name, with the first number of each bracket.
-        first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", listed)
-        return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group() if first else listed)
+        try:
+            return expand_nodelist(listed)[0]
+        except ValueError as error:
+            raise ValueError(f"Slurm's node list: {error}. In the job script: export MASTER_ADDR=<the first host>.") from error
     raise ValueError(
         "no MASTER_ADDR in the environment of this rank, and no node list of PBS or Slurm that it can read: the ranks cannot meet. "
         "In the job script: export MASTER_ADDR=<the first host>; under PBS that is $(head -n 1 $PBS_NODEFILE)."
