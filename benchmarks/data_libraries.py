@@ -29,8 +29,8 @@ from data.cleaning.minhash import signatures, window_hashes
 from data.cleaning_config import NearConfig
 from data.documents import Document
 from data.reading.formats import Piece, read
-from data.reading.json_items import BrokenItem, json_items
-from data.reading.records import Reading
+from data.reading.json_items import json_items
+from data.reading.records import Broken, Reading
 from data.tokenizers import sentencepiece_model
 
 BROKEN = {
@@ -94,7 +94,7 @@ def json_arrays(text: str) -> None:
         print(f"  equal: {timed(label, len(data), run) == records}")
     for what, broken in BROKEN.items():
         ours = list(json_items(io.StringIO(broken)))
-        good = sum(not isinstance(item, BrokenItem) for item in ours)
+        good = sum(not isinstance(item, Broken) for item in ours)
         print(f"{what}: json_items.py {good} read, {len(ours) - good} counted as broken; ijson {_until_error(ijson, broken)}")
 
 

@@ -56,7 +56,7 @@ def zstd(wanted_by: Path | str) -> ModuleType:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """Open as text in the detected encoding; bytes that do not fit it become lone surrogates, which `is_whole` finds.
+    """Open as text in the detected encoding; bytes that do not fit it become lone surrogates.
 
     A file that breaks off ends there, and the error is raised when the block is left: text decoders would lose what
     they had read before it.
@@ -97,15 +97,6 @@ def _head(path: Path) -> bytes:
             if not head:
                 raise
     return head
-
-
-def is_whole(text: str) -> bool:
-    """Whether the text has no lone surrogates, which stand for undecodable bytes or half an escaped character."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None, int]]:

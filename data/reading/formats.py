@@ -9,7 +9,7 @@ documents is `records.py`.
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from data.documents import Document
 from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
-from data.reading.json_items import BrokenItem, json_items
-from data.reading.records import BadInput, FileRead, Reading, from_record, make_document, printable
+from data.reading.json_items import json_items
+from data.reading.records import BadInput, Broken, FileRead, Reading, from_record, from_text, printable
 
 FORMATS = {
     ".txt": "text", ".md": "text", ".py": "text", ".csv": "csv", ".json": "json",
     ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet", ".arrow": "arrow",
 }  # fmt: skip
+
+Found = tuple[str, Any, int | None]
+"""Where it stands, a record or a text or what is `Broken`, and its size in bytes; None if it is not known without writing it down."""
 
 
 @dataclass(frozen=True)
@@ -76,22 +79,25 @@ def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileR
     Raises:
         DataError: If a package is missing that the format needs. What is wrong with the file itself is yielded.
     """
-    reader = _READERS.get(_format(piece.path) or "")
-    if reader is None:
+    name = _format(piece.path)
+    if name is None:
         known = " ".join(FORMATS)
         yield BadInput(str(piece.path), f'file type "{piece.path.suffix}" is not read; known: {known}, each also .gz or .zst')
         return
+    reader, make = _READERS[name]
     encoding = None
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
-        if reader not in (_read_parquet, _read_arrow):
+        if name not in ("parquet", "arrow"):
             encoding = detect_stream(piece.path)
-        for item in reader(piece, reading):
+        for source, found, size in reader(piece, reading):
             num_records += 1
+            item = BadInput(source, found.reason) if isinstance(found, Broken) else make(found, source, reading)
             if isinstance(item, Document):
                 num_bytes += len(item.text.encode("utf-8"))
                 num_replaced += item.num_replaced
             else:
+                item = replace(item, num_bytes=len(repr(found)) if size is None else size)
                 num_bad_bytes += item.num_bytes
             yield item
         if not num_records and not piece.start and piece.end is None:
@@ -113,11 +119,6 @@ def _size(piece: Piece) -> int:
         return piece.num_bytes or piece.path.stat().st_size
     except OSError:
         return 0
-
-
-def _sized(item: Document | BadInput, num_bytes: int) -> Document | BadInput:
-    """Say of bad input how much it was."""
-    return replace(item, num_bytes=num_bytes) if isinstance(item, BadInput) else item
 
 
 def _format(path: Path) -> str | None:
@@ -147,45 +148,44 @@ def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
     return pieces or [Piece(path)]
 
 
-def _read_text(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+def _read_text(piece: Piece, reading: Reading) -> Iterator[Found]:
     if reading.text_documents != "file":
-        yield from _read_text_parts(piece, reading)
+        yield from _read_text_parts(piece, by_line=reading.text_documents == "line")
         return
     with open_bytes(piece.path) as file:
         data = file.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:
         limit = MAX_RECORD_BYTES >> 20
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
-        yield BadInput(str(piece.path), reason, _size(piece))
+        yield str(piece.path), Broken(reason), _size(piece)
         return
-    text = data.decode(detect_stream(piece.path), ESCAPE)
-    yield _sized(make_document(text.replace("\r\n", "\n"), str(piece.path), {}, reading), len(data))
+    yield str(piece.path), data.decode(detect_stream(piece.path), ESCAPE).replace("\r\n", "\n"), len(data)
 
 
-def _read_text_parts(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
     part: list[str] = []
     begin = 0
 
-    def made() -> Document | BadInput:
+    def made() -> Found:
         text = "\n".join(part)
-        return _sized(make_document(text, f"{piece.path}@{begin}", {}, reading), len(text.encode("utf-8", "surrogatepass")))
+        return f"{piece.path}@{begin}", text, len(text.encode("utf-8", "surrogatepass"))
 
-    for offset, line, _ in _decoded_lines(piece):
-        if isinstance(line, BadInput):
-            yield line
+    for offset, line, num_bytes in _decoded_lines(piece):
+        if isinstance(line, Broken):
+            yield f"{piece.path}@{offset}", line, num_bytes
             continue
         blank = not line.strip()
         if not blank:
             begin = begin if part else offset
             part.append(line.rstrip("\r\n"))
-        if part and (blank or reading.text_documents == "line"):
+        if part and (blank or by_line):
             yield made()
             part = []
     if part:
         yield made()
 
 
-def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | BadInput, int]]:
+def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | Broken, int]]:
     """Yield (place, line, bytes of the line): lone surrogates stand for bytes that do not fit the encoding."""
     encoding = detect_stream(piece.path)
     if encoding.startswith(("utf-16", "utf-32")):
@@ -194,95 +194,79 @@ def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | BadInput, int]]:
         return
     with open_bytes(piece.path) as raw:
         for offset, line, num_bytes in lines(raw, piece.start, piece.end):
-            if line is None:
-                yield offset, BadInput(f"{piece.path}@{offset}", f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes), num_bytes
-                continue
             codec = "utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig")
-            yield offset, line.decode(codec, ESCAPE), num_bytes
+            too_long = Broken(f"a line longer than {MAX_RECORD_BYTES >> 20} MiB")
+            yield offset, too_long if line is None else line.decode(codec, ESCAPE), num_bytes
 
 
-def _read_jsonl(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+def _read_jsonl(piece: Piece, _reading: Reading) -> Iterator[Found]:
     for offset, line, num_bytes in _decoded_lines(piece):
-        if isinstance(line, BadInput):
-            yield line
+        source = f"{piece.path}@{offset}"
+        if isinstance(line, Broken):
+            yield source, line, num_bytes
         elif line.strip():
-            source = f"{piece.path}@{offset}"
             try:
-                record = json.loads(line)
+                yield source, json.loads(line), num_bytes
             except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
-                yield BadInput(source, f"broken JSON: {error}", num_bytes)
-                continue
-            yield _sized(from_record(record, source, reading), num_bytes)
+                yield source, Broken(f"broken JSON: {error}"), num_bytes
 
 
-def _read_json(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+def _read_json(piece: Piece, _reading: Reading) -> Iterator[Found]:
     with open_text(piece.path) as file:
         for index, item in enumerate(json_items(file)):
-            source = f"{piece.path}[{index}]"
-            if isinstance(item, BrokenItem):
-                yield BadInput(source, item.reason, item.num_bytes)
-            else:
-                made = from_record(item, source, reading)
-                yield _sized(made, len(repr(item))) if isinstance(made, BadInput) else made
+            yield f"{piece.path}[{index}]", item, item.num_bytes if isinstance(item, Broken) else None
 
 
-def _read_csv(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
+def _read_csv(piece: Piece, _reading: Reading) -> Iterator[Found]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
+    num_bytes = 0
+
+    def counted(file: Iterable[str]) -> Iterator[str]:
+        nonlocal num_bytes
+        for line in file:
+            num_bytes += len(line.encode("utf-8", "surrogatepass"))
+            yield line
+
     with open_text(piece.path) as file:
-        counted = _CountedLines(file)
-        rows = csv.reader(counted, strict=True)
+        rows = csv.reader(counted(file), strict=True)
         header: list[str] | None = None
         for index in itertools.count():  # The header is number 0.
             source = f"{piece.path}[{index}]"
-            begin = counted.num_bytes
+            begin = num_bytes
             try:
                 row = next(rows)
             except StopIteration:
                 break
             except csv.Error as error:
-                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", counted.num_bytes - begin)
+                yield source, Broken(f"broken CSV near line {rows.line_num}: {error}"), num_bytes - begin
                 if header is None:  # Without the names of the fields the rest means nothing.
                     return
                 continue
-            num_bytes = counted.num_bytes - begin
             if header is None:
                 header = row
             elif row and len(row) != len(header):
-                yield BadInput(source, f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}", num_bytes)
+                reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
+                yield source, Broken(reason), num_bytes - begin
             elif row:
-                yield _sized(from_record(dict(zip(header, row, strict=True)), source, reading), num_bytes)
+                yield source, dict(zip(header, row, strict=True)), num_bytes - begin
         if header is None:
-            yield BadInput(str(piece.path), "no header line with the names of the fields")
+            yield str(piece.path), Broken("no header line with the names of the fields"), 0
 
 
-class _CountedLines:
-    """Lines of a file, and how many bytes of UTF-8 they were up to now."""
-
-    def __init__(self, file: Iterable[str]) -> None:
-        self._lines = iter(file)
-        self.num_bytes = 0
-
-    def __iter__(self) -> "_CountedLines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.num_bytes += len(line.encode("utf-8", "surrogatepass"))
-        return line
+def _read_parquet(piece: Piece, _reading: Reading) -> Iterator[Found]:
+    return ((source, record, None) for source, record in parquet_records(piece.path, piece.start, piece.end))
 
 
-def _read_parquet(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    yield from _from_records(parquet_records(piece.path, piece.start, piece.end), reading)
+def _read_arrow(piece: Piece, _reading: Reading) -> Iterator[Found]:
+    return ((source, record, None) for source, record in arrow_records(piece.path))
 
 
-def _read_arrow(piece: Piece, reading: Reading) -> Iterator[Document | BadInput]:
-    yield from _from_records(arrow_records(piece.path), reading)
-
-
-def _from_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document | BadInput]:
-    for source, record in records:
-        made = from_record(record, source, reading)
-        yield _sized(made, len(repr(record))) if isinstance(made, BadInput) else made
-
-
-_READERS = {"text": _read_text, "lines": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet, "arrow": _read_arrow}
+# How what a format holds is found in a file, and made a document.
+_READERS: dict[str, tuple[Callable[[Piece, Reading], Iterator[Found]], Callable[[Any, str, Reading], Document | BadInput]]] = {
+    "text": (_read_text, from_text),
+    "lines": (_read_jsonl, from_record),
+    "json": (_read_json, from_record),
+    "csv": (_read_csv, from_record),
+    "parquet": (_read_parquet, from_record),
+    "arrow": (_read_arrow, from_record),
+}

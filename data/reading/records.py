@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data.documents import Document
-from data.reading.compression import is_whole
 
 _DIGITS = re.compile(r"\d+")
 _PLACE = re.compile(r"@\d+$|\[[\d:]+\]$")
@@ -20,6 +19,15 @@ FIELD_NAMES = {
     "author": ("author", "作者"),
     "dynasty": ("dynasty", "朝代"),
 }
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What could not be read at some place of a file."""
+
+    reason: str
+    num_bytes: int = 0
+    """How much was passed over, in UTF-8, where only the reader can know."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +103,33 @@ def from_record(record: Any, source: str, reading: Reading) -> Document | BadInp
     if not isinstance(text, str):
         return BadInput(source, f"the text is a {type(text).__name__}, not a string")
     meta = {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for name, value in values.items()}
-    return make_document(text, source, meta, reading)
+    return from_text(text, source, reading, meta)
 
 
-def make_document(text: str, source: str, meta: dict[str, str], reading: Reading) -> Document | BadInput:
+def from_text(text: str, source: str, reading: Reading, meta: Mapping[str, str] | None = None) -> Document | BadInput:
     """A document, unless it is empty or holds characters that cannot be written as UTF-8 and may not be replaced."""
     source = printable(source)
     if not text.strip():
         return BadInput(source, "empty document")
-    if is_whole(text) and all(is_whole(value) for value in meta.values()):
-        return Document(text, source, meta)
-    if reading.errors == "refuse":
-        return BadInput(source, _what_is_broken([text, *meta.values()]))
-    num_replaced = sum(len(_LONE.findall(value)) for value in (text, *meta.values()))
-    return Document(_LONE.sub("\ufffd", text), source, {name: _LONE.sub("\ufffd", value) for name, value in meta.items()}, num_replaced)
+    values = {"": text, **(meta or {})}
+    if not all(map(_is_whole, values.values())):
+        if reading.errors == "refuse":
+            return BadInput(source, _what_is_broken(list(values.values())))
+        replaced = {name: _LONE.subn("\ufffd", value) for name, value in values.items()}
+        values = {name: value for name, (value, _) in replaced.items()}
+        num_replaced = sum(count for _, count in replaced.values())
+    else:
+        num_replaced = 0
+    return Document(values.pop(""), source, values, num_replaced)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether the text has no lone surrogates, which stand for undecodable bytes or half an escaped character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(name: str) -> str:
