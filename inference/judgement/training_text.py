@@ -1,0 +1,171 @@
+"""The text that a model was trained on, with its suffix array: made once, and kept beside the store.
+
+The text is what the store's tokens decode to, so exactly what the model saw. The index lies in `indexes/` beside the stores, under the
+store's name, which holds its identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.documents import DataError
+from data.inspect import Subject, find_subject
+from data.serving.token_stream import Stream
+from data.store.token_store import MANIFEST
+from ds_configs.files import object_or_nothing
+from inference.export import RECORD
+from inference.judgement.memorization import BORDER, CorpusIndex, Facts
+
+log = logging.getLogger(__name__)
+
+MAX_CHARS = 50_000_000
+LAYOUT = 1  # Raised when the files of an index change, so that one made before is made again.
+_PIECE_TOKENS = 1 << 20
+
+
+def find_training_text(path: Path, stores: Path = Path("data/stores")) -> Subject:
+    """The text that a model was trained on.
+
+    Args:
+        path: A run, a store, or an exported folder, which names the store it was trained on.
+        stores: Where the store of an exported folder is looked for, unless it lies in a run's folder.
+
+    Raises:
+        DataError: If the text is not known or not here.
+    """
+    record = object_or_nothing(path / RECORD)
+    if not record:
+        return find_subject(path)
+    text = record.get("text")
+    if not isinstance(text, dict):
+        raise DataError(f"{path}: does not say which text its model was trained on, so nothing can be held against it. Name a store.")
+    run = path.resolve().parent
+    if object_or_nothing(run / "store.json").get("identity") == text["identity"]:
+        return find_subject(run)
+    folder = stores / text["store"]
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{path}: its training text, the store {text['store']}, is not in {stores}. Prepare the same text again.")
+    return find_subject(folder)
+
+
+def open_index(subject: Subject, split: str = "train", max_chars: int = MAX_CHARS) -> CorpusIndex:
+    """The index of a split of a store, read from beside the store or made there now.
+
+    Args:
+        subject: A store or a run, from `data.inspect.find_subject`.
+        split: "train" or "valid".
+        max_chars: Of a larger text evenly spaced passages are taken, about so many characters in all, which is logged and in the facts.
+
+    Raises:
+        DataError: If the run's store is not on this machine or is damaged.
+    """
+    if subject.folder is None:
+        raise DataError(f"{subject.path}: its store is not here, so nothing can be held against its text. Prepare the same text again.")
+    if split not in subject.manifest["splits"]:
+        raise DataError(f"{subject.path}: has no {split} split. Its splits: {', '.join(subject.manifest['splits'])}.")
+    folder = subject.folder.parent / "indexes" / f"{subject.folder.name}-{split}-{max_chars}"
+    index = _read(folder, subject.manifest["identity"])
+    if index is None:
+        log.info("sorting the %s text of %s, once", split, subject.folder)
+        index = _make(subject, split, max_chars)
+        _write(index, folder)
+    if index.facts.tokens < index.facts.tokens_of_split:
+        log.warning("%s: %s", subject.folder, index.facts)
+    return index
+
+
+def _make(subject: Subject, split: str, max_chars: int) -> CorpusIndex:
+    tokenizer = subject.tokenizer()
+    streams = subject.streams(split)
+    total = sum(stream.num_tokens for _, stream in streams)
+    budget = _budget([stream for _, stream in streams], tokenizer.chars_per_id, max_chars)
+    texts: list[str] = []
+    rows: list[tuple[int, int, int]] = []
+    start = tokens = 0
+    for which, (_, stream) in enumerate(streams):
+        for number, first, end in _documents(stream, budget * stream.num_tokens // max(1, total)):
+            text = tokenizer.decode(stream.read(first, end - first).tolist())
+            texts.append(text)
+            rows.append((start, number, which))
+            start += len(text) + len(BORDER)
+            tokens += end - first
+    text = BORDER.join(texts)
+    facts = Facts(subject.manifest["identity"], split, len(text), len(texts), tokens, total)
+    return CorpusIndex(text, np.array(rows, dtype=np.int64).reshape(-1, 3), [name for name, _ in streams], facts)
+
+
+def _budget(streams: Sequence[Stream], chars_per_id: np.ndarray, max_chars: int) -> int:
+    """About how many tokens of the streams make `max_chars` characters, by the beginning of each; all where they have fewer."""
+    total = sum(stream.num_tokens for stream in streams)
+    seen = chars = 0
+    for stream in streams:
+        ids = stream.read(0, min(stream.num_tokens, _PIECE_TOKENS)) if stream.num_tokens else np.empty(0, dtype=np.int64)
+        seen, chars = seen + len(ids), chars + int(chars_per_id[ids].sum())
+    return total if not chars else min(total, max_chars * seen // chars)
+
+
+def _documents(stream: Stream, budget: int) -> Iterator[tuple[int, int, int]]:
+    """(number, first token, end) of documents or parts of them: all, or in evenly spaced pieces of together `budget` tokens."""
+    starts = stream.document_starts()
+    pieces = [(0, stream.num_tokens)]
+    if budget < stream.num_tokens:
+        size = min(max(1, budget), _PIECE_TOKENS)
+        count = max(1, budget // size)
+        pieces = [(number * stream.num_tokens // count, number * stream.num_tokens // count + size) for number in range(count)]
+    for first, end in pieces:
+        low = int(np.searchsorted(starts, first, side="right")) - 1
+        high = int(np.searchsorted(starts, end, side="left"))
+        bounds = [first, *starts[low + 1 : high].tolist(), end]
+        for number, (one, other) in enumerate(itertools.pairwise(bounds), start=max(low, 0)):
+            if other > one:
+                yield number, one, other
+
+
+def _write(index: CorpusIndex, folder: Path) -> None:
+    """The folder appears whole or not at all. Where it cannot be written, the next start makes the index again, which is said."""
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            (new / "text.txt").write_bytes(index.text.encode("utf-8"))
+            np.save(new / "suffixes.npy", index.order)
+            np.save(new / "documents.npy", index.documents)
+            facts = {**asdict(index.facts), "names": index.names, "layout": LAYOUT}
+            (new / "facts.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            if folder.exists():  # Of another layout, or damaged.
+                shutil.rmtree(folder)
+            new.rename(folder)
+    except OSError as error:
+        log.warning("%s: the index cannot be kept (%s); it will be made again the next time", folder, error.strerror or error)
+
+
+def _read(folder: Path, identity: str) -> CorpusIndex | None:
+    """The index in a folder; None where there is none of this text and layout, or a damaged one, which is said."""
+    if not folder.is_dir():
+        return None
+    try:
+        values: Mapping[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        facts = Facts(**{key: value for key, value in values.items() if key not in ("names", "layout")})
+        text = (folder / "text.txt").read_bytes().decode("utf-8")
+        # Mapped: only the slots that a search looks at are read. As a plain array, whose items are reached faster.
+        order = np.asarray(np.load(folder / "suffixes.npy", mmap_mode="r"))
+        documents = np.load(folder / "documents.npy")
+        fits = len(text) == len(order) == facts.characters and len(documents) == facts.documents
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s: is damaged (%s) and is made again", folder, error)
+        return None
+    if not fits or (facts.identity, values["layout"]) != (identity, LAYOUT):
+        log.warning("%s: is not the index of this store and is made again", folder)
+        return None
+    return CorpusIndex(text, documents, values["names"], facts, order)
