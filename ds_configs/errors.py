@@ -30,6 +30,12 @@ class FieldError(ValueError):
         self.key = key
 
 
+def require(section: object, name: str, holds: bool, wanted: str) -> None:
+    """Refuse a field unless its value `holds`: "<name> = <value>; it must be <wanted>."."""
+    if not holds:
+        raise FieldError(name, f" = {getattr(section, name)}; it must be {wanted}.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like `name`, or None when nothing is close."""
     import difflib  # here, because it is only needed once something is wrong

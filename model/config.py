@@ -90,48 +90,33 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise FieldError(name, f" = {getattr(self, name)}; it must be 1 or more.")
-        if self.num_layers > MOST_LAYERS:
-            raise FieldError("num_layers", f" = {self.num_layers}; it must be at most {MOST_LAYERS}.")
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+        self._require("num_layers", self.num_layers <= MOST_LAYERS, f"at most {MOST_LAYERS}")
         for name in ("norm_eps", "rotary_base", "init_std"):
-            if getattr(self, name) <= 0:
-                raise FieldError(name, f" = {getattr(self, name)}; it must be above 0.")
+            self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise FieldError(name, f" = {getattr(self, name)}; it must be at least 0 and below 1.")
-        if self.position_offset < 0:
-            raise FieldError("position_offset", f" = {self.position_offset}; it must be 0 or more.")
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("position_offset", self.position_offset >= 0, "0 or more")
         if self.norm_bias and self.norm != "layernorm":
             raise FieldError("norm_bias", f' = true, and norm = "{self.norm}" has no bias. Set it to false, or use "layernorm".')
-        self._check_heads()
-        self._check_initial_layers()
-
-    def _check_heads(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise FieldError(
-                "num_heads",
-                f" = {self.num_heads} does not divide hidden_size = {self.hidden_size}. "
-                f"Use {_near_divisors(self.hidden_size, self.num_heads)}.",
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise FieldError(
-                "num_kv_heads",
-                f" = {self.num_kv_heads} does not divide num_heads = {self.num_heads}. "
-                f"Use {_near_divisors(self.num_heads, self.num_kv_heads)}.",
-            )
-        if self.position == "rotary" and self.head_size % 2:
-            raise FieldError(
-                "hidden_size",
-                f" / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size.",
-            )
-
-    def _check_initial_layers(self) -> None:
         layers = self.initialize.layers
         if layers is not None and len(layers) != self.num_layers:
-            raise FieldError(
-                "initialize.layers", f" lists {len(layers)} source layers and num_layers = {self.num_layers}. List one per layer."
-            )
+            said = f" lists {len(layers)} source layers and num_layers = {self.num_layers}. List one per layer."
+            raise FieldError("initialize.layers", said)
+        self._check_divides("num_heads", "hidden_size")
+        self._check_divides("num_kv_heads", "num_heads")
+        if self.position == "rotary" and self.head_size % 2:
+            odd = f" / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size."
+            raise FieldError("hidden_size", odd)
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise FieldError(name, f" = {getattr(self, name)}; it must be {wanted}.")
+
+    def _check_divides(self, name: str, whole_name: str) -> None:
+        value, whole = getattr(self, name), getattr(self, whole_name)
+        if whole % value:
+            raise FieldError(name, f" = {value} does not divide {whole_name} = {whole}. Use {_near_divisors(whole, value)}.")
 
     @property
     def head_size(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import ds_configs
 from data.config import DataConfig
 from data.corpora.named import CORPORA
-from ds_configs.errors import FieldError, did_you_mean
+from ds_configs.errors import FieldError, did_you_mean, require
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -44,8 +44,7 @@ class RunSection:
     directory: str = "runs"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**63:
-            raise FieldError("seed", f" = {self.seed}; it must be 0 or more and below 2**63.")
+        require(self, "seed", 0 <= self.seed < 2**63, "0 or more and below 2**63")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,26 +72,19 @@ class TrainingConfig:
         if len(lengths) != 1:
             said = " and ".join(lengths) if lengths else "none of them"
             raise FieldError("steps", f', epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
-        if getattr(self, lengths[0]) <= 0:
-            raise FieldError(lengths[0], f" = {getattr(self, lengths[0])}; it must be more than 0.")
-        counts = ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints")
-        for name in (*counts, "stop_grace_seconds"):
-            if getattr(self, name) < 1:
-                raise FieldError(name, f" = {getattr(self, name)}; it must be 1 or more.")
-        if self.watchdog_seconds < SHORTEST_WATCHDOG_SECONDS:
-            raise FieldError(
-                "watchdog_seconds",
-                f" = {self.watchdog_seconds}; it must be {SHORTEST_WATCHDOG_SECONDS} or more, "
-                "and longer than a start, an evaluation or a save takes.",
-            )
-        if self.eval_batches is not None and self.eval_batches < 1:
-            raise FieldError("eval_batches", f" = {self.eval_batches}; it must be 1 or more, or null for the whole validation split.")
+        require(self, lengths[0], getattr(self, lengths[0]) > 0, "more than 0")
+        for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "stop_grace_seconds"):
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        long_enough = f"{SHORTEST_WATCHDOG_SECONDS} or more, and longer than a start, an evaluation or a save takes"
+        require(self, "watchdog_seconds", self.watchdog_seconds >= SHORTEST_WATCHDOG_SECONDS, long_enough)
+        batches = self.eval_batches
+        require(self, "eval_batches", batches is None or batches >= 1, "1 or more, or null for the whole validation split")
         if not 0 <= self.sample_tokens <= 64:
             raise FieldError(
                 "sample_tokens", f" = {self.sample_tokens}; 0 to 64. For longer texts: .venv/bin/python -m inference.generate."
             )
-        if self.sample_temperature != 0 and not 0.01 <= self.sample_temperature <= 100:
-            raise FieldError("sample_temperature", f" = {self.sample_temperature}; it must be 0 (greedy) or from 0.01 to 100.")
+        temperature = self.sample_temperature
+        require(self, "sample_temperature", temperature == 0 or 0.01 <= temperature <= 100, "0 (greedy) or from 0.01 to 100")
 
     def last_step(self, train_batch_size: int, seq_length: int, samples_per_epoch: int | None) -> int | None:
         """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""
