@@ -95,7 +95,7 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
 
 def describe(wanted: Any) -> str:
     """The type in words: "an integer", "a list of strings"."""
-    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", Any: "anything"}
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null", Any: "anything"}
     origin, args = get_origin(wanted), get_args(wanted)
     if isinstance(wanted, Bounded):
         return str(wanted)

@@ -90,6 +90,7 @@ def test_unknown_and_missing_keys_and_wrong_types_are_all_reported_at_once():
         ("kind", "flop", 'model.kind = "flop"; it must be one of "flops", "uniform". Did you mean "flops"?'),
         ("kind", 3, 'model.kind = 3; it must be one of "flops", "uniform".'),
         ("maybe", "3", 'model.maybe = "3", which is a string; it must be an integer.'),
+        ("maybe", {}, "model.maybe = {}, which is an object; it must be an integer."),
         ("betas", [0.9], "model.betas = [0.9] has 1 entries; it must have 2."),
         ("betas", 0.9, "model.betas = 0.9, which is written with a fraction; it must be a list of a number, then a number."),
         ("layers", [1, "2"], 'model.layers[1] = "2", which is a string; it must be an integer.'),
