@@ -146,7 +146,7 @@ TOP_LEVEL: Table = {
     "optimizer": {"type": str, "params": dict[str, Any], "legacy_fusion": Refused("it is for fp16. Remove it.")},
     "scheduler": {"type": str, "params": dict[str, Any]},
     "bf16": BF16,
-    "fp16": Refused('pipelines here train in bf16 or fp32. Use "bf16": {"enabled": true}.'),
+    "fp16": Refused('pipelines here train in bf16 or fp32. Use "bf16": {"enabled": true}.', harmless={"enabled": False}),
     "torch_autocast": Refused('weights are cast once, not in every operation. Use "bf16": {"enabled": true}.'),
     "data_types": {
         "grad_accum_dtype": _DTYPE,

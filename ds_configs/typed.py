@@ -121,7 +121,7 @@ def _got(value: Any) -> str:
 
 
 def _refused(wanted: Refused, value: Any, name: str, report: Report) -> Any:
-    if value is wanted.harmless:
+    if type(value) is type(wanted.harmless) and value == wanted.harmless:
         return value
     report(name, f'"{name}" cannot be set: {wanted.reason}')
     return FAILED

@@ -183,7 +183,7 @@ def test_a_mistake_in_a_deepspeed_section_is_found(tmp_path, values, said):
 
 def test_the_value_of_a_refused_key_that_asks_for_nothing_is_let_through(tmp_path):
     path = tmp_path / "recorded_before.json"
-    path.write_text('{"pipeline": {"use_reentrant": false}}', encoding="utf-8")
+    path.write_text('{"pipeline": {"use_reentrant": false}, "fp16": {"enabled": false}}', encoding="utf-8")
     assert load(path).values["pipeline"] == {"use_reentrant": False}
 
 

@@ -65,6 +65,11 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
         ("run.name=a/b", "command line: run.name = 'a/b'; it names a folder: "),
         ("run.name=3", "command line: run.name = 3; it must be a string."),
         ("training.sample_temperature=1e-45", "training.sample_temperature = 1e-45; it must be 0 (greedy) or from 0.01 to 100."),
+        ('data.clean=[{"rule":"min_length","char":1}]', 'command line: unknown key "data.clean[0].char". Did you mean "chars"?'),
+        (
+            'data.corpus=null data.chapters=null data.sources=[{"path":"a.txt","clean":[{"rule":"min_length","chars":0}]}]',
+            "command line: data.sources[0].clean[0].chars = 0; it must be 1 or more.",
+        ),
         ('data.clean=[{"rule":"unicod"}]', 'data.clean[0].rule = "unicod" is not a rule. Did you mean "unicode"?'),
         (
             'scheduler={"type":"WarmupLR","params":{"cos_min_ratio":null,"warmup_min_ratio":null,"warmup_min_lr":1,"warmup_max_lr":0.1}}',
