@@ -1,5 +1,6 @@
 """Which files a path means."""
 
+import json
 import os
 import tempfile
 
@@ -7,6 +8,7 @@ import pytest
 
 from data.documents import DataError
 from data.reading.files import find_files
+from tests.data.reading.poems import POEMS, TEXTS, arrow, read_all, texts
 
 
 def test_a_hub_dataset_without_a_network_says_what_to_do(monkeypatch):
@@ -56,3 +58,41 @@ def test_what_may_not_be_read_is_refused_by_name(as_nobody, locked, message):
 
     with pytest.raises(DataError, match=message):
         find_files([folder])
+
+
+def test_folders_and_patterns_are_read_by_name_and_each_file_once(tmp_path):
+    for name in ("二/b.txt", "一/a.txt", "a [1].txt", ".hidden.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name, encoding="utf-8")
+
+    assert texts(read_all(tmp_path)) == ["a [1].txt", "一/a.txt", "二/b.txt"]
+    assert texts(read_all(tmp_path / "**" / "*.txt", tmp_path)) == ["a [1].txt", "一/a.txt", "二/b.txt"]
+    assert texts(read_all(tmp_path / "a [1].txt")) == ["a [1].txt"]
+    with pytest.raises(DataError, match="no such file"):
+        find_files([str(tmp_path / "*.jsonl")])
+
+
+def save_dataset(folder, rows):
+    folder.mkdir(parents=True)
+    (folder / "data-00000-of-00001.arrow").write_bytes(arrow(rows))
+    (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}), encoding="utf-8")
+
+
+def test_a_saved_hugging_face_dataset_is_read_and_one_with_splits_asks_which(tmp_path):
+    for name in ("train", "test"):
+        save_dataset(tmp_path / "poems" / name, POEMS)
+    (tmp_path / "poems" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}', encoding="utf-8")
+
+    assert texts(read_all(tmp_path / "poems" / "train")) == TEXTS
+    with pytest.raises(DataError, match="2 splits"):
+        find_files([str(tmp_path / "poems")])
+
+
+def test_a_saved_dataset_cannot_point_outside_its_folder(tmp_path):
+    save_dataset(tmp_path / "poems", POEMS)
+    (tmp_path / "poems" / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}', encoding="utf-8")
+
+    with pytest.raises(DataError, match="outside the folder"):
+        find_files([str(tmp_path / "poems")])

@@ -1,0 +1,171 @@
+"""What is broken in a file is counted, with its reason and its size; the rest is read."""
+
+import gzip
+import json
+import os
+import random
+import re
+import sys
+
+import pytest
+
+from data.documents import DataError, Document
+from data.reading.compression import open_bytes
+from data.reading.formats import Piece, read
+from data.reading.records import BadInput, FileRead, Reading
+from tests.data.reading.poems import COMPRESS, CSV, JSONL, POEMS, TEXTS, bad, parquet, read_all, texts
+
+
+def test_broken_lines_are_counted_and_the_others_kept(tmp_path):
+    lines = JSONL.encode().splitlines()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b"\n".join(
+            [
+                lines[0],
+                b'{"text": "cut',
+                lines[1],
+                lines[2][:-9] + b"\xff" + lines[2][-8:],
+                b"[1, 2]",
+                b'{"content": " "}',
+                b'{"url": "x"}',
+                lines[2],
+            ]
+        )
+    )
+
+    items = read_all(path)
+
+    assert texts(items) == TEXTS
+    reasons = bad(items)
+    assert len(items) == 8
+    for reason, expected in zip(reasons, ["broken JSON", "do not fit", "a list", "empty document", "no field text"], strict=True):
+        assert expected in reason
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "b.jsonl.gz"])
+@pytest.mark.parametrize("content", [b"", b" \n \n"])
+def test_an_empty_file_of_records_is_reported(name, content, tmp_path):
+    (tmp_path / name).write_bytes(COMPRESS[".gz"](content) if name.endswith(".gz") else content)
+
+    assert len(bad(read_all(tmp_path / name))) >= 1
+
+
+def test_what_is_lost_is_counted_in_bytes(tmp_path):
+    rows = [f"{number},{'字' * 100}" for number in range(1000)]
+    rows[500] = f'500,"{"字" * 100}'
+    (tmp_path / "a.csv").write_text("id,text\n" + "\n".join(rows), encoding="utf-8")
+    content = "".join(json.dumps({"text": os.urandom(200).hex()}) + "\n" for _ in range(1000)).encode()
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content)[:-50_000])
+
+    for name in ("a.csv", "b.jsonl.gz"):
+        *_, lost, read_note = read(Piece(tmp_path / name), Reading())
+
+        assert isinstance(lost, BadInput)
+        assert isinstance(read_note, FileRead)
+        assert lost.num_bytes > 0.4 * read_note.num_bytes
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-8", "big5"])
+def test_a_broken_byte_is_refused_with_its_line_or_replaced_and_counted(encoding, tmp_path):
+    text = "却说贾政在外得知此事，心中大不自在。\n" * 600
+    content = bytearray((text if encoding != "big5" else text.replace("说贾", "說賈").replace("却", "卻")).encode(encoding, "replace"))
+    content.insert(content.index(b"\n", 6000) + 1, 0xFF)
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+
+    (refused, _) = read(Piece(path), Reading())
+    (replaced, note) = read(Piece(path), Reading(errors="replace"))
+
+    assert isinstance(refused, BadInput)
+    assert re.search(r'1 place, the first in line \d+; data\.errors="replace"', refused.reason)
+    assert refused.num_bytes == len(content)
+    assert isinstance(replaced, Document)
+    assert replaced.text.count("\ufffd") == note.num_replaced == 1
+    assert note.encoding.startswith(encoding)
+
+
+def test_rows_with_missing_fields_and_open_quotes_are_reported(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(CSV + "只有,两项\n" + '"a","b","c","open\n', encoding="utf-8")
+
+    items = read_all(path)
+
+    assert texts(items) == TEXTS
+    assert len(bad(items)) == 2
+    assert "2 fields" in bad(items)[0]
+
+
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "json"])
+def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression, tmp_path):
+    path = tmp_path / f"a.{suffix}{compression}"
+    records = [{"content": f"{index} {os.urandom(500).hex()}"} for index in range(2000)]
+    content = {
+        "jsonl": "\n".join(map(json.dumps, records)),
+        "json": json.dumps(records),
+        "csv": "content\n" + "\n".join(r["content"] for r in records),
+    }[suffix]
+    whole = COMPRESS[compression](content.encode())
+    path.write_bytes(whole[: len(whole) // 2])
+
+    items = read_all(path)
+
+    assert len(texts(items)) > 200
+    assert any("cannot be read" in reason for reason in bad(items))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", b"\x89PNG\r\n" + bytes(range(256)), "picture"),
+        ("a.jsonl", parquet(POEMS), "Parquet"),
+        ("a.parquet", JSONL.encode(), "broken Parquet"),
+        ("a.arrow", JSONL.encode(), "broken arrow"),
+        ("a.json.gz", JSONL.encode(), "cannot be read"),
+        ("a.json.zst", JSONL.encode(), "cannot be read"),
+        ("a.docx", b"PK\x03\x04", "file type"),
+        ("a.tar.gz", b"\x1f\x8b", "file type"),
+        ("a.txt", b"", "empty document"),
+        ("a.csv", b"", "no header"),
+        ("a.txt", "红楼梦".encode() * 1000 + b"\xff" + "石头记".encode() * 1000, "1 place, the first in line 1"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_one_bad_input_with_its_reason(name, content, reason, tmp_path):
+    (tmp_path / name).write_bytes(content)
+
+    items = read_all(tmp_path)
+
+    assert texts(items) == []
+    assert any(reason in line for line in bad(items))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.txt", "a.json.gz", "a.jsonl.zst", "a.parquet", "a.arrow"])
+def test_no_bytes_whatever_stop_a_reader(name, tmp_path):
+    draw = random.Random(name)
+    path = tmp_path / name
+    for attempt in range(150):
+        size = draw.randrange(200)
+        path.write_bytes(draw.randbytes(size) if attempt % 2 else bytes(draw.choices(b'{}[]",:ab\n\\ \xe4\xb8\xad', k=size)))
+
+        assert all(isinstance(item, Document | BadInput | FileRead) for item in read(Piece(path), Reading()))
+
+
+def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(tmp_path, monkeypatch):
+    for module in ("data.reading.compression", "data.reading.formats"):
+        monkeypatch.setattr(f"{module}.MAX_RECORD_BYTES", 2000)
+    (tmp_path / "a.jsonl").write_text(JSONL + json.dumps({"text": "长" * 3000}, ensure_ascii=False) + "\n" + JSONL, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("长" * 3000, encoding="utf-8")
+
+    items = read_all(tmp_path)
+
+    assert texts(items) == TEXTS * 2
+    assert len(bad(items)) == 2
+
+
+def test_opening_a_missing_package_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    (tmp_path / "a.txt.zst").write_bytes(b"x")
+
+    with pytest.raises(DataError, match=r"requirements-data\.txt"):
+        open_bytes(tmp_path / "a.txt.zst")
