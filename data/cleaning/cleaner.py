@@ -5,26 +5,18 @@
 The rules themselves are `rules.py`. A missing list means `cleaning_config.DEFAULT_RULES`, an empty one no cleaning.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
-from data.cleaning_config import convert_rules
+from data import cleaning_config
+from data.cleaning import rules
 from data.documents import Document
 from ds_configs import ConfigError
 
-RULES: dict[str, type[Callable[[str], str | None]]] = {
-    "unicode": Unicode,
-    "control": Control,
-    "boilerplate": Boilerplate,
-    "min_length": MinLength,
-    "line_repetition": LineRepetition,
-    "ngram_repetition": NgramRepetition,
-    "han_ratio": HanRatio,
-    "language": Language,
-    "convert": Convert,
-}
+RULES: dict[str, type[Any]] = {name: getattr(rules, parameters.__name__) for name, parameters in cleaning_config.RULES.items()}
+"""What carries out each rule that `cleaning_config` declares."""
 
 _NUM_SAMPLES = 5
 _SAMPLE_CHARS = 200
@@ -66,22 +58,23 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.c
         ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
     """
     problems: list[str] = []
-    made = convert_rules(section, name, lambda _key, problem: problems.append(f"{where}: {problem}"), RULES)
+    made = cleaning_config.convert_rules(section, name, lambda _key, problem: problems.append(f"{where}: {problem}"), RULES)
     if problems:
         raise ConfigError(problems)
-    rules: list[Rule] = []
+    times: Counter[str] = Counter()
+    named = []
     for rule, apply in made:
-        times = 1 + sum(other.name.split(" ")[0] == rule for other in rules)
-        rules.append(Rule(rule if times == 1 else f"{rule} {times}", apply))
-    return rules
+        times[rule] += 1
+        named.append(Rule(rule if times[rule] == 1 else f"{rule} {times[rule]}", apply))
+    return named
 
 
 class Cleaner:
     """Applies rules to documents and counts. One per piece of work; add the counts (`RuleCount.add`) in the pieces' order."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = list(rules)
-        self.counts: dict[str, RuleCount] = {rule.name: RuleCount() for rule in rules}
+    def __init__(self, chosen: Sequence[Rule]) -> None:
+        self._rules = list(chosen)
+        self.counts: dict[str, RuleCount] = {rule.name: RuleCount() for rule in chosen}
 
     def clean(self, document: Document) -> Document | None:
         """Return the cleaned document, None if a rule dropped it."""

@@ -5,12 +5,12 @@ different. MinHash: A. Broder, "On the resemblance and containment of documents"
 """
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from data.cleaning.words import IN_WORD, NO_LETTER, codes, kinds
 from data.cleaning_config import NearConfig
 
 _BLOCK_CHARS = 16 << 10  # The hashes of a block stay in the processor's second-level cache.
@@ -76,20 +76,20 @@ def _sign_block(texts: Sequence[str], config: NearConfig, out: np.ndarray) -> No
 
 def window_hashes(texts: Sequence[str], ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (windows of all texts,) uint32, evenly distributed, and (texts,) their number in each text."""
-    codes, text_of = _units([text.lower() for text in texts])
+    units, text_of = _units([text.lower() for text in texts])
     num_letters = np.bincount(text_of, minlength=len(texts))
 
     # A text shorter than a window is filled up with zeros, which stand for no character, to be one.
     short = np.flatnonzero((num_letters > 0) & (num_letters < ngram))
     missing = ngram - num_letters[short]
     ends = np.repeat(np.cumsum(num_letters)[short], missing)
-    codes, text_of = np.insert(codes, ends, 0), np.insert(text_of, ends, np.repeat(short, missing))
+    units, text_of = np.insert(units, ends, 0), np.insert(text_of, ends, np.repeat(short, missing))
 
-    num_windows = max(len(codes) - ngram + 1, 0)
+    num_windows = max(len(units) - ngram + 1, 0)
     hashes = np.zeros(num_windows, dtype=np.uint64)
     for offset in range(ngram):
         hashes *= _MIX
-        hashes += codes[offset : offset + num_windows]
+        hashes += units[offset : offset + num_windows]
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     within = text_of[:num_windows] == text_of[ngram - 1 :][:num_windows]  # Not across two texts.
@@ -102,31 +102,23 @@ def _units(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     A unit is a Han character, a kana, a hangul syllable; of alphabets a whole word, since any two English texts have most
     sequences of three letters in common.
     """
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    letters = codes("".join(texts))
     text_of = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    kind = _kinds()[codes]
-    in_word = kind == _IN_WORD
-    begins = kind != _NO_LETTER
+    kind = kinds()[letters]
+    in_word = kind == IN_WORD
+    begins = kind != NO_LETTER
     begins[1:] &= ~(in_word[1:] & in_word[:-1] & (text_of[1:] == text_of[:-1]))
     starts = np.flatnonzero(begins)
     if len(starts) == np.count_nonzero(kind):  # No word of two letters: the usual Chinese text.
-        return codes[starts].astype(np.uint64), text_of[starts]
-    place = np.arange(len(codes))
+        return letters[starts].astype(np.uint64), text_of[starts]
+    place = np.arange(len(letters))
     place -= np.maximum.accumulate(np.where(begins, place, 0))  # In the unit; letters of very long words share the last place.
-    values = codes * _PLACES[np.minimum(place, len(_PLACES) - 1)]
-    values[kind == _NO_LETTER] = 0
+    values = letters * _PLACES[np.minimum(place, len(_PLACES) - 1)]
+    values[kind == NO_LETTER] = 0
     return np.add.reduceat(values, starts), text_of[starts]
 
 
-_NO_LETTER, _IN_WORD, _ALONE = 0, 1, 2
 _PLACES = np.cumprod(np.array([1] + [0xD6E8FEB86659FD93] * 63, dtype=np.uint64), dtype=np.uint64)
-
-
-@lru_cache(maxsize=1)
-def _kinds() -> np.ndarray:
-    """(code points,) uint8, 1.1 MB. Alphabets lie below U+2000, from Latin and Greek to Mongolian."""
-    letters = np.array([chr(code).isalnum() for code in range(sys.maxunicode + 1)])
-    return np.where(letters, np.where(np.arange(len(letters)) < 0x2000, _IN_WORD, _ALONE), _NO_LETTER).astype(np.uint8)
 
 
 @lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data import cleaning_config
+from data.cleaning.words import IN_WORD, WORD, codes, kinds
 from data.cleaning_config import BOILERPLATE
 from data.documents import DataError
 
@@ -27,7 +28,6 @@ _KEPT_BY_NFKC = re.compile("[^\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff
 _BREAKS = re.compile("\r\n?|[\u0085\u2028\u2029]")
 # Controls except tab and line feed; soft hyphen; zero-width and direction marks; byte order marks; tags.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
-_WORD = re.compile("[0-9A-Za-z_\u00c0-\u1fff]+")  # Alphabets from Latin and Greek to Mongolian.
 _BLANK_LINES = re.compile(r"\n{4,}")
 
 
@@ -109,21 +109,25 @@ class Convert(cleaning_config.Convert):
 
 def script_ratios(text: str) -> tuple[float, float]:
     """The shares of Han characters, and of kana and hangul together, among letters and digits; (0, 0) without any."""
-    codes = _codes(text)
-    han = ((codes >= 0x4E00) & (codes <= 0x9FFF)) | ((codes >= 0x3400) & (codes <= 0x4DBF)) | ((codes >= 0x20000) & (codes <= 0x323AF))
-    han |= ((codes >= 0xF900) & (codes <= 0xFAFF)) | (codes == 0x3007)  # Compatibility forms; 〇.
-    foreign = ((codes >= 0x3041) & (codes <= 0x30FF) & (codes != 0x30FB)) | ((codes >= 0xAC00) & (codes <= 0xD7A3))
-    ascii_letters = ((codes | 0x20) >= 0x61) & ((codes | 0x20) <= 0x7A) | ((codes >= 0x30) & (codes <= 0x39))
-    other = ((codes >= 0xC0) & (codes <= 0x1FFF)) | (codes >= 0xAC00) & (codes <= 0xD7A3)
-    num_han, num_foreign = int(np.count_nonzero(han)), int(np.count_nonzero(foreign))
-    total = num_han + int(np.count_nonzero(foreign | ascii_letters | other))
+    letters = codes(text)
+    num_han, num_foreign = (sum(_count_between(letters, *ends) for ends in blocks) for blocks in (_HAN, _KANA_HANGUL))
+    total = num_han + num_foreign + int(np.count_nonzero((kinds()[letters] == IN_WORD) & (letters != ord("_"))))
     return (num_han / total, num_foreign / total) if total else (0.0, 0.0)
+
+
+# Compatibility forms and 〇 are Han characters too; ・ is no kana.
+_HAN = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x323AF), (0xF900, 0xFAFF), (0x3007, 0x3007))
+_KANA_HANGUL = ((0x3041, 0x30FA), (0x30FC, 0x30FF), (0xAC00, 0xD7A3))
+
+
+def _count_between(letters: np.ndarray, first: int, last: int) -> int:
+    return int(np.count_nonzero((letters >= first) & (letters <= last)))
 
 
 def _words_as_characters(text: str) -> str:
     """The text without white space, each word of an alphabet one character of the private-use planes 15 and 16."""
-    if _WORD.search(text):
-        text = _WORD.sub(lambda word: chr(0xF0000 + zlib.crc32(word[0].encode()) % 0x1FFFE), text)
+    if WORD.search(text):
+        text = WORD.sub(lambda word: chr(0xF0000 + zlib.crc32(word[0].encode()) % 0x1FFFE), text)
     return "".join(text.split())
 
 
@@ -136,18 +140,13 @@ def _count_distinct(text: str, n: int) -> int:
 
 
 def _count_distinct_by_hash(text: str, n: int) -> int:
-    codes = _codes(text).astype(np.uint64)
-    hashes = np.zeros(len(codes) - n + 1, dtype=np.uint64)
+    units = codes(text).astype(np.uint64)
+    hashes = np.zeros(len(units) - n + 1, dtype=np.uint64)
     for offset in range(n):  # Horner's rule modulo 2**64, all windows at once.
         hashes *= np.uint64(0x9E3779B97F4A7C15)
-        hashes += codes[offset : offset + len(hashes)]
+        hashes += units[offset : offset + len(hashes)]
     hashes.sort()
     return 1 + int(np.count_nonzero(hashes[1:] != hashes[:-1]))
-
-
-def _codes(text: str) -> np.ndarray:
-    """(characters,) uint32 code points."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 @lru_cache(maxsize=16)

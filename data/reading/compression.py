@@ -31,10 +31,10 @@ def open_bytes(path: Path) -> BinaryIO:
         DataError: If backports.zstd is missing.
     """
     if path.suffix == ".gz":
-        return io.BufferedReader(_Decompressed(gzip.open(path), zlib.error), _BUFFER_BYTES)
+        return io.BufferedReader(_Raw(gzip.open(path), zlib.error), _BUFFER_BYTES)
     if path.suffix == ".zst":
         library = zstd(path)
-        return io.BufferedReader(_Decompressed(library.open(path), library.ZstdError), _BUFFER_BYTES)
+        return io.BufferedReader(_Raw(library.open(path), library.ZstdError), _BUFFER_BYTES)
     return path.open("rb")
 
 
@@ -64,9 +64,10 @@ def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
     Raises:
         EncodingError: If it is not text.
     """
+    encoding = detect_stream(path)
     with open_bytes(path) as file:
-        whole = _UntilBroken(file)
-        with io.TextIOWrapper(io.BufferedReader(whole, _BUFFER_BYTES), encoding=detect_stream(path), errors=ESCAPE, newline="") as text:
+        whole = _Raw(file, (OSError, EOFError), ends=True)
+        with io.TextIOWrapper(io.BufferedReader(whole, _BUFFER_BYTES), encoding=encoding, errors=ESCAPE, newline="") as text:
             yield text
     if whole.error is not None:
         raise whole.error
@@ -130,12 +131,15 @@ def _skip_line(file: BinaryIO) -> int:
     return skipped
 
 
-class _Decompressed(io.RawIOBase):
-    """A compressed file, giving out all that can be read before an error."""
+class _Raw(io.RawIOBase):
+    """Another file, giving out all that can be read of it before an error."""
 
-    def __init__(self, file: Any, broken: type[Exception]) -> None:
+    def __init__(self, file: Any, broken: type[Exception] | tuple[type[Exception], ...], *, ends: bool = False) -> None:
+        """Args: file: What is read. broken: Its errors: they become `OSError`. ends: They are kept in `error`, and the file ends there."""
         self._file = file
         self._broken = broken
+        self._ends = ends
+        self.error: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -145,28 +149,13 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
     def readinto(self, buffer: Any) -> int:
+        if self.error is not None:
+            return 0
         try:
             data = self._file.read1(len(buffer))
         except self._broken as error:
-            raise OSError(str(error)) from None
-        buffer[: len(data)] = data
-        return len(data)
-
-
-class _UntilBroken(io.RawIOBase):
-    """Another file up to where reading it fails, and the error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: Exception | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._file.read(min(len(buffer), 1 << 14)) if self.error is None else b""
-        except (OSError, EOFError) as error:
+            if not self._ends:
+                raise OSError(str(error)) from None
             self.error = error
             return 0
         buffer[: len(data)] = data
