@@ -119,7 +119,10 @@ CHECKPOINT: Table = {
     "load_universal": Refused("a checkpoint of another topology is recognised and converted by itself. Remove it."),
     "use_node_local_storage": Refused("a resume reads all ranks' files; checkpoints must be on a path all hosts share. Remove it."),
     "parallel_write": {"pipeline_stage": bool},
-    "checkpoint_serialization": bool,
+    "checkpoint_serialization": Refused(
+        "without it files have torch's old form, from which no other topology could go on and nothing could be exported. Remove it.",
+        harmless=True,
+    ),
     "writer": Refused("DeepSpeed's writers fail or write nothing under the pipeline engine; files are written by torch.save. Remove it."),
 }
 

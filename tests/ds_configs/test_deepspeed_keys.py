@@ -160,6 +160,7 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
         ({"bfloat16": {}}, "Use that."),
         # What DeepSpeed would take and then not do.
         ({"activation_checkpointing": {"partition_activations": True}}, '"pipeline.activation_checkpoint_interval". Use that.'),
+        ({"checkpoint": {"checkpoint_serialization": False}}, "nothing could be exported"),
         ({"checkpoint": {"load_universal": True}}, "recognised and converted by itself"),
         ({"zero_optimization": {"stage": 1, "compute_grad_norm": False}}, "measured at every step"),
         ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "keeps its states on the rank's device"),
