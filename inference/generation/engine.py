@@ -59,6 +59,8 @@ def load_engine(folder: Path, *, dtype: str = "fp32", tp_size: int = 1) -> Engin
     deepspeed = _import_deepspeed()
     _check_device(deepspeed.accelerator.get_accelerator(), dtype, tp_size)
     model = _from_pretrained(folder, _TORCH[dtype])
+    # The library leaves out a mask that masks nothing, and then warns of every end of a text that it might be padding.
+    model.config.pad_token_id = None
     if dtype in ("bf16", "int8"):
         _linearize(model)
     # DeepSpeed prints to standard output, which is for generated text alone.
