@@ -25,7 +25,7 @@ from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, read, split
 from data.reading.records import Reading
-from data.steps.two_pass_shuffle import ShuffleConfig, gather, scatter
+from data.steps.shuffle import ShuffleConfig, gather, scatter
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--limit-mb", type=int, default=1000)
     options = parser.parse_args(arguments)
 
-    config = ShuffleConfig(num_shards=options.shards, seed=0, compression=options.compression)
+    config = ShuffleConfig(num_shards=options.shards, seed=0, compressed=options.compression == "zst")
     pieces = split(find_files([str(options.folder)]), Reading())
     input_mb = sum(piece.num_bytes for piece in pieces) / 1e6
     work = Path(tempfile.mkdtemp(prefix="shuffle-", dir=options.folder.absolute().parent))

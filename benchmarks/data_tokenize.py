@@ -31,8 +31,8 @@ from data.reading.files import find_files
 from data.reading.formats import read, split
 from data.reading.records import Reading
 from data.steps import intermediate
-from data.steps.split import Place, Split
-from data.steps.tokenization import Shard, split_prefix, tokenize_shard
+from data.steps.holdout import Holdout, Place
+from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
 from data.tokenizers import adoption
 
@@ -131,11 +131,11 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
         with intermediate.writer(work / f"documents-{index}") as add:
             for document in part:
                 add(document)
-        shards.append(Shard(work / f"documents-{index}", None, Place(index, 0, 0), 0))
+        shards.append(DocumentFile(work / f"documents-{index}", None, 0, len(part), 0, Place(index, 0, 0)))
     section = DataConfig(path="x", seq_length=1, tokenizer=config)
     with ProcessPoolExecutor(num_workers, get_context("spawn")) as pool:
         futures = [
-            pool.submit(tokenize_shard, section, shard, Split(from_shard=num_workers), work / "tokenizer", work / f"ids-{index}")
+            pool.submit(tokenize_shard, section, shard, Holdout(from_shard=num_workers), work / "tokenizer", work / f"ids-{index}")
             for index, shard in enumerate(shards)
         ]
         for future in futures:

@@ -27,7 +27,7 @@ from data.steps.tasks import Runner, lock
 from data.store import token_store
 from data.store.checks import check_length, check_recorded_bad_input
 from data.store.identity import Identity, changes
-from data.store.registry import Prepared, find_store, outdated, remember
+from data.store.registry import Store, find_store, outdated, register
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Plan:
 
     identity: Identity
     folder: Path
-    before: Prepared | None
+    before: Store | None
     """The store that this very section was prepared as the last time."""
     hashes: FileHashes
 
@@ -69,15 +69,15 @@ def plan(config: DataConfig) -> Plan:
     return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before, hashes)
 
 
-def prepared(config: DataConfig, meant: Plan) -> Prepared:
+def prepared(config: DataConfig, meant: Plan) -> Store:
     """The store of a plan of `config`, which is made if it is not there yet. Of one that is there nothing but the manifest is read.
 
     Raises:
         DataError: See `prepare`.
     """
     folder = meant.folder if meant.is_made else _make(config, meant, tasks.run)
-    found = Prepared(folder, token_store.read_manifest(folder))
-    remember(config, found)
+    found = Store(folder, token_store.read_manifest(folder))
+    register(config, found)
     return found
 
 
@@ -93,7 +93,7 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     for old in outdated(config):
         logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
     folder = _make(config, plan(config), run)
-    remember(config, Prepared(folder, token_store.read_manifest(folder)))
+    register(config, Store(folder, token_store.read_manifest(folder)))
     return folder
 
 
@@ -122,7 +122,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
             made = megatron.describe(config, meant.identity, work)
         else:
             steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
-            made = assemble.publish(config, steps, meant.identity, work)
+            made = assemble.assemble(config, steps, meant.identity, work)
         _check_unchanged(config, meant, work)
         made.replace(folder)
         shutil.rmtree(work)

@@ -11,8 +11,8 @@ from data.config import DataConfig
 from data.documents import DataError
 from data.steps import packed_rows, report, tokenization
 from data.steps.clean import bad_input
+from data.steps.holdout import warn_of_large_share
 from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
-from data.steps.split import warn_of_large_share
 from data.steps.tasks import Task, run
 from data.steps.tokenization import SPLITS
 from data.store import token_store
@@ -23,7 +23,7 @@ from data.tokenizers import tokenizer_folder
 logger = logging.getLogger(__name__)
 
 
-def publish(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
+def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
     """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
 
     Raises:

@@ -15,9 +15,9 @@ from data.corpora import sources
 from data.documents import DataError, Document
 from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
+from data.steps.intermediate import save_array
 from data.steps.tasks import Result
 from data.store.checks import check_bad_ratio
-from ds_configs.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +98,6 @@ def sketch_path(prefix: Path) -> Path:
 def lengths_path(prefix: Path) -> Path:
     """Where the lengths of a part's documents lie: (documents,) int32, in characters."""
     return prefix.with_name(prefix.name + ".lengths.npy")
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array so that the file is never seen half-written."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
 
 
 def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:

@@ -4,9 +4,9 @@ A file may be read with a mask that leaves out the documents found to be copies.
 """
 
 import contextlib
-import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,39 @@ import numpy as np
 
 from data.documents import Document
 from data.reading.compression import open_bytes, zstd
+from data.steps.holdout import START, Place
 from ds_configs.files import replacing
 
+ZSTD_LEVEL = 1  # Level 3 is a third slower and saves a tenth.
 # What is in memory at a time of a Parquet file.
 _ROWS_PER_GROUP = 4096
 _CHARS_PER_GROUP = 8 << 20
+
+
+@dataclass(frozen=True)
+class DocumentFile:
+    """A file of documents between two steps: of a part of the input, or, behind the shuffle, a shard."""
+
+    prefix: Path
+    keep: Path | None
+    """A mask over them, None for all."""
+    source: int
+    """Where sources are told apart, its number; else 0."""
+    documents: int
+    chars: int
+    place: Place = START
+    """Of its first document among those of its source, once they are in order."""
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the documents that stay as the file has them, one a line."""
+        return lines(self.prefix, self._mask())
+
+    def read(self) -> Iterator[Document]:
+        """Yield the documents that stay."""
+        return read(self.prefix, self._mask())
+
+    def _mask(self) -> np.ndarray | None:
+        return np.load(self.keep) if self.keep else None
 
 
 @cache
@@ -46,14 +74,27 @@ def path_of(prefix: Path) -> Path:
 @contextlib.contextmanager
 def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
     """Yield a function that writes one document; the file appears when the block ends well."""
-    with replacing(paths_of(prefix)[0]) as path, _open(path) as file:
+    with write_lines(paths_of(prefix)[0], is_compressed()) as write:
 
         def add(document: Document) -> None:
             source = [document.of_source] if document.of_source else []
-            file.write(json.dumps([document.text, document.source, document.meta, *source], ensure_ascii=False))
-            file.write("\n")
+            line = json.dumps([document.text, document.source, document.meta, *source], ensure_ascii=False)
+            write(f"{line}\n".encode())
 
         yield add
+
+
+@contextlib.contextmanager
+def write_lines(path: Path, compressed: bool) -> Iterator[Callable[[bytes], Any]]:
+    """Yield a function that writes lines; the file appears when the block ends well."""
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        if not compressed:
+            yield raw.write
+            return
+        library = zstd(path)
+        options = {library.CompressionParameter.compression_level: ZSTD_LEVEL, library.CompressionParameter.checksum_flag: 1}
+        with library.ZstdFile(raw, "w", options=options) as file:
+            yield file.write
 
 
 def read(prefix: Path, keep: np.ndarray | None = None) -> Iterator[Document]:
@@ -70,16 +111,6 @@ def lines(prefix: Path, keep: np.ndarray | None = None) -> Iterator[bytes]:
             yield from file
         else:
             yield from (line for line, kept in zip(file, keep.tolist(), strict=True) if kept)
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[io.TextIOWrapper]:
-    with path.open("wb") as raw:
-        file: Any = raw
-        if is_compressed():
-            file = zstd(path).ZstdFile(raw, "w", level=1)
-        with file, io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
-            yield text
 
 
 @contextlib.contextmanager
@@ -122,3 +153,9 @@ def copy_parquet(source: Path, num_rows: int, target: Path) -> None:
             if left > 0:
                 copy.write_batch(batch.slice(0, left))
                 left -= batch.num_rows
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array so that the file is never seen half-written."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

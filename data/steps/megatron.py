@@ -9,7 +9,7 @@ import numpy as np
 from data.config import DataConfig
 from data.documents import DataError
 from data.steps import assemble
-from data.steps.split import Place, plan_split
+from data.steps.holdout import Place, plan_holdout
 from data.store import token_store
 from data.store.checks import check_length
 from data.store.identity import Identity
@@ -35,9 +35,9 @@ def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
     shard.check_index(config.store)
     _check_ids(shard, made, config)
     sizes = shard.document_sizes
-    split = plan_split(config.validation, Place(1, len(sizes), shard.num_tokens))
-    if split.from_document is not None:
-        boundary = int(sizes[: split.from_document].sum())
+    holdout = plan_holdout(config.validation, Place(1, len(sizes), shard.num_tokens))
+    if holdout.from_document is not None:
+        boundary = int(sizes[: holdout.from_document].sum())
     else:
         # Without the text there is nothing to hash: the last share of the tokens is held out, from a document's beginning if there is one.
         wanted = shard.num_tokens - round(shard.num_tokens * (config.validation.ratio or 0))

@@ -5,18 +5,18 @@ Every step leaves its files and results in the work folder, so that a start afte
 
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.config import DataConfig
 from data.corpora import sources
 from data.documents import DataError
 from data.steps import clean, tokenization
-from data.steps.shuffle import Spooled, shuffle
-from data.steps.split import Place, Split, plan_splits
+from data.steps.holdout import START, Holdout, Place, plan_holdouts
+from data.steps.intermediate import DocumentFile
+from data.steps.shuffle import shuffle
 from data.steps.tasks import Result, Runner, Task
-from data.steps.tokenization import Shard
 from data.tokenizers import adoption, tokenizer_folder, trainers
 from ds_configs.files import write_json
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Tokenized:
     """What came of one shard."""
 
-    shard: Shard
+    source: int
     output: Path
     """Prefix of the pairs of both splits."""
     result: Result
@@ -39,7 +39,7 @@ class Tokenized:
         for name, counts in self.result["pairs"].items():
             of_split, _, source = name.partition("-")
             if of_split == split and counts["documents"]:
-                found.append((tokenization.split_prefix(self.output, name), int(source or self.shard.source), counts))
+                found.append((tokenization.split_prefix(self.output, name), int(source or self.source), counts))
         return found
 
 
@@ -87,9 +87,9 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     sizes = copies or {unit: [result[unit] for result in cleaned] for unit in ("documents", "chars")}
     _check_every_source(config, [part.source for part in parts], sizes["documents"])
     told = [0 if config.mixes_sources else part.source for part in parts]
-    spooled = [Spooled(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
-    shards, ends = _place(shuffle(config, spooled, work, run) if config.shuffle else spooled)
-    text = _Text(shards, plan_splits(config, ends), sum(sizes["chars"]))
+    files = [DocumentFile(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
+    shards, ends = _number_through(shuffle(config, files, work, run) if config.shuffle else files)
+    text = _Text(shards, plan_holdouts(config, ends), sum(sizes["chars"]))
     folder = work / "tokenizer"
     make_tokenizer(config, text, folder)
     train, valid = _tokenize(config, text, (folder, work / "4-tokens"), run)
@@ -109,21 +109,21 @@ def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], doc
 class _Text:
     """All documents behind the shuffle."""
 
-    shards: Sequence[Shard]
-    splits: dict[int, Split]
+    shards: Sequence[DocumentFile]
+    holdouts: dict[int, Holdout]
     """Of each source."""
     chars: int
 
 
-def _place(spooled: Sequence[Spooled]) -> tuple[list[Shard], dict[int, Place]]:
-    """Number the documents and characters of all shards of a source through; the second value is the place behind its last one."""
-    shards: list[Shard] = []
+def _number_through(files: Sequence[DocumentFile]) -> tuple[list[DocumentFile], dict[int, Place]]:
+    """Number the documents and characters of each source through; the second value is the place behind its last one."""
+    shards: list[DocumentFile] = []
     ends: dict[int, Place] = {}
-    for item in spooled:
-        if item.documents:
-            place = ends.get(item.source, Place(0, 0, 0))
-            shards.append(Shard(item.prefix, item.keep, place, item.source))
-            ends[item.source] = Place(place.shard + 1, place.first_document + item.documents, place.first_char + item.chars)
+    for file in files:
+        if file.documents:
+            place = ends.get(file.source, START)
+            shards.append(replace(file, place=place))
+            ends[file.source] = Place(place.shard + 1, place.first_document + file.documents, place.first_char + file.chars)
     logger.info("%d documents in %d shards", sum(end.first_document for end in ends.values()), len(shards))
     return shards, ends
 
@@ -137,7 +137,7 @@ def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> None:
     if config.tokenizer.kind == "existing":
         adoption.adopt(config.tokenizer, folder)
     else:
-        trainers.train(tokenization.training_texts(text.shards, text.splits), config.tokenizer, folder, text.chars)
+        trainers.train(tokenization.training_texts(text.shards, text.holdouts), config.tokenizer, folder, text.chars)
     made = tokenizer_folder.load(folder)
     logger.info("tokenizer: %s, %d tokens", config.tokenizer.kind, made.vocab_size)
     write_json(done, {"vocab_size": made.vocab_size})
@@ -145,43 +145,39 @@ def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> None:
 
 def _tokenize(config: DataConfig, text: _Text, folders: tuple[Path, Path], run: Runner) -> tuple[list[Tokenized], list[Tokenized]]:
     """Tokenize the shards that the budgets ask for, and return those of each split. `folders`: the tokenizer's, and for the ids."""
-    train: list[Tokenized] = []
-    valid: list[Tokenized] = []
-    for source, split in text.splits.items():
+    used: dict[str, list[Tokenized]] = {"train": [], "valid": []}
+    for source, holdout in text.holdouts.items():
         shards = [shard for shard in text.shards if shard.source == source]
         left = config.max_train_tokens
         if left is not None:
-            left -= sum(item.result["train"]["tokens"] for item in train)
+            left -= sum(item.result["train"]["tokens"] for item in used["train"])
             if left <= 0:
                 raise DataError(
                     f"data.max_train_tokens = {config.max_train_tokens} is reached before {config.source_names[source]} begins, of which"
                     " nothing would be trained on. Set data.shuffle=true, or give the sources weights."
                 )
         budgets = {"train": left, "valid": config.validation.max_tokens if config.mixes_sources else valid_budget(config)}
-
-        def tokenize(some: Sequence[Shard], budget: str, split: Split = split, limits: dict[str, int | None] = budgets) -> list[Tokenized]:
-            def enough(results: list[Result]) -> bool:
-                limit = limits.get(budget)
-                return limit is not None and sum(result[budget]["tokens"] for result in results) >= limit
-
+        # A share of every shard is held out, so what is enough for training has its held-out documents with it. Held-out
+        # documents at the end need all shards.
+        stages = [(shards, "train" if holdout.share is not None else None)]
+        if holdout.from_shard is not None:
+            stages = [(shards[: holdout.from_shard], "train"), (shards[holdout.from_shard :], "valid")]
+        for some, budget in stages:
             outputs = [folders[1] / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
-            tasks = [
-                Task(output, tokenization.tokenize_shard, (config, shard, split, folders[0]))
-                for shard, output in zip(some, outputs, strict=True)
-            ]
-            results = run(tasks, config.num_workers, enough)
-            return [Tokenized(*values) for values in zip(some, outputs, results, strict=False)]
+            calls = [(config, shard, holdout, folders[0]) for shard in some]
+            tasks = [Task(output, tokenization.tokenize_shard, call) for output, call in zip(outputs, calls, strict=True)]
+            results = run(tasks, config.num_workers, _enough(budget, budgets.get(budget or "")))
+            done = [Tokenized(source, output, result) for output, result in zip(outputs, results, strict=False)]
+            for name, items in used.items():
+                items += [item for item in done if item.result[name]["documents"]]
+    return used["train"], used["valid"]
 
-        if split.from_shard is not None:
-            train += tokenize(shards[: split.from_shard], "train")
-            valid += tokenize(shards[split.from_shard :], "valid")
-        else:
-            # A share of every shard is held out, so what is enough for training has its held-out documents with it. Held-out
-            # documents at the end need all shards.
-            both = tokenize(shards, "train" if split.share is not None else "all")
-            train += both
-            valid += both
-    return [item for item in train if item.result["train"]["documents"]], [item for item in valid if item.result["valid"]["documents"]]
+
+def _enough(split: str | None, limit: int | None) -> Callable[[list[Result]], bool] | None:
+    """Whether the first shards fill the budget of a split; None where there is none, and all shards are needed."""
+    if split is None or limit is None:
+        return None
+    return lambda results: sum(result[split]["tokens"] for result in results) >= limit
 
 
 def valid_budget(config: DataConfig) -> int | None:

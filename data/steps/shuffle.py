@@ -1,71 +1,164 @@
-"""The shuffle as steps of a preparation. How it works is `two_pass_shuffle.py`."""
+"""Shuffle a corpus of any size: two passes over the disk, bounded memory.
 
-from collections.abc import Iterator, Sequence
+Pass 1, `scatter`, once per part of the corpus: every record is dealt to one of the shards by a seeded draw, and the part's
+records are written grouped by shard. Pass 2, `gather`, once per shard: its records are collected from all parts and
+shuffled by a second draw. Both draws depend on the seed and the number of the part or shard alone, so neither the number
+of workers nor a restart changes a byte. Records are lines.
+
+    part 0 ──scatter──> [runs of shard 0 | 1 | 2 ...]  ─┐
+    part 1 ──scatter──> [runs of shard 0 | 1 | 2 ...]  ─┼─gather──> shard 0, shard 1, shard 2 ...
+"""
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from data.config import DataConfig
+from data.documents import DataError
+from data.reading.compression import zstd
 from data.steps import intermediate
+from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result, Runner, Task
-from data.steps.two_pass_shuffle import ShuffleConfig, gather, scatter
+from ds_configs.files import replacing
 
 # Splits by position in the text need the shards' characters; of more documents than this a share is chosen by hash.
 _COUNT_CHARS_BELOW = 100_000
 _BYTES_PER_CHAR = 3
+_DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # A run says itself whether it is compressed; no line of text begins so.
 
 
-@dataclass(frozen=True)
-class Spooled:
-    """A file of documents between two steps."""
+@dataclass(frozen=True, kw_only=True)
+class ShuffleConfig:
+    """How a corpus is dealt to shards. A shard must fit into memory: keep it at a few hundred MB."""
 
-    prefix: Path
-    keep: Path | None
-    """A mask over them, None for all."""
-    source: int
-    """Where sources are told apart, its number; else 0."""
-    documents: int
-    chars: int
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield the documents that stay as the file has them, one a line."""
-        return intermediate.lines(self.prefix, np.load(self.keep) if self.keep else None)
+    num_shards: int
+    seed: int
+    compressed: bool
+    """By zstd, on the way and in the end."""
 
 
-def shuffle(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
+def shuffle(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: Runner) -> list[DocumentFile]:
     """Put the documents of each source that is told apart into a seeded order and cut them into shards of equal size.
 
     What was only needed on the way is deleted.
     """
-    shuffled = []
-    for source in sorted({item.source for item in spooled}):
-        shuffled += _shuffle_source(config, [item for item in spooled if item.source == source], work / f"3-shuffle-{source}", run)
-    return shuffled
+    sources = sorted({file.source for file in files})
+    by_source = ([file for file in files if file.source == source] for source in sources)
+    return [shard for of_source in by_source for shard in _shuffle_source(config, of_source, work, run)]
 
 
-def _shuffle_source(config: DataConfig, spooled: Sequence[Spooled], work: Path, run: Runner) -> list[Spooled]:
-    num_bytes = sum(item.chars for item in spooled) * _BYTES_PER_CHAR
-    num_shards = max(1, -(-num_bytes // (config.shard_mib << 20)))
-    dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compression="zst" if intermediate.is_compressed() else "none")
-    outputs = [work / f"part-{index:05d}" for index in range(len(spooled))]
-    dealt = [Task(output, deal, (item, index, dealing)) for index, (item, output) in enumerate(zip(spooled, outputs, strict=True))]
-    run(dealt, config.num_workers)
-    count_chars = sum(item.documents for item in spooled) < _COUNT_CHARS_BELOW
-    shards = [work / f"shard-{index:05d}" for index in range(num_shards)]
-    results = run([Task(shard, collect, (outputs, index, dealing, count_chars)) for index, shard in enumerate(shards)], config.num_workers)
-    for path in (*outputs, *(path for item in spooled for path in intermediate.paths_of(item.prefix))):
+def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: Runner) -> list[DocumentFile]:
+    source = files[0].source
+    folder = work / f"3-shuffle-{source}"
+    num_shards = max(1, -(-sum(file.chars for file in files) * _BYTES_PER_CHAR // (config.shard_mib << 20)))
+    dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compressed=intermediate.is_compressed())
+    parts = [folder / f"part-{index:05d}" for index in range(len(files))]
+    run(
+        [Task(part, scatter_file, (file, index, dealing)) for index, (file, part) in enumerate(zip(files, parts, strict=True))],
+        config.num_workers,
+    )
+    count_chars = sum(file.documents for file in files) < _COUNT_CHARS_BELOW
+    shards = [folder / f"shard-{index:05d}" for index in range(num_shards)]
+    results = run(
+        [Task(shard, gather_file, (parts, index, dealing, count_chars)) for index, shard in enumerate(shards)], config.num_workers
+    )
+    for path in (*parts, *map(_index_path, parts), *(path for file in files for path in intermediate.paths_of(file.prefix))):
         path.unlink(missing_ok=True)
-    source = spooled[0].source
-    return [Spooled(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
+    return [DocumentFile(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
 
 
-def deal(spooled: Spooled, index: int, config: ShuffleConfig, output: Path) -> Result:
-    """First pass over one part."""
-    return {"documents": scatter(spooled.lines(), index, config, output)}
+def scatter_file(file: DocumentFile, part: int, config: ShuffleConfig, output: Path) -> Result:
+    """The first pass as a task."""
+    return {"documents": scatter(file.lines(), part, config, output)}
 
 
-def collect(parts: Sequence[Path], shard: int, config: ShuffleConfig, count_chars: bool, output: Path) -> Result:
-    """Second pass, for one shard."""
+def gather_file(parts: Sequence[Path], shard: int, config: ShuffleConfig, count_chars: bool, output: Path) -> Result:
+    """The second pass as a task."""
     documents = gather(parts, shard, config, intermediate.paths_of(output)[0])
     return {"documents": documents, "chars": sum(len(document.text) for document in intermediate.read(output)) if count_chars else 0}
+
+
+def scatter(records: Iterable[bytes], part: int, config: ShuffleConfig, output: Path) -> int:
+    """Deal the records of a part, lines that end in a line feed, to the shards; return their number.
+
+    `output` appears when it is complete. It holds runs of records of one shard; an index of them lies beside it.
+    """
+    draw = np.random.Generator(np.random.PCG64([config.seed, 0, part]))
+    index = []
+    count = 0
+    with replacing(output) as path:
+        with path.open("wb") as file:
+            for batch in _batches(records):
+                shards = draw.integers(config.num_shards, size=len(batch))
+                order = np.argsort(shards, kind="stable")
+                bounds = np.searchsorted(shards[order], np.arange(config.num_shards + 1)).tolist()
+                dealt = [batch[i] for i in order.tolist()]
+                runs = np.zeros((config.num_shards, 3), dtype=np.uint64)  # offset, stored bytes, CRC-32 of them
+                for shard, (first, last) in enumerate(pairwise(bounds)):
+                    if first < last:
+                        run = b"".join(dealt[first:last])
+                        run = zstd(output).compress(run, level=intermediate.ZSTD_LEVEL) if config.compressed else run
+                        runs[shard] = file.tell(), len(run), zlib.crc32(run)
+                        file.write(run)
+                index.append(runs)
+                count += len(batch)
+        # By shard, so that `gather` reads the rows of its shard and no others.
+        save_array(_index_path(output), np.stack(index, axis=1) if index else np.zeros((config.num_shards, 0, 3), dtype=np.uint64))
+    return count
+
+
+def gather(parts: Sequence[Path], shard: int, config: ShuffleConfig, output: Path) -> int:
+    """Collect a shard's records from all parts, in the parts' order, shuffle and write them; return their number.
+
+    `output` is a file of lines. It appears when it is complete.
+
+    Raises:
+        DataError: If a part is damaged.
+    """
+    records = [line for part in parts for run in _runs(part, shard, config.num_shards) for line in run.split(b"\n")[:-1]]
+    order = np.random.Generator(np.random.PCG64([config.seed, 1, shard])).permutation(len(records)).tolist()
+    with intermediate.write_lines(output, config.compressed) as write:
+        for at in range(0, len(order), 1024):
+            write(b"".join(records[i] + b"\n" for i in order[at : at + 1024]))
+    return len(records)
+
+
+def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += len(record) + 48  # The object's own size counts with short records.
+        if size >= _DEALT_AT_ONCE_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _index_path(part: Path) -> Path:
+    """Where the runs of a part lie in it: (shards, batches, 3) uint64."""
+    return part.with_name(f"{part.name}.index.npy")
+
+
+def _runs(part: Path, shard: int, num_shards: int) -> Iterator[bytes]:
+    """Yield the runs of a shard in one part, decompressed."""
+    again = f"Delete the folder {part.parent}; the next start makes it again."
+    try:
+        index = np.load(_index_path(part), mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{part}: its index cannot be read ({error}). {again}") from error
+    if len(index) != num_shards:
+        raise DataError(f"{part}: was dealt to {len(index)} shards, wanted {num_shards}. {again}")
+    with part.open("rb") as file:
+        for start, size, checksum in index[shard].tolist():
+            run = os.pread(file.fileno(), size, start)
+            if zlib.crc32(run) != checksum:
+                raise DataError(f"{part}: {size} bytes at {start} have changed on disk. {again}")
+            yield zstd(part).decompress(run) if run.startswith(_ZSTD_MAGIC) else run

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from data.config import DataConfig, TokenizerConfig
 from data.documents import DataError, Document
 from data.steps import intermediate
-from data.steps.clean import save_array
-from data.steps.split import Place, Split, SplitName
+from data.steps.holdout import Holdout, SplitName
+from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store import token_store
 from data.tokenizers import tokenizer_folder
@@ -25,27 +24,10 @@ SPLITS: tuple[SplitName, ...] = ("train", "valid")
 _BATCH_CHARS = 1 << 20
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Documents that are tokenized together."""
-
-    prefix: Path
-    """Of the file with the documents."""
-    keep: Path | None
-    """A mask over them, None for all."""
-    place: Place
-    source: int
-    """Where sources are told apart, the number of its source; else 0."""
-
-    def documents(self, split: Split) -> Iterator[tuple[SplitName, Document]]:
-        """Yield its documents, each with the split it belongs to."""
-        keep = np.load(self.keep) if self.keep else None
-        return split.assign(intermediate.read(self.prefix, keep), self.place)
-
-
-def training_texts(shards: Sequence[Shard], splits: Mapping[int, Split]) -> Iterator[str]:
+def training_texts(shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout]) -> Iterator[str]:
     """Yield the texts of the training split in order."""
-    return (document.text for shard in shards for name, document in shard.documents(splits[shard.source]) if name == "train")
+    assigned = (item for shard in shards for item in holdouts[shard.source].assign(shard.read(), shard.place))
+    return (document.text for name, document in assigned if name == "train")
 
 
 class Tokens:
@@ -79,29 +61,32 @@ class Tokens:
         return framed, longer
 
 
-def tokenize_shard(config: DataConfig, shard: Shard, split: Split, folder: Path, output: Path) -> Result:
+def tokenize_shard(config: DataConfig, shard: DocumentFile, holdout: Holdout, folder: Path, output: Path) -> Result:
     """Write the ids of a shard's training and held-out documents, each with a pair of its own, and count.
 
     Args:
         config: The data section.
         shard: What to read.
-        split: Which documents are held out.
+        holdout: Which documents are held out.
         folder: The tokenizer's.
         output: Prefix of what is written: <output>.train.bin and so on.
     """
-    corpus_tokenizer = tokenizer_folder.load(folder)
+    ours = tokenizer_folder.load(folder)
     try:
-        return _write_shard(config, (shard, split), corpus_tokenizer, corpus_tokenizer.fast, output)
+        return _write_shard(config, holdout.assign(shard.read(), shard.place), ours, ours.fast, output)
     except OtherIds:
         logger.warning("%s: gigatoken gives other ids than tokenizer.json; this part is done again without it, more slowly", shard.prefix)
-        result = _write_shard(config, (shard, split), corpus_tokenizer, corpus_tokenizer.reference, output)
+        result = _write_shard(config, holdout.assign(shard.read(), shard.place), ours, ours.reference, output)
         return {**result, "without_gigatoken": True}
 
 
 def _write_shard(
-    config: DataConfig, text: tuple[Shard, Split], corpus_tokenizer: tokenizer_folder.Tokenizer, encoder: Encoder, output: Path
+    config: DataConfig,
+    documents: Iterable[tuple[SplitName, Document]],
+    corpus_tokenizer: tokenizer_folder.Tokenizer,
+    encoder: Encoder,
+    output: Path,
 ) -> Result:
-    shard, split = text
     tokens = Tokens(corpus_tokenizer, config.tokenizer, config.name, encoder)
     # Each mixed source is scored by itself, so it has a pair of its own.
     names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
@@ -113,7 +98,7 @@ def _write_shard(
             stack.enter_context(part.shard)
             if config.documents is not None:
                 keep[name] = stack.enter_context(intermediate.parquet_writer(documents_path(part.prefix)))
-        for assigned, document in shard.documents(split):
+        for assigned, document in documents:
             name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
             batches[name].add(document.text)
             if keep:

@@ -21,14 +21,14 @@ _NAMED_STORES = 3
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Store:
     """A finished store and what its manifest says."""
 
     folder: Path
     manifest: dict[str, Any]
 
 
-def find_store(config: DataConfig) -> Prepared | None:
+def find_store(config: DataConfig) -> Store | None:
     """Return the store that this very section was last prepared as, None if there is none. Reads no raw file.
 
     Raises:
@@ -46,10 +46,10 @@ def find_store(config: DataConfig) -> Prepared | None:
             f"{folder} is not the store that {record_path(config)} names: identity {manifest['identity'][:12]}, wanted"
             f" {record['identity'][:12]}. Delete the folder and prepare the data again."
         )
-    return Prepared(folder, manifest)
+    return Store(folder, manifest)
 
 
-def remember(config: DataConfig, found: Prepared) -> None:
+def register(config: DataConfig, found: Store) -> None:
     """Have ranks with this section open this store from now on."""
     record = {"section": section(config), "store": found.folder.name, "identity": found.manifest["identity"]}
     path = record_path(config)

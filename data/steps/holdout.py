@@ -28,8 +28,11 @@ class Place:
     first_char: int
 
 
+START = Place(0, 0, 0)
+
+
 @dataclass(frozen=True)
-class Split:
+class Holdout:
     """The rule, with thresholds worked out. Exactly one is set."""
 
     from_shard: int | None = None
@@ -68,7 +71,7 @@ def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
     yield "valid", replace(document, text=document.text[at:])
 
 
-def plan_splits(config: DataConfig, ends: Mapping[int, Place]) -> dict[int, Split]:
+def plan_holdouts(config: DataConfig, ends: Mapping[int, Place]) -> dict[int, Holdout]:
     """Work out the rule for each source that is told apart, so that a part of every one is held out.
 
     Args:
@@ -80,11 +83,11 @@ def plan_splits(config: DataConfig, ends: Mapping[int, Place]) -> dict[int, Spli
     """
     several = len(ends) > 1
     return {
-        source: plan_split(config.validation, end, f"{config.source_names[source]}: " if several else "") for source, end in ends.items()
+        source: plan_holdout(config.validation, end, f"{config.source_names[source]}: " if several else "") for source, end in ends.items()
     }
 
 
-def plan_split(rule: ValidationConfig, end: Place, where: str = "") -> Split:
+def plan_holdout(rule: ValidationConfig, end: Place, where: str = "") -> Holdout:
     """Work out a section's rule for a text of this size: `end` is the place behind its last document. `where` begins a message.
 
     Raises:
@@ -96,23 +99,23 @@ def plan_split(rule: ValidationConfig, end: Place, where: str = "") -> Split:
                 f"{where}data.validation.last_shards = {rule.last_shards}: the text fills {end.shard} shards, so nothing is left to"
                 " train on. Hold out fewer, make shards smaller (data.shard_mib), or hold out a ratio."
             )
-        return Split(from_shard=end.shard - rule.last_shards)
+        return Holdout(from_shard=end.shard - rule.last_shards)
     if rule.last_documents is not None:
         if rule.last_documents >= end.first_document:
             raise DataError(
                 f"{where}data.validation.last_documents = {rule.last_documents}: there are {end.first_document} documents, so nothing is"
                 " left to train on. Hold out fewer, or bring more text."
             )
-        return Split(from_document=end.first_document - rule.last_documents)
+        return Holdout(from_document=end.first_document - rule.last_documents)
     assert rule.ratio is not None, "checked by ValidationConfig"
     if end.first_document * rule.ratio >= _MIN_CHOSEN:
-        return Split(share=rule.ratio)
+        return Holdout(share=rule.ratio)
     if not end.first_char:  # Of very many shuffled documents the characters are not counted. Any few of them are a fair choice.
-        return Split(from_document=end.first_document - max(1, round(end.first_document * rule.ratio)))
+        return Holdout(from_document=end.first_document - max(1, round(end.first_document * rule.ratio)))
     logger.info(
         "%s%d documents are too few to hold out a share of: the last %g of the text is held out", where, end.first_document, rule.ratio
     )
-    return Split(from_char=min(max(1, end.first_char - round(end.first_char * rule.ratio)), end.first_char - 1))
+    return Holdout(from_char=min(max(1, end.first_char - round(end.first_char * rule.ratio)), end.first_char - 1))
 
 
 def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> None:
