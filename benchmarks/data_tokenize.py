@@ -32,6 +32,7 @@ from data.reading.formats import read, split
 from data.reading.records import Reading
 from data.steps import intermediate
 from data.steps.holdout import Holdout, Place
+from data.steps.intermediate import DocumentFile
 from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
 from data.tokenizers import adoption

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.documents import DataError, Document
+from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task
 from data.steps.tasks import run as run_here
 from ds_configs.files import write_json
@@ -146,10 +147,7 @@ class Cluster:
 
 def _run_on_ray(arguments: dict[str, Any]) -> None:
     """Run on the cluster that RAY_ADDRESS names, else on one that is started on this machine."""
-    try:
-        import ray
-    except ImportError:
-        raise DataError("--executor ray needs ray; run: .venv/bin/pip install ray==2.60.0 on every host.") from None
+    ray = require("ray", "--executor ray", "ray==2.60.0 on every host.")
     from datatrove.executor.ray import RayPipelineExecutor
 
     if not ray.is_initialized():
@@ -207,10 +205,9 @@ def _import_datatrove() -> None:
     Raises:
         DataError: If it is missing.
     """
-    try:
-        import datatrove.utils.logging
-    except ImportError:
-        raise DataError("data.at_scale needs datatrove; run: .venv/bin/pip install -r requirements-data.txt on every host.") from None
+    require("datatrove", "data.at_scale", f"{OF_DATA} on every host.")
+    import datatrove.utils.logging
+
     datatrove.utils.logging.logger.remove()
     datatrove.utils.logging.logger.add(sys.stderr, level="ERROR")
 

@@ -3,19 +3,15 @@
 A command that merely checks a configuration must not wait for torch: nothing here imports it.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from data.cleaning_config import DeduplicateConfig
-from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig, check_at_least_one, check_rules, name_of_path
+from data.source_config import SourceConfig, TextConfig, check_at_least_one, name_of_path
 from ds_configs.errors import FieldError
 
 END_OF_TEXT = "<|endoftext|>"
-
-# Keys that belong to one source of text, with their defaults.
-_OF_TEXT: dict[str, Any] = {
-    "fields": {}, "text_documents": "file", "errors": "refuse", "template": None, "chapters": None, "reverse": None,
-}  # fmt: skip
 
 TokenizerKind = Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
 
@@ -95,27 +91,17 @@ class PackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(TextConfig):
     """One corpus and the way to its token store.
 
-    The text is one of: `corpus` and/or `path` with the keys that belong to them (see `SourceConfig`); `sources`, a list of
+    The text is one of: `corpus` and/or `path` with the keys that belong to them (see `TextConfig`); `sources`, a list of
     such; or `store`, the prefix of a finished .bin/.idx pair made elsewhere.
     """
 
     seq_length: int
     tokenizer: TokenizerConfig
-    corpus: str | None = None
-    path: str | tuple[str, ...] | None = None
-    fields: dict[str, str] = field(default_factory=dict)
-    text_documents: Literal["file", "line", "paragraph"] = "file"
-    errors: Literal["refuse", "replace"] = "refuse"
-    template: str | None = None
-    chapters: ChaptersConfig | None = None
-    reverse: ReverseConfig | None = None
     sources: tuple[SourceConfig, ...] | None = None
     store: str | None = None
-    clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": check_rules})
-    """Cleaning rules in order, see docs/cleaning.md. None: the default rules; an empty list: none."""
     deduplicate: DeduplicateConfig | None = None
     shuffle: bool = False
     """Put all documents into one seeded random order before they are cut into shards."""
@@ -147,9 +133,10 @@ class DataConfig:
         if self.sources is not None:
             if not self.sources:
                 raise FieldError("sources", " = []; name at least one.")
-            for name, default in _OF_TEXT.items():
-                if getattr(self, name) != default:
-                    raise FieldError(name, ": give it to each of the sources that it is for.")
+            unset = TextConfig(clean=self.clean)
+            for item in dataclasses.fields(TextConfig):
+                if getattr(self, item.name) != getattr(unset, item.name):
+                    raise FieldError(item.name, ": give it to each of the sources that it is for.")
             if len({source.weight is None for source in self.sources}) > 1:
                 raise FieldError("sources", ": either all of them have a weight or none.")
         if self.store is not None and self.tokenizer.kind != "existing":
@@ -175,7 +162,7 @@ class DataConfig:
             return ()
         if self.sources is not None:
             return self.sources
-        names = ("corpus", "path", *_OF_TEXT)
+        names = (item.name for item in dataclasses.fields(TextConfig) if item.name != "clean")
         return (SourceConfig(**{name: getattr(self, name) for name in names}),)
 
     @property

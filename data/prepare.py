@@ -69,18 +69,6 @@ def plan(config: DataConfig) -> Plan:
     return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before, hashes)
 
 
-def prepared(config: DataConfig, meant: Plan) -> Store:
-    """The store of a plan of `config`, which is made if it is not there yet. Of one that is there nothing but the manifest is read.
-
-    Raises:
-        DataError: See `prepare`.
-    """
-    folder = meant.folder if meant.is_made else _make(config, meant, tasks.run)
-    found = Store(folder, token_store.read_manifest(folder))
-    register(config, found)
-    return found
-
-
 def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     """Make the store of `config` unless it is there, and return its folder. `run` does the tasks of each step.
 
@@ -92,7 +80,15 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     Path(config.directory).mkdir(parents=True, exist_ok=True)
     for old in outdated(config):
         logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
-    folder = _make(config, plan(config), run)
+    return _registered(config, _make(config, plan(config), run))
+
+
+def prepare_planned(config: DataConfig, meant: Plan) -> Path:
+    """As `prepare`, for a plan of `config` that is there already. Of a store that is made nothing but the manifest is read."""
+    return _registered(config, meant.folder if meant.is_made else _make(config, meant, tasks.run))
+
+
+def _registered(config: DataConfig, folder: Path) -> Path:
     register(config, Store(folder, token_store.read_manifest(folder)))
     return folder
 

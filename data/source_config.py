@@ -50,8 +50,8 @@ def check_rules(rules: tuple[dict[str, Any], ...] | None, name: str, report: Rep
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where documents come from.
+class TextConfig:
+    """The keys that say which text is read and how, of a section with one source or of each of several.
 
     `corpus` names a known corpus; `path` is a file, folder, pattern or list of these of one's own. With both, the named corpus
     is read from that path and nothing is fetched.
@@ -70,7 +70,14 @@ class SourceConfig:
     chapters: ChaptersConfig | None = None
     reverse: ReverseConfig | None = None
     clean: tuple[dict[str, Any], ...] | None = field(default=None, metadata={"check": check_rules})
-    """Cleaning rules of this source alone; None: those of the section."""
+    """Cleaning rules in order, see docs/cleaning.md. None: for a source of several those of the section, for a section the default rules;
+    an empty list: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(TextConfig):
+    """Where documents come from."""
+
     weight: float | None = None
     """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
 

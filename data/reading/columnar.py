@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data.documents import DataError
+from data.packages import require
 from data.reading.compression import open_bytes
 
 _BATCH_ROWS = 256
@@ -59,12 +59,10 @@ def arrow_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{path}: reading it needs pyarrow; run: .venv/bin/pip install -r requirements-data.txt") from None
+    require("pyarrow", f"{path}: reading it")
+    import pyarrow.ipc
+    import pyarrow.parquet
+
     return pyarrow
 
 

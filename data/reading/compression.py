@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
-from data.documents import DataError
+from data.packages import require
 from data.reading.encodings import ESCAPE, detect, detect_bytes
 
 MAX_RECORD_BYTES = 32 << 20
@@ -38,7 +37,7 @@ def open_bytes(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def zstd(wanted_by: Path | str) -> ModuleType:
+def zstd(wanted_by: Path | str) -> Any:
     """The library for .zst, which is Python's own `compression.zstd` from 3.14 on.
 
     Args:
@@ -47,11 +46,7 @@ def zstd(wanted_by: Path | str) -> ModuleType:
     Raises:
         DataError: If it is not installed.
     """
-    try:
-        import backports.zstd as library
-    except ImportError:
-        raise DataError(f"{wanted_by}: .zst needs backports.zstd; run: .venv/bin/pip install -r requirements-data.txt") from None
-    return library
+    return require("backports.zstd", f"{wanted_by}: .zst")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data.documents import DataError
+from data.packages import require
 from data.serving.token_stream import Stream
 from data.store import token_store
 
@@ -17,11 +17,10 @@ def write(folder: Path, split: dict[str, Any], length: int) -> dict[str, int]:
     Raises:
         DataError: If pyarrow is missing.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError("data.pack writes Parquet, which needs a package: .venv/bin/pip install -r requirements-data.txt") from error
+    require("pyarrow", "data.pack")
+    import pyarrow
+    import pyarrow.parquet
+
     stream = Stream([token_store.Shard(folder / name) for part in split["streams"] for name in part["shards"]])
     num_rows, left_out = divmod(stream.num_tokens, length)
     schema = pyarrow.schema([("input_ids", pyarrow.list_(pyarrow.int32(), length))])

@@ -5,10 +5,10 @@ first (BPE), or the most probable cut is taken (unigram); what no piece covers f
 """
 
 import re
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from data.documents import DataError
+from data.packages import require
 
 if TYPE_CHECKING:
     import tokenizers
@@ -18,17 +18,13 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _UNIGRAM, _BPE = 1, 2
 
 
-def library() -> ModuleType:
+def library() -> Any:
     """Return the sentencepiece package.
 
     Raises:
         DataError: If it is not installed.
     """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise DataError("sentencepiece tokenizers need a package: .venv/bin/pip install -r requirements-data.txt") from error
-    return sentencepiece
+    return require("sentencepiece", "a sentencepiece tokenizer")
 
 
 def convert(content: bytes, name: str) -> "tokenizers.Tokenizer":

@@ -89,7 +89,7 @@ def find_devices() -> Devices:
 
 def _prepare(config: RunConfig) -> None:
     from data.documents import DataError
-    from data.prepare import plan, prepared, way_on
+    from data.prepare import plan, prepare_planned, way_on
 
     # A large corpus takes hours, and a second start waits for the first: both are said.
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -97,7 +97,7 @@ def _prepare(config: RunConfig) -> None:
     try:
         meant = plan(config.data)
         check_text(config, meant.identity)  # Before a preparation that may take hours.
-        prepared(config.data, meant)
+        prepare_planned(config.data, meant)
     except OSError as error:
         raise DataError(way_on(error)) from error
 

@@ -1,0 +1,25 @@
+"""Packages that only some configurations need. What a preparation needs is asked for before any work: `steps/packages.py`."""
+
+import importlib
+from typing import Any
+
+from data.documents import DataError
+
+OF_DATA = "-r requirements-data.txt"
+
+
+def require(package: str, wanted_by: object, install: str = OF_DATA) -> Any:
+    """Import a package, or one of its modules.
+
+    Args:
+        package: As `import` names it.
+        wanted_by: What cannot be done without it, for the message.
+        install: What to give to `pip install`.
+
+    Raises:
+        DataError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise DataError(f"{wanted_by} needs {package.replace('_', '-')}; run: .venv/bin/pip install {install}") from None
