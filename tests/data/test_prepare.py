@@ -70,7 +70,7 @@ def test_a_store_is_used_when_its_text_is_gone(make, verse, tmp_path, caplog):
 
 def test_looking_for_a_store_needs_neither_torch_nor_deepspeed(make):
     program = (
-        "import sys; from data.config import *; from data.store.registry import find_store\n"
+        "import sys; from data.config import *; from data.source_config import *; from data.store.registry import find_store\n"
         f"find_store({make()!r})\n"
         "assert not {'torch', 'deepspeed', 'transformers', 'tokenizers', 'pyarrow'} & set(sys.modules), sys.modules.keys()\n"
     )
