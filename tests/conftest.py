@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.processes", "tests.system_packages"]
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["tests.processes", "tests.system_packages"]
 
 # Lines of Tang poems; recombined, they make a text of any length with the letter statistics of verse.
 LINES = [

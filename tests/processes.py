@@ -25,6 +25,8 @@ LIMIT_SECONDS = 900
 # Python's own helpers, which live as long as the process that uses `multiprocessing` (or `multiprocess`, its copy in datatrove).
 HELPERS = ("resource_tracker import main", "forkserver import main")
 PR_SET_CHILD_SUBREAPER = 36
+# Processes of our own that outlive the test which started them; a fixture of a wider scope ends them.
+KEPT: set[int] = set()
 _REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
@@ -55,6 +57,11 @@ def end(process: subprocess.Popen[Any]) -> None:
 def is_running(process: int) -> bool:
     """False for one that has ended, waited for or not."""
     return parent_of(process) is not None
+
+
+def have_ended(processes: Sequence[int]) -> bool:
+    """True once none of them runs."""
+    return not any(map(is_running, processes))
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -93,7 +100,7 @@ def end_all(processes: Sequence[int]) -> None:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    wait_until(lambda: not any(map(is_running, processes)), "the end of killed processes")
+    wait_until(lambda: have_ended(processes), "the end of killed processes")
 
 
 def pytest_configure() -> None:
@@ -136,6 +143,6 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def is_helper(process: int) -> bool:
-    """True for Python's own, and for what has just gone."""
+    """True for Python's own and those that are kept, and for what has just gone."""
     command = command_line(process)
-    return not command or any(name in command for name in HELPERS)
+    return process in KEPT or not command or any(name in command for name in HELPERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def config(verse: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from ds_configs import build_section
 
     folder = tmp_path_factory.mktemp("cluster")
-    values = {
+    values: dict[str, Any] = {
         "inherits": [str(root / "ds_configs/parts/engine/pipeline2_zero1.json")],
         "run": {"seed": 7, "directory": str(folder / "runs")},
         "train_batch_size": 8,

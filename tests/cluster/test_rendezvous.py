@@ -83,7 +83,12 @@ def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypat
     here, there = (Report(stages=2, folder=tmp_path / name) for name in ("here", "there"))
     waited = []
     sleep = time.sleep
-    monkeypatch.setattr(rendezvous.time, "sleep", lambda seconds: (waited.append(threading.get_ident()), sleep(seconds))[1])
+
+    def note_and_sleep(seconds: float) -> None:
+        waited.append(threading.get_ident())
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", note_and_sleep)
     start, said = hold(worlds, [here] * 4 + [there] * 60, limit_seconds=600)
     assert not start
     assert said.keys() == {0}

@@ -1,6 +1,9 @@
 """Texts, stores and configurations that the tests of the preparation share."""
 
 import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from data.source_config import ChaptersConfig
 from tests.data.stores import CHARACTERS, big_lines, large_config
 
 
-def _write_as_megatron(prefix, sequences, documents, code, dtype):
+def _write_as_megatron(prefix: Path, sequences: Sequence[Sequence[int]], documents: Sequence[int], code: int, dtype: Any) -> None:
     """A .bin/.idx pair as Megatron-LM and gpt-neox write it: by the published layout, byte for byte."""
     prefix.with_suffix(".bin").write_bytes(b"".join(np.array(ids, dtype=dtype).tobytes() for ids in sequences))
     sizes = [len(ids) for ids in sequences]
@@ -26,16 +29,16 @@ def _write_as_megatron(prefix, sequences, documents, code, dtype):
 
 
 @pytest.fixture(scope="session")
-def write_as_megatron():
+def write_as_megatron() -> Callable[..., None]:
     return _write_as_megatron
 
 
 @pytest.fixture
-def make(verse, tmp_path):
+def make(verse: Path, tmp_path: Path) -> Callable[..., DataConfig]:
     """A configuration for the verse file, with changes."""
 
-    def made(**changes):
-        values = {
+    def made(**changes: Any) -> DataConfig:
+        values: dict[str, Any] = {
             "seq_length": 16,
             "tokenizer": CHARACTERS,
             "path": str(verse),
@@ -49,7 +52,7 @@ def make(verse, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def large(tmp_path_factory):
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
     """3.6 MB of documents, some of which are there twice."""
     path = tmp_path_factory.mktemp("large") / "documents.jsonl"
     big_lines(path, 1150)
@@ -59,6 +62,6 @@ def large(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole(large, tmp_path_factory):
+def whole(large: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of `large_config`, made in one go by one process."""
     return prepare(large_config(large, tmp_path_factory.mktemp("whole")))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from data.tokenizers import tokenizer_folder
 CHARACTERS = TokenizerConfig(kind="characters")
 
 
-def write_documents(folder, count, seed=0):
+def write_documents(folder: Path, count: int, seed: int = 0) -> str:
     """A folder of `count` short text files, all different."""
     folder.mkdir()
     draw = np.random.default_rng(seed)
@@ -23,10 +25,11 @@ def write_documents(folder, count, seed=0):
     return str(folder)
 
 
-def texts_of(folder, split="train"):
+def texts_of(folder: Path, split: str = "train") -> list[str]:
+    """The documents of a split, decoded from a store's shards."""
     manifest = token_store.read_manifest(folder)
     ours = tokenizer_folder.load(folder / "tokenizer")
-    texts = []
+    texts: list[str] = []
     for stream in manifest["splits"][split]["streams"]:
         for name in stream["shards"]:
             shard = token_store.Shard(folder / name)
@@ -35,11 +38,12 @@ def texts_of(folder, split="train"):
     return texts
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def big_lines(path, count, seed=0):
+def big_lines(path: Path, count: int, seed: int = 0) -> str:
     """A JSONL file of documents, long enough for several shards of 1 MiB."""
     draw = np.random.default_rng(seed)
     codes = draw.integers(0x4E00, 0x4E80, (count, 1000))
@@ -47,8 +51,9 @@ def big_lines(path, count, seed=0):
     return str(path)
 
 
-def large_config(large, directory, **changes):
-    values = {
+def large_config(large: str, directory: Path, **changes: Any) -> DataConfig:
+    """A preparation with every step, in several shards."""
+    values: dict[str, Any] = {
         "seq_length": 64,
         "tokenizer": CHARACTERS,
         "path": large,
@@ -62,7 +67,8 @@ def large_config(large, directory, **changes):
     return DataConfig(**{**values, **changes})
 
 
-def write_config(config, path):
+def write_config(config: DataConfig, path: Path) -> str:
+    """A configuration's file with this `data` section."""
     section = {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if value is not None}
     path.write_text(json.dumps({"data": section}), encoding="utf-8")
     return str(path)

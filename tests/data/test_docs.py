@@ -2,14 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from data.config import DataConfig
 from ds_configs import build_section
+from tests.checkout import ROOT
 
-TEXT = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
@@ -21,4 +21,4 @@ def test_an_example_is_a_good_section(number):
 def test_files_that_the_page_names_are_there():
     for path in re.findall(r"`((?:benchmarks|ds_configs|data)/[\w/]+\.\w+)`", TEXT):
         if not path.startswith("data/downloads"):
-            assert (Path(__file__).parents[2] / path).exists(), path
+            assert (ROOT / path).exists(), path

@@ -1,9 +1,7 @@
 """The shipped data sections, each from its kind of files to batches."""
 
 import json
-import os
 import random
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -15,6 +13,7 @@ from data.serving.corpus import open_corpus
 from data.store.token_store import read_manifest
 from data.tokenizers import tokenizer_folder, trainers
 from ds_configs import build_section
+from tests.data.extra_corpora import EXTRA
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "gb18030")
 
@@ -111,9 +110,8 @@ def test_web_documents_with_a_bare_sentencepiece_model(section, paragraphs, mode
 @pytest.fixture
 def poems(tmp_path):
     """Poems as the chinese-poetry package has them; a folder of CSV files with more of them, if there is one."""
-    extra = os.environ.get("EXTRA_CORPORA")
-    if extra and list(Path(extra).glob("*poems*.csv")):
-        return {"path": str(Path(extra) / "*poems*.csv"), "corpus": None}
+    if list(EXTRA.glob("*poems*.csv")):
+        return {"path": str(EXTRA / "*poems*.csv"), "corpus": None}
     folder = tmp_path / "quantangshi"
     folder.mkdir()
     lines = ["床前明月光，疑是地上霜。", "举头望明月，低头思故乡。", "白日依山尽，黄河入海流。", "欲穷千里目，更上一层楼。"]

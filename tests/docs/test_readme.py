@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ds_configs import load
-from tests.docs.pages import CHINESE, ENGLISH, PAGES, ROOT, blocks, commands, named, sections
+from tests.checkout import ROOT
+from tests.docs.pages import CHINESE, ENGLISH, PAGES, blocks, commands, named, sections
 from training.config import RunConfig, resolve
 
 READMES = [ENGLISH, CHINESE]

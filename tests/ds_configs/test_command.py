@@ -4,13 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ds_configs.__main__ import main
+from tests.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = "ds_configs/quickstart.json"
 
 

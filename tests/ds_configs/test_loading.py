@@ -9,6 +9,7 @@ import pytest
 
 from ds_configs import ConfigError, LoadedConfig, load
 from ds_configs.merge import Origin
+from tests.checkout import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +38,8 @@ def only_problem(path: str, *overrides: str) -> str:
 
 
 def test_importing_the_package_takes_no_framework():
-    root = Path(__file__).parents[2]
     code = "import sys; import ds_configs; print(*sorted(sys.modules))"
-    modules = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout.split()
+    modules = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
 
     assert not {"torch", "deepspeed", "numpy", "pydantic", "transformers"} & set(modules)
 

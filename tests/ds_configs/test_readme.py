@@ -14,22 +14,22 @@ from data.config import DataConfig
 from ds_configs import load
 from ds_configs.deepspeed_keys import PIPELINE
 from model.config import ModelConfig
+from tests.checkout import ROOT
 from training.config import RunSection, TrainingConfig, resolve
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "ds_configs/README.md").read_text(encoding="utf-8")
 ROWS = {key: default for key, default in re.findall(r"^\| `([\w.]+)` \|.*\| (.+) \|$", TEXT, flags=re.MULTILINE)}
 SECTIONS = {"run": RunSection, "model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
 
 
-def keys(cls: type, name: str) -> dict[str, dataclasses.Field]:
+def keys(cls: type, name: str) -> dict[str, dataclasses.Field[typing.Any]]:
     """Every dotted key of a section, nested sections included."""
     hints = typing.get_type_hints(cls)
     found = {}
     for field in dataclasses.fields(cls):
         found[f"{name}.{field.name}"] = field
         for arm in (hints[field.name], *typing.get_args(hints[field.name])):
-            if dataclasses.is_dataclass(arm):
+            if isinstance(arm, type) and dataclasses.is_dataclass(arm):
                 found |= keys(arm, f"{name}.{field.name}")
     return found
 

@@ -8,9 +8,9 @@ import pytest
 import ds_configs
 from ds_configs import load
 from model.flops import count_parameters
+from tests.checkout import ROOT
 from training.config import resolve
 
-ROOT = Path(__file__).parents[2]
 RUNS = sorted(path.name for path in (ROOT / "ds_configs").glob("*.json"))
 ABLATIONS = sorted(path.name for path in (ROOT / "ds_configs/ablations").glob("*.json"))
 

@@ -1,7 +1,5 @@
 """`check` calls nothing good that a run could not do: numbers that contradict each other, names and folders that do not exist."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,9 +8,9 @@ from ds_configs.__main__ import main
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
-from tests.model.tiny_models import tiny
+from tests.checkout import ROOT
+from tests.tiny_models import tiny
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = "ds_configs/quickstart.json"
 
 

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "hostfiles"
+from tests.checkout import ROOT
+
+FOLDER = ROOT / "hostfiles"
 SCRIPT = FOLDER / "from_scheduler"
 
 
@@ -17,6 +18,7 @@ SCRIPT = FOLDER / "from_scheduler"
 def script():
     loader = SourceFileLoader("from_scheduler", str(SCRIPT))
     spec = spec_from_loader("from_scheduler", loader)
+    assert spec
     module = module_from_spec(spec)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loader.exec_module(module)
@@ -26,7 +28,7 @@ def script():
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The script as a job starts it: as a program, with nothing else in its environment."""
-    command = [SCRIPT, *arguments]
+    command = [str(SCRIPT), *arguments]
     return subprocess.run(command, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True, check=False)
 
 

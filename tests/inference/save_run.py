@@ -60,7 +60,7 @@ def main() -> None:
     config = resolve(ds_configs.load(folder / "config.json"))
     torch.set_num_threads(1)
     # Forked, so that DeepSpeed is imported once and not once a rank.
-    torch.multiprocessing.start_processes(
+    torch.multiprocessing.start_processes(  # type: ignore[attr-defined]
         rank_main,
         args=(config, folder, steps, free_port()),
         nprocs=config.batch.stages * config.batch.replicas,

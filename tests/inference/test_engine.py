@@ -72,7 +72,7 @@ def reference(engine: Engine, folder: Path, prompt: str, **settings: Any) -> str
 
 
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 1.5}])
-def test_greedy_text_is_that_of_transformers(engine: Engine, folder: Path, settings: dict[str, float]) -> None:
+def test_greedy_text_is_that_of_transformers(engine: Engine, folder: Path, settings: dict[str, Any]) -> None:
     ours = texts(engine, dataclasses.replace(GREEDY, **settings), PROMPTS[:1])
     assert ours[0].text == reference(engine, folder, PROMPTS[0], **settings)
 

@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
 from tests.model.hugging_face.test_hugging_face import scatter
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 gguf = pytest.importorskip("gguf")
 

@@ -21,8 +21,8 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from model.config import ModelConfig
 from model.pipeline import PipelinePlan, build_pipeline, choose_parts, set_fp32_masters
-from tests.model.tiny_models import CASES, SEED, batch, large_llama
 from tests.processes import LIMIT_SECONDS
+from tests.tiny_models import CASES, SEED, batch, large_llama
 
 PLAN = PipelinePlan(seq_length=24, micro_batch=2)
 SETTINGS = {

@@ -11,7 +11,7 @@ from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, first_weights, loss
 from model.hugging_face.conversion import to_folder
 from model.hugging_face.source import default_source_layers
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3
 

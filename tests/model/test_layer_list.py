@@ -9,7 +9,7 @@ from model.flops import layer_parameters
 from model.gpt import GPT, layers, loss
 from model.initialize import Weights
 from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 EVERY = [
     tiny("gpt2"),
@@ -34,7 +34,7 @@ def test_every_mixture_of_fields_trains_and_has_the_parameters_that_were_counted
     model = GPT(config, seed=0)
     tokens = torch.randint(config.vocab_size, (2, 24))
     loss(model(tokens), tokens).backward()
-    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
     held = [sum(weight.numel() for weight in child.parameters()) for child in model.children()]
     assert held == layer_parameters(config)[: len(held)]
 
@@ -92,6 +92,7 @@ def test_rows_longer_than_the_positions_are_refused():
 
 def test_unused_rows_stand_in_front_of_opt_positions():
     layer = PositionEmbedding(tiny("opt"))
+    assert layer.weight is not None
     torch.nn.init.normal_(layer.weight)
     assert layer.weight.shape == (26, 24)
     assert torch.equal(layer(torch.zeros(1, 5, 24))[0], layer.weight[2:7])
@@ -111,8 +112,8 @@ def test_dropout_acts_in_training_only_and_in_every_half_block():
 def test_a_gated_mlp_multiplies_two_projections_and_a_plain_one_does_not():
     hidden = torch.randn(1, 3, 24)
     gated = layers(tiny("llama"))[3].build(tiny("llama"), Weights(tiny("llama"), 0))
+    assert isinstance(gated, GatedMLP)
     normed = gated.norm(hidden)
     wanted = hidden + gated.down(torch.nn.functional.silu(gated.gate(normed)) * gated.up(normed))
-    assert isinstance(gated, GatedMLP)
     assert torch.equal(gated(hidden), wanted)
     assert isinstance(layers(tiny("opt"))[3].build(tiny("opt"), None), MLP)

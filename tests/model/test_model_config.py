@@ -6,7 +6,7 @@ import pytest
 
 from model.config import InitializeConfig
 from model.families import preset
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 
 @pytest.mark.parametrize(

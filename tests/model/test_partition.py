@@ -8,7 +8,7 @@ import pytest
 from model.flops import layer_parameters, layer_work
 from model.partition import balance, check_method
 from tests.model.test_flops import HONGLOUMENG, reference
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 QUICKSTART = {"family": "gpt2", "vocab_size": 5000, "max_seq_length": 256, "num_layers": 4, "hidden_size": 256, "num_heads": 4}
 

@@ -15,7 +15,7 @@ from model.gpt import GPT, loss
 from model.hugging_face import conversion
 from model.partition import balance
 from tests import processes
-from tests.model.tiny_models import CASES, SEED, batch, large_llama
+from tests.tiny_models import CASES, SEED, batch, large_llama
 from training.launch.local import free_port
 
 pytestmark = pytest.mark.distributed

@@ -79,9 +79,9 @@ def watch(report: int, kill_before: str) -> None:
         finally:
             saving = False  # What follows, the results of a finished run, is no part of it.
 
-    loop.save = noted
+    loop.save = noted  # type: ignore[assignment]
     sys.addaudithook(hook)
-    os.fsync = counted(os.fsync, lambda: note("fsync"))
+    os.fsync = counted(os.fsync, lambda: note("fsync"))  # type: ignore[assignment]
 
 
 def counted(call: Callable[[int], None], before: Callable[[], None]) -> Callable[[int], None]:

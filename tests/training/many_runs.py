@@ -76,7 +76,7 @@ def main() -> None:
     for (size, stages), jobs in itertools.groupby(json.loads(sys.argv[1]), key=lambda job: (job["world"], stages_of(job))):
         # Forked, so that DeepSpeed is imported once and not once a rank.
         args = (list(jobs), size, stages, free_port())
-        torch.multiprocessing.start_processes(rank_main, args=args, nprocs=size, start_method="fork")
+        torch.multiprocessing.start_processes(rank_main, args=args, nprocs=size, start_method="fork")  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 import csv
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +15,8 @@ from data.cleaning_config import DEFAULT_RULES
 from data.corpora.chapters import split_chapters
 from data.documents import Document
 from ds_configs import ConfigError
+from tests.data.extra_corpora import EXTRA, needs_extra
 
-EXTRA = os.environ.get("EXTRA_CORPORA")
-needs_corpora = pytest.mark.skipif(not EXTRA, reason="EXTRA_CORPORA names no folder with more corpora")
 PROSE = (
     "列位看官：你道此书从何而来？说起根由，虽近荒唐，细按则深有趣味。待在下将此来历注明，方使阅者了然不惑。\n"
     "原来女娲氏炼石补天之时，于大荒山无稽崖炼成高经十二丈、方经二十四丈顽石三万六千五百零一块。"
@@ -132,7 +131,7 @@ def test_traditional_and_simplified_are_converted_only_when_asked_for():
 
 
 def test_every_problem_of_a_list_of_rules_is_reported_at_once():
-    section = [
+    section: list[dict[str, object]] = [
         {"rule": "min_lenght"},
         {"rule": "han_ratio", "min_ratio": 3},
         {"rule": "ngram_repetition", "size": 4},
@@ -200,7 +199,8 @@ def test_the_documentation_names_every_rule_and_parameter_with_its_default():
     for name, rule in RULES.items():
         section = re.search(rf"^### `{name}`$(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section, name
-        for parameter in dataclasses.fields(rule):
+        rule_class: Any = rule
+        for parameter in dataclasses.fields(rule_class):
             default = parameter.default
             shown = "none" if default is dataclasses.MISSING else _as_json(default)
             assert f"| `{parameter.name}` | {shown} |" in section[1], (name, parameter.name, shown)
@@ -211,10 +211,10 @@ def _as_json(value):
     return f"`{json.dumps(value)}`"
 
 
-@needs_corpora
+@needs_extra
 def test_the_default_rules_keep_the_poems():
     texts = []
-    for path in sorted(Path(EXTRA).glob("poems_*.csv")):
+    for path in sorted(EXTRA.glob("poems_*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             texts += [row["内容"] for row in csv.DictReader(file)]
     for section in (None, [{"rule": "han_ratio"}], [{"rule": "language"}]):
@@ -225,9 +225,9 @@ def test_the_default_rules_keep_the_poems():
         assert kept >= 0.995 * len(texts) > 0
 
 
-@needs_corpora
+@needs_extra
 def test_the_default_rules_keep_all_chapters_of_the_novel():
-    text = next(Path(EXTRA).glob("*120_chapters*.txt")).read_text(encoding="utf-8")
+    text = next(EXTRA.glob("*120_chapters*.txt")).read_text(encoding="utf-8")
     chapters = [chapter.text for chapter in split_chapters(text).all]
     cleaner = default_cleaner()
 

@@ -1,23 +1,21 @@
 """Exact and near copies are dropped, and nothing else is."""
 
 import csv
-import os
 import random
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.cleaning import duplicates
 from data.cleaning.duplicates import EXACT, KEPT, NEAR, find_duplicates, write_sketches
-from data.cleaning.minhash import NearConfig, signatures
-from data.cleaning_config import DeduplicateConfig
+from data.cleaning.minhash import signatures
+from data.cleaning_config import DeduplicateConfig, NearConfig
 from data.documents import DataError
+from tests.data.extra_corpora import EXTRA, needs_extra
 
-EXTRA = os.environ.get("EXTRA_CORPORA")
 FIRST_HASHES = [14878942, 7188430, 3338209]
 CONFIG = DeduplicateConfig(near=NearConfig())
 
@@ -74,13 +72,13 @@ def test_near_copies_that_share_90_percent_are_found_and_nothing_else(plant, tmp
     assert found[400:].count(NEAR) >= 0.95 * 400
 
 
-@pytest.mark.skipif(not EXTRA, reason="EXTRA_CORPORA names no folder with more corpora")
+@needs_extra
 @pytest.mark.parametrize("plant", PLANTS)
 def test_near_copies_of_real_poems_and_prose_are_found_and_few_distinct_ones_dropped(plant, tmp_path):
     draw = random.Random(2)
-    novel = next(Path(EXTRA).glob("*120_chapters*.txt")).read_text(encoding="utf-8")
+    novel = next(EXTRA.glob("*120_chapters*.txt")).read_text(encoding="utf-8")
     texts = [novel[at : at + 600] for at in range(0, len(novel) - 600, 600)][:1000]
-    with max(Path(EXTRA).glob("poems_*.csv")).open(encoding="utf-8", newline="") as file:
+    with max(EXTRA.glob("poems_*.csv")).open(encoding="utf-8", newline="") as file:
         poems = [row["内容"] for row in csv.DictReader(file)]
     # Some poems are in that file twice, or as variants of each other: what is dropped of them is looked at separately.
     texts += [poem for poem in dict.fromkeys(poems) if len(poem) >= 60][:1000]

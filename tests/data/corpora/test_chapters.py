@@ -1,11 +1,9 @@
 """Where a chapter begins: headings, numerals, tables of contents, volumes."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from data.corpora.chapters import read_numeral, split_chapters
+from tests.data.extra_corpora import EXTRA, needs_extra
 
 NUMERALS = {
     "一": 1, "十": 10, "十八": 18, "二十": 20, "一百零五": 105, "一百一十八": 118, "一一八": 118, "一〇五": 105,
@@ -152,9 +150,9 @@ def test_a_text_without_headings_has_no_chapters():
     assert texts_of("却说宝玉") == []
 
 
-@pytest.mark.skipif("EXTRA_CORPORA" not in os.environ, reason="EXTRA_CORPORA names no folder with more corpora")
+@needs_extra
 def test_another_edition_has_all_its_chapters():
-    found = sorted(Path(os.environ["EXTRA_CORPORA"]).glob("*120_chapters*.txt"))
+    found = sorted(EXTRA.glob("*120_chapters*.txt"))
     if not found:
         pytest.skip("no novel of 120 chapters there")
 

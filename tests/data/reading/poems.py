@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,13 +32,13 @@ JSONL = "".join(json.dumps(poem, ensure_ascii=False) + "\n" for poem in POEMS)
 CSV = "题目,朝代,作者,内容\n" + "".join(",".join('"' + value.replace('"', '""') + '"' for value in poem.values()) + "\n" for poem in POEMS)
 
 
-def parquet(rows, row_group_size=None):
+def parquet(rows: list[dict[str, Any]], row_group_size: int | None = None) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer, row_group_size=row_group_size)
     return buffer.getvalue()
 
 
-def arrow(rows):
+def arrow(rows: list[dict[str, Any]]) -> bytes:
     table = pa.Table.from_pylist(rows)
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, table.schema) as writer:
@@ -52,18 +55,18 @@ CONTENTS = {
 }
 
 
-COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
 
 
-def read_all(*paths, piece_bytes=1 << 20, **reading):
+def read_all(*paths: Path | str, piece_bytes: int = 1 << 20, **reading: Any) -> list[Document | BadInput]:
     how = Reading(**reading)
     files = find_files([str(path) for path in paths])
     return [item for piece in split(files, how, piece_bytes) for item in read(piece, how) if not isinstance(item, FileRead)]
 
 
-def bad(items):
+def bad(items: Iterable[Document | BadInput]) -> list[str]:
     return [item.reason for item in items if isinstance(item, BadInput)]
 
 
-def texts(items):
+def texts(items: Iterable[Document | BadInput]) -> list[str]:
     return [item.text for item in items if isinstance(item, Document)]

@@ -110,7 +110,7 @@ def test_sources_that_are_shuffled_into_one_text_are_scored_by_themselves_too(ma
     assert list(corpus.valid_sources) == ["source0", "source1", "source2"]
     assert sum(valid.num_tokens for valid in corpus.valid_sources.values()) == corpus.valid.num_tokens
     for index, valid in enumerate(corpus.valid_sources.values()):
-        held_out = corpus.tokenizer.decode(valid._stream.read(0, valid.num_tokens))
+        held_out = corpus.tokenizer.decode(valid._stream.read(0, valid.num_tokens).tolist())
         assert {path.read_text(encoding="utf-8") in held_out for path in (tmp_path / f"source{index}").iterdir()} == {True, False}
         assert len(held_out) == valid.num_chars() > 0
     if validation.max_tokens is None:

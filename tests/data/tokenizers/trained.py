@@ -1,9 +1,12 @@
 """What the tests of tokenizers share: the kinds that are trained, texts that are hard to encode, and taking one over."""
 
+from pathlib import Path
+from typing import Any
+
 from data.config import TokenizerConfig
 from data.tokenizers import adoption, tokenizer_folder
 
-KINDS = {
+KINDS: dict[str, int | None] = {
     "byte_bpe": 400,
     "characters": None,
     "sentencepiece_bpe": 480,
@@ -17,6 +20,7 @@ PROBES = [
 ]
 
 
-def adopt(path, folder, **names):
+def adopt(path: Path, folder: Path, **names: Any) -> tokenizer_folder.Tokenizer:
+    """Take over a tokenizer from a file or folder, and load the result."""
     adoption.adopt(TokenizerConfig(kind="existing", path=str(path), **names), folder)
     return tokenizer_folder.load(folder)

@@ -17,7 +17,7 @@ from model.gpt import GPT, first_weights
 from model.hugging_face.conversion import from_folder, to_folder
 from model.hugging_face.source import complete_from_folder, read_source
 from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, edit_config, saved
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 Damage = Callable[[Path], None]
 
@@ -169,7 +169,7 @@ def test_what_has_no_effect_is_named_and_the_model_is_the_original(tmp_path, cap
     theirs = saved(THEIRS["gpt2"], tmp_path / "gpt2")
     mask = torch.ones(24, 24, dtype=torch.bool).tril()
     edit_tensors(tmp_path / "gpt2", transformer__h__0__attn__bias=mask, transformer__h__1__attn__bias=mask.clone())
-    edit_tensors(tmp_path / "gpt2", lm_head__weight=theirs.transformer.wte.weight.detach().clone())
+    edit_tensors(tmp_path / "gpt2", lm_head__weight=theirs.state_dict()["transformer.wte.weight"].clone())
     edit_config(tmp_path / "gpt2", embd_pdrop=0.0, architectures=["Other"], sliding_window=64, unused=None)
     _, model = from_folder(tmp_path / "gpt2")
     torch.testing.assert_close(model.eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)

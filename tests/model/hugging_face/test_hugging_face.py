@@ -16,7 +16,7 @@ from model.gpt import GPT, layers, loss
 from model.hugging_face import conversion
 from model.hugging_face.conversion import from_folder, to_folder
 from model.hugging_face.tensors import Slot, tensor_names, to_theirs
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 GPT2 = {"vocab_size": 61, "n_positions": 24, "n_embd": 24, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
 OPT = {
@@ -84,6 +84,7 @@ def gradients_by_their_names(model: GPT, config: ModelConfig, format: str) -> di
     for entry in layers(config)[: -1 if config.tie_embeddings else None]:
         for name, weight in model.get_submodule(str(entry.index)).named_parameters():
             slot = Slot(entry.module.__name__, entry.block, name)
+            assert weight.grad is not None
             found |= dict(zip(tensor_names(slot, format), to_theirs(weight.grad, slot, config, format), strict=True))
     return found
 
@@ -103,6 +104,7 @@ def test_an_imported_model_computes_the_same_logits_and_gradients(name, tmp_path
     wanted = {key: weight.grad for key, weight in theirs.named_parameters()}
     assert mine.keys() == wanted.keys()
     for key, gradient in wanted.items():
+        assert gradient is not None
         # A key's bias shifts all scores of a query alike, so its true gradient is zero and a ratio means nothing.
         scale = max(gradient.norm().item(), 1e-3)
         assert (mine[key] - gradient).norm().item() / scale < 1e-4, key
@@ -165,7 +167,8 @@ def test_a_bf16_model_is_written_and_loaded_in_bf16(tmp_path):
 
 def test_a_folder_saved_from_the_bare_model_is_read_too(tmp_path):
     theirs = saved(THEIRS["gpt2"], tmp_path / "whole")
-    theirs.transformer.save_pretrained(tmp_path / "bare")
+    bare: Any = theirs.transformer
+    bare.save_pretrained(tmp_path / "bare")
     assert "wte.weight" in load_file(tmp_path / "bare" / "model.safetensors")
     _, model = from_folder(tmp_path / "bare")
     torch.testing.assert_close(model.eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)

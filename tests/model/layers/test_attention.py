@@ -8,7 +8,7 @@ import torch
 from model.layers import attention
 from model.layers.attention import Attention, Rotary, attend
 from model.layers.dropout import dropout
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 
 
 def heads(seed: int, queries: int, keys: int, length: int, size: int) -> list[torch.Tensor]:
@@ -32,9 +32,9 @@ def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.
 @pytest.mark.parametrize("longest_matrix_row", [0, 512], ids=["fused", "matrices"])
 def test_both_ways_to_attend_agree_with_the_textbook(monkeypatch, longest_matrix_row, queries, keys, length, size):
     monkeypatch.setattr(attention, "LONGEST_MATRIX_ROW", longest_matrix_row)
-    inputs = heads(0, queries, keys, length, size)
-    wanted = plain_attention(*inputs)
-    got = attend(*inputs, 0.0)
+    q, k, v = inputs = heads(0, queries, keys, length, size)
+    wanted = plain_attention(q, k, v)
+    got = attend(q, k, v, 0.0)
     torch.testing.assert_close(got, wanted, atol=2e-6, rtol=0)  # fp32 sums in another order
     weights = torch.randn_like(wanted)
     for mine, textbook in zip(torch.autograd.grad(got, inputs, weights), torch.autograd.grad(wanted, inputs, weights), strict=True):
@@ -113,6 +113,7 @@ def test_dropout_scales_by_the_exact_number_in_bf16_too_forward_and_backward():
     upstream = (torch.rand(1 << 18) + 0.5).bfloat16()
     dropped.backward(upstream)
     kept = dropped != 0
+    assert values.grad is not None
     for scaled, original in ((dropped, values), (values.grad, upstream)):
         ratio = scaled[kept].double().sum() / original[kept].double().sum()
         # Each product is rounded to bf16 by up to 0.4%, without bias; 1.109375, the nearest bf16 number to 1 / 0.9, is 1.7e-3 away.

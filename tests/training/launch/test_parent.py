@@ -79,7 +79,9 @@ def test_a_rank_hears_that_the_command_deepspeed_has_ended_but_not_of_other_ance
         if heard:
             assert runner.stdout.readline() == "SIGTERM\n"
         assert still_there(rank)
-        os.kill(parent_of(rank), signal.SIGKILL)
+        parent = parent_of(rank)
+        assert parent
+        os.kill(parent, signal.SIGKILL)
         assert runner.stdout.readline() == "", "nothing more is said to the end"
         runner.stdout.close()
 

@@ -23,7 +23,8 @@ from data.tokenizers import trainers
 from model.gpt import GPT
 from model.hugging_face import conversion
 from tests import processes
-from tests.model.tiny_models import tiny
+from tests.checkout import ROOT
+from tests.tiny_models import tiny
 
 pytestmark = pytest.mark.distributed
 
@@ -130,7 +131,6 @@ CASES = {
     "opt_125m_depth_down_10": Case(write_mixture, {**MIXTURE.model, "num_layers": 10}, MIXTURE.data),
     "opt_125m_depth_up_16": Case(write_mixture, {**MIXTURE.model, "num_layers": 16}, MIXTURE.data),
 }
-ROOT = Path(ds_configs.__file__).parent.parent
 SHIPPED = {path.stem: path.relative_to(ROOT) for path in ROOT.glob("ds_configs/**/*.json") if "parts" not in path.parts}
 
 

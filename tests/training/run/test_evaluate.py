@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -52,10 +53,8 @@ def run_config(corpus, eval_batches):
 
 def scores(corpus, replicas, eval_batches):
     """The mean over the replicas, as the pipeline engine takes it."""
-    each = [
-        evaluate(Engine(), run_config(corpus, eval_batches), corpus, SimpleNamespace(replica=replica, replicas=replicas))
-        for replica in range(replicas)
-    ]
+    ranks: list[Any] = [SimpleNamespace(replica=replica, replicas=replicas) for replica in range(replicas)]
+    each = [evaluate(Engine(), run_config(corpus, eval_batches), corpus, rank) for rank in ranks]
     return {tag: sum(score[tag] for score in each) / replicas for tag in each[0]}
 
 

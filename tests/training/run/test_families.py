@@ -19,7 +19,7 @@ from model.gpt import GPT, loss
 from model.hardware.precision import choose_precision
 from model.hugging_face import conversion
 from tests.conftest import LINES
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 from tests.training.checkpoint_files import tied_master
 from tests.training.conftest import train_many
 from tests.training.plain_loop import train_plainly

@@ -15,7 +15,7 @@ from inference.exporting.source import load_run_config
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
 from tests import processes
-from tests.model.tiny_models import tiny
+from tests.tiny_models import tiny
 from training.config import resolve
 from training.run.first_weights import compare_tokenizers
 from training.run_folder.lock import hold
@@ -61,6 +61,7 @@ def test_a_refused_run_takes_its_folder_away_only_if_nothing_is_in_it(tmp_path):
         remove_unused(tmp_path / "runs" / name)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["used"]
     for descriptor in held:
+        assert descriptor is not None
         os.close(descriptor)
 
 

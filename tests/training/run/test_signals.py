@@ -1,5 +1,6 @@
 """Signals as people send them, and kills: what is asked to stop saves and leaves, and whatever dies takes all of the run with it."""
 
+import functools
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import descendants, is_running, run, wait_until
+from tests.processes import descendants, have_ended, run, wait_until
 from training.launch.local import free_port
 from training.launch.parent import children_of
 
@@ -71,7 +72,7 @@ def test_a_second_ctrl_c_ends_at_once(endless):
     assert code == 130
     assert "Ctrl-C again: ending at once, without a save." in output
     assert not endless.tags()
-    wait_until(lambda: not any(map(is_running, all_of_it)), "the end of all its processes")
+    wait_until(lambda: have_ended(all_of_it), "the end of all its processes")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -84,7 +85,7 @@ def test_a_signal_before_there_is_anything_to_save_ends_the_start(endless, numbe
     assert ended_with == code
     assert "Traceback" not in output
     assert not endless.curve()
-    wait_until(lambda: not any(map(is_running, all_of_it)), "the end of all its processes")
+    wait_until(lambda: have_ended(all_of_it), "the end of all its processes")
 
 
 def test_ranks_save_and_leave_when_the_command_deepspeed_is_killed(endless):
@@ -95,7 +96,7 @@ def test_ranks_save_and_leave_when_the_command_deepspeed_is_killed(endless):
     all_of_it = descendants(endless.process.pid)
     assert len(all_of_it) >= 3
     os.kill(endless.process.pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_running, all_of_it)), "the end of launcher and ranks")
+    wait_until(lambda: have_ended(all_of_it), "the end of launcher and ranks")
     assert len(endless.tags()) == 1
 
 
@@ -117,7 +118,7 @@ def test_nothing_is_left_of_a_run_killed_at_random_and_the_next_start_goes_on(ma
         all_of_it = descendants(process)
         victim = draw.choice([process, *all_of_it])  # Itself, the launcher, a rank.
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda all_of_it=all_of_it: not any(map(is_running, all_of_it)), "the end of all that belongs to the run")
+        wait_until(functools.partial(have_ended, all_of_it), "the end of all that belongs to the run")
         code, output = tiny.finish()
         assert code != 0, output
         assert "another start of this run" not in output

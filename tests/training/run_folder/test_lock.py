@@ -54,7 +54,9 @@ def test_a_start_waits_a_moment_for_ranks_that_are_on_their_way_out(tmp_path, ro
     assert process.stdout.readline() == "held\n"
     process.stdin.write("leave\n")
     process.stdin.close()
-    os.close(lock.hold(tmp_path))
+    held = lock.hold(tmp_path)
+    assert held is not None
+    os.close(held)
     processes.end(process)
     process.stdout.close()
 
