@@ -111,16 +111,15 @@ def from_text(text: str, source: str, reading: Reading, meta: Mapping[str, str] 
     source = printable(source)
     if not text.strip():
         return BadInput(source, "empty document")
-    values = {"": text, **(meta or {})}
-    if not all(map(_is_whole, values.values())):
-        if reading.errors == "refuse":
-            return BadInput(source, _what_is_broken(list(values.values())))
-        replaced = {name: _LONE.subn("\ufffd", value) for name, value in values.items()}
-        values = {name: value for name, (value, _) in replaced.items()}
-        num_replaced = sum(count for _, count in replaced.values())
-    else:
-        num_replaced = 0
-    return Document(values.pop(""), source, values, num_replaced)
+    meta = dict(meta or {})
+    values = [text, *meta.values()]
+    if all(map(_is_whole, values)):
+        return Document(text, source, meta)
+    if reading.errors == "refuse":
+        return BadInput(source, _what_is_broken(values))
+    num_replaced = sum(len(_LONE.findall(value)) for value in values)
+    text, *others = (_LONE.sub("\ufffd", value) for value in values)
+    return Document(text, source, dict(zip(meta, others, strict=True)), num_replaced)
 
 
 def _is_whole(text: str) -> bool:

@@ -76,10 +76,9 @@ class Tokenizer:
     def chars_per_id(self) -> np.ndarray:
         """(V,) int64: how many characters begin in each token, so that sums over a text count its characters."""
         counts = np.zeros(self.vocab_size, dtype=np.int64)
-        byte_level = "ByteLevel" in str(self._backend.pre_tokenizer)
         for token, index in self._backend.get_vocab(with_added_tokens=True).items():
             if index not in self.special_ids:
-                counts[index] = sum(map(_begins_character, token)) if byte_level else _num_chars(token)
+                counts[index] = sum(byte & 0xC0 != 0x80 for byte in self._bytes_of(token))
         if self.unk_id is not None:
             counts[self.unk_id] = 1
         return counts
@@ -87,24 +86,22 @@ class Tokenizer:
     @cached_property
     def fallback_ids(self) -> np.ndarray:
         """Ids that a text falls back to where the vocabulary has no token for it: unknown, or single bytes of a character."""
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        found = {index for token, index in vocabulary.items() if _BYTE_TOKEN.fullmatch(token)}
-        if "ByteLevel" in str(self._backend.pre_tokenizer):
-            found = {index for token, index in vocabulary.items() if len(token) == 1 and _byte_of_letter().get(token, 0) >= 0x80}
-        return np.array(sorted(found | ({self.unk_id} if self.unk_id is not None else set())), dtype=np.int64)
+        found = set() if self.unk_id is None else {self.unk_id}
+        for token, index in self._backend.get_vocab(with_added_tokens=True).items():
+            if (len(token) == 1 and self._bytes_of(token) >= b"\x80") if self._is_byte_level else _BYTE_TOKEN.fullmatch(token):
+                found.add(index)
+        return np.array(sorted(found), dtype=np.int64)
 
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return "ByteLevel" in str(self._backend.pre_tokenizer)
 
-def _num_chars(token: str) -> int:
-    byte = _BYTE_TOKEN.fullmatch(token)
-    if byte is None:
-        return len(token)
-    return int(int(byte.group(1), 16) & 0xC0 != 0x80)
-
-
-def _begins_character(letter: str) -> bool:
-    """Whether a letter of a byte-level token stands for the first byte of a character: byte-level BPE writes bytes as letters."""
-    byte = _byte_of_letter().get(letter)
-    return byte is not None and byte & 0xC0 != 0x80
+    def _bytes_of(self, token: str) -> bytes:
+        """What a token stands for in UTF-8: byte-level BPE writes each byte as a letter, others write single bytes as <0xE5>."""
+        if self._is_byte_level:
+            return bytes(_byte_of_letter()[letter] for letter in token if letter in _byte_of_letter())
+        byte = _BYTE_TOKEN.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.encode("utf-8", "surrogatepass")
 
 
 @cache
