@@ -8,7 +8,6 @@ the first in corpus order. What is in a sketch is `minhash.py`.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -159,32 +158,25 @@ class _Sketches:
 
     def second_hash(self, numbers: np.ndarray) -> np.ndarray:
         """(documents,) -> (documents,) uint64: the other half of the exact hashes."""
-        hashes = np.frombuffer(self._rows(numbers, row_bytes=16, before=0), dtype="<u8")
-        return hashes.reshape(-1, 2)[:, 1]
+        return self._rows(numbers, "<u8", width=2, before=0)[:, 1]
 
     def similarity(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(documents,), (documents,) -> (documents,) float: the estimated share of common windows."""
         assert self._near is not None, "without near duplicates there are no signatures"
-        width, before = self._near.num_hashes, 16 + 8 * self._near.bands
-        first, second = (
-            np.frombuffer(self._rows(part, row_bytes=2 * width, before=before), dtype="<u2").reshape(-1, width)
-            for part in (numbers, others)
-        )
+        before = 16 + 8 * self._near.bands
+        first, second = (self._rows(part, "<u2", self._near.num_hashes, before) for part in (numbers, others))
         similar: np.ndarray = (first == second).mean(axis=1)
         return similar
 
-    def _rows(self, numbers: np.ndarray, row_bytes: int, before: int) -> bytes:
-        """Read rows here and there; `before` is how many bytes a document has in the tables that stand before this one."""
-        rows: list[bytes] = [b""] * len(numbers)
+    def _rows(self, numbers: np.ndarray, dtype: str, width: int, before: int) -> np.ndarray:
+        """(documents,) -> (documents, width); `before` is how many bytes a document has in the tables that stand before this one."""
+        rows = np.empty((len(numbers), width), dtype)
         chunk_of = np.searchsorted(self._starts, numbers, side="right") - 1
         for index in np.unique(chunk_of).tolist():
-            chunk = self._chunks[index]
-            table = chunk.offset + chunk.count * before
-            with chunk.path.open("rb") as file:
-                for row in np.flatnonzero(chunk_of == index).tolist():
-                    in_chunk = int(numbers[row] - self._starts[index])
-                    rows[row] = os.pread(file.fileno(), row_bytes, table + in_chunk * row_bytes)
-        return b"".join(rows)
+            chunk, here = self._chunks[index], chunk_of == index
+            table = np.memmap(chunk.path, dtype, "r", chunk.offset + chunk.count * before, (chunk.count, width))
+            rows[here] = table[numbers[here] - self._starts[index]]
+        return rows
 
 
 @dataclass
