@@ -19,7 +19,7 @@ from data.documents import DataError
 from data.serving.corpus import Corpus, open_stream
 from data.serving.token_stream import Stream
 from data.store import token_store
-from data.store.identity import spell_out_order
+from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
 from ds_configs.files import read_object
@@ -96,7 +96,7 @@ def find_subject(path: Path) -> Subject:
 def _of_run(path: Path) -> Subject:
     run = ds_configs.load(path / "config.json")
     config = _data_section(run)
-    record = path / "store.json"
+    record = path / STORE_RECORD
     if not record.is_file():
         found = find_store(config)
         if found is None:

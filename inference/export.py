@@ -113,6 +113,7 @@ def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
 
 
 def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any], config: ModelConfig) -> _Model:
+    from data.store.identity import STORE_RECORD
     from data.tokenizers.tokenizer_folder import load as load_tokenizer
     from inference.exporting.card import model_card
     from inference.exporting.masters import load_gpt
@@ -121,7 +122,7 @@ def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any
     _check_tokenizer(run / "tokenizer", checkpoint)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
     card = model_card(
-        values, object_or_nothing(run / "config.json").get("provenance", {}), config, checkpoint, object_or_nothing(run / "store.json")
+        values, object_or_nothing(run / "config.json").get("provenance", {}), config, checkpoint, object_or_nothing(run / STORE_RECORD)
     )
     return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
 

@@ -52,6 +52,9 @@ class Identity:
         return {"identity": self.sha256, "rules": self.rules, "inputs": self.inputs, "tokenizer_inputs": self.tokenizer}
 
 
+STORE_RECORD = "store.json"  # In the folder of a run: the manifest of the store that it reads.
+
+
 def text_of(manifest: Mapping[str, Any]) -> dict[str, str]:
     """What a run, its checkpoints and its exports record of the store they read."""
     return {

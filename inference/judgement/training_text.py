@@ -21,6 +21,7 @@ import numpy as np
 from data.documents import DataError
 from data.inspect import Subject, find_subject
 from data.serving.token_stream import Stream
+from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
@@ -50,7 +51,7 @@ def find_training_text(path: Path, stores: Path = Path("data/stores")) -> Subjec
     if not isinstance(text, dict):
         raise DataError(f"{path}: does not say which text its model was trained on, so nothing can be held against it. Name a store.")
     run = path.resolve().parent
-    if object_or_nothing(run / "store.json").get("identity") == text["identity"]:
+    if object_or_nothing(run / STORE_RECORD).get("identity") == text["identity"]:
         return find_subject(run)
     folder = stores / text["store"]
     if not (folder / MANIFEST).is_file():

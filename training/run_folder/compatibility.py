@@ -12,7 +12,8 @@ from typing import Any
 
 import ds_configs
 from data.config import DataConfig
-from data.store.identity import Identity, changed_keys, changes
+from data.store import token_store
+from data.store.identity import STORE_RECORD, Identity, changed_keys, changes
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
 from ds_configs.files import object_or_nothing
@@ -20,7 +21,7 @@ from model.flops import count_parameters
 from training.checkpoints.published import published, verify
 from training.config import RunConfig
 from training.run_folder.progress import has_checkpoint
-from training.run_folder.provenance import STORE, read_config
+from training.run_folder.provenance import read_config
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _check_unrecorded(config: RunConfig, checkpoint: Path, tokenizer: str) -> No
 
 
 def _what_changed(config: RunConfig, text: dict[str, str], now: Identity) -> str:
-    for path in (config.folder / STORE, Path(config.data.directory) / text["store"] / "manifest.json"):
+    for path in (config.folder / STORE_RECORD, Path(config.data.directory) / text["store"] / token_store.MANIFEST):
         manifest = object_or_nothing(path)
         if manifest.get("identity") == text["identity"]:
             return changes(manifest, now)

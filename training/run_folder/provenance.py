@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.store.identity import STORE_RECORD
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
 from ds_configs.files import write_json, write_text
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from data.serving.corpus import Corpus
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
-STORE = "store.json"  # The manifest of the token store that the run reads.
 
 
 def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str, Any]) -> None:
@@ -74,4 +74,4 @@ def keep_text(corpus: Corpus, folder: Path) -> None:
         shutil.copytree(corpus.folder / "tokenizer", partial)
         shutil.rmtree(target, ignore_errors=True)  # Of an earlier start with other text that ended before its first checkpoint.
         partial.rename(target)
-    write_json(folder / STORE, corpus.manifest)
+    write_json(folder / STORE_RECORD, corpus.manifest)
