@@ -1,0 +1,178 @@
+"""Serve a trained model over HTTP, with OpenAI's completions and a page for people.
+
+    python -m inference.serve RUN_DIR [options]
+
+RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, or any Hugging Face folder. See docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference.exporting.source import max_positions
+from inference.generate import DTYPES, choose_dtype, find_folder, set_threads
+from inference.server.limits import Limits
+
+if TYPE_CHECKING:
+    import socket
+
+KEY_VARIABLE = "HONGLOU_API_KEY"
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+# Without positions of its own (rotary), a model has no limit, but memory has.
+_UNLIMITED_CONTEXT = 2048
+
+
+class ServeError(ValueError):
+    """The server cannot be started; the message is one line that says what to do."""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, every option at its default where it is not given."""
+    parser = argparse.ArgumentParser(prog="python -m inference.serve", description="Serve a trained model over HTTP.")
+    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, or a Hugging Face folder")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port to listen at, 0 is a free one (%(default)s)")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key to ask for; otherwise {KEY_VARIABLE} does")
+    parser.add_argument("--name", metavar="NAME", help="what the model is called in requests (the run's name)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
+    )
+    parser.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and text together (the model's positions)")
+    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="tokens of a prompt (one less than --max-context)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens to add to a prompt (--max-context)")
+    for name, what in (
+        ("max_batch", "texts that are written at a time"),
+        ("max_queue", "texts that wait for their turn"),
+        ("max_choices", "texts of one request: prompts times n"),
+        ("max_body_bytes", "bytes of a request"),
+        ("max_connections", "open connections"),
+    ):
+        default = getattr(Limits, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=f"{what} (%(default)s)")
+    for name, what in (
+        ("request_seconds", "for a request to arrive, and for a client to take its answer"),
+        ("grace_seconds", "for texts to be finished when the server is stopped"),
+    ):
+        default = getattr(Limits, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="S", help=f"{what} (%(default)g)")
+    return parser.parse_args(arguments)
+
+
+def read_key(file: Path | None) -> str | None:
+    """The API key of a file or of the environment; None if there is none.
+
+    Raises:
+        ServeError: If there is one that cannot be used.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    where = KEY_VARIABLE
+    if file is not None:
+        where = str(file)
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServeError(f"{file}: cannot be read ({error}). Put the key there, on one line.") from None
+    if key is not None and (len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key):
+        raise ServeError(f"{where}: an API key has at least 16 ASCII characters and no spaces. Make one: openssl rand -hex 32")
+    return key
+
+
+def check_exposure(host: str, key: str | None) -> None:
+    """Who can be reached by others must ask for a key.
+
+    Raises:
+        ServeError: If the address is none, or not loopback and there is no key.
+    """
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise ServeError(f"--host {host}: is no address. Give one, such as 127.0.0.1 (this machine only) or 0.0.0.0 (everybody).") from None
+    if key is None and not address.is_loopback:
+        raise ServeError(f"--host {host}: others can reach it, so a key is needed. Set {KEY_VARIABLE} or give --api-key-file.")
+
+
+def build_limits(options: argparse.Namespace, folder: Path) -> Limits:
+    """Limits as asked for, within the model's positions.
+
+    Raises:
+        ServeError: If more is asked for than the model has.
+        ValueError: If one makes no sense.
+    """
+    positions = max_positions(folder)
+    context = options.max_context or (positions if positions < sys.maxsize else _UNLIMITED_CONTEXT)
+    if context > positions:
+        raise ServeError(f"--max-context {context}: the model of {folder} has {positions} positions.")
+    return Limits(
+        context_length=context,
+        max_tokens=context if options.max_tokens is None else options.max_tokens,
+        max_prompt_tokens=max(1, context - 1) if options.max_prompt_tokens is None else options.max_prompt_tokens,
+        max_batch=options.max_batch,
+        max_queue=options.max_queue,
+        max_choices=options.max_choices,
+        max_body_bytes=options.max_body_bytes,
+        max_connections=options.max_connections,
+        request_seconds=options.request_seconds,
+        grace_seconds=options.grace_seconds,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command. Exit code 2 is a mistake in what was asked for, told in one line; 128 + N the end by signal N."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    set_threads(1)
+    try:
+        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ServeError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
+        key = read_key(options.api_key_file)
+        check_exposure(options.host, key)
+        name = options.name or options.model.resolve().name
+        folder = find_folder(options.model, 1)
+        limits = build_limits(options, folder)
+        # Only now: what can be wrong with an address is told before seconds are spent on loading.
+        from inference.server.listening import listen
+
+        try:
+            listener = listen(options.host, options.port)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ServeError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
+        return _serve(folder, name, limits, key, options.dtype, listener)
+    except (ValueError, OSError) as error:
+        print(f"inference.serve: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(folder: Path, name: str, limits: Limits, key: str | None, dtype: str, listener: socket.socket) -> int:
+    from inference.generation.engine import load_engine
+    from inference.server.app import PAGE, Service, build_app
+    from inference.server.batcher import Batcher
+    from inference.server.completions import Writer
+    from inference.server.guard import Access
+    from inference.server.listening import serve
+    from inference.server.metrics import Metrics
+
+    engine = load_engine(folder, dtype=choose_dtype(dtype, 1, said=True))
+    metrics = Metrics()
+    batcher = Batcher(engine, limits.max_batch, limits.context_length, limits.max_queue, metrics)
+    writer = Writer(name, engine.tokenizer, engine.vocab_size, limits, batcher, metrics)
+    app = build_app(Service(writer, PAGE.read_text(encoding="utf-8")), Access(key))
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)
+    return serve(app, listener, batcher, limits, metrics)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

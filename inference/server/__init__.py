@@ -1,0 +1,1 @@
+"""The web server: batched decoding, the OpenAI-compatible API, limits, and the page."""

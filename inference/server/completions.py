@@ -1,0 +1,224 @@
+"""From a request to texts and back: prompts to sequences, their pieces to OpenAI's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from inference.generation.text import BROKEN, FolderTokenizer
+from inference.server.batcher import Batcher, QueueFullError, StoppingError
+from inference.server.errors import ApiError, busy
+from inference.server.limits import Limits
+from inference.server.metrics import Metrics
+from inference.server.schemas import Choice, Completion, CompletionRequest, Logprobs, Usage
+from inference.server.sequence import Piece, Sequence, Settings, Token
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+_LOWEST_LOGPROB = -9999.0  # OpenAI's, for what JSON cannot say
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What is needed to serve completions."""
+
+    model: str
+    tokenizer: FolderTokenizer
+    vocab_size: int
+    limits: Limits
+    batcher: Batcher
+    metrics: Metrics
+
+    def begin(self, request: CompletionRequest) -> Job:
+        """Begin the texts of a request. Whoever does not wait for all of them calls `Job.cancel`.
+
+        Raises:
+            ApiError: If the request is beyond a limit, or nothing more can be queued.
+        """
+        job = Job(self, request, asyncio.get_running_loop())
+        try:
+            self.batcher.submit(job.sequences)
+        except QueueFullError:
+            raise busy(f"{self.limits.max_queue} texts are waiting already. Try again a little later.") from None
+        except StoppingError:
+            raise busy("the server is stopping.") from None
+        return job
+
+    def prompts(self, request: CompletionRequest) -> list[list[int]]:
+        """Token ids of all prompts.
+
+        Raises:
+            ApiError: If there is none, or one does not fit.
+        """
+        given = request.prompt
+        several: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else given
+        num_choices = len(several) * (request.n or 1)
+        if not several:
+            raise ApiError(400, "prompt: there is none.", param="prompt")
+        if num_choices > self.limits.max_choices:
+            raise ApiError(
+                400, f"prompts x n = {num_choices}; at most {self.limits.max_choices} texts are written for one request.", param="n"
+            )
+        return [self._prompt(prompt, request) for prompt in several]
+
+    def _prompt(self, prompt: str | list[int], request: CompletionRequest) -> list[int]:
+        limits = self.limits
+        if isinstance(prompt, str) and len(prompt) > 64 * limits.max_prompt_tokens:
+            # Tokenizing takes time; no token is that long on average.
+            raise ApiError(400, f"prompt: is far longer than {limits.max_prompt_tokens} tokens. Shorten it.", param="prompt")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise ApiError(400, "prompt: has no tokens. Give at least one character for the model to continue.", param="prompt")
+        if max(ids) >= self.vocab_size:
+            raise ApiError(400, f"prompt: {max(ids)} is no token; the vocabulary has {self.vocab_size}.", param="prompt")
+        if len(ids) > limits.max_prompt_tokens:
+            raise ApiError(400, f"prompt: has {len(ids)} tokens; at most {limits.max_prompt_tokens} are read.", param="prompt")
+        wanted = _max_tokens(request)
+        if wanted > limits.max_tokens:
+            raise ApiError(400, f"max_tokens = {wanted}; at most {limits.max_tokens} are written.", param="max_tokens")
+        if len(ids) + wanted > limits.context_length:
+            room = limits.context_length - len(ids)
+            raise ApiError(
+                400,
+                f"the prompt has {len(ids)} tokens and max_tokens = {wanted}, but the model holds {limits.context_length} in all. "
+                f"Ask for at most {room}.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        return ids
+
+
+def _max_tokens(request: CompletionRequest) -> int:
+    return DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+
+
+@dataclass
+class Job:
+    """The texts of one request, and their pieces as they come."""
+
+    writer: Writer
+    request: CompletionRequest
+    loop: asyncio.AbstractEventLoop
+    id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        prompts, request = self.writer.prompts(self.request), self.request
+        self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self._started = time.perf_counter()
+        # A seed of its own for each request that has none.
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        number = request.n or 1
+        self.num_prompt_tokens = sum(map(len, prompts))
+        self.sequences = [
+            self._sequence(index, prompts[index // number], (seed + index % number) % 2**63) for index in range(len(prompts) * number)
+        ]
+
+    def _sequence(self, index: int, prompt: list[int], seed: int) -> Sequence:
+        request = self.request
+        settings = Settings(
+            max_tokens=_max_tokens(request),
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=seed,
+            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            logprobs=request.logprobs,
+            echo=bool(request.echo),
+        )
+
+        def tell(piece: Piece) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended, and its loop with it
+                self.loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+
+        return Sequence(prompt, settings, self.writer.tokenizer, tell)
+
+    def cancel(self) -> None:
+        """Give up what is not finished."""
+        for sequence in self.sequences:
+            sequence.cancel()
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """(index of the text, piece) until all texts are over.
+
+        Raises:
+            ApiError: If a text cannot be finished.
+        """
+        left, first = len(self.sequences), True
+        while left:
+            index, piece = await self._pieces.get()
+            if piece.finish_reason == "failed":
+                raise ApiError(500, "the text could not be written; the server's log says why.")
+            if piece.finish_reason == "cancelled":
+                raise busy("the server is stopping.")
+            if first and piece.text:
+                self.writer.metrics.first_text_seconds.observe(time.perf_counter() - self._started)
+                first = False
+            left -= piece.finish_reason is not None
+            yield index, piece
+
+    async def whole(self) -> Completion:
+        """All texts, when they are finished."""
+        parts: list[list[Piece]] = [[] for _ in self.sequences]
+        async for index, piece in self.pieces():
+            parts[index].append(piece)
+        choices = []
+        for index, part in enumerate(parts):
+            tokens = tuple(token for piece in part for token in piece.tokens)
+            whole = Piece("".join(piece.text for piece in part), tokens, part[-1].finish_reason)
+            choices.append(self._choice(index, whole))
+        return self._completion(choices, self.usage())
+
+    async def events(self) -> AsyncIterator[str]:
+        """Server-sent events, the last of them [DONE]."""
+        try:
+            async for index, piece in self.pieces():
+                yield _event(self._completion([self._choice(index, piece)], None).model_dump_json(exclude={"usage"}))
+            if self.request.stream_options and self.request.stream_options.include_usage:
+                yield _event(self._completion([], self.usage()).model_dump_json())
+        except ApiError as error:
+            yield _event(json.dumps(error.body(), ensure_ascii=False))
+        yield _event("[DONE]")
+
+    def usage(self) -> Usage:
+        """Of the whole request."""
+        written = sum(len(sequence.tokens) for sequence in self.sequences)
+        return Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=written, total_tokens=self.num_prompt_tokens + written)
+
+    def _completion(self, choices: list[Choice], usage: Usage | None) -> Completion:
+        return Completion(id=self.id, created=self.created, model=self.writer.model, choices=choices, usage=usage)
+
+    def _choice(self, index: int, piece: Piece) -> Choice:
+        reason = piece.finish_reason
+        assert reason in (None, "stop", "length")
+        logprobs = None if self.request.logprobs is None else self._logprobs(piece.tokens)
+        return Choice(text=piece.text, index=index, logprobs=logprobs, finish_reason=reason)
+
+    def _logprobs(self, tokens: tuple[Token, ...]) -> Logprobs:
+        top = [
+            {self._spelling(index): _finite(logprob) for index, logprob in token.top} if token.logprob is not None else None
+            for token in tokens
+        ]
+        return Logprobs(
+            tokens=[self._spelling(token.id) for token in tokens],
+            token_logprobs=[None if token.logprob is None else _finite(token.logprob) for token in tokens],
+            top_logprobs=top if self.request.logprobs else None,
+            text_offset=[token.offset for token in tokens],
+        )
+
+    def _spelling(self, token: int) -> str:
+        """A token as text. Part of a character has no text, and is told by its id."""
+        text = self.writer.tokenizer.decode([token])
+        return f"token:{token}" if not text or BROKEN in text else text
+
+
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _LOWEST_LOGPROB)

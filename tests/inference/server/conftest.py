@@ -1,0 +1,107 @@
+"""A tiny exported model, and the real server with it as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.config import TokenizerConfig
+from data.tokenizers.trainers import train
+from tests import processes
+
+NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 256
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Callable[[str], Path]:
+    """A Hugging Face folder of a family, with random weights. Ten ids are no tokens."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = _save(family, tmp_path_factory.mktemp(family) / f"tiny-{family}", verse)
+        return made[family]
+
+    return make
+
+
+def _save(family: str, path: Path, verse: Path) -> Path:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=NUM_TOKENS), path)
+    torch.manual_seed(1)
+    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    size: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
+    model: Any
+    if family == "gpt2":
+        config = GPT2Config(n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4, **ids)
+        model = GPT2LMHeadModel(config)
+    elif family == "opt":
+        model = OPTForCausalLM(OPTConfig(**size, ffn_dim=64, word_embed_proj_dim=32, init_std=0.4, **ids))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**size, num_key_value_heads=2, intermediate_size=64, initializer_range=0.4, **ids))
+    model.save_pretrained(path)
+    return path
+
+
+class Server:
+    """A running `inference.serve`, and where to reach it."""
+
+    def __init__(self, folder: Path, log: Path, *options: str, **environment: str) -> None:
+        self._log = log
+        command = [sys.executable, "-m", "inference.serve", str(folder), "--port", "0", "--name", "tiny", "--dtype", "float32", *options]
+        environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment}
+        with log.open("w", encoding="utf-8") as file:
+            self.process = processes.start(
+                command, stderr=file, stdout=subprocess.DEVNULL, env={**os.environ, **environment}, cwd=Path(__file__).parents[3]
+            )
+        processes.wait_until(lambda: "at http://" in self.log or self.process.poll() is not None, "the server's first line")
+        match = re.search(r"at http://\S+:(\d+)", self.log)
+        assert match, self.log
+        self.port = int(match[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    def stop(self) -> int:
+        """Ask it to stop; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(processes.LIMIT_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def start_server(make_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts servers of the tiny GPT-2 and ends them at the end of the session."""
+    started: list[Server] = []
+
+    def start(*options: str, **environment: str) -> Server:
+        log = tmp_path_factory.mktemp("server") / "log.txt"
+        started.append(Server(make_folder("gpt2"), log, *options, **environment))
+        return started[-1]
+
+    yield start
+    for server in started:
+        processes.end(server.process)
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    """One with default limits, for all tests that leave it as it is."""
+    return start_server()
