@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.exporting.source import max_positions
-from inference.generate import DTYPES, choose_dtype, find_folder, set_threads
+from inference.generate import set_threads
+from inference.generation.model_folder import find_folder
+from inference.generation.precision import choose_dtype
 from inference.server.limits import Limits
 
 if TYPE_CHECKING:
     import socket
 
+# int8 would let a text depend on those that are written beside it.
+_DTYPES = ("auto", "fp32", "bf16", "fp16")
 KEY_VARIABLE = "HONGLOU_API_KEY"
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 # Without positions of its own (rotary), a model has no limit, but memory has.
@@ -43,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key to ask for; otherwise {KEY_VARIABLE} does")
     parser.add_argument("--name", metavar="NAME", help="what the model is called in requests (the run's name)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
+        "--dtype", choices=_DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
     )
     parser.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and text together (the model's positions)")
     parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="tokens of a prompt (one less than --max-context)")
@@ -163,7 +167,9 @@ def _serve(folder: Path, name: str, limits: Limits, key: str | None, dtype: str,
     from inference.server.listening import serve
     from inference.server.metrics import Metrics
 
-    engine = load_engine(folder, dtype=choose_dtype(dtype, 1, said=True))
+    dtype, why = choose_dtype(dtype)
+    print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
+    engine = load_engine(folder, dtype=dtype)
     metrics = Metrics()
     batcher = Batcher(engine, limits.max_batch, limits.context_length, limits.max_queue, metrics)
     writer = Writer(name, engine.tokenizer, engine.vocab_size, limits, batcher, metrics)

@@ -17,8 +17,8 @@ class Usable:
         unusable = sorted(set(range(vocab_size)).difference(usable))
         self._unusable = torch.tensor(unusable, dtype=torch.int64, device=device)
 
-    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V) without those ids."""
+    def __call__(self, tokens: Tensor | None, scores: Tensor) -> Tensor:
+        """The scores (B, V) without those ids, whatever the tokens."""
         return scores.index_fill(1, self._unusable, -torch.inf)
 
 
@@ -42,6 +42,10 @@ class Repetition:
         return torch.where(present, torch.where(scores < 0, scores * self._penalty, scores / self._penalty), scores)
 
 
+CLOSE = 1e-4
+"""Logits of a text alone and among others differ by less (in fp32). A decision that is closer than this may be another one there."""
+
+
 class Draw:
     """Draws one token for each row with a generator of its own, so that a row's neighbours do not change its text.
 
@@ -57,8 +61,19 @@ class Draw:
         if self._sampling.temperature == 0:
             return scores
         probabilities = torch.softmax(warp(scores.float(), self._sampling), dim=-1)  # (B, V)
-        drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(probabilities, self._generators, strict=True)]
-        return torch.full_like(scores, -torch.inf).scatter(1, torch.stack(drawn), 0.0)
+        drawn = [draw(row, own)[0] for row, own in zip(probabilities, self._generators, strict=True)]
+        return torch.full_like(scores, -torch.inf).scatter(1, torch.tensor(drawn, device=scores.device)[:, None], 0.0)
+
+
+def draw(probabilities: Tensor, generator: torch.Generator) -> tuple[int, bool]:
+    """One token from probabilities (V,), and whether the decision was closer than CLOSE.
+
+    Every token waits for a random time, the shorter the likelier it is, and the first one is taken. These are the numbers and the
+    token of `torch.multinomial`, which does not tell how close the second one came. Nearly equal probabilities give nearly equal times.
+    """
+    waits = torch.empty_like(probabilities).exponential_(1, generator=generator)
+    first = (probabilities / waits).topk(min(2, len(probabilities)))
+    return int(first.indices[0]), len(first.values) > 1 and float(first.values[1] / first.values[0]) > 1 - CLOSE
 
 
 def warp(scores: Tensor, sampling: Sampling) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Sequence as Many
 import torch
 from torch import Tensor
 
+from inference.generation.drawing import Usable
 from inference.generation.engine import Engine
 from inference.server.metrics import Metrics
 from inference.server.sequence import FinishReason, Piece, Sequence
@@ -44,8 +45,7 @@ class Batcher:
         self._prompt_logits: list[Tensor] = []
         self._changed = threading.Condition()
         self._stopping = False
-        unusable = [index for index in range(engine.vocab_size) if index not in engine.tokenizer.usable_ids]
-        self._unusable = torch.tensor(unusable, dtype=torch.int64)
+        self._usable = Usable(engine.tokenizer.usable_ids, engine.vocab_size, torch.device("cpu"))
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
     def start(self) -> None:
@@ -139,7 +139,7 @@ class Batcher:
                 return
             part = sequence.prompt[sequence.num_read : sequence.num_read + left]
             wanted = sequence.settings.echo and sequence.settings.logprobs is not None
-            logits = self._usable(self._slots.read(part, sequence.num_read, all_logits=wanted))
+            logits = self._usable(None, self._slots.read(part, sequence.num_read, all_logits=wanted))
             sequence.num_read += len(part)
             left -= len(part)
             self._metrics.prompt_tokens.inc(len(part))
@@ -169,7 +169,7 @@ class Batcher:
         if not self._running:
             return
         logits = self._slots.step([text.last_token for text in self._running], [text.next_position for text in self._running])
-        logits = self._usable(logits)
+        logits = self._usable(None, logits)
         for row, sequence in enumerate(self._running):
             self._extend(sequence, logits[row])
         self._metrics.batch_size.observe(len(self._running))
@@ -209,7 +209,3 @@ class Batcher:
         with self._changed:
             self._running, self._reading = [], None
         self._metrics.running.set(0)
-
-    def _usable(self, logits: Tensor) -> Tensor:
-        """Rule out ids that stand for nothing: a vocabulary is often padded beyond its tokenizer's."""
-        return logits.index_fill(-1, self._unusable, -torch.inf)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from inference.generation.settings import Sampling
 from inference.generation.text import BROKEN, FolderTokenizer
 from inference.server.batcher import Batcher, QueueFullError, StoppingError
 from inference.server.errors import ApiError, busy
@@ -121,15 +122,13 @@ class Job:
 
     def _sequence(self, index: int, prompt: list[int], seed: int) -> Sequence:
         request = self.request
-        settings = Settings(
-            max_tokens=_max_tokens(request),
+        sampling = Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
             seed=seed,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
-            logprobs=request.logprobs,
-            echo=bool(request.echo),
         )
+        settings = Settings(sampling, _max_tokens(request), request.logprobs, bool(request.echo))
 
         def tell(piece: Piece) -> None:
             with contextlib.suppress(RuntimeError):  # the server has ended, and its loop with it

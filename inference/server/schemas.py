@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 MAX_TOP_LOGPROBS = 5
 MAX_STOPS = 4
+MIN_TEMPERATURE = 0.01
 # What OpenAI's API has and this server has not: accepted with the value at which it does nothing, refused by name with any other.
 NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -44,7 +45,7 @@ class CompletionRequest(Strict):
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = False
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="Sample i of a prompt uses seed + i.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Sample i of a prompt uses seed + i.")
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, max_length=256, description="Accepted, and not used.")
@@ -62,6 +63,13 @@ class CompletionRequest(Strict):
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
                 raise ValueError("holds half a surrogate pair, which is no character")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _keeps_scores_finite(cls, value: float | None) -> float | None:
+        if value is not None and 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"is {value:g}, but must be 0 (greedy) or at least {MIN_TEMPERATURE:g}")
         return value
 
     @model_validator(mode="after")

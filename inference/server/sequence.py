@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from inference.generation.drawing import CLOSE, draw, warp
+from inference.generation.settings import Sampling
 from inference.generation.stopping import StopFinder, Stops
 from inference.generation.text import FolderTokenizer, TextStream
-from inference.server.sampling import draw
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
@@ -21,11 +22,9 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 class Settings:
     """How one text is to be written."""
 
+    sampling: Sampling
     max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
+    """Instead of the sampling's own number of new tokens; 0 reads the prompt only."""
     logprobs: int | None = None
     """How many of the likeliest tokens are told beside each token; None tells no probabilities at all."""
     echo: bool = False
@@ -69,9 +68,9 @@ class Sequence:
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(self.settings.seed)
+        self._generator = torch.Generator().manual_seed(self.settings.sampling.seed)
         self._stream = TextStream(self.tokenizer, self.prompt)
-        self._stops = StopFinder(Stops(self.settings.stop), "")
+        self._stops = StopFinder(Stops(self.settings.sampling.stop), "")
         self._waiting: list[Token] = []
         self._length = self._told = 0
 
@@ -110,14 +109,14 @@ class Sequence:
     def extend(self, scores: Tensor) -> None:
         """Draw the next token from scores (V,), and tell what is certain of the text by now."""
         settings = self.settings
-        drawn = draw(scores, settings.temperature, settings.top_p, self._generator)
-        self.tokens.append(drawn.token)
-        self.num_close += drawn.close
-        if drawn.token in self.tokenizer.eos_ids:
+        token, close = self._draw(scores)
+        self.tokens.append(token)
+        self.num_close += close
+        if token in self.tokenizer.eos_ids:
             return self.finish("stop")
         if settings.logprobs is not None:
-            self._waiting.append(_token(drawn.token, self._length, scores.log_softmax(0), settings.logprobs))
-        text = self._stream.push(drawn.token)
+            self._waiting.append(_token(token, self._length, scores.log_softmax(0), settings.logprobs))
+        text = self._stream.push(token)
         self._length += len(text)
         certain = self._stops.add(text)
         if self._stops.found is not None:
@@ -127,6 +126,12 @@ class Sequence:
         if certain:
             self._tell(certain, None)
         return None
+
+    def _draw(self, scores: Tensor) -> tuple[int, bool]:
+        if self.settings.sampling.temperature == 0:
+            best = scores.topk(min(2, len(scores)))
+            return int(best.indices[0]), len(scores) > 1 and float(best.values[0] - best.values[1]) < CLOSE
+        return draw(warp(scores[None], self.settings.sampling)[0].softmax(0), self._generator)
 
     def finish(self, reason: FinishReason, certain: str = "") -> None:
         """Tell the rest: nothing will follow."""

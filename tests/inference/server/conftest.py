@@ -16,6 +16,7 @@ import pytest
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
 from tests import processes
+from tests.checkout import ROOT
 
 NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 256
 KEY = "0123456789abcdef0123456789abcdef"
@@ -59,12 +60,10 @@ class Server:
 
     def __init__(self, folder: Path, log: Path, *options: str, **environment: str) -> None:
         self._log = log
-        command = [sys.executable, "-m", "inference.serve", str(folder), "--port", "0", "--name", "tiny", "--dtype", "float32", *options]
+        command = [sys.executable, "-m", "inference.serve", str(folder), "--port", "0", "--name", "tiny", "--dtype", "fp32", *options]
         environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment}
         with log.open("w", encoding="utf-8") as file:
-            self.process = processes.start(
-                command, stderr=file, stdout=subprocess.DEVNULL, env={**os.environ, **environment}, cwd=Path(__file__).parents[3]
-            )
+            self.process = processes.start(command, stderr=file, stdout=subprocess.DEVNULL, env={**os.environ, **environment}, cwd=ROOT)
         processes.wait_until(lambda: "at http://" in self.log or self.process.poll() is not None, "the server's first line")
         match = re.search(r"at http://\S+:(\d+)", self.log)
         assert match, self.log

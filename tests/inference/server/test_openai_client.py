@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import openai
 import pytest
 from openai import OpenAI
 
+from inference.generation.engine import load_engine
+from inference.generation.settings import Sampling
+from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
 
 PROMPT = "床前明月光，"
@@ -33,7 +40,7 @@ def test_a_seed_is_one_text_and_sample_i_is_that_of_seed_plus_i(client: OpenAI) 
 
 
 def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(client: OpenAI) -> None:
-    settings = {"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "seed": 3, "logprobs": 2}
+    settings: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "seed": 3, "logprobs": 2}
     whole = client.completions.create(**settings).choices[0]
     events = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
     choices = [event.choices[0] for event in events if event.choices]
@@ -45,3 +52,11 @@ def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(clien
         assert [entry for choice in choices for entry in getattr(choice.logprobs, name)] == getattr(whole.logprobs, name)
     assert events[-1].usage
     assert events[-1].usage.prompt_tokens > 0
+
+
+def test_the_server_writes_what_the_command_writes_with_the_same_seed(client: OpenAI, make_folder: Callable[[str], Path]) -> None:
+    engine = load_engine(make_folder("gpt2"))
+    sampling = Sampling(new_tokens=40, temperature=0.9, top_p=0.8, seed=11)
+    [ours] = generate(engine, [engine.tokenizer.encode(PROMPT)], sampling)
+    served = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0.9, top_p=0.8, seed=11)
+    assert served.choices[0].text == ours.text
