@@ -5,9 +5,9 @@ Texts are taken literally: the name of a special token inside a text gets the id
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,8 +26,12 @@ _CHECKED_FIRST = 100
 _CHECKED_EVERY = 50
 
 
-Encoder = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-"""From a batch of texts to the ids of all of them end to end, and (len(texts),) how many belong to each."""
+class Encoder(Protocol):
+    """Encodes a batch of texts."""
+
+    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all texts end to end, and (len(texts),) how many belong to each."""
+        ...
 
 
 def flatten(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +96,11 @@ class GigatokenEncoder:
         self._renew()
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Raises OtherIds if a checked text gets other ids than from the reference."""
+        """See `Encoder`.
+
+        Raises:
+            OtherIds: If a checked text gets other ids than from the reference.
+        """
         if self._chars_left < 0:
             self._renew()
         rows = [self._gigatoken.encode(text) for text in texts]
