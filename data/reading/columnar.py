@@ -2,12 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data.packages import require
 from data.reading.compression import open_bytes
+from data.reading.records import Found
 
 _BATCH_ROWS = 256
 
@@ -22,40 +24,44 @@ def row_groups(path: Path) -> list[int]:
     return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
 
 
-def parquet_records(path: Path, start: int, end: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (source, record) of the row groups [start, end).
+def parquet_records(path: Path, start: int, end: int | None) -> Iterator[Found]:
+    """Yield the records of the row groups [start, end).
 
     Raises:
         OSError: If the file is broken.
     """
     pyarrow = _pyarrow(path)
-    with _seekable(path) as file:
-        try:
-            table = pyarrow.parquet.ParquetFile(file)
-            for group in range(start, table.num_row_groups if end is None else end):
-                batches = table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group])
-                records = (record for batch in batches for record in batch.to_pylist())
-                yield from ((f"{path}[{group}:{row}]", record) for row, record in enumerate(records))
-        except (OSError, pyarrow.ArrowException) as error:
-            raise OSError(f"broken Parquet: {error}") from None
+    with _seekable(path) as file, _explained("Parquet", pyarrow.ArrowException):
+        table = pyarrow.parquet.ParquetFile(file)
+        for group in range(start, table.num_row_groups if end is None else end):
+            yield from _numbered(f"{path}[{group}:", table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]))
 
 
-def arrow_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (source, record) of an arrow stream file, as a saved Hugging Face dataset has them.
+def arrow_records(path: Path) -> Iterator[Found]:
+    """Yield the records of an arrow stream file, as a saved Hugging Face dataset has them.
 
     Raises:
         OSError: If the file is broken.
     """
     pyarrow = _pyarrow(path)
-    with open_bytes(path) as file:
-        try:
-            batches = (
-                batch.slice(at, _BATCH_ROWS) for batch in pyarrow.ipc.open_stream(file) for at in range(0, batch.num_rows, _BATCH_ROWS)
-            )
-            records = (record for batch in batches for record in batch.to_pylist())
-            yield from ((f"{path}[{row}]", record) for row, record in enumerate(records))
-        except (OSError, pyarrow.ArrowException) as error:
-            raise OSError(f"broken arrow stream: {error}") from None
+    with open_bytes(path) as file, _explained("arrow stream", pyarrow.ArrowException):
+        batches = pyarrow.ipc.open_stream(file)
+        yield from _numbered(
+            f"{path}[", (batch.slice(at, _BATCH_ROWS) for batch in batches for at in range(0, batch.num_rows, _BATCH_ROWS))
+        )
+
+
+@contextmanager
+def _explained(format_name: str, broken: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, broken) as error:
+        raise OSError(f"broken {format_name}: {error}") from None
+
+
+def _numbered(where: str, batches: Iterable[Any]) -> Iterator[Found]:
+    records = (record for batch in batches for record in batch.to_pylist())
+    return ((f"{where}{row}]", record, None) for row, record in enumerate(records))
 
 
 def _pyarrow(path: Path) -> Any:

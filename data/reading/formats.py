@@ -19,15 +19,12 @@ from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
-from data.reading.records import BadInput, Broken, FileRead, Reading, from_record, from_text, printable
+from data.reading.records import BadInput, Broken, FileRead, Found, Reading, from_record, from_text, printable
 
 FORMATS = {
     ".txt": "text", ".md": "text", ".py": "text", ".csv": "csv", ".json": "json",
     ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet", ".arrow": "arrow",
 }  # fmt: skip
-
-Found = tuple[str, Any, int | None]
-"""Where it stands, a record or a text or what is `Broken`, and its size in bytes; None if it is not known without writing it down."""
 
 
 @dataclass(frozen=True)
@@ -253,20 +250,12 @@ def _read_csv(piece: Piece, _reading: Reading) -> Iterator[Found]:
             yield str(piece.path), Broken("no header line with the names of the fields"), 0
 
 
-def _read_parquet(piece: Piece, _reading: Reading) -> Iterator[Found]:
-    return ((source, record, None) for source, record in parquet_records(piece.path, piece.start, piece.end))
-
-
-def _read_arrow(piece: Piece, _reading: Reading) -> Iterator[Found]:
-    return ((source, record, None) for source, record in arrow_records(piece.path))
-
-
 # How what a format holds is found in a file, and made a document.
 _READERS: dict[str, tuple[Callable[[Piece, Reading], Iterator[Found]], Callable[[Any, str, Reading], Document | BadInput]]] = {
     "text": (_read_text, from_text),
     "lines": (_read_jsonl, from_record),
     "json": (_read_json, from_record),
     "csv": (_read_csv, from_record),
-    "parquet": (_read_parquet, from_record),
-    "arrow": (_read_arrow, from_record),
+    "parquet": (lambda piece, _: parquet_records(piece.path, piece.start, piece.end), from_record),
+    "arrow": (lambda piece, _: arrow_records(piece.path), from_record),
 }

@@ -21,6 +21,10 @@ FIELD_NAMES = {
 }
 
 
+Found = tuple[str, Any, int | None]
+"""Where it stands, a record or a text or what is `Broken`, and its size in bytes; None if it is not known without writing it down."""
+
+
 @dataclass(frozen=True)
 class Broken:
     """What could not be read at some place of a file."""

@@ -5,9 +5,9 @@ Texts are taken literally: the name of a special token inside a text gets the id
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,12 +26,8 @@ _CHECKED_FIRST = 100
 _CHECKED_EVERY = 50
 
 
-class Encoder(Protocol):
-    """Encodes a batch of texts."""
-
-    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of all texts end to end, and (len(texts),) how many belong to each."""
-        ...
+Encoder = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+"""From a batch of texts to the ids of all of them end to end, and (len(texts),) how many belong to each."""
 
 
 def flatten(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -96,11 +92,7 @@ class GigatokenEncoder:
         self._renew()
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See `Encoder`.
-
-        Raises:
-            OtherIds: If a checked text gets other ids than from the reference.
-        """
+        """Raises OtherIds if a checked text gets other ids than from the reference."""
         if self._chars_left < 0:
             self._renew()
         rows = [self._gigatoken.encode(text) for text in texts]
