@@ -1,6 +1,8 @@
 """Every format and compression gives the same documents, however its files are cut into parts."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from backports import zstd
@@ -92,3 +94,20 @@ def test_zstd_frames_one_after_the_other_are_one_file(tmp_path):
     path.write_bytes(b"".join(zstd.compress(line.encode() + b"\n") for line in JSONL.splitlines()))
 
     assert texts(read_all(path)) == TEXTS
+
+
+def test_a_small_zst_that_unfolds_to_256_megabytes_is_read_in_little_memory(tmp_path):
+    with zstd.open(tmp_path / "zeros.zst", "wb", level=19) as file:
+        for _ in range(256):
+            file.write(bytes(1 << 20))
+    code = (
+        "import resource, sys; from pathlib import Path; from data.reading.compression import open_bytes\n"
+        "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "with open_bytes(Path(sys.argv[1])) as file: size = sum(map(len, iter(lambda: file.read(1 << 18), b'')))\n"
+        "print(size >> 20, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "zeros.zst")], capture_output=True, text=True, check=True)
+    size_mib, grown_mib = map(int, result.stdout.split())
+
+    assert size_mib == 256
+    assert grown_mib < 48  # The window that the frame asks for, 8 MiB at this level, and buffers.
