@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ds_configs
 from model.hardware.processors import usable_processors
@@ -30,9 +29,6 @@ from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import check_free
 from training.run_folder.progress import finished_step, has_checkpoint, read_results
-
-if TYPE_CHECKING:
-    from model.hardware.devices import Devices
 
 DEFAULT_CONFIG = "ds_configs/quickstart.json"
 
@@ -67,7 +63,9 @@ def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[s
         ValueError: If the configuration is wrong or pins more ranks than this machine can run.
     """
     loaded = ds_configs.read(path, overrides)
-    resolve(loaded)  # With all that is wrong, before torch is asked for devices.
+    resolve(loaded)  # With all that is wrong, before torch, whose import takes seconds, is asked for devices.
+    from model.hardware.devices import find_devices
+
     try:
         layout = lay_out(loaded.values, find_devices())
     except ValueError as error:
@@ -78,13 +76,6 @@ def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[s
     if layout.stages != loaded.values.get("pipeline", {}).get("stages", 1):
         needed.append(f"pipeline.stages={layout.stages}")
     return resolve(ds_configs.read(path, needed), layout.world_size), needed
-
-
-def find_devices() -> Devices:
-    """What ranks can be put on here. Importing torch takes seconds, so a wrong configuration does not come this far."""
-    from model.hardware.devices import find_devices
-
-    return find_devices()
 
 
 def _prepare(config: RunConfig) -> None:
@@ -112,6 +103,8 @@ def _samples_per_epoch(config: RunConfig) -> int | None:
 
 def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     """Start the ranks with DeepSpeed's launcher and wait for them."""
+    from model.hardware.devices import find_devices
+
     ranks = config.batch.world_size
     devices = find_devices()
     world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())

@@ -47,14 +47,6 @@ def prepare_environment(world: World) -> None:
     os.environ["DS_ACCELERATOR"] = find_devices().kind
 
 
-def device_kind() -> str:
-    """The kind of device that ranks of this job compute on."""
-    from deepspeed.accelerator import get_accelerator
-
-    kind: str = get_accelerator().device_name()
-    return kind
-
-
 def device_index(world: World, visible: int, mask: str | None) -> int:
     """Which of the devices this rank sees is its own.
 

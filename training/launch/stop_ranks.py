@@ -9,7 +9,7 @@ import subprocess
 import time
 
 from training.launch.parent import bound, children_of
-from training.run.signals import SAME_PRESS_SECONDS, leaving, listen, say
+from training.run.signals import leaving, listen, say
 
 # Ranks keep training.stop_grace_seconds themselves; this is for one that cannot.
 MARGIN_SECONDS = 30.0
@@ -25,7 +25,7 @@ def run_to_the_end(launcher: list[str], environment: dict[str, str], grace_secon
     # after the other, and kill each after 30 s.
     process = subprocess.Popen(bound(launcher), env=environment, start_new_session=True)
     stopping = Stopping(process, grace_seconds)
-    listen(stopping.on_signal)
+    listen(stopping.ask, stopping.kill)
     signal.signal(signal.SIGTSTP, stopping.suspend)
     code = stopping.wait()
     signal.signal(signal.SIGTSTP, signal.SIG_DFL)
@@ -56,16 +56,14 @@ class Stopping:
                 self._signal_group(signal.SIGKILL)  # Ranks whose launcher was killed.
                 return code if code >= 0 else 128 - code
 
-    def on_signal(self, number: int) -> None:
-        """In the signals' thread."""
-        now = time.monotonic()
-        if self.signal_number:
-            # Schedulers and launchers repeat SIGTERM; only a person presses Ctrl-C again.
-            if number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
-                say("Ctrl-C again: ending at once, without a save.")
-                self._signal_group(signal.SIGKILL)
-            return
-        self._asked_at, self.signal_number = now, number
+    def kill(self, number: int) -> None:
+        """On a second Ctrl-C, in the signals' thread."""
+        say("Ctrl-C again: ending at once, without a save.")
+        self._signal_group(signal.SIGKILL)
+
+    def ask(self, number: int) -> None:
+        """On the first signal, in the signals' thread."""
+        self._asked_at, self.signal_number = time.monotonic(), number
         ranks = children_of(self._launcher.pid)
         name = signal.Signals(number).name
         if not ranks:

@@ -186,7 +186,7 @@ def default_environment(world: World, shared: int) -> dict[str, str]:
     """What a rank needs in its environment unless the user said otherwise.
 
     A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
-    imported by then (the token store needs it), so `distributed.start` also tells torch its number of threads.
+    imported by then (the token store needs it), so `process_group.start` also tells torch its number of threads.
 
     Args:
         world: The place of this rank.

@@ -13,7 +13,7 @@ from training.checkpoints.load import load_checkpoint
 from training.checkpoints.published import Checkpoint
 from training.checkpoints.reshard import needs_resharding, to_universal
 from training.config import RunConfig
-from training.launch.process_group import Ranks, device_kind, gather, placement
+from training.launch.process_group import Ranks, gather, placement
 from training.optimizer.parameter_groups import apply_configured, settings_of
 from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 def agree_on_precision(config: RunConfig, checkpoint: Checkpoint | None, ranks: Ranks) -> Precision:
     """What all ranks compute in: rank 0 decides, since two processors may measure two things."""
     saved = checkpoint.precision if checkpoint else None
-    decided: Precision = gather(choose_precision(config.precision, device_kind(), saved) if ranks.is_first else None)[0]
+    kind = get_accelerator().device_name()
+    decided: Precision = gather(choose_precision(config.precision, kind, saved) if ranks.is_first else None)[0]
     return decided
 
 

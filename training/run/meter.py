@@ -6,7 +6,7 @@ Losses and norms stay on the device until the interval's end, so reading them co
 from __future__ import annotations
 
 import logging
-import sys
+import resource
 import time
 from typing import Any
 
@@ -110,20 +110,13 @@ class Meter:
 def memory_by_stage(ranks: Ranks) -> dict[str, float]:
     """Peak memory of a stage's hungriest rank in GiB: the accelerator's where there is one, else the process's."""
     accelerator = get_accelerator()
-    used = process_peak_bytes() if accelerator.device_name() == "cpu" else accelerator.max_memory_allocated()
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = own if accelerator.device_name() == "cpu" else accelerator.max_memory_allocated()
     by_rank = torch.zeros(ranks.world.size, device=accelerator.current_device_name())
     by_rank[ranks.world.rank] = used / GIB
     dist.all_reduce(by_rank)
     peaks = by_rank.view(ranks.replicas, ranks.stages).max(dim=0).values.tolist()
     return {f"memory/stage_{stage}_gib": round(peak, 3) for stage, peak in enumerate(peaks)}
-
-
-def process_peak_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 # Sizes of square products, one of which runs at a device's best; on a CPU it should fit into a core's cache, or just not.

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -19,8 +20,12 @@ HANDLED = (signal.SIGINT, signal.SIGTERM)
 SAME_PRESS_SECONDS = 0.5
 
 
-def listen(act: Callable[[int], None]) -> None:
-    """From now on call `act` with the number of each signal, in a thread. Call it from the main thread."""
+def listen(first: Callable[[int], None], again: Callable[[int], None] = lambda number: None) -> None:
+    """From now on call `first` with the number of the first signal, and `again` on a second Ctrl-C, in a thread.
+
+    Other signals that follow are left alone: schedulers and launchers repeat SIGTERM; only a person presses Ctrl-C again. Call it from the
+    main thread.
+    """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     # Python's own half of a signal runs in the main thread, between two of its instructions; this half runs in the handler itself.
@@ -28,7 +33,7 @@ def listen(act: Callable[[int], None]) -> None:
     for number in HANDLED:
         # Also where a shell's `&` has it ignored: whoever sends SIGINT to this very process means it.
         signal.signal(number, _nothing)
-    threading.Thread(target=_read, args=(reader, act), name="signals", daemon=True).start()
+    threading.Thread(target=_read, args=(reader, first, again), name="signals", daemon=True).start()
     if previous >= 0:
         os.close(previous)  # Its thread reads the end and leaves.
 
@@ -56,8 +61,12 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """Without a handler in Python there would be no byte to read."""
 
 
-def _read(reader: socket.socket, act: Callable[[int], None]) -> None:
+def _read(reader: socket.socket, first: Callable[[int], None], again: Callable[[int], None]) -> None:
+    came_at: float | None = None
     while received := reader.recv(64):
         for number in received:
-            if number in HANDLED:
-                act(number)
+            if number in HANDLED and came_at is None:
+                came_at = time.monotonic()
+                first(number)
+            elif number == signal.SIGINT and came_at is not None and time.monotonic() - came_at > SAME_PRESS_SECONDS:
+                again(number)

@@ -15,7 +15,7 @@ import torch
 from deepspeed import comm as dist
 
 from training.run.failure import RunError
-from training.run.signals import SAME_PRESS_SECONDS, listen
+from training.run.signals import listen
 from training.run.watchdog import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class StopRequest:
         self._asked_at = 0.0
         self._rank = int(os.environ.get("RANK", "0"))
         self._pending: tuple[torch.Tensor, object] | None = None
-        listen(self._on_signal)
+        listen(self._on_signal, self._on_second_press)
 
     def agreed(self) -> bool:
         """True on every rank at the same call, if any rank has had a signal. Call once per step, on all ranks.
@@ -64,14 +64,12 @@ class StopRequest:
 
     def _on_signal(self, number: int) -> None:
         """In the signals' thread."""
-        now = time.monotonic()
-        if not self.signal_number:
-            self._asked_at, self.signal_number = now, number
-            threading.Thread(target=self._leave_in_time, name="leave", daemon=True).start()
-        # Schedulers and launchers repeat SIGTERM; only a person presses Ctrl-C again.
-        elif number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
-            log.warning("rank %d: Ctrl-C again; leaving without a save.", self._rank)
-            os._exit(128 + number)
+        self._asked_at, self.signal_number = time.monotonic(), number
+        threading.Thread(target=self._leave_in_time, name="leave", daemon=True).start()
+
+    def _on_second_press(self, number: int) -> None:
+        log.warning("rank %d: Ctrl-C again; leaving without a save.", self._rank)
+        os._exit(128 + number)
 
     def _leave_in_time(self) -> None:
         """Peers may be dead: leave when nothing moves for longer than it ever took, or the time for a stop is over."""
