@@ -10,7 +10,8 @@ import pytest
 
 import ds_configs
 from training.config import resolve
-from training.run_folder.outputs import AppendedFile, Writer
+from training.run_folder.curves import AppendedFile
+from training.run_folder.outputs import Writer
 from training.run_folder.strict_json import strict_json
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}

@@ -1,0 +1,200 @@
+"""Where the values of steps are written: `metrics.jsonl`, TensorBoard's events, CSV files, wandb.
+
+A run can do without any of them. While one cannot be written, that is said once, training goes on, and every further write tries
+again with what is missing. What an earlier start wrote of steps that come again is dropped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ds_configs.files import write_text
+from training.config import RunConfig
+from training.run_folder.strict_json import strict_json
+
+log = logging.getLogger(__name__)
+
+Records = Sequence[Mapping[str, float]]
+"""Of one or more steps: the step, and values by tag."""
+
+
+class Output:
+    """Something whose failure costs a picture, not the run."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failing = False
+
+    def attempt(self, write: Callable[[], object]) -> bool:
+        """True if `write` succeeded."""
+        try:
+            write()
+        except Exception as error:  # wandb has errors of its own; a report of whatever kind must not end a run of days.
+            if not self._failing:
+                log.warning(
+                    "%s cannot be written (%s: %s). Training goes on; later writes try again.", self._name, type(error).__name__, error
+                )
+            self._failing = True
+            return False
+        if self._failing:
+            log.info("%s is written again.", self._name)
+        self._failing = False
+        return True
+
+
+class AppendedFile:
+    """A file that grows by whole pieces; a piece that does not fit waits for the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._output = Output(str(path))
+        self._waiting = b""
+
+    def append(self, piece: bytes) -> None:
+        """Write what waits and this piece, all or nothing."""
+        self._waiting += piece
+        if self._output.attempt(self._write):
+            self._waiting = b""
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            end = os.fstat(file).st_size
+            rest = memoryview(self._waiting)
+            try:
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            except OSError:
+                os.ftruncate(file, end)
+                raise
+        finally:
+            os.close(file)
+
+
+class EventFile:
+    """What TensorBoard reads. torch's SummaryWriter writes from a thread that dies at the first error and takes the values with it."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._record_writer = Event, RecordWriter
+        self._file = AppendedFile(folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0")
+        # The second event makes readers drop what an earlier start wrote of the steps that come again, from step 1 on too.
+        started = self._encode(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._file.append(self._encode(file_version="brain.Event:2") + started)
+
+    def write(self, records: Records) -> None:
+        """Every value of every record as a scalar at the record's step."""
+        from torch.utils.tensorboard.summary import scalar
+
+        events = [
+            self._encode(step=int(record["step"]), summary=scalar(tag, value))
+            for record in records
+            for tag, value in record.items()
+            if tag != "step"
+        ]
+        self._file.append(b"".join(events))
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A passage."""
+        from torch.utils.tensorboard.summary import text as summary_of
+
+        self._file.append(self._encode(step=step, summary=summary_of(tag, text)))
+
+    def _encode(self, **content: Any) -> bytes:
+        buffer = io.BytesIO()
+        self._record_writer(buffer).write(self._event(wall_time=time.time(), **content).SerializeToString())
+        return buffer.getvalue()
+
+
+class MetricsFile:
+    """`metrics.jsonl`: a record a line."""
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        self._file = AppendedFile(path)
+
+        def is_kept(line: str) -> bool:
+            try:
+                return bool(json.loads(line)["step"] <= start_step)
+            except (ValueError, KeyError, TypeError):
+                return False  # The line that a kill cut short.
+
+        _keep_lines(path, is_kept)
+
+    def write(self, records: Records) -> None:
+        """Append a line for each."""
+        self._file.append("".join(strict_json(record) + "\n" for record in records).encode())
+
+
+class CsvFiles:
+    """One file a tag, as DeepSpeed's CSV monitor writes them: `train/loss` in `train_loss.csv`, a row a step."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        self._folder = folder
+        self._files: dict[str, AppendedFile] = {}
+        for path in folder.glob("*.csv"):
+            _keep_lines(path, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= start_step)
+
+    def write(self, records: Records) -> None:
+        """Append to the file of every tag."""
+        rows: dict[str, str] = {}
+        for record in records:
+            for tag, value in record.items():
+                if tag != "step":
+                    rows[tag] = rows.get(tag, "") + f"{record['step']},{value}\n"
+        for tag, text in rows.items():
+            if tag not in self._files:
+                self._files[tag] = AppendedFile(self._folder / f"{tag.replace('/', '_')}.csv")
+                text = text if self._files[tag].path.exists() else f"step,{tag}\n{text}"
+            self._files[tag].append(text.encode())
+
+
+class Wandb:
+    """A session of wandb's, which is not installed unless somebody wants it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        import wandb  # type: ignore[import-not-found]
+
+        section: Mapping[str, Any] = config.values["wandb"]
+        place = {"project": section.get("project"), "entity": section.get("team"), "group": section.get("group")}
+        self._session = wandb.init(**place, name=config.run.name, config=config.values)
+        self._output = Output("wandb")
+
+    def write(self, records: Records) -> None:
+        """Log the values of each."""
+        self._output.attempt(lambda: self._send(records))
+
+    def _send(self, records: Records) -> None:
+        for record in records:
+            self._session.log({tag: value for tag, value in record.items() if tag != "step"}, step=int(record["step"]))
+
+    def close(self) -> None:
+        """End the session."""
+        self._output.attempt(self._session.finish)
+
+
+def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
+    """Rewrite a text file with some of its lines, in one step."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        write_text(path, "".join(line + "\n" for line in lines if is_kept(line)))
+
+
+def monitor_folder(config: RunConfig, name: str) -> Path | None:
+    """Where a monitor of DeepSpeed's writes: `output_path`/`job_name` if given, else the run's folder; None if it is off."""
+    section: Mapping[str, Any] = config.values.get(name, {})
+    if not section.get("enabled", name == "tensorboard"):
+        return None
+    if section.get("output_path"):
+        return Path(section["output_path"]) / section.get("job_name", config.run.name)
+    return config.folder / name.removesuffix("_monitor")
