@@ -16,6 +16,7 @@ from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
 from training.run.first_weights import check_first_weights
 from training.run_folder.compatibility import check_folder, check_text
+from training.run_folder.curves import check_packages
 from training.run_folder.lock import hold
 from training.run_folder.progress import finished_step
 
@@ -58,6 +59,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     check_placement(world, config.batch.stages)
     if world.rank == 0:
         check_folder(config)
+        check_packages(config)
     from data.serving.corpus import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]

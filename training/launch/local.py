@@ -27,6 +27,7 @@ from training.pretrain import EXIT_USER_ERROR
 from training.run.first_weights import check_first_weights
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
+from training.run_folder.curves import check_packages
 from training.run_folder.lock import check_free
 from training.run_folder.progress import finished_step, has_checkpoint, read_results
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config, needed = resolve_here(path, overrides)
         check_folder(config)
+        check_packages(config)
         check_free(config.folder)
         check_first_weights(config)  # The preparation can take hours.
         _prepare(config)

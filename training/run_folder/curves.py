@@ -6,6 +6,7 @@ again with what is missing. What an earlier start wrote of steps that come again
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs import ConfigError
 from ds_configs.files import write_text
 from training.config import RunConfig
 from training.run_folder.strict_json import strict_json
@@ -157,6 +159,17 @@ class CsvFiles:
                 self._files[tag] = AppendedFile(self._folder / f"{tag.replace('/', '_')}.csv")
                 text = text if self._files[tag].path.exists() else f"step,{tag}\n{text}"
             self._files[tag].append(text.encode())
+
+
+def check_packages(config: RunConfig) -> None:
+    """Say before a start what the configuration asks for and nobody has installed.
+
+    Raises:
+        ConfigError: With the way to have it.
+    """
+    if config.values.get("wandb", {}).get("enabled") and importlib.util.find_spec("wandb") is None:
+        ways = "Install it (.venv/bin/python -m pip install wandb) or set it false."
+        raise ConfigError([f"{config.path}: wandb.enabled = true, but wandb is not installed. {ways}"])
 
 
 class Wandb:

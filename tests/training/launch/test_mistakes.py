@@ -1,6 +1,7 @@
 """Every mistake is one clear line and exit code 2, before a process group exists: torch is not even imported."""
 
 import contextlib
+import importlib.util
 import os
 import socket
 import sys
@@ -75,6 +76,16 @@ def test_a_wrong_value_is_named_with_what_to_do_in_one_line_and_leaves_no_folder
     assert len(lines) == 1, lines
     assert said in lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_package_that_is_asked_for_and_missing_is_said_before_the_rank_meets_others(rank, tmp_path):
+    code, lines = rank(QUICKSTART, "wandb.enabled=true", "run.name=mistake", f"run.directory={tmp_path / 'runs'}")
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert (
+        "wandb.enabled = true, but wandb is not installed. Install it (.venv/bin/python -m pip install wandb) or set it false." in lines[0]
+    )
 
 
 def test_an_optimizer_that_deepspeed_refuses_later_is_refused_here(rank):
