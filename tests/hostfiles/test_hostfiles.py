@@ -1,5 +1,6 @@
 """Hostfiles: those made from a scheduler's list of nodes, and the shipped ones."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -86,3 +87,10 @@ def test_the_shipped_hostfiles_are_what_deepspeed_reads(name, hosts, slots):
     assert all(entries)
     assert len({entry.group(1) for entry in entries}) == len(lines) == hosts
     assert {int(entry.group(2)) for entry in entries} == {slots}
+
+
+@pytest.mark.parametrize(
+    "name", ["hostfiles/from_scheduler", *(f"training/{part}.py" for part in ("__init__", "launch/__init__", "launch/node_list"))]
+)
+def test_what_runs_on_the_nodes_own_python_is_python_3_6(name):
+    ast.parse((FOLDER.parent / name).read_text(encoding="utf-8"), feature_version=(3, 6))
