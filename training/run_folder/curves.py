@@ -182,14 +182,18 @@ class Wandb:
         place = {"project": section.get("project"), "entity": section.get("team"), "group": section.get("group")}
         self._session = wandb.init(**place, name=config.run.name, config=config.values)
         self._output = Output("wandb")
+        self._waiting: list[Mapping[str, float]] = []
 
     def write(self, records: Records) -> None:
-        """Log the values of each."""
-        self._output.attempt(lambda: self._send(records))
+        """Log the values of each, and before them those that could not be sent."""
+        self._waiting += records
+        self._output.attempt(self._send)
 
-    def _send(self, records: Records) -> None:
-        for record in records:
+    def _send(self) -> None:
+        while self._waiting:
+            record = self._waiting[0]
             self._session.log({tag: value for tag, value in record.items() if tag != "step"}, step=int(record["step"]))
+            del self._waiting[0]
 
     def close(self) -> None:
         """End the session."""

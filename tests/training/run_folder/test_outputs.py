@@ -5,6 +5,8 @@ import json
 import logging
 import math
 import shutil
+import sys
+import types
 
 import pytest
 
@@ -137,3 +139,41 @@ def test_a_piece_that_does_not_fit_leaves_no_half_of_it(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     file.append(b"third\n")
     assert file.path.read_bytes() == b"first\nsecond\nthird\n"
+
+
+class Session:
+    """What `wandb.init` gives, as far as a run uses it; wandb itself is installed only by those who want it."""
+
+    def __init__(self):
+        self.logged = []
+        self.fails = self.finished = False
+
+    def log(self, values, step):
+        if self.fails:
+            raise ConnectionError("no network")
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_wandb_gets_every_value_and_its_failure_costs_one_warning_and_no_value(config, caplog, monkeypatch):
+    session, asked = Session(), {}
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: (asked.update(settings), session)[1]))
+    run = config(wandb={"enabled": True, "project": "novel", "team": "us"})
+    writer = Writer(run, last_step=8, start_step=0)
+    writer.write([{"step": 1, **RECORD}])
+    session.fails = True
+    for step in (2, 3):
+        writer.write([{"step": step, **RECORD}])
+    assert session.logged == [(1, RECORD)]
+    session.fails = False
+    writer.write([{"step": 4, **RECORD}])
+    writer.close()
+    assert (asked["project"], asked["entity"], asked["name"]) == ("novel", "us", run.run.name)
+    assert session.logged == [(step, RECORD) for step in (1, 2, 3, 4)]
+    assert session.finished
+    assert [message for message in caplog.messages if "cannot be written" in message] == [
+        "wandb cannot be written (ConnectionError: no network). Training goes on; later writes try again."
+    ]
+    assert len((run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 4
