@@ -1,0 +1,73 @@
+"""A supervised job on two hosts: one of them dies, and the run goes on with what is left, its global batch kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+from tests.cluster.hosts import Hosts, missing
+
+pytestmark = [
+    pytest.mark.multinode,
+    pytest.mark.distributed,
+    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+]
+
+
+@pytest.fixture(scope="module")
+def lost_host(tmp_path_factory, config, root):
+    """The job after its second host was switched off: exit code, what was printed, and the run's folder."""
+    hosts = Hosts(tmp_path_factory.mktemp("hosts"))
+    (hosts.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
+    folder = config.parent / "runs" / "supervised"
+    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts.hostfile((2, 2))), "run_pretrain.sh"]
+    words = [*deepspeed, str(config), "run.name=supervised", "training.steps=8", "training.watchdog_seconds=60"]
+    process = processes.start(
+        hosts.all[0].command(sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words, folder=root),
+        # Keepalive: ssh notices within seconds that the other host has gone.
+        env={
+            **os.environ,
+            "HOME": str(hosts.folder),
+            "DS_ENV_FILE": str(hosts.folder / "environment"),
+            "PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=2 -o ServerAliveCountMax=2",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def saved():
+        assert process.poll() is None, process.communicate()[0]
+        return (folder / "checkpoints/step00000002/manifest.json").exists()
+
+    try:
+        processes.wait_until(saved, "a checkpoint")
+        hosts.all[1].outer.kill()  # Process 1 of the host goes with it, and with that all others.
+        output, _ = process.communicate(timeout=processes.LIMIT_SECONDS)
+        yield process.returncode, output, folder
+    finally:
+        hosts.close()
+
+
+def test_the_run_is_finished_on_the_host_that_is_left(lost_host):
+    code, output, folder = lost_host
+    assert code == 0, output
+    assert (folder / "checkpoints/step00000008/manifest.json").exists()
+    manifest = json.loads((folder / "checkpoints/step00000008/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["topology"] == {"pipe": 2, "data": 1}
+    assert manifest["consumed_samples"] == 8 * 8, "the global batch is the same with half the replicas"
+
+
+def test_the_log_says_which_host_was_left_out_and_why(lost_host):
+    _, output, folder = lost_host
+    events = [json.loads(line) for line in (folder / "supervisor/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    (changed,) = [one for one in events if one["event"] == "hosts"]
+    assert changed["used"] == ["alpha"]
+    assert changed["left_out"] == {"beta": "does not answer to ssh, or does not see this folder"}
+    assert [one["hosts"] for one in events if one["event"] == "started"] == [["alpha", "beta"], ["alpha"]], output

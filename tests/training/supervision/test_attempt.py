@@ -1,0 +1,48 @@
+"""What a supervisor remembers of an attempt: why it ended, and where it began to."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests import processes
+from training.supervision.attempt import Attempt, cause_of
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "cause"),
+    [
+        (137, [], "exit code 137 (SIGKILL)"),
+        (
+            75,
+            ["rank 1: no progress for 31 s (training.watchdog_seconds = 30)"],
+            "rank 1: no progress for 31 s (training.watchdog_seconds = 30)",
+        ),
+        (
+            1,
+            ["beta: rank 3: RuntimeError: device lost", "alpha: [2026-11-25 10:00:00] [INFO]", ""],
+            "beta: rank 3: RuntimeError: device lost",
+        ),
+        (1, ["step 3/8 | loss 5.1", "pdsh@alpha: beta: ssh exited with exit code 1"], "exit code 1"),
+    ],
+)
+def test_the_cause_is_what_a_rank_said_or_the_exit_code(code, lines, cause):
+    assert cause_of(code, lines) == cause
+
+
+def test_the_output_is_passed_on_and_the_first_host_to_end_is_noted(capfdbinary):
+    lines = ["alpha: step 1", "pdsh@alpha: beta: ssh exited with exit code 1", "pdsh@alpha: alpha: ssh exited with exit code 1"]
+    ended = Attempt([sys.executable, "-c", f"print({chr(10).join(lines)!r}); raise SystemExit(9)"], {}).wait()
+    assert (ended.code, ended.first_host) == (9, "beta")
+    assert capfdbinary.readouterr().out.decode().splitlines() == lines
+
+
+def test_an_attempt_ends_with_its_supervisor_however_that_ends(root):
+    program = "from training.supervision.attempt import Attempt; Attempt(['sleep', '1000.25'], {'PATH': '/usr/bin:/bin'}).wait()"
+    supervisor = processes.start([sys.executable, "-c", program], cwd=root)
+    processes.wait_until(lambda: any("1000.25" in processes.command_line(pid) for pid in processes.descendants(supervisor.pid)), "sleep")
+    (sleep,) = [pid for pid in processes.descendants(supervisor.pid) if "1000.25" in processes.command_line(pid)]
+    supervisor.kill()
+    supervisor.wait()
+    processes.wait_until(lambda: not processes.is_running(sleep), "the end of sleep")

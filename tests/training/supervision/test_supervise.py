@@ -1,0 +1,153 @@
+"""`python -m training.supervise -- ./run_pretrain.sh CONFIG`: a run that fails is started again, and one that is hopeless is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import processes
+
+pytestmark = pytest.mark.distributed
+OPTIONS = ("--delay-seconds", "0.2")
+
+
+class Supervised:
+    """A tiny run under a supervisor."""
+
+    def __init__(self, run, *overrides, options=OPTIONS, before=()):
+        self.run = run
+        command = [sys.executable, "-m", "training.supervise", *options, "--", *before, "./run_pretrain.sh", str(run.config), *overrides]
+        run.start_command(command, OMP_NUM_THREADS="1")
+
+    def finish(self):
+        return self.run.finish()
+
+    def ranks(self):
+        below = processes.descendants(self.run.process.pid)
+        return [process for process in below if "--local_rank" in processes.command_line(process)]
+
+    def events(self):
+        path = self.run.folder / "supervisor/log.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def wait_for_tag(self, number):
+        self.run.wait_for(lambda: len(self.run.tags()) >= number, f"{number} checkpoints")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_run):
+    run = make_run()
+    run.run()
+    return run
+
+
+@pytest.fixture(scope="module")
+def survivor(make_run):
+    """A run of which a rank is killed twice, each time after a save."""
+    run = make_run()
+    supervised = Supervised(run)
+    for number in (1, 2):
+        supervised.wait_for_tag(number)
+        run.wait_for(lambda: len(supervised.ranks()) == 2, "both ranks")
+        os.kill(supervised.ranks()[-1], signal.SIGKILL)
+        run.wait_for(lambda number=number: sum(one["event"] == "failed" for one in supervised.events()) >= number, "the failure")
+    code, output = supervised.finish()
+    return supervised, code, output
+
+
+def test_a_run_whose_ranks_are_killed_is_finished_and_equals_an_undisturbed_one(survivor, undisturbed):
+    supervised, code, output = survivor
+    assert code == 0, output
+    assert supervised.run.curve() == undisturbed.curve()
+
+
+def test_every_restart_is_written_down_with_its_cause(survivor):
+    events = survivor[0].events()
+    assert [one["event"] for one in events if one["event"] != "waiting"] == [
+        "started",
+        "failed",
+        "started",
+        "failed",
+        "started",
+        "finished",
+    ]
+    assert all(one["cause"] and one["exit_code"] for one in events if one["event"] == "failed")
+    steps = [one["step"] for one in events if one["event"] == "started"]
+    assert steps[0] == 0
+    assert steps == sorted(steps)
+    assert steps[-1] >= 2
+
+
+def test_a_crash_loop_ends_with_its_reason(make_run):
+    run = make_run()
+    # No file may grow beyond what a checkpoint needs, so nothing is ever saved and the last save fails the run.
+    supervised = Supervised(run, "training.steps=2", options=(*OPTIONS, "--tries", "2"), before=("prlimit", "--fsize=60000"))
+    code, output = supervised.finish()
+    assert code == 1
+    assert [one["event"] for one in supervised.events() if one["event"] != "waiting"] == [
+        "started",
+        "failed",
+        "started",
+        "failed",
+        "gave up",
+    ]
+    assert "2 failures in a row without a new checkpoint" in supervised.events()[-1]["why"]
+    assert "could not be saved" in output
+
+
+def test_a_stop_is_passed_on_saved_and_not_restarted(make_run):
+    run = make_run(training__steps=1_000_000, training__save_interval_steps=1_000_000)
+    supervised = Supervised(run)
+    run.wait_for(lambda: any(record["step"] >= 2 for record in run.records()), "step 2")
+    os.kill(run.process.pid, signal.SIGTERM)
+    code, output = supervised.finish()
+    assert code == 128 + signal.SIGTERM, output
+    assert len(run.tags()) == 1
+    assert supervised.events()[-1]["event"] == "stopped"
+
+
+def test_after_a_killed_supervisor_the_next_ends_what_is_left_and_goes_on(make_run, undisturbed):
+    run = make_run()
+    supervised = Supervised(run)
+    supervised.wait_for_tag(1)
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.communicate()
+    again = Supervised(run)
+    code, output = again.finish()
+    assert code == 0, output
+    assert run.curve() == undisturbed.curve()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["./run_pretrain.sh", "CONFIG", "modl.num_layers=3"], 'unknown key "modl"'),
+        (["./run_pretrain.sh", "CONFIG", "run.name=other", "data.path=nowhere.txt"], "a restart would not help"),
+        (["deepspeed", "--hostfile", "nowhere", "run_pretrain.sh", "CONFIG"], "nowhere: No such file or directory"),
+        (["deepspeed", "train.py"], "starts no run_pretrain.sh"),
+        ([], "no command"),
+    ],
+)
+def test_a_mistake_is_not_tried_again_and_leaves_no_folder(make_run, root, words, said):
+    run = make_run()
+    words = [str(run.config) if word == "CONFIG" else word for word in words]
+    done = processes.run([sys.executable, "-m", "training.supervise", *OPTIONS, "--", *words], cwd=root)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not run.folder.parent.exists() or not list(run.folder.parent.iterdir())
+
+
+def test_two_supervisors_of_one_run_are_one_too_many(make_run, root):
+    run = make_run(training__steps=1_000_000)
+    first = Supervised(run)
+    run.wait_for(lambda: bool(first.events()), "the first start")
+    command = [sys.executable, "-m", "training.supervise", "--", "./run_pretrain.sh", str(run.config)]
+    done = processes.run(command, cwd=root, stderr=subprocess.STDOUT)
+    assert done.returncode == 2
+    assert "another start of this run is going on" in done.stdout
+    run.stop()

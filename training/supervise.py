@@ -1,0 +1,285 @@
+"""Keep a run going without a person: start it, and start it again from its newest good checkpoint when it fails.
+
+    .venv/bin/python -m training.supervise -- .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG
+    .venv/bin/python -m training.supervise -- ./run_pretrain.sh CONFIG
+
+Works around `deepspeed`, `mpiexec`, `srun`, and `./run_pretrain.sh` on one machine. With a hostfile, hosts that do not answer or that
+fail again and again are left out; spare hosts (`# spare: HOST slots=N` in the hostfile) take their place, otherwise fewer replicas go on
+with the same global batch. What happened is written to `runs/<name>/supervisor/log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ds_configs
+from ds_configs.checkpoints import complete_tags, step_of
+from training.config import RunConfig, resolve
+from training.launch import local
+from training.launch.arguments import parse
+from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
+from training.run.signals import leaving, listen, say
+from training.run_folder.lock import hold
+from training.run_folder.record import replace
+from training.supervision.attempt import Attempt, Ended
+from training.supervision.hosts import Host, Pool, answering, choose, on_each, read_pool, write_hostfile
+from training.supervision.leftovers import SCRIPT, end
+
+FOLDER = "supervisor"
+STOPPED = (128 + 2, 128 + 15)
+HOSTFILE_OPTIONS = ("--hostfile", "-H")
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code of the last attempt; 2 for a mistake."""
+    options, command = parse_command(sys.argv[1:] if arguments is None else arguments)
+    listen(leaving("stopped before anything was started."))
+    try:
+        supervisor = Supervisor(Job(command), options)
+        lock = hold(supervisor.folder)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.tidy()
+        if lock is not None:
+            os.close(lock)
+
+
+def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and the command behind `--`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.supervise", usage="%(prog)s [options] -- COMMAND", description="Start COMMAND again when it fails."
+    )
+    parser.add_argument("--tries", type=int, default=3, help="failures in a row without a new checkpoint that are a crash loop (3)")
+    parser.add_argument("--delay-seconds", type=float, default=10, help="before the first restart; doubled while nothing is gained (10)")
+    parser.add_argument("--longest-delay-seconds", type=float, default=600, help="(600)")
+    parser.add_argument("--host-failures", type=int, default=2, help="failures in a row that began on a host before it is left out (2)")
+    words = list(arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options, command = parser.parse_args(words[:cut]), words[cut + 1 :]
+    if not command:
+        parser.error("no command. Put it behind --, e.g.  -- ./run_pretrain.sh CONFIG")
+    if options.tries < 1 or options.host_failures < 1 or options.delay_seconds < 0:
+        parser.error("--tries and --host-failures must be 1 or more, --delay-seconds 0 or more")
+    return options, command
+
+
+@dataclass
+class Job:
+    """A command that starts a run, taken apart.
+
+    Raises:
+        ValueError: If it starts no run, or its configuration or hostfile is wrong.
+    """
+
+    command: list[str]
+    config: RunConfig = field(init=False)
+    pool: Pool | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        place = next((index for index, word in enumerate(self.command) if Path(word).name == SCRIPT), None)
+        if place is None:
+            raise ValueError(f"{' '.join(self.command)}: starts no {SCRIPT}. Give the whole command behind --.")
+        self._place = place
+        hostfile = self._hostfile()
+        self.pool = read_pool(Path(self.command[hostfile])) if hostfile is not None else None
+        path, overrides = parse(self.words, local.DEFAULT_CONFIG if self.command[:place] in ([], ["bash"]) else DEFAULT_CONFIG)
+        loaded = ds_configs.read(path, overrides)
+        self.config = resolve(loaded, self.pool.slots if self.pool else None)
+
+    @property
+    def words(self) -> list[str]:
+        """CONFIG and overrides."""
+        return self.command[self._place + 1 :]
+
+    @property
+    def ssh_options(self) -> list[str]:
+        """What the launcher is told about ssh."""
+        port = next((self.command[index + 1] for index, word in enumerate(self.command[:-1]) if word == "--ssh_port"), None)
+        return ["-p", port] if port else []
+
+    def _hostfile(self) -> int | None:
+        """The place of the hostfile's path in the command."""
+        for index, word in enumerate(self.command[: self._place]):
+            if word in HOSTFILE_OPTIONS:
+                return index + 1
+            if word.startswith("--hostfile="):
+                self.command[index : index + 1] = word.split("=", 1)
+                self._place += 1
+                return index + 1
+        return None
+
+    def fits(self, ranks: int) -> bool:
+        """Whether the global batch can be divided over this many ranks."""
+        pipelines, rest = divmod(ranks, self.config.batch.stages)
+        return not rest and pipelines > 0 and self.config.batch.train_batch_size % (self.config.batch.micro_batch * pipelines) == 0
+
+    def command_on(self, hosts: Sequence[Host], hostfile: Path) -> list[str]:
+        """The command for these hosts; with fewer or more ranks than the hostfile says, the global batch is kept by accumulation."""
+        place = self._hostfile()
+        if self.pool is None or place is None:
+            return self.command
+        write_hostfile(hostfile, hosts)
+        command = [*self.command[:place], str(hostfile), *self.command[place + 1 :]]
+        if sum(host.slots for host in hosts) != self.pool.slots:
+            batch = self.config.batch
+            command += [
+                f"{key}={value}" for key, value in zip(BATCH_KEYS, (batch.train_batch_size, batch.micro_batch, "null"), strict=True)
+            ]
+        return command
+
+
+class Supervisor:
+    """Starts a job until it is finished, stopped, or hopeless."""
+
+    def __init__(self, job: Job, options: argparse.Namespace) -> None:
+        self.job = job
+        self.options = options
+        self.folder = job.config.folder / FOLDER
+        self._dropped: dict[str, str] = {}
+        self._blamed: Counter[str] = Counter()
+        self._asked_to_stop = 0
+
+    def run(self) -> int:
+        """See `main`."""
+        failures, started_from = 0, self._step()
+        if self._was_killed():
+            self._end_leftovers()
+        while True:
+            hosts = self._hosts()
+            if self.job.pool is not None and not hosts:
+                return self._give_up("no set of hosts is left that the batch can be divided over", EXIT_USER_ERROR)
+            before = self._step()
+            attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), dict(os.environ))
+            listen(attempt.on_signal)
+            self._note("started", step=before, hosts=[host.name for host in hosts], pid=os.getpid())
+            ended = attempt.wait()
+            listen(self._stop_waiting)
+            step = self._step()
+            if ended.code == 0:
+                self._note("finished", step=step)
+                return 0
+            if attempt.signal_number or ended.code in STOPPED:
+                self._note("stopped", step=step, exit_code=ended.code)
+                return ended.code
+            if ended.code == EXIT_USER_ERROR and step == started_from and self._all_answer(hosts):
+                return self._give_up(f"a restart would not help: {ended.cause}", EXIT_USER_ERROR)
+            failures = 1 if step != before else failures + 1
+            self._note("failed", step=step, exit_code=ended.code, cause=ended.cause, first_host=ended.first_host, without_progress=failures)
+            self._blame(ended, gained=step != before)
+            self._end_leftovers()
+            if failures >= self.options.tries:
+                return self._give_up(f"{failures} failures in a row without a new checkpoint, the last: {ended.cause}", ended.code)
+            self._wait(min(self.options.delay_seconds * 2 ** (failures - 1), self.options.longest_delay_seconds), step)
+            if self._asked_to_stop:
+                self._note("stopped", step=step, exit_code=128 + self._asked_to_stop)
+                return 128 + self._asked_to_stop
+
+    def tidy(self) -> None:
+        """Take away the folder of a run that never came to be."""
+        if [path.name for path in self.folder.parent.iterdir()] == [FOLDER]:
+            shutil.rmtree(self.folder.parent)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def _step(self) -> int:
+        """Of the newest checkpoint; 0 without one."""
+        tags = complete_tags(self.job.config.folder / "checkpoints")
+        return (step_of(tags[0]) or 0) if tags else 0
+
+    def _was_killed(self) -> bool:
+        """Whether a supervisor before this one ended without a word: only then is what still runs known to be nobody's."""
+        try:
+            return bool(json.loads(self._log.read_text(encoding="utf-8").splitlines()[-1])["event"] == "started")
+        except (OSError, ValueError, IndexError, KeyError):
+            return False
+
+    def _end_leftovers(self) -> None:
+        """What still runs of a start that has ended or was lost holds devices, ports and the run's lock."""
+        pool = self.job.pool
+        remote = [host for host in pool.all if not host.is_here] if pool else []
+        found: dict[str, str | None] = {"here": str(end(self.job.words, Path.cwd()))}
+        if remote and (self.folder / "hostfile").exists():
+            command = [sys.executable, "-m", "training.supervision.leftovers", json.dumps(self.job.words)]
+            found |= on_each(remote, command, self.job.ssh_options)
+        left = {name: count for name, count in found.items() if count not in (None, "", "0")}
+        if left:
+            self._note("ended leftovers", processes=left)
+
+    def _hosts(self) -> list[Host]:
+        """Of the next start; says which are not among them."""
+        pool = self.job.pool
+        if pool is None:
+            return []
+        alone = len(pool.all) == 1 and pool.all[0].is_here
+        answers = {pool.all[0].name: True} if alone else answering(pool.all, self.job.ssh_options)
+        chosen = choose(pool, lambda host: answers[host.name] and host.name not in self._dropped, self.job.fits)
+        missing = {host.name: self._why_not(host, answers[host.name]) for host in pool.wanted if host not in chosen}
+        if missing or any(host in pool.spares for host in chosen):
+            self._note("hosts", used=[host.name for host in chosen], left_out=missing)
+        return chosen
+
+    def _why_not(self, host: Host, answers: bool) -> str:
+        silent = "does not answer to ssh, or does not see this folder"
+        return self._dropped.get(host.name, "not needed: the batch divides over fewer" if answers else silent)
+
+    def _all_answer(self, hosts: Sequence[Host]) -> bool:
+        remote = [host for host in hosts if not host.is_here]
+        return all(answering(remote, self.job.ssh_options).values())
+
+    def _blame(self, ended: Ended, *, gained: bool) -> None:
+        """A host on which failures begin again and again is left out, if another can do its work or others are left."""
+        host = ended.first_host
+        if gained or host is None or (self._blamed and host not in self._blamed):
+            self._blamed.clear()
+        if host is None or self.job.pool is None or host not in {known.name for known in self.job.pool.all}:
+            return
+        self._blamed[host] += 1
+        if self._blamed[host] >= self.options.host_failures and len(self.job.pool.all) - len(self._dropped) > 1:
+            self._dropped[host] = f"{self._blamed[host]} failures in a row began there"
+            self._blamed.clear()
+
+    def _wait(self, seconds: float, step: int) -> None:
+        self._note("waiting", seconds=round(seconds, 1), step=step)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._asked_to_stop:
+            time.sleep(0.1)
+
+    def _stop_waiting(self, number: int) -> None:
+        """In the signals' thread, between two attempts."""
+        self._asked_to_stop = number
+
+    def _give_up(self, why: str, code: int) -> int:
+        self._note("gave up", step=self._step(), why=why)
+        return code
+
+    def _note(self, event: str, **facts: Any) -> None:
+        """Say it and write it down; a log that cannot be written is said, and costs the log only."""
+        shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items() if value not in (None, {}, []))
+        say(f"supervise: {event}: {shown}")
+        record = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **facts}
+        try:
+            earlier = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+            replace(self._log, earlier + json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            say(f"supervise: {self._log} cannot be written: {error.strerror}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

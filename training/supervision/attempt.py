@@ -1,0 +1,89 @@
+"""One start of a supervised command: its output passed on and remembered, its signals, and why it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.launch.parent import bound
+from training.run.signals import SAME_PRESS_SECONDS
+
+REMEMBERED_LINES = 400
+# `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
+FROM_HOST = re.compile(r"^(?P<host>[\w.-]+): (?P<line>.*)$")
+HOST_ENDED = re.compile(r"^pdsh@\S+: (?P<host>[\w.-]+): .*\b(exited with exit code|signal|No route|timed? ?out|refused)", re.IGNORECASE)
+# What launchers and libraries say between our lines.
+NOISE = re.compile(r"^(\[\d{4}-|\[rank|\[W|\[E|pdsh@|\s|Traceback|Exception in|.*UserWarning|.*return func)|^$")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended. `code` is as a shell gives it."""
+
+    code: int
+    cause: str
+    """One line for the log: what a rank said last, else what the exit code means."""
+    first_host: str | None
+    """The host whose part of the job ended first, where pdsh says it."""
+
+
+class Attempt:
+    """The command, running. It ends with this process, however this process ends."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.signal_number = 0
+        self._asked_at = 0.0
+        # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
+        self._process = subprocess.Popen(
+            bound(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self._lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
+        self._first_host: str | None = None
+
+    def wait(self) -> Ended:
+        """Pass the output on until the command has ended."""
+        assert self._process.stdout
+        for raw in self._process.stdout:
+            with contextlib.suppress(OSError):  # A reader that is gone must not end a run.
+                sys.stdout.buffer.write(raw)
+                sys.stdout.buffer.flush()
+            line = raw.decode("utf-8", errors="replace").rstrip()
+            self._lines.append(line)
+            if self._first_host is None and (ended := HOST_ENDED.match(line)):
+                self._first_host = ended["host"]
+        code = self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # What a killed launcher leaves behind.
+        code = code if code >= 0 else 128 - code
+        return Ended(code, cause_of(code, self._lines), self._first_host)
+
+    def on_signal(self, number: int) -> None:
+        """In the signals' thread: ask the command to stop; a second Ctrl-C ends it."""
+        now = time.monotonic()
+        if not self.signal_number:
+            self._asked_at, self.signal_number = now, number
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+        elif number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def cause_of(code: int, lines: Sequence[str]) -> str:
+    """The last thing that a rank said about an error; else the exit code in words."""
+    said = [(match["host"], match["line"]) if (match := FROM_HOST.match(line)) else ("", line) for line in lines]
+    telling = [(host, line) for host, line in said if not NOISE.match(line) and re.search(r"rank \d+|[Ee]rror|no progress|not ", line)]
+    if telling:
+        # Peers complain after the first to fail: the beginning of the last burst tells more than its end.
+        host, line = telling[max(0, len(telling) - 8)]
+        return f"{host}: {line}" if host and host not in line else line
+    name = signal.Signals(code - 128).name if code > 128 and code - 128 in set(signal.Signals) else ""
+    return f"exit code {code}" + (f" ({name})" if name else "")

@@ -1,0 +1,132 @@
+"""The hosts of a supervised run: read from a hostfile with spares, asked whether they answer, and chosen for the next start."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+# DeepSpeed reads the first kind of line and takes the second for a comment.
+HOST = re.compile(r"^(?P<name>[^\s#]+)\s+slots=(?P<slots>\d+)\s*(#.*)?$")
+SPARE = re.compile(r"^#\s*spare:\s*(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*$")
+ANSWER_SECONDS = 10
+# At most so many ssh connections at a time: sshd and name servers refuse floods.
+CONNECTIONS = 64
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True)
+class Host:
+    """One line of a hostfile."""
+
+    name: str
+    slots: int
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process runs on it, so that nothing needs ssh."""
+        return self.name in LOCAL_NAMES or self.name == socket.gethostname()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a run may be started on, in order of preference."""
+
+    wanted: tuple[Host, ...]
+    spares: tuple[Host, ...] = ()
+
+    @property
+    def all(self) -> tuple[Host, ...]:
+        """Spares behind the others."""
+        return (*self.wanted, *self.spares)
+
+    @property
+    def slots(self) -> int:
+        """Ranks of a start with nothing missing."""
+        return sum(host.slots for host in self.wanted)
+
+
+def read_pool(path: Path) -> Pool:
+    """Read a hostfile. Spares are comments to DeepSpeed: `# spare: node33 slots=6`.
+
+    Raises:
+        ValueError: If the file is not there, a line is neither a host, a spare nor a comment, or a host stands twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}. Give the hostfile's path as it is seen from here.") from None
+    wanted, spares = [], []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if spare := SPARE.match(line):
+            spares.append(Host(spare["name"], int(spare["slots"])))
+        elif host := HOST.match(line):
+            wanted.append(Host(host["name"], int(host["slots"])))
+        elif line.startswith("#") and "spare" in line.partition(":")[0]:
+            raise ValueError(f'{path}:{number}: "{line}" is no spare host. Write "# spare: HOST slots=N".')
+        elif line and not line.startswith("#"):
+            raise ValueError(f'{path}:{number}: "{line}" is not a host. Write "HOST slots=N".')
+    names = [host.name for host in (*wanted, *spares)]
+    if not wanted or len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"{path}: {', '.join(twice)} twice. One line for each host." if twice else f"{path}: no hosts.")
+    return Pool(tuple(wanted), tuple(spares))
+
+
+def write_hostfile(path: Path, hosts: Sequence[Host]) -> None:
+    """Write what DeepSpeed reads."""
+    path.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts), encoding="utf-8")
+
+
+def on(host: Host, command: Sequence[str], ssh_options: Sequence[str] = ()) -> list[str]:
+    """The command as it is run on a host, in this folder."""
+    if host.is_here:
+        return list(command)
+    remote = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER_SECONDS}", *ssh_options, host.name, remote]
+
+
+def on_each(hosts: Sequence[Host], command: Sequence[str], ssh_options: Sequence[str] = ()) -> dict[str, str | None]:
+    """Run a command on all hosts at once. By host: the last line it printed to standard output, or None if it failed or did not answer."""
+
+    def run(host: Host) -> str | None:
+        words = on(host, command, ssh_options)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=2 * ANSWER_SECONDS, check=False, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return (done.stdout.splitlines() or [""])[-1] if done.returncode == 0 else None
+
+    if not hosts:
+        return {}
+    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(hosts))) as threads:
+        return dict(zip([host.name for host in hosts], threads.map(run, hosts), strict=True))
+
+
+def answering(hosts: Sequence[Host], ssh_options: Sequence[str] = ()) -> dict[str, bool]:
+    """Which hosts answer and see this folder."""
+    return {name: said is not None for name, said in on_each(hosts, ["true"], ssh_options).items()}
+
+
+def choose(pool: Pool, usable: Callable[[Host], bool], fits: Callable[[int], bool]) -> list[Host]:
+    """The hosts of the next start: those wanted that are usable, spares for the others, and no more than the batch can be divided over.
+
+    Args:
+        pool: All there are.
+        usable: Whether a host answers and was not dropped.
+        fits: Whether a run can be started with this many ranks.
+
+    Returns:
+        The hosts, in the pool's order; none if no number of them fits.
+    """
+    ready = [host for host in pool.all if usable(host)]
+    # A spare stands in for a host of the same size; more than was wanted is not used.
+    chosen = ready[: len(pool.wanted)]
+    while chosen and not fits(sum(host.slots for host in chosen)):
+        chosen.pop()
+    return chosen

@@ -1,0 +1,72 @@
+"""End what an earlier start of the same command has left running on this host. Standard library only: it also runs over ssh.
+
+    python -m training.supervision.leftovers WORDS
+
+WORDS is the command's part from `run_pretrain.sh` on, as JSON. A process belongs to it if its command line holds these words and it runs
+in this folder: ranks, DeepSpeed's per-host launcher, and mpiexec's or Slurm's copies of the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.launch.parent import parent_of
+
+SCRIPT = "run_pretrain.sh"
+# A rank that is asked to end saves if it can; one that waits for dead peers cannot.
+LEAVE_SECONDS = 10.0
+
+
+def find(words: Sequence[str], folder: Path) -> list[int]:
+    """Process ids of the start of these words, the processes that this one descends from left out."""
+    ancestors = set()
+    process: int | None = os.getpid()
+    while process:
+        ancestors.add(process)
+        process = parent_of(process)
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ancestors
+            and _belongs(entry, words, folder)]  # fmt: skip
+
+
+def _belongs(entry: Path, words: Sequence[str], folder: Path) -> bool:
+    try:
+        command = (entry / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
+        here = (entry / "cwd").resolve() == folder
+    except OSError:
+        return False
+    start = next((index for index, word in enumerate(command) if Path(word).name == SCRIPT), None)
+    if start is None or not here:
+        return False
+    given = {_bare(word) for word in command[start + 1 :]}
+    return given.issuperset(map(_bare, words))
+
+
+def _bare(word: str) -> str:
+    """Without what a remote shell may take away."""
+    return re.sub(r"[\s\"'\\]", "", word)
+
+
+def end(words: Sequence[str], folder: Path, leave_seconds: float = LEAVE_SECONDS) -> int:
+    """End them: asked first, killed after `leave_seconds`. Returns how many there were."""
+    found = find(words, folder)
+    for number, seconds in ((signal.SIGTERM, leave_seconds), (signal.SIGKILL, leave_seconds)):
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+                os.kill(process, signal.SIGCONT)  # A stopped process would not hear of it.
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(parent_of(process) is not None for process in found):
+            time.sleep(0.1)
+    return len(found)
+
+
+if __name__ == "__main__":
+    print(end(json.loads(sys.argv[1]), Path.cwd()))
