@@ -24,13 +24,13 @@ from typing import Any
 
 import ds_configs
 from ds_configs.checkpoints import complete_tags, step_of
+from ds_configs.files import write_text
 from training.config import RunConfig, resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
 from training.run.signals import leaving, listen, say
 from training.run_folder.lock import hold
-from training.run_folder.record import replace
 from training.supervision.attempt import Attempt, Ended
 from training.supervision.hosts import Host, Pool, answering, choose, on_each, read_pool, write_hostfile
 from training.supervision.leftovers import SCRIPT, end
@@ -276,7 +276,7 @@ class Supervisor:
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **facts}
         try:
             earlier = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-            replace(self._log, earlier + json.dumps(record, ensure_ascii=False) + "\n")
+            write_text(self._log, earlier + json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             say(f"supervise: {self._log} cannot be written: {error.strerror}")
 
