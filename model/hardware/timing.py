@@ -22,7 +22,15 @@ LIMIT_SECONDS = 10.0
 def layer_seconds(
     config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
 ) -> list[float]:
-    """Seconds of one forward and backward pass of each layer, the least of some rounds; the loss belongs to the head.
+    """Seconds of one forward and backward pass together of each layer: `layer_pass_seconds`, which see."""
+    passes = layer_pass_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=synchronize)
+    return [forward + backward for forward, backward in passes]
+
+
+def layer_pass_seconds(
+    config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
+) -> list[tuple[float, float]]:
+    """Seconds of one forward and one backward pass of each layer, those of the fastest round; the loss belongs to the head.
 
     Layers of one class are alike, so one of each is timed. Gradients are added to an fp32 buffer, as a bf16 run does. Global generators
     are left as they were.
@@ -41,17 +49,17 @@ def layer_seconds(
         one_of_each = dict(zip(kinds, entries, strict=True))
         passes = {kind: _forward_and_backward(entry, config, shape, dtype, device) for kind, entry in one_of_each.items()}
         start = time.perf_counter()
-        rounds: list[dict[tuple[object, bool], float]] = []
+        rounds: list[dict[tuple[object, bool], tuple[float, float]]] = []
         # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
         while len(rounds) < 2 or (len(rounds) < ROUNDS and time.perf_counter() - start < LIMIT_SECONDS):
             rounds.append({kind: _timed(run, synchronize) for kind, run in passes.items()})
-    return [min(times[kind] for times in rounds) for kind in kinds]
+    return [min((times[kind] for times in rounds), key=sum) for kind in kinds]
 
 
 def _forward_and_backward(
     entry: Layer, config: ModelConfig, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> Callable[[], None]:
-    """A function that runs one layer forward and backward and accumulates its gradients."""
+) -> tuple[Callable[[], Tensor], Callable[[Tensor], None]]:
+    """Two functions: one runs a layer forward, the other takes the result backward and accumulates the gradients."""
     module = entry.build(config, Weights(replace(config, initialize=InitializeConfig()), seed=0)).to(device=device, dtype=dtype)
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
     tokens = torch.randint(config.vocab_size, shape, device=device)
@@ -64,20 +72,23 @@ def _forward_and_backward(
             return loss(project(weight, hidden.detach().requires_grad_()), tokens)
         return module(tokens if isinstance(module, TokenEmbedding) else hidden.detach().requires_grad_())
 
-    def run() -> None:
-        output = forward()
+    def backward(output: Tensor) -> None:
         output.backward(None if is_head else hidden)
         for total, weight in zip(totals, module.parameters(), strict=True):
             assert weight.grad is not None, "the pass above uses every parameter"
             total += weight.grad
             weight.grad = None
 
-    return run
+    return forward, backward
 
 
-def _timed(run: Callable[[], None], synchronize: Callable[[], None]) -> float:
+def _timed(run: tuple[Callable[[], Tensor], Callable[[Tensor], None]], synchronize: Callable[[], None]) -> tuple[float, float]:
+    forward, backward = run
     synchronize()
     start = time.perf_counter()
-    run()
+    output = forward()
     synchronize()
-    return time.perf_counter() - start
+    middle = time.perf_counter()
+    backward(output)
+    synchronize()
+    return middle - start, time.perf_counter() - middle

@@ -1,0 +1,94 @@
+"""`python -m training.plan`: figures that can be worked out by hand, the command, and its picture."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+import ds_configs
+from model.flops import count_parameters
+from training import plan as command
+from training.config import resolve, with_precision
+from training.planning.costs import Layout, ring_bytes
+from training.planning.devices import DEVICES
+from training.planning.faults import best_interval_seconds, losses
+from training.planning.search import layouts, plan_on, search
+
+REFERENCE = "ds_configs/hongloumeng_500m.json"
+
+
+@pytest.fixture(scope="module")
+def run():
+    return with_precision(resolve(ds_configs.read(REFERENCE, [])), bf16=True)
+
+
+def test_the_best_interval_loses_less_than_any_other():
+    best = best_interval_seconds(20.0, 2.0)
+    lost = [losses(20.0, best * factor, 2.0, 300.0).all for factor in (0.5, 0.8, 1.0, 1.25, 2.0)]
+    assert min(lost) == lost[2]
+    assert best_interval_seconds(20.0, 0) == float("inf")
+
+
+def test_a_ring_sends_twice_the_gradients_and_once_the_weights_less_a_replicas_share(run):
+    assert ring_bytes(3200, run.workload) == 3 * 2 * 3100  # bf16
+
+
+def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts(run):
+    found = list(layouts(run.model, 768, 192, 6))
+    assert {stages for stages, *_ in found} == {1, 2, 3, 6}
+    for stages, replicas, micro_batch, micro_batches in found:
+        assert stages * replicas == 192
+        assert replicas * micro_batch * micro_batches == 768
+
+
+def test_the_fastest_layout_that_fits_is_first_and_what_does_not_fit_is_counted(run):
+    device = DEVICES["a100"]
+    found, too_large = search(
+        run.model, run.workload, 768, (192, 6), lambda *what: plan_on(device, run.model, *what, 25e9), memory_bytes=5 * 2**30
+    )
+    assert found
+    assert too_large
+    assert len(found) + too_large == len(list(layouts(run.model, 768, 192, 6)))
+    assert [one.step_seconds for one in found] == sorted(one.step_seconds for one in found)
+    assert all(max(one.memory_bytes) <= 5 * 2**30 for one in found)
+
+
+def test_half_the_efficiency_takes_the_products_twice_the_time(capsys):
+    times = []
+    for efficiency in ("0.4", "0.2"):
+        assert command.main([REFERENCE, "--device", "a100", "--efficiency", efficiency]) == 0
+        (busy,) = [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("    0 ")]
+        times.append(float(busy))
+    assert times[1] == pytest.approx(2 * times[0], abs=0.002)
+
+
+def test_the_reference_run_is_planned_with_its_assumptions_and_a_picture(tmp_path, capsys, run):
+    picture = tmp_path / "timeline.svg"
+    assert command.main([REFERENCE, "--hostfile", "hostfiles/32nodes", "--timeline", str(picture)]) == 0
+    said = capsys.readouterr().out
+    assert f"{count_parameters(run.model):,} parameters on 192 devices = 6 stages x 32 replicas" in said
+    for word in ("assumed:", "one stage busy at a time", "at the best interval", "kWh", "--efficiency"):
+        assert word in said
+    boxes = ElementTree.parse(picture).getroot().findall("{http://www.w3.org/2000/svg}rect")
+    assert len(boxes) > 2 * 6 * 20
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere.json"], "nowhere.json"),
+        ([REFERENCE, "--hostfile", "hostfiles/2nodes"], "means 32 pipelines"),
+        ([REFERENCE, "--hostfile", "nowhere"], "nowhere: No such file"),
+        ([REFERENCE, "--devices", "7"], "7 devices: no layout divides a batch of 768"),
+        (["--against", "nowhere"], "nowhere/config.json: not there"),
+    ],
+)
+def test_a_mistake_is_said(capsys, words, said):
+    assert command.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_layout_is_what_the_configuration_says(run):
+    layout = Layout.of(run.batch, [0, 9, 18, 27, 36, 45, 52])
+    assert (layout.stages, layout.replicas, layout.micro_batch, layout.micro_batches, layout.devices) == (6, 32, 1, 24, 192)

@@ -1,0 +1,100 @@
+"""The plan for this machine, by measurement, and how a run that was trained here compares with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ds_configs
+from model.flops import layer_parameters, layer_work
+from model.hardware.precision import choose_precision
+from model.partition import balance
+from training.config import RunConfig, resolve, with_precision
+from training.planning.costs import Layout, Plan, plan_step, recomputed
+from training.planning.here import measure
+
+GIB = 2**30
+
+
+def plan_here(config: RunConfig, parts: tuple[int, ...] | None = None) -> tuple[RunConfig, Plan, list[str]]:
+    """Measure this machine's processors and plan a run on them: the run with its precision decided, the plan, and what is said first.
+
+    Args:
+        config: The run.
+        parts: First layer of each stage, if it is known; else layers are divided as the run would divide them.
+    """
+    precision = choose_precision(config.precision, "cpu")
+    run = with_precision(config, precision.bf16)
+    batch, workload = run.batch, run.workload
+    seconds, per_parameter = measure(run.values["model"], workload, batch.world_size)
+    seconds = recomputed(seconds, workload)
+    if parts is None:
+        measured = run.values.get("pipeline", {}).get("partition", "flops") == "measured"
+        work = [sum(one) for one in seconds] if measured else layer_work(run.model, workload.seq_length)
+        parts = tuple(balance(work, batch.stages))
+    layout = Layout.of(batch, parts)
+    held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
+    plan = plan_step(
+        run.model, layout, workload, seconds, transfer=0.0, exchange=[per_parameter * parameters / batch.replicas for parameters in held]
+    )
+    said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}", ""]
+    return run, plan, said
+
+
+def compare(folder: Path) -> str:
+    """Planned and measured side by side.
+
+    Raises:
+        ValueError: If the folder holds no run with figures.
+    """
+    config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
+    for path in (config_path, metrics_path):
+        if not path.is_file():
+            raise ValueError(f"{path}: not there. --against takes the folder of a run that has been trained here, such as runs/quickstart.")
+    records = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+    times = [record["perf/seconds_per_step"] for record in records if "perf/seconds_per_step" in record]
+    if len(times) < 2:
+        raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
+    config = resolve(ds_configs.read(str(config_path), []))
+    kept = _as_it_ran(config, folder)
+    run, plan, _ = plan_here(kept, _parts(folder))
+    measured = statistics.median(times[1:])
+    lines = [
+        f"{folder}: {run.batch.stages} stages x {run.batch.replicas} replicas, {len(times) - 1} log intervals",
+        "                    planned   measured   planned / measured",
+        f"seconds a step    {plan.step_seconds:>9.3f}  {measured:>9.3f}  {plan.step_seconds / measured:>8.2f}",
+    ]
+    peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
+    for stage, memory in enumerate(plan.memory_bytes):
+        if (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
+            lines.append(f"GiB of stage {stage:<4} {memory / GIB:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
+    return "\n".join(lines)
+
+
+def _as_it_ran(config: RunConfig, folder: Path) -> RunConfig:
+    """The precision that the run was trained in, which its checkpoints say."""
+    manifest = _newest_manifest(folder)
+    said = manifest.get("precision") if manifest else None
+    if said is None or config.precision != "auto":
+        return config
+    values = {**config.values, "bf16": {**config.values.get("bf16", {}), "enabled": said == "bf16"}}
+    return dataclasses.replace(config, values=values)
+
+
+def _newest_manifest(folder: Path) -> dict[str, Any] | None:
+    from ds_configs.checkpoints import MANIFEST, complete_tags
+
+    tags = complete_tags(folder / "checkpoints")
+    if not tags:
+        return None
+    manifest: dict[str, Any] = json.loads((folder / "checkpoints" / tags[0] / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def _parts(folder: Path) -> tuple[int, ...] | None:
+    manifest = _newest_manifest(folder)
+    return tuple(manifest["partition"]) if manifest else None

@@ -1,0 +1,131 @@
+"""DeepSpeed's pipeline schedule, played with the seconds that each stage needs.
+
+The instructions come from DeepSpeed's own `TrainSchedule`, so what is played is what runs: 1F1B with a send and a receive that meet, as
+they do with gloo and with NCCL's and oneCCL's larger messages. Links are taken to carry one message of a pair at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# A longer step is periodic: it is played this many micro-batches beyond the stages, and continued from there.
+PLAYED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSeconds:
+    """What one micro-batch, and the end of a step, take a stage. All in seconds."""
+
+    forward: float
+    backward: float
+    step: float = 0.0
+    """Once a step: exchange of gradients, optimizer, exchange of weights."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One busy moment of a stage."""
+
+    stage: int
+    kind: str
+    """forward, backward or step."""
+    micro_batch: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Played:
+    """One optimizer step. `spans` holds the micro-batches that were played one by one; `busy` counts all of them."""
+
+    seconds: float
+    busy: tuple[float, ...]
+    """By stage: seconds of forward and backward passes."""
+    spans: tuple[Span, ...] = field(repr=False)
+
+    @property
+    def bubble(self) -> tuple[float, ...]:
+        """By stage: the share of the step in which it computes nothing for a micro-batch."""
+        return tuple(1 - busy / self.seconds for busy in self.busy)
+
+
+def play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float = 0.0) -> Played:
+    """One optimizer step of a pipeline.
+
+    Args:
+        stages: Their seconds, first to last.
+        micro_batches: Of a step and pipeline (gradient accumulation).
+        transfer_seconds: From one stage to the next, of the activations or the gradients of one micro-batch.
+    """
+    most = len(stages) + PLAYED
+    if micro_batches <= most + len(stages):
+        return _play(stages, micro_batches, transfer_seconds)
+    short, longer = (_play(stages, number, transfer_seconds) for number in (most, most + len(stages)))
+    period = (longer.seconds - short.seconds) / len(stages)
+    busy = tuple(micro_batches * (one.forward + one.backward) for one in stages)
+    return Played(short.seconds + (micro_batches - most) * period, busy, short.spans)
+
+
+def _play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float) -> Played:
+    count = len(stages)
+    queues = [_instructions(stage, count, micro_batches) for stage in range(count)]
+    places, clocks = [0] * count, [0.0] * count
+    spans: list[Span] = []
+
+    def head(stage: int) -> tuple[str, int] | None:
+        return queues[stage][places[stage]] if places[stage] < len(queues[stage]) else None
+
+    waiting = list(range(count))
+    while waiting:
+        stage = waiting.pop()
+        while (instruction := head(stage)) is not None:
+            kind, number = instruction
+            if kind in ("send+", "recv+", "send-", "recv-"):
+                other = stage + 1 if kind in ("send+", "recv-") else stage - 1
+                if head(other) != (_ANSWERS[kind], number):
+                    break  # The other stage comes back to this one.
+                clocks[stage] = clocks[other] = max(clocks[stage], clocks[other]) + transfer_seconds
+                places[stage], places[other] = places[stage] + 1, places[other] + 1
+                waiting.append(other)
+                continue
+            start, clocks[stage] = clocks[stage], clocks[stage] + getattr(stages[stage], kind)
+            spans.append(Span(stage, kind, number, start, clocks[stage]))
+            places[stage] += 1
+    assert all(head(stage) is None for stage in range(count)), "DeepSpeed's schedule has no send without its receive"
+    busy = tuple(micro_batches * (one.forward + one.backward) for one in stages)
+    return Played(max(clocks), busy, tuple(sorted(spans, key=lambda span: (span.start, span.stage))))
+
+
+# + is an activation on its way to the next stage, - a gradient on its way back.
+_ANSWERS = {"send+": "recv+", "recv+": "send+", "send-": "recv-", "recv-": "send-"}
+
+
+def _instructions(stage: int, count: int, micro_batches: int) -> list[tuple[str, int]]:
+    """(kind, micro-batch) in the order in which DeepSpeed runs them on a stage. It numbers buffers; their users are counted here."""
+    from deepspeed.runtime.pipe import schedule  # Takes seconds: a mistake is said before.
+
+    kinds = {
+        schedule.SendActivation: "send+",
+        schedule.RecvActivation: "recv+",
+        schedule.SendGrad: "send-",
+        schedule.RecvGrad: "recv-",
+        schedule.ForwardPass: "forward",
+        schedule.BackwardPass: "backward",
+        schedule.OptimizerStep: "step",
+    }
+    seen = dict.fromkeys(kinds.values(), 0)
+    found = []
+    for commands in schedule.TrainSchedule(micro_batches, count, stage).steps():
+        for command in commands:
+            kind = kinds.get(type(command))
+            if kind is not None:
+                found.append((kind, seen[kind]))
+                seen[kind] += 1
+    return found
+
+
+def one_after_the_other(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float = 0.0) -> float:
+    """Seconds of a step with one stage busy at a time: layers on several devices without a pipeline (naive model parallelism)."""
+    each = sum(one.forward + one.backward for one in stages) + 2 * (len(stages) - 1) * transfer_seconds
+    return micro_batches * each + max(one.step for one in stages)
