@@ -35,7 +35,7 @@ def main() -> None:
         measured = start(stages)
         planned = plan(stages)
         print(
-            f"{stages} stages, {MICRO_BATCHES} micro-batches: planned {planned:.3f} s, measured {measured:.3f} s a step, {planned / measured:.3f}"
+            f"{stages} stages, {MICRO_BATCHES} micro-batches: {planned / measured:.3f}, planned {planned:.3f} s, measured {measured:.3f} s"
         )
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
-from ds_configs.checkpoints import complete_tags, step_of
 from ds_configs.files import write_text
+from training.checkpoints.published import published, step_of
 from training.config import RunConfig, resolve
 from training.launch import local
 from training.launch.arguments import parse
@@ -200,8 +200,8 @@ class Supervisor:
 
     def _step(self) -> int:
         """Of the newest checkpoint; 0 without one."""
-        tags = complete_tags(self.job.config.folder / "checkpoints")
-        return (step_of(tags[0]) or 0) if tags else 0
+        found = published(self.job.config.folder)
+        return (step_of(found[0].name) or 0) if found else 0
 
     def _was_killed(self) -> bool:
         """Whether a supervisor before this one ended without a word: only then is what still runs known to be nobody's."""

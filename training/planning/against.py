@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import ds_configs
 from model.flops import layer_parameters, layer_work
 from model.hardware.precision import choose_precision
 from model.partition import balance
+from training.checkpoints.published import open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.planning.costs import Layout, Plan, plan_step, recomputed
 from training.planning.here import measure
@@ -85,14 +87,9 @@ def _as_it_ran(config: RunConfig, folder: Path) -> RunConfig:
     return dataclasses.replace(config, values=values)
 
 
-def _newest_manifest(folder: Path) -> dict[str, Any] | None:
-    from ds_configs.checkpoints import MANIFEST, complete_tags
-
-    tags = complete_tags(folder / "checkpoints")
-    if not tags:
-        return None
-    manifest: dict[str, Any] = json.loads((folder / "checkpoints" / tags[0] / MANIFEST).read_text(encoding="utf-8"))
-    return manifest
+def _newest_manifest(folder: Path) -> Mapping[str, Any] | None:
+    found = published(folder)
+    return open_checkpoint(found[0]).manifest if found else None
 
 
 def _parts(folder: Path) -> tuple[int, ...] | None:

@@ -44,9 +44,11 @@ def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts(run
 
 def test_the_fastest_layout_that_fits_is_first_and_what_does_not_fit_is_counted(run):
     device = DEVICES["a100"]
-    found, too_large = search(
-        run.model, run.workload, 768, (192, 6), lambda *what: plan_on(device, run.model, *what, 25e9), memory_bytes=5 * 2**30
-    )
+
+    def planned(layout, workload):
+        return plan_on(device, run.model, layout, workload, 25e9)
+
+    found, too_large = search(run.model, run.workload, 768, (192, 6), planned, memory_bytes=5 * 2**30)
     assert found
     assert too_large
     assert len(found) + too_large == len(list(layouts(run.model, 768, 192, 6)))
