@@ -14,7 +14,7 @@ from data.steps.clean import bad_input
 from data.steps.holdout import warn_of_large_share
 from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
 from data.steps.tasks import Task, run
-from data.steps.tokenization import SPLITS
+from data.steps.tokenization import SPLITS, add_up
 from data.store import token_store
 from data.store.checks import check_length, check_sources
 from data.store.identity import Identity
@@ -46,7 +46,7 @@ def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -
         if source not in scored:
             logger.warning("nothing of %s is held out, so it has no score of its own", source)
     warn_of_large_share(held_out, held_out + splits["train"]["tokens"], config.validation)
-    report.write(config, steps, (linked, splits), folder)
+    report.write(config, steps, linked, splits, folder)
     if config.pack is not None:
         splits["train"]["packed"] = packed_rows.write(folder, splits["train"], config.pack.length)
     content = {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits}
@@ -100,15 +100,11 @@ def _describe_split(config: DataConfig, linked: Sequence[Linked], name: str) -> 
             "name": config.source_names[source] if apart else config.name,
             "source": source,
             "shards": [item.name for item in items],
-            **_totals(items),
+            **add_up(item.counts for item in items),
         }
         for source, items in sorted(streams.items())
     ]
-    return {**_totals(linked), "streams": named}
-
-
-def _totals(linked: Sequence[Linked]) -> dict[str, int]:
-    return {unit: sum(item.counts[unit] for item in linked) for unit in ("documents", "tokens", "chars")}
+    return {**add_up(item.counts for item in linked), "streams": named}
 
 
 def _link(source: Path, target: Path) -> None:

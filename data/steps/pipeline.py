@@ -92,7 +92,7 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     text = _Text(shards, plan_holdouts(config, ends), sum(sizes["chars"]))
     folder = work / "tokenizer"
     make_tokenizer(config, text, folder)
-    train, valid = _tokenize(config, text, (folder, work / "4-tokens"), run)
+    train, valid = _tokenize(config, text, folder, work / "4-tokens", run)
     return Steps(cleaned, copies, folder, train, valid)
 
 
@@ -143,8 +143,8 @@ def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> None:
     write_json(done, {"vocab_size": made.vocab_size})
 
 
-def _tokenize(config: DataConfig, text: _Text, folders: tuple[Path, Path], run: Runner) -> tuple[list[Tokenized], list[Tokenized]]:
-    """Tokenize the shards that the budgets ask for, and return those of each split. `folders`: the tokenizer's, and for the ids."""
+def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, run: Runner) -> tuple[list[Tokenized], list[Tokenized]]:
+    """Tokenize the shards that the budgets ask for, and return those of each split. `output` is the folder for the ids."""
     used: dict[str, list[Tokenized]] = {"train": [], "valid": []}
     for source, holdout in text.holdouts.items():
         shards = [shard for shard in text.shards if shard.source == source]
@@ -163,11 +163,11 @@ def _tokenize(config: DataConfig, text: _Text, folders: tuple[Path, Path], run: 
         if holdout.from_shard is not None:
             stages = [(shards[: holdout.from_shard], "train"), (shards[holdout.from_shard :], "valid")]
         for some, budget in stages:
-            outputs = [folders[1] / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
-            calls = [(config, shard, holdout, folders[0]) for shard in some]
-            tasks = [Task(output, tokenization.tokenize_shard, call) for output, call in zip(outputs, calls, strict=True)]
+            prefixes = [output / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
+            calls = [(config, shard, holdout, tokenizer) for shard in some]
+            tasks = [Task(prefix, tokenization.tokenize_shard, call) for prefix, call in zip(prefixes, calls, strict=True)]
             results = run(tasks, config.num_workers, _enough(budget, budgets.get(budget or "")))
-            done = [Tokenized(source, output, result) for output, result in zip(outputs, results, strict=False)]
+            done = [Tokenized(source, prefix, result) for prefix, result in zip(prefixes, results, strict=False)]
             for name, items in used.items():
                 items += [item for item in done if item.result[name]["documents"]]
     return used["train"], used["valid"]

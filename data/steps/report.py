@@ -21,16 +21,16 @@ _NUM_BAD_SAMPLES = 100
 _NUM_LISTED = 20  # In the table; report.json has all.
 
 
-def write(config: DataConfig, steps: Steps, published: tuple[Mapping[str, Sequence[Linked]], dict[str, Any]], folder: Path) -> None:
+def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Linked]], splits: dict[str, Any], folder: Path) -> None:
     """Write report.json, report.txt and, where matplotlib is installed, lengths.png into a store's folder.
 
     Args:
         config: The data section.
         steps: What each step did.
-        published: The shards of both splits, and what the manifest says about the splits.
+        linked: The shards of both splits.
+        splits: What the manifest says about them.
         folder: The store's.
     """
-    linked, splits = published
     lengths = {name: _lengths(linked[name]) for name in SPLITS}
     content = {
         "corpus": config.name,

@@ -109,12 +109,16 @@ def _write_shard(
         save_array(chars_path(part.prefix), np.array(part.chars, dtype=np.int32))
         save_array(counts_path(part.prefix), part.counts)
     counts = {name: part.count() for name, part in parts.items()}
-    result: Result = {split: _sum_of([count for name, count in counts.items() if name.startswith(split)]) for split in SPLITS}
+    result: Result = {split: add_up(count for name, count in counts.items() if name.startswith(split)) for split in SPLITS}
     return {**result, "pairs": counts}
 
 
-def _sum_of(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    return {unit: sum(count[unit] for count in counts) for unit in ("documents", "tokens", "chars")}
+def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Documents, tokens and chars of several pairs together."""
+    totals = dict.fromkeys(("documents", "tokens", "chars"), 0)
+    for count in counts:
+        totals = {unit: total + count[unit] for unit, total in totals.items()}
+    return totals
 
 
 def split_prefix(output: Path, name: str) -> Path:
