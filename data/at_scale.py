@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from data.documents import DataError, Document
 from data.packages import OF_DATA, require
-from data.steps.tasks import Result, Task
+from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
 from ds_configs.files import write_json
 
@@ -57,11 +57,10 @@ class RunTasks:
             if task.result_path.is_file():
                 continue
             try:
-                result = task.function(*task.arguments, task.output)
+                execute(task)
             except DataError as error:
                 write_json(_error_path(task), {"error": str(error)})
                 raise
-            write_json(task.result_path, result)
 
 
 @dataclass(frozen=True)
@@ -235,9 +234,8 @@ def _check(tasks: Sequence[Task], reason: str, logs: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare the data of a configuration file on a cluster; 2 is a mistake of the user's."""
-    import ds_configs
     from data.config import DataConfig
-    from data.prepare import prepare
+    from data.prepare import command, prepare
 
     parser = argparse.ArgumentParser(prog="python -m data.at_scale", description="Prepare a corpus on a cluster.")
     parser.add_argument("config")
@@ -248,20 +246,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--partition", help="of Slurm")
     parser.add_argument("--time", default="24:00:00", help="limit of a Slurm job")
     options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.executor == "slurm" and not options.partition:
         parser.error("--executor slurm needs --partition")
     slurm = {"partition": options.partition, "time": options.time} if options.executor == "slurm" else {}
-    try:
-        loaded = ds_configs.load(options.config, options.overrides)
-        config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
+
+    def make(config: DataConfig) -> Path:
         logs = Path(config.directory) / "logs"
         cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
-        print(prepare(replace(config, num_workers=options.workers), run=cluster.run))
-    except (DataError, ds_configs.ConfigError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return prepare(replace(config, num_workers=options.workers), run=cluster.run)
+
+    return command(options.config, options.overrides, make)
 
 
 if __name__ == "__main__":

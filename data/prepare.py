@@ -12,11 +12,12 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import ds_configs
 from data.config import DataConfig
 from data.corpora import sources
 from data.documents import DataError
@@ -170,23 +171,25 @@ def way_on(error: OSError) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare the data of a configuration file; 2 is a mistake of the user's."""
-    import ds_configs
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not arguments:
         print("usage: .venv/bin/python -m data.prepare CONFIG [dotted.key=value ...]", file=sys.stderr)
         return 2
+    return command(arguments[0], arguments[1:], prepare)
+
+
+def command(path: str, overrides: Sequence[str], make: Callable[[DataConfig], Path]) -> int:
+    """Make the store of a configuration file and print its folder; the exit code is 2 if something is to be mended."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        loaded = ds_configs.load(arguments[0], arguments[1:])
-        config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", str(loaded.path))
-        print(prepare(config))
+        loaded = ds_configs.load(path, overrides)
+        print(make(ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", loaded.where)))
     except (DataError, ds_configs.ConfigError) as error:
         print(error, file=sys.stderr)
-        return 2
     except OSError as error:
         print(way_on(error), file=sys.stderr)
-        return 2
-    return 0
+    else:
+        return 0
+    return 2
 
 
 def stop(number: int, frame: FrameType | None) -> None:

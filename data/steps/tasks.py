@@ -98,7 +98,7 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
 
 def _serial(tasks: Sequence[Task], missing: Sequence[int]) -> Generator[tuple[int, Result], None, None]:
     for index in missing:
-        yield index, _execute(tasks[index])
+        yield index, execute(tasks[index])
 
 
 def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -> Generator[tuple[int, Result], None, None]:
@@ -113,7 +113,7 @@ def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -
             while True:
                 # Little more than what keeps everyone busy, so that stopping early wastes little.
                 while len(waiting) < num_workers + 1 and (index := next(todo, None)) is not None:
-                    waiting[pool.submit(_execute, tasks[index])] = index
+                    waiting[pool.submit(execute, tasks[index])] = index
                 if not waiting:
                     return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -126,7 +126,8 @@ def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _execute(task: Task) -> Result:
+def execute(task: Task) -> Result:
+    """Run a task and write its result, last of all."""
     result = task.function(*task.arguments, task.output)
     write_json(task.result_path, result)
     return result
