@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference.exporting.source import max_positions
+from inference.exporting.source import find_source, max_positions
 from inference.generate import set_threads
 from inference.generation.model_folder import find_folder
 from inference.generation.precision import choose_dtype
@@ -139,7 +139,6 @@ def main(arguments: Sequence[str]) -> int:
             raise ServeError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
         key = read_key(options.api_key_file)
         check_exposure(options.host, key)
-        name = options.name or options.model.resolve().name
         folder = find_folder(options.model, 1)
         limits = build_limits(options, folder)
         # Only now: what can be wrong with an address is told before seconds are spent on loading.
@@ -150,7 +149,7 @@ def main(arguments: Sequence[str]) -> int:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ServeError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
-        return _serve(folder, name, limits, key, options.dtype, listener)
+        return _serve(options, folder, limits, key, listener)
     except (ValueError, OSError) as error:
         print(f"inference.serve: {error}", file=sys.stderr)
         return 2
@@ -158,22 +157,25 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _serve(folder: Path, name: str, limits: Limits, key: str | None, dtype: str, listener: socket.socket) -> int:
+def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str | None, listener: socket.socket) -> int:
     from inference.generation.engine import load_engine
     from inference.server.app import PAGE, Service, build_app
     from inference.server.batcher import Batcher
     from inference.server.completions import Writer
+    from inference.server.corpus import Corpus
     from inference.server.guard import Access
     from inference.server.listening import serve
     from inference.server.metrics import Metrics
 
-    dtype, why = choose_dtype(dtype)
+    source = find_source(options.model)
+    name = options.name or (source.run or source.path).resolve().name
+    dtype, why = choose_dtype(options.dtype)
     print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
     engine = load_engine(folder, dtype=dtype)
     metrics = Metrics()
     batcher = Batcher(engine, limits.max_batch, limits.context_length, limits.max_queue, metrics)
     writer = Writer(name, engine.tokenizer, engine.vocab_size, limits, batcher, metrics)
-    app = build_app(Service(writer, PAGE.read_text(encoding="utf-8")), Access(key))
+    app = build_app(Service(writer, PAGE.read_text(encoding="utf-8"), Corpus(source.run or source.path)), Access(key))
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)

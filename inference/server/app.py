@@ -10,7 +10,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,20 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from inference.server import schemas
 from inference.server.completions import Job, Writer
+from inference.server.corpus import Corpus
 from inference.server.errors import ApiError, of_validation
 from inference.server.guard import Access, Guard
 
 PAGE = Path(__file__).with_name("static") / "index.html"
-MAX_COPIED_CHARACTERS = 100_000
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for status in (400, 401, 403, 404, 405, 408, 413, 503)}
 router = APIRouter(responses=_ERRORS)
-
-
-class CorpusIndex(Protocol):
-    """Finds what a text has in common with the training corpus."""
-
-    def copied(self, text: str) -> schemas.Copied:
-        """Stretches that stand there word for word."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Service:
 
     writer: Writer
     page: str
-    corpus: CorpusIndex | None = None
+    corpus: Corpus
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -137,7 +130,7 @@ async def info(request: Request) -> schemas.Info:
         max_tokens=limits.max_tokens,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_choices=limits.max_choices,
-        copied=service.corpus is not None,
+        copied=service.corpus.available,
     )
 
 
@@ -158,12 +151,7 @@ async def completions(body: schemas.CompletionRequest, request: Request) -> Resp
 @router.post("/v1/copied")
 async def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copied:
     """Which stretches of a text stand word for word in the training corpus."""
-    corpus = _service(request).corpus
-    if corpus is None:
-        raise ApiError(404, "this server has no index of a training corpus; serve a run whose token store is here.", code="no_corpus")
-    if len(body.text) > MAX_COPIED_CHARACTERS:
-        raise ApiError(400, f"text: has {len(body.text)} characters; at most {MAX_COPIED_CHARACTERS} are looked up.", param="text")
-    return await asyncio.to_thread(corpus.copied, body.text)
+    return await asyncio.to_thread(_service(request).corpus.copied, body.text)
 
 
 async def _unless_gone(request: Request, job: Job) -> schemas.Completion:

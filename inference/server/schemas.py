@@ -59,11 +59,8 @@ class CompletionRequest(Strict):
 
     @field_validator("prompt", "stop", "model", "user")
     @classmethod
-    def _is_text(cls, value: Any) -> Any:
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-                raise ValueError("holds half a surrogate pair, which is no character")
-        return value
+    def _are_characters(cls, value: Any) -> Any:
+        return _checked_text(value)
 
     @field_validator("temperature")
     @classmethod
@@ -83,6 +80,13 @@ class CompletionRequest(Strict):
 
 def _does_nothing(name: str, value: Any) -> bool:
     return not isinstance(value, bool) and any(value == none for none in NO_EFFECT.get(name, ()))
+
+
+def _checked_text(value: Any) -> Any:
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+            raise ValueError("holds half a surrogate pair, which is no character")
+    return value
 
 
 class Logprobs(BaseModel):
@@ -161,6 +165,11 @@ class CopiedRequest(Strict):
     """Text to look up in the training corpus."""
 
     text: str
+
+    @field_validator("text")
+    @classmethod
+    def _are_characters(cls, value: Any) -> Any:
+        return _checked_text(value)
 
 
 class Span(BaseModel):
