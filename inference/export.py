@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ds_configs.files import object_or_nothing
+from inference.exporting.card import renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config
 from model.config import Family, ModelConfig
 from training.checkpoints.published import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
@@ -58,7 +59,7 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         format: gpt2, opt or llama; None takes the model's own family.
 
     Returns:
-        False if `out` already is this export, which is then left alone.
+        False if `out` already is this export; then only its card is brought up to date with what the run's evaluation says.
 
     Raises:
         CheckpointError: If the source cannot be read, or `out` is something else than an export.
@@ -75,13 +76,15 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
     newest = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
-    if object_or_nothing(out / RECORD) == _record(newest, format):
-        return False
-    checkpoint = _verified(source, newest)
-    if object_or_nothing(out / RECORD) == _record(checkpoint, format):
-        return False
-    _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, _record(checkpoint, format))
-    return True
+    written = False
+    if object_or_nothing(out / RECORD) != _record(newest, format, config.values):
+        checkpoint = _verified(source, newest)
+        record = _record(checkpoint, format, config.values)
+        if object_or_nothing(out / RECORD) != record:
+            _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, record)
+            written = True
+    renew_evaluation(out, source.run, object_or_nothing(out / RECORD)["fingerprint"])
+    return written
 
 
 def export_of_run(source: Source) -> Path:
@@ -98,9 +101,21 @@ def export_of_run(source: Source) -> Path:
     return out
 
 
-def _record(checkpoint: Checkpoint, format: str) -> dict[str, Any]:
+def _record(checkpoint: Checkpoint, format: str, values: Mapping[str, Any]) -> dict[str, Any]:
     facts = {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
-    return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text")}
+    return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text"), "rows": _rows(values)}
+
+
+def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run cuts held-out text, so that its score can be had again from the folder alone; null where the run does not say."""
+    data = values.get("data", {})
+    tokenizer = data.get("tokenizer", {})
+    return {
+        "seq_length": data.get("seq_length"),
+        "windows": data.get("windows", "stream"),
+        "add_bos": tokenizer.get("add_bos", False),
+        "add_eos": tokenizer.get("add_eos", True),
+    }
 
 
 def _verified(source: Source, newest: Checkpoint) -> Checkpoint:

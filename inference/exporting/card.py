@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ds_configs.files import write_text
+from inference.judgement import results
 from model.config import ModelConfig
 from model.flops import count_parameters
 from training.checkpoints.published import Checkpoint
@@ -32,6 +35,7 @@ def model_card(
         _USE,
         "## Model\n\n" + _table(_model_rows(model)),
         "## Results\n\n" + _results(checkpoint),
+        _EVALUATION_BEGINS + _EVALUATION_ENDS,
         "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, store) + _json(values.get("data", {})),
         "## Configuration\n\nThe whole run, as `config.json` in its folder said it.\n\n"
         + _json({key: value for key, value in values.items() if key != "data"}),
@@ -41,6 +45,25 @@ def model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def renew_evaluation(export: Path, home: Path, fingerprint: str) -> None:
+    """Put into the card of an export what `home`, its run's folder, says about its checkpoint by now.
+
+    A folder whose README.md is no card of ours is left alone.
+    """
+    path = export / "README.md"
+    if not path.is_file():
+        return
+    card = path.read_text(encoding="utf-8")
+    before, begins, rest = card.partition(_EVALUATION_BEGINS)
+    _, ends, after = rest.partition(_EVALUATION_ENDS)
+    found = results.sections_of(home, fingerprint)
+    body = "\n\n".join(["## Evaluation", f"Of checkpoint `{found[0]['checkpoint']}`.", *map(results.markdown, found)]) if found else ""
+    renewed = before + begins + (f"\n{body}\n" if body else "") + ends + after
+    if begins and ends and renewed != card:
+        write_text(path, renewed)
+
+
+_EVALUATION_BEGINS, _EVALUATION_ENDS = "<!-- evaluation -->", "<!-- end of evaluation -->"
 _NAMED_FILES = 20
 
 _USE = """```python

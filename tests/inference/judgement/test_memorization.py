@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from data import prepare
-from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.inspect import find_subject
 from inference.judgement.memorization import CorpusIndex
@@ -82,20 +80,6 @@ def test_an_empty_text_and_a_short_one_have_no_shares() -> None:
     empty, short = index.measure(""), index.measure("明月")
     assert (empty.longest_run, empty.ngram_share, empty.copied_share, empty.spans) == (0, None, None, ())
     assert (short.longest_run, short.ngram_share, short.copied_share) == (2, None, 0)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
-    config = DataConfig(
-        seq_length=64,
-        tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=300),
-        path=str(verse),
-        text_documents="line",
-        clean=(),
-        validation=ValidationConfig(last_documents=4),
-        directory=str(tmp_path_factory.mktemp("stores")),
-    )
-    return prepare.prepare(config)
 
 
 def test_the_index_of_a_store_holds_the_training_text_and_names_its_documents(store: Path, verse: Path) -> None:

@@ -83,13 +83,20 @@ def test_a_run_needs_no_compiler_no_ninja_and_no_git(make_run, monkeypatch, tmp_
 
 
 @pytest.mark.network
-def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, tmp_path):
+def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, root, tmp_path):
     done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=20")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "short/results.json").read_text(encoding="utf-8"))
     assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a fifth of the run"
     passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0]
     assert len(passage.partition("却说宝玉")[2].strip()) > 10, "it wrote something"
+    judged = processes.run(
+        [".venv/bin/python", "-m", "inference.evaluate", str(tmp_path / "short"), "--output", str(tmp_path / "out.json")], cwd=root
+    )
+    assert judged.returncode == 0, judged.stderr
+    (section,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["sections"]
+    # The run may have scored with bf16 weights, and the export has their fp32 masters: a rounding of 2^-9 of every weight.
+    assert section["bits_per_char"] == pytest.approx(results["valid/bits_per_char"], rel=2e-3)
 
 
 @pytest.mark.slow

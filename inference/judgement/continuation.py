@@ -1,0 +1,121 @@
+"""How often a model goes on with a passage of its corpus word for word (Carlini et al. 2023, "Quantifying memorization").
+
+The model is given a prefix from the corpus and continues it greedily; a hit is a continuation that is the text itself. Hits on text
+that was held out are what the language makes likely anyway; hits on training text beyond them are learnt by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.documents import DataError
+from data.inspect import Subject
+from data.serving.token_stream import Stream
+from inference.generation.engine import Engine
+from inference.generation.settings import Sampling
+from inference.generation.text import TextStream
+from inference.generation.writing import generate
+from inference.judgement.memorization import CorpusIndex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """How a model is asked."""
+
+    num_prefixes: int = 100
+    prefix_tokens: int = 32
+    new_tokens: int = 32
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("num_prefixes", "prefix_tokens", "new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
+
+
+def continue_corpus(engine: Engine, subject: Subject, index: CorpusIndex, probe: Probe) -> dict[str, Any]:
+    """Hits on training text and on held-out text, and how much of the continuations is anywhere in the training text.
+
+    Args:
+        engine: The model.
+        subject: Its run or store.
+        index: Of the training text.
+        probe: How many prefixes, how long, and how much is to follow.
+
+    Raises:
+        DataError: If prefix and continuation do not fit the model.
+    """
+    if probe.prefix_tokens + probe.new_tokens > engine.max_positions:
+        raise DataError(
+            f"{probe.prefix_tokens} + {probe.new_tokens} tokens do not fit the model's {engine.max_positions} positions. Ask for fewer."
+        )
+    found = {}
+    for split in ("train", "valid"):
+        passages = _passages([stream for _, stream in subject.streams(split)], engine.tokenizer.eos_ids, probe)
+        found[split] = _hits(engine, passages, index, probe)
+    return {"prefix_tokens": probe.prefix_tokens, "new_tokens": probe.new_tokens, "by_split": found}
+
+
+def _hits(engine: Engine, passages: Sequence[np.ndarray], index: CorpusIndex, probe: Probe) -> dict[str, Any]:
+    """Figures of passages (prefix + continuation,) of ids; None where there are no passages."""
+    hits, common, copied = [], [], []
+    for first in range(0, len(passages), probe.batch_size):
+        batch = [passage.tolist() for passage in passages[first : first + probe.batch_size]]
+        prompts = [ids[: probe.prefix_tokens] for ids in batch]
+        done = generate(engine, prompts, Sampling(temperature=0, new_tokens=probe.new_tokens))
+        for ids, completion in zip(batch, done, strict=True):
+            wanted = _text_behind(engine, ids, probe.prefix_tokens)
+            hits.append(completion.text == wanted)
+            common.append(_num_common(completion.text, wanted))
+            copied.append(index.measure(completion.text))
+    return {
+        "prefixes": len(passages),
+        "hit_share": _mean(hits),
+        "mean_chars_in_common": _mean(common),
+        "mean_longest_run": _mean([one.longest_run for one in copied]),
+        "ngram_size": copied[0].ngram_size if copied else None,
+        "ngram_share": _mean([one.ngram_share for one in copied if one.ngram_share is not None]),
+    }
+
+
+def _text_behind(engine: Engine, ids: Sequence[int], prefix: int) -> str:
+    """What tokens after a prefix add to its text, by the way the text of a completion is made: pieces of characters drop out alike."""
+    stream = TextStream(engine.tokenizer, ids[:prefix])
+    return "".join([*(stream.push(token) for token in ids[prefix:]), stream.close()])
+
+
+def _num_common(one: str, other: str) -> int:
+    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _passages(streams: Sequence[Stream], eos_ids: Sequence[int], probe: Probe) -> list[np.ndarray]:
+    """Evenly spaced passages of prefix and continuation, none across the end of a document; fewer where the text has fewer."""
+    size = probe.prefix_tokens + probe.new_tokens
+    places = [(stream, start, room) for stream in streams for start, room in _rooms(stream, size)]
+    ends = np.cumsum([room for _, _, room in places])
+    total = int(ends[-1]) if len(ends) else 0
+    count = min(probe.num_prefixes, total)
+    found = []
+    for target in (number * total // count for number in range(count)):
+        which = int(np.searchsorted(ends, target, side="right"))
+        stream, start, room = places[which]
+        ids = stream.read(start + target - (int(ends[which]) - room), size)
+        if ids[-1] not in eos_ids:
+            found.append(ids)
+    return found
+
+
+def _rooms(stream: Stream, size: int) -> Iterator[tuple[int, int]]:
+    """(first token, passages that can begin from there on) of each document that is long enough."""
+    starts = stream.document_starts()
+    ends = np.append(starts[1:], stream.num_tokens)
+    rooms = ends - starts - size + 1
+    yield from ((int(start), int(room)) for start, room in zip(starts, rooms, strict=True) if room > 0)

@@ -1,0 +1,77 @@
+"""What was found out about a model: `evaluation.json` in the run's folder (or the exported one), and tables of it.
+
+Each section says which checkpoint it is of, so that sections of different days stand side by side and a model card takes its own only.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ds_configs.files import object_or_nothing, read_object, write_json
+
+FILE = "evaluation.json"
+ABOUT = ("checkpoint", "step", "fingerprint")
+
+
+def add(folder: Path, name: str, result: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """Write a section, in the place of an earlier one of the same name and the same checkpoint.
+
+    Args:
+        folder: Of the run, or an exported one.
+        name: Of the section.
+        result: JSON values.
+        checkpoint: "checkpoint" (its tag), "step" and "fingerprint", from `export.json`; empty for a model of another origin.
+
+    Raises:
+        ValueError: If the file is there and is no such record.
+    """
+    about = {key: checkpoint.get(key) for key in ABOUT}
+    sections = read_object(folder / FILE).get("sections", [])
+    kept = [one for one in sections if (one["name"], one["fingerprint"]) != (name, about["fingerprint"])]
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(folder / FILE, {"sections": [*kept, {"name": name, **about, "made": made, **result}]})
+
+
+def sections_of(folder: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """The sections of one checkpoint; none where nothing was evaluated."""
+    sections = object_or_nothing(folder / FILE).get("sections", [])
+    return [one for one in sections if isinstance(one, dict) and one.get("fingerprint") == fingerprint]
+
+
+def markdown(section: Mapping[str, Any]) -> str:
+    """A section as a heading and tables: plain figures first, then one table for each group of figures."""
+    plain = {key: value for key, value in section.items() if key not in ("name", "made", *ABOUT) and not isinstance(value, dict | list)}
+    parts = [f"### {section['name']}"]
+    if plain:
+        parts.append(_table(["", ""], [[key, _shown(value)] for key, value in plain.items()]))
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            parts.append(_groups(key, value))
+        if isinstance(value, list) and value:
+            parts.append(_table(list(value[0]), [[_shown(cell) for cell in row.values()] for row in value]))
+    return "\n\n".join(parts)
+
+
+def _groups(name: str, groups: Mapping[str, Any]) -> str:
+    """Groups with the same figures as one table, a line for each."""
+    rows = {key: value if isinstance(value, dict) else {"": value} for key, value in groups.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[key, *(_shown(row.get(column)) for column in columns)] for key, row in rows.items()]
+    return _table([name.replace("_", " "), *columns], lines)
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [head, *lines]]
+    rows = [f"| {' | '.join(line)} |" for line in escaped]
+    return "\n".join([rows[0], "|" + "---|" * len(head), *rows[1:]])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

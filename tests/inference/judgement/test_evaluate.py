@@ -1,0 +1,175 @@
+"""The command that judges a model, held against the arithmetic of a run's own evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from data.serving.corpus import Corpus
+from inference.evaluate import main
+from inference.exporting.card import renew_evaluation
+from inference.judgement.held_out import Rows, held_out_texts, score
+from tests.conftest import LINES
+from tests.inference.judgement.conftest import SEQ_LENGTH
+
+
+def as_a_run_scores(folder: Path, corpus: Corpus) -> tuple[float, float]:
+    """(loss, bits per character) by the rows that training reads and the mean over B * T that the pipeline returns."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    valid, nats = corpus.valid, 0.0
+    for inputs, labels in valid.batches(replica=0, num_replicas=1, micro_batch=4):
+        with torch.no_grad():
+            logits = model(inputs).logits
+        nats += float(functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"))
+    return nats / valid.num_scored(), nats / math.log(2) / valid.num_chars()
+
+
+def sections(path: Path) -> dict[str, dict]:
+    return {one["name"]: one for one in json.loads(path.read_text(encoding="utf-8"))["sections"]}
+
+
+def evaluate(*arguments: str | Path) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.fixture
+def stores(store: Path, folder: Path) -> list[str]:
+    """Options that name the store: an export looks in data/stores."""
+    return ["--corpus", str(store)]
+
+
+def test_the_score_of_held_out_text_is_a_runs_own(folder: Path, stores: list[str], corpus: Corpus, tmp_path: Path) -> None:
+    evaluate(folder, *stores, "--by", "chapter", "--batch-size", "3", "--output", tmp_path / "out.json")
+    found = sections(tmp_path / "out.json")["held-out text"]
+    loss, bits = as_a_run_scores(folder, corpus)
+    # fp32 sums in another order.
+    assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["bits_per_char"] == pytest.approx(bits, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    assert (found["tokens"], found["documents"]) == (corpus.valid.num_tokens, 4)
+
+
+@pytest.mark.parametrize("windows", ["stream", "documents"])
+@pytest.mark.parametrize("kind", ["source", "chapter", "form"])
+def test_groups_add_up_to_the_whole(exported: Path, store: Path, corpus: Corpus, kind: str, windows: str) -> None:
+    from data.inspect import find_subject
+
+    model = AutoModelForCausalLM.from_pretrained(exported).eval()
+    texts = held_out_texts(find_subject(store))
+    rows = Rows(seq_length=SEQ_LENGTH, windows=windows)
+    found = score(model, corpus.tokenizer, texts, rows, by=[kind], batch_size=4)
+    groups = found[f"by_{kind}"].values()
+    for count in ("tokens", "characters", "documents"):
+        assert sum(group[count] for group in groups) == found[count]
+    assert sum(group["loss"] * group["tokens"] for group in groups) == pytest.approx(found["loss"] * found["tokens"])
+
+
+def test_a_text_of_ones_own_is_scored_by_chapter_and_by_form(folder: Path, tmp_path: Path) -> None:
+    novel = tmp_path / "novel.txt"
+    novel.write_text("".join(f"第{number}回　题\n{'，'.join(LINES)}。\n" for number in "一二三"), encoding="utf-8")
+    (tmp_path / "poem.jsonl").write_text('{"text": "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。"}\n', encoding="utf-8")
+    evaluate(folder, "--text", novel, "--by", "chapter", "--output", tmp_path / "novel.json")
+    found = sections(tmp_path / "novel.json")["text of novel.txt"]
+    assert list(found["by_chapter"]) == [f"第{number}回　题" for number in "一二三"]
+    assert found["characters"] == len(novel.read_text(encoding="utf-8").replace("\n第", "第").strip()), "line breaks between chapters go"
+    evaluate(folder, "--text", tmp_path / "poem.jsonl", "--by", "form", "--output", tmp_path / "poem.json")
+    assert list(sections(tmp_path / "poem.json")["text of poem.jsonl"]["by_form"]) == ["五言绝句"]
+
+
+def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder: Path, stores: list[str], tmp_path: Path) -> None:
+    (folder / "README.md").write_text("# x\n\n<!-- evaluation --><!-- end of evaluation -->\n\n## Data\n", encoding="utf-8")
+    evaluate(folder, *stores)
+    evaluate(folder, *stores, "--memorization", "3", "--new-tokens", "5")
+    evaluate(folder, *stores)
+    assert sorted(sections(folder / "evaluation.json")) == ["held-out text", "memorization"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.count("### held-out text") == card.count("### memorization") == 1
+    assert "Of checkpoint `step00000005`." in card
+    assert card.endswith("## Data\n")
+    renew_evaluation(folder, folder, "another")
+    assert (folder / "README.md").read_text(encoding="utf-8").count("###") == 0, "figures of another checkpoint are no figures of this one"
+
+
+def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folder: Path, store: Path, corpus: Corpus) -> None:
+    from data.inspect import find_subject
+    from inference.generation.engine import load_engine
+    from inference.judgement.continuation import Probe, continue_corpus
+    from inference.judgement.training_text import open_index
+
+    subject = find_subject(store)
+    probe = Probe(num_prefixes=6, prefix_tokens=12, new_tokens=12, batch_size=4)
+    before = continue_corpus(load_engine(folder), subject, open_index(subject), probe)["by_split"]
+    assert before["train"]["hit_share"] == 0
+
+    _learn_by_heart(folder, corpus, probe)
+    after = continue_corpus(load_engine(folder), subject, open_index(subject), probe)["by_split"]
+    assert after["train"]["hit_share"] == 1
+    assert after["train"]["mean_longest_run"] > before["train"]["mean_longest_run"]
+    assert after["valid"]["hit_share"] < 1
+
+
+def _learn_by_heart(folder: Path, corpus: Corpus, probe) -> None:
+    """Train on the very passages that will be asked for: what thousands of passes over a corpus do to all of it."""
+    from data.inspect import find_subject
+    from inference.judgement.continuation import _passages
+
+    streams = [stream for _, stream in find_subject(corpus.folder).streams("train")]
+    rows = torch.tensor([passage.tolist() for passage in _passages(streams, (corpus.tokenizer.eos_id,), probe)])
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()  # no dropout
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        loss = model(rows, labels=rows).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss < 0.01:
+            break
+    model.save_pretrained(folder)
+
+
+def test_texts_are_judged_without_their_prompts(folder: Path, stores: list[str], corpus: Corpus, tmp_path: Path) -> None:
+    training = corpus.tokenizer.decode(corpus.train.sample(0).tolist()).strip("\ufffd").split("\n")[-1][:30]
+    texts = [{"prompt": training, "text": "天地玄黄宇宙洪荒"}, {"prompt": "日月", "text": "盈昃" + training}]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in texts), encoding="utf-8")
+    evaluate(folder, *stores, "--generated", file, "--min-span", "10", "--output", tmp_path / "out.json")
+    found = sections(tmp_path / "out.json")["generated texts of texts.jsonl"]
+    assert found["copied"]["longest_run"] == len(training)
+    assert found["copied"]["copied_share"] == pytest.approx(len(training) / (8 + 2 + len(training)))
+    assert found["longest_passages"][0]["text"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone"], "gone: no such folder."),
+        (["FOLDER", "--batch-size", "0"], "--batch-size = 0; it must be 1 or more."),
+        (["FOLDER", "--text", "gone.txt"], "gone.txt: no such file."),
+        (["FOLDER", "--output", "gone/out.json"], "gone/out.json: cannot be written."),
+        (["FOLDER", "--memorization", "2", "--prefix-tokens", "60"], "60 + 32 tokens do not fit the model's 64 positions."),
+        (["FOLDER", "--corpus", "gone"], "gone: neither a token store"),
+    ],
+)
+def test_a_mistake_is_one_line(folder: Path, store: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    named = [str(folder) if word == "FOLDER" else word for word in arguments]
+    named += [] if "--corpus" in named else ["--corpus", str(store)]
+    assert main(named) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("inference.evaluate: ")
+    assert message in said[-1]
+
+
+def test_a_folder_of_another_origin_is_scored_in_rows_of_its_positions(folder: Path, stores: list[str], capsys, tmp_path: Path) -> None:
+    (folder / "export.json").unlink()
+    evaluate(folder, *stores)
+    assert f"rows of {SEQ_LENGTH} tokens are scored" in capsys.readouterr().err
+    assert sections(folder / "evaluation.json")["held-out text"]["checkpoint"] is None
+    shutil.rmtree(folder)
