@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from data.serving.corpus import Corpus
 from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
-from inference.judgement.held_out import Rows, held_out_texts, score
+from inference.judgement.held_out import Grouping, Rows, held_out_texts, score
 from tests.conftest import LINES
 from tests.inference.judgement.conftest import SEQ_LENGTH
 
@@ -31,7 +32,7 @@ def as_a_run_scores(folder: Path, corpus: Corpus) -> tuple[float, float]:
     return nats / valid.num_scored(), nats / math.log(2) / valid.num_chars()
 
 
-def sections(path: Path) -> dict[str, dict]:
+def sections(path: Path) -> dict[str, dict[str, Any]]:
     return {one["name"]: one for one in json.loads(path.read_text(encoding="utf-8"))["sections"]}
 
 
@@ -58,7 +59,9 @@ def test_the_score_of_held_out_text_is_a_runs_own(folder: Path, stores: list[str
 
 @pytest.mark.parametrize("windows", ["stream", "documents"])
 @pytest.mark.parametrize("kind", ["source", "chapter", "form"])
-def test_groups_add_up_to_the_whole(exported: Path, store: Path, corpus: Corpus, kind: str, windows: str) -> None:
+def test_groups_add_up_to_the_whole(
+    exported: Path, store: Path, corpus: Corpus, kind: Grouping, windows: Literal["stream", "documents"]
+) -> None:
     from data.inspect import find_subject
 
     model = AutoModelForCausalLM.from_pretrained(exported).eval()
