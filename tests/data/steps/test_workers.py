@@ -28,6 +28,7 @@ def config(tmp_path):
     return path
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_is_left_of_a_preparation_that_is_ended(config, root, number):
     process = processes.start([sys.executable, "-m", "data.prepare", config], cwd=root, stdout=-1, stderr=-2, text=True)

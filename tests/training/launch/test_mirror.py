@@ -72,6 +72,7 @@ def without_pips_settings() -> dict[str, str]:
     return kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
 
 
+@pytest.mark.distributed
 def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, tmp_path, root):
     checkout = tmp_path / "checkout"
     (checkout / "training/launch").mkdir(parents=True)
