@@ -10,7 +10,7 @@ import numpy as np
 from data.cleaning_config import DeduplicateConfig
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.store import token_store
-from data.tokenizers import tokenizer_folder
+from data.tokenizers import tokenizer_folder, trainers
 
 CHARACTERS = TokenizerConfig(kind="characters")
 
@@ -72,3 +72,9 @@ def write_config(config: DataConfig, path: Path) -> str:
     section = {key: value for key, value in json.loads(json.dumps(dataclasses.asdict(config))).items() if value is not None}
     path.write_text(json.dumps({"data": section}), encoding="utf-8")
     return str(path)
+
+
+def character_tokenizer(folder: Path, extra: str = "") -> dict[str, str]:
+    """A section for the tokenizer that this trains."""
+    trainers.train(["床前明月光" + extra], TokenizerConfig(kind="characters"), folder)
+    return {"kind": "existing", "path": str(folder)}
