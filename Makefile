@@ -23,11 +23,12 @@ lint: setup
 type: setup
 	$(RUN) -m mypy
 
-test: setup
-	$(RUN) -m pytest -m "not slow"
+# What starts no ranks runs in several processes at once; ranks take all cores by themselves.
+test: test-quick
+	$(RUN) -m pytest -m "not slow and (distributed or network)"
 
 test-quick: setup
-	$(RUN) -m pytest -m "not slow and not distributed and not network"
+	$(RUN) -m pytest -m "not slow and not distributed and not network" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-all: setup
 	$(RUN) -m pytest
