@@ -65,6 +65,7 @@ class TrainingConfig:
     non_finite: Literal["stop", "skip"] = "stop"
     watchdog_seconds: int = 1800
     stop_grace_seconds: int = 300
+    stop_after_minutes: float | None = None
     peak_tflops_per_device: float | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +76,8 @@ class TrainingConfig:
         require(self, lengths[0], getattr(self, lengths[0]) > 0, "more than 0")
         for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "stop_grace_seconds"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
+        minutes = self.stop_after_minutes
+        require(self, "stop_after_minutes", minutes is None or minutes > 0, "more than 0, or null for no limit")
         long_enough = f"{SHORTEST_WATCHDOG_SECONDS} or more, and longer than a start, an evaluation or a save takes"
         require(self, "watchdog_seconds", self.watchdog_seconds >= SHORTEST_WATCHDOG_SECONDS, long_enough)
         batches = self.eval_batches

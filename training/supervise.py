@@ -29,14 +29,14 @@ from training.config import RunConfig, resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
-from training.run.signals import leaving, listen, say
+from training.run.signals import HANDLED, leaving, listen, say
 from training.run_folder.lock import hold
 from training.supervision.attempt import Attempt, Ended
 from training.supervision.hosts import Host, Pool, answering, choose, on_each, read_pool, write_hostfile
 from training.supervision.leftovers import SCRIPT, end
 
 FOLDER = "supervisor"
-STOPPED = (128 + 2, 128 + 15)
+STOPPED = tuple(128 + number for number in HANDLED)
 HOSTFILE_OPTIONS = ("--hostfile", "-H")
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -165,7 +165,7 @@ class Supervisor:
                 return self._give_up("no set of hosts is left that the batch can be divided over", EXIT_USER_ERROR)
             before = self._step()
             attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), dict(os.environ))
-            listen(attempt.on_signal)
+            listen(attempt.ask_to_stop, attempt.end_at_once)
             self._note("started", step=before, hosts=[host.name for host in hosts], pid=os.getpid())
             ended = attempt.wait()
             listen(self._stop_waiting)

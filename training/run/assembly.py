@@ -19,6 +19,7 @@ from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
 from training.run.loop import Run
 from training.run.meter import Meter, peak_flops
+from training.run.stop_reasons import StopReasons
 from training.run.stop_request import StopRequest
 from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
@@ -46,7 +47,8 @@ def say_precision(precision: Precision, checkpoint: Checkpoint | None) -> None:
 def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: Checkpoint | None, last_step: int) -> tuple[Engine, Run]:
     """Build the engine, at the step of the checkpoint that was chosen if there is one, and all that goes with it."""
     engine = _engine_at(config, ranks, checkpoint, last_step)
-    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds)
+    reasons = StopReasons(config.folder, config.training.stop_after_minutes, heartbeat)
+    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, reasons.find)
     meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     heartbeat.beat()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, seen by a thread of their own: a main thread that waits inside C code, for a peer or a device, is no hindrance.
+"""SIGINT, SIGTERM and SIGUSR1, seen by a thread of their own, so that a main thread may wait inside C code for a peer or a device.
 
 What a signal means depends on how far a start has come: `leaving` at once until there is something to save, `stop_request.StopRequest` in
 a rank that trains, `launch/stop_ranks.Stopping` in the process that a person started. The last `listen` counts.
@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is what schedulers are asked to send some time before the end (`sbatch --signal=USR1@120`).
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # One Ctrl-C can arrive twice: from the terminal's process group and from a launcher (or `timeout`) that passes it on.
 SAME_PRESS_SECONDS = 0.5
 

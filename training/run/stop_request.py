@@ -1,4 +1,4 @@
-"""What a signal does in a rank that trains: a stop that all ranks agree on, so the last checkpoint is one of the step everybody reached."""
+"""A stop that all ranks agree on, so the last checkpoint is one of the step everybody reached: after a signal, or for another reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from deepspeed import comm as dist
@@ -24,20 +24,32 @@ REMIND_SECONDS = 30.0
 
 
 class StopRequest:
-    """SIGTERM or SIGINT on any rank becomes one decision of all ranks, at the same step."""
+    """A signal on any rank, or a reason that rank 0 finds, becomes one decision of all ranks, at the same step."""
 
-    def __init__(self, heartbeat: Heartbeat, device: torch.device, grace_seconds: float) -> None:
+    def __init__(
+        self, heartbeat: Heartbeat, device: torch.device, grace_seconds: float, find_reason: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """Listen from now on.
+
+        Args:
+            heartbeat: Which phase is under way, and how long such phases took.
+            device: Where ranks tell each other.
+            grace_seconds: The longest that a rank waits after a signal.
+            find_reason: Why to stop without a signal; asked once a step, on rank 0 only.
+        """
         self.signal_number = 0
         self._heartbeat = heartbeat
         self._device = device
         self._grace_seconds = grace_seconds
+        self._find_reason = find_reason
+        self._reason: str | None = None
         self._asked_at = 0.0
         self._rank = int(os.environ.get("RANK", "0"))
         self._pending: tuple[torch.Tensor, object] | None = None
         listen(self._on_signal, self._on_second_press)
 
     def agreed(self) -> bool:
-        """True on every rank at the same call, if any rank has had a signal. Call once per step, on all ranks.
+        """True on every rank at the same call, if any rank has a reason to stop. Call once per step, on all ranks.
 
         The answer is the one asked for in the call before, so nobody waits for the device here.
         """
@@ -46,7 +58,10 @@ class StopRequest:
             flag, work = self._pending
             work.wait()  # type: ignore[attr-defined]
             decided = bool(flag.item())
-        flag = torch.tensor([float(self.signal_number != 0)], device=self._device)
+        if self._rank == 0 and self._reason is None and (reason := self._find_reason()) is not None:
+            self._reason = reason
+            log.warning("%s: stopping with a checkpoint.", reason)
+        flag = torch.tensor([float(self.signal_number != 0 or self._reason is not None)], device=self._device)
         self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, async_op=True))
         return decided
 

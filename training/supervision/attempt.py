@@ -8,13 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.launch.parent import bound
-from training.run.signals import SAME_PRESS_SECONDS
 
 REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
@@ -40,7 +38,6 @@ class Attempt:
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
         self.signal_number = 0
-        self._asked_at = 0.0
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
             bound(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -65,16 +62,16 @@ class Attempt:
         code = code if code >= 0 else 128 - code
         return Ended(code, cause_of(code, self._lines), self._first_host)
 
-    def on_signal(self, number: int) -> None:
-        """In the signals' thread: ask the command to stop; a second Ctrl-C ends it."""
-        now = time.monotonic()
-        if not self.signal_number:
-            self._asked_at, self.signal_number = now, number
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
-        elif number == signal.SIGINT and now - self._asked_at > SAME_PRESS_SECONDS:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def ask_to_stop(self, number: int) -> None:
+        """In the signals' thread."""
+        self.signal_number = number
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def end_at_once(self, number: int) -> None:
+        """In the signals' thread: Ctrl-C was pressed again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def cause_of(code: int, lines: Sequence[str]) -> str:
