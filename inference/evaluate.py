@@ -124,6 +124,8 @@ def sections(job: Job) -> Iterator[Section]:
         yield "memorization", _memorization(job)
     for path in options.generated:
         yield f"generated texts of {path.name}", _generated(job, path)
+    for task in options.tasks:
+        yield f"task {Path(task).stem if task.endswith('.jsonl') else task}", _task(job, task)
 
 
 def _held_out(job: Job) -> dict[str, Any]:
@@ -164,6 +166,12 @@ def _generated(job: Job, path: Path) -> dict[str, Any]:
     from inference.judgement.generated import judge_texts, read_generated
 
     return judge_texts(read_generated(path), job.index, ngram_size=job.options.ngram_size, min_span=job.options.min_span)
+
+
+def _task(job: Job, task: str) -> dict[str, Any]:
+    from inference.judgement.harness import run_task
+
+    return {"dtype": job.engine.dtype, **run_task(job.engine, task, batch_size=job.options.batch_size)}
 
 
 def home_of(model: Path) -> Path:
