@@ -9,13 +9,13 @@ from typing import Any
 
 from data.config import DataConfig
 from data.documents import DataError
-from data.steps import packed_rows, report, tokenization
+from data.steps import report, tokenization
 from data.steps.clean import bad_input
 from data.steps.holdout import warn_of_large_share
 from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
 from data.steps.tasks import Task, run
 from data.steps.tokenization import SPLITS, add_up
-from data.store import token_store
+from data.store import packed_rows, token_store
 from data.store.checks import check_length, check_sources
 from data.store.identity import Identity
 from data.tokenizers import tokenizer_folder
