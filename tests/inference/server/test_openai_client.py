@@ -8,12 +8,13 @@ from typing import Any
 
 import openai
 import pytest
+import torch
 from openai import OpenAI
 
 from inference.generation.engine import load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
-from tests.inference.server.conftest import Server
+from tests.inference.server.conftest import NUM_TOKENS, Server
 
 PROMPT = "床前明月光，"
 
@@ -60,3 +61,35 @@ def test_the_server_writes_what_the_command_writes_with_the_same_seed(client: Op
     [ours] = generate(engine, [engine.tokenizer.encode(PROMPT)], sampling)
     served = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0.9, top_p=0.8, seed=11)
     assert served.choices[0].text == ours.text
+
+
+def test_a_stop_is_not_part_of_the_text_and_nothing_behind_it_is(client: OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 60, "seed": 3}
+    free = client.completions.create(**settings).choices[0].text
+    stop = free[len(free) // 2 :][:2]
+    stopped = client.completions.create(**settings, stop=["never written", stop], logprobs=1).choices[0]
+    assert stopped.text == free[: free.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.logprobs
+    assert all(offset < len(stopped.text) for offset in stopped.logprobs.text_offset or [])
+    streamed = client.completions.create(**settings, stop=stop, stream=True)
+    assert "".join(event.choices[0].text for event in streamed) == stopped.text
+
+
+def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(client: OpenAI, make_folder: Callable[[str], Path]) -> None:
+    engine = load_engine(make_folder("gpt2"))
+    ids = engine.tokenizer.encode(PROMPT)
+    settings: dict[str, Any] = {"model": "tiny", "prompt": [ids, ids[:3]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    whole, part = client.completions.create(**settings).choices
+    assert whole.text == PROMPT
+    assert whole.logprobs
+    assert whole.logprobs.token_logprobs
+    assert whole.logprobs.token_logprobs[0] is None
+    with torch.inference_mode():
+        logits = engine.core(input_ids=torch.tensor([ids])).logits[0, :-1]
+        logits[:, NUM_TOKENS:] = -torch.inf  # ids that are no tokens have no probability
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    # fp32, with sums in another order.
+    assert whole.logprobs.token_logprobs[1:] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert part.logprobs
+    assert len(part.logprobs.tokens or []) == 3
