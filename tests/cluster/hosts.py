@@ -29,7 +29,8 @@ mount -t tmpfs tmpfs /run
 mkdir /run/sshd
 ip link set lo up
 /usr/sbin/sshd -D -f "$2/sshd_config" -E "$2/sshd_$1.log" &
-wait
+# With this process the host would take its end of the cable, and with that the other end, away.
+while :; do sleep 1000 || :; done
 """
 
 
@@ -75,6 +76,10 @@ class Host:
         """Process ids, as seen on the host, of those whose command line matches."""
         found = subprocess.run(self.command("pgrep", "-f", pattern), capture_output=True, text=True, check=False)
         return [int(line) for line in found.stdout.split()]
+
+    def kill_everything(self) -> None:
+        """End all its processes but the first: nothing answers there any more, and the cable stays."""
+        subprocess.run(self.command("kill", "-9", "-1"), check=False)
 
     def kill(self, number: int, pid: int) -> None:
         """Send a signal to a process of the host."""

@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lost_host(tmp_path_factory, config, root):
-    """The job after its second host was switched off: exit code, what was printed, and the run's folder."""
+    """The job after everything on its second host was killed, sshd too: exit code, what was printed, and the run's folder."""
     hosts = Hosts(tmp_path_factory.mktemp("hosts"))
     (hosts.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
     folder = config.parent / "runs" / "supervised"
@@ -48,7 +48,7 @@ def lost_host(tmp_path_factory, config, root):
 
     try:
         processes.wait_until(saved, "a checkpoint")
-        hosts.all[1].outer.kill()  # Process 1 of the host goes with it, and with that all others.
+        hosts.all[1].kill_everything()
         output, _ = process.communicate(timeout=processes.LIMIT_SECONDS)
         yield process.returncode, output, folder
     finally:
