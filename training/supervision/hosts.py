@@ -91,13 +91,15 @@ def on(host: Host, command: Sequence[str], ssh_options: Sequence[str] = ()) -> l
     return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER_SECONDS}", *ssh_options, host.name, remote]
 
 
-def on_each(hosts: Sequence[Host], command: Sequence[str], ssh_options: Sequence[str] = ()) -> dict[str, str | None]:
+def on_each(
+    hosts: Sequence[Host], command: Sequence[str], ssh_options: Sequence[str] = (), limit_seconds: float = 2 * ANSWER_SECONDS
+) -> dict[str, str | None]:
     """Run a command on all hosts at once. By host: the last line it printed to standard output, or None if it failed or did not answer."""
 
     def run(host: Host) -> str | None:
         words = on(host, command, ssh_options)
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=2 * ANSWER_SECONDS, check=False, stdin=subprocess.DEVNULL)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=limit_seconds, check=False, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return (done.stdout.splitlines() or [""])[-1] if done.returncode == 0 else None

@@ -1,0 +1,98 @@
+"""`python -m training.doctor`: what it finds on this machine, and what reports of hosts mean together."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from training import doctor
+from training.diagnosis import cluster, machine
+from training.diagnosis.findings import table
+from training.supervision.hosts import Host, Pool
+
+
+def test_this_machine_is_fit_for_the_shipped_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "none"))
+    assert doctor.main(["--directory", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    for check in ("packages", "devices", "precision", "communication", "environment file", "disk"):
+        assert f" {check} " in said
+    assert "nothing to mend" in said
+
+
+@pytest.mark.parametrize(("text", "said"), [("A=1\n\nB=2", ":2 is blank"), ("A=1\n# why\n", ':2 is "# why"'), ("A=1\nB\n", ':2 is "B"')])
+def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, text, said):
+    path = tmp_path / "environment"
+    path.write_text(text, encoding="utf-8")
+    finding = machine.check_environment_file(path)
+    assert finding.state == "bad"
+    assert said in finding.said
+
+
+def test_the_environment_file_that_is_written_is_one_that_deepspeed_can_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CCL_ATL_TRANSPORT", "ofi")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path = tmp_path / "environment"
+    doctor.write_environment_file(path)
+    # As deepspeed.launcher.runner reads it.
+    read = dict(line.split("=", maxsplit=1) for line in path.read_text(encoding="utf-8").split("\n"))
+    assert read["CCL_ATL_TRANSPORT"] == "ofi"
+    assert read["OMP_NUM_THREADS"] == "1"
+    assert machine.check_environment_file(path).state == "good"
+    with pytest.raises(ValueError, match="exists"):
+        doctor.write_environment_file(path)
+
+
+def test_a_lock_of_a_build_that_was_killed_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "py311_cpu/deepspeed_shm_comm/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert machine.check_extension_locks().state == "good", "a build may be going on"
+    os.utime(lock, (time.time() - 3600,) * 2)
+    assert machine.check_extension_locks().state == "bad"
+
+
+def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
+    assert machine.check_disk(tmp_path).state in ("good", "note")
+    assert machine.check_disk(Path("/proc/no_such_folder")).state == "bad"
+
+
+def report(**changes):
+    values = {"name": "a", "loopback": False, "token": "t", "software": ["Python 3.11.7"], "kind": "cpu", "devices": 2, "time": 1000.0}
+    return json.dumps(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"token": ""}, "shared folder"),
+        ({"time": 900.0}, "clocks"),
+        ({"software": ["Python 3.12.1"]}, "software"),
+        ({"kind": "xpu", "devices": 12}, "slots"),
+        (None, "reports"),
+    ],
+)
+def test_what_differs_on_one_host_is_named_with_the_host(changes, check):
+    hosts = [Host("alpha", 6), Host("beta", 6)]
+    reports = {"alpha": report(), "beta": None if changes is None else report(**changes)}
+    findings = {one.check: one for one in cluster.compare(hosts, reports, "t", (999.0, 1001.0))}
+    assert findings[check].state == "bad"
+    assert "beta" in findings[check].said or check == "software"
+    assert findings[check].fix
+    assert "alpha" not in findings[check].said
+
+
+def test_this_host_reports_through_the_same_command_as_others(tmp_path):
+    findings = cluster.check_hosts(Pool((Host("localhost", 2),)), tmp_path)
+    assert [one.check for one in findings if one.state == "bad"] == [], table(findings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hostfile_that_is_not_there_is_a_mistake(capsys):
+    assert doctor.main(["--hostfile", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
