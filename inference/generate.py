@@ -172,6 +172,9 @@ def set_threads(num_processes: int) -> None:
     # Threads that wait for each other spin by default. Where anything else runs, they then mostly wait for a core: on two busy cores a
     # 4.5 M model wrote 4 tokens/s with spinning and 150 without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before they sleep they spin for some microseconds (GNU's OpenMP counts rounds): one token of a 124 M model is hundreds of waits that
+    # short, and sleeping and waking at each of them took a third of its time on idle cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if num_processes > 1:
         # By itself each process takes all cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // num_processes)))

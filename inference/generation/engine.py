@@ -61,6 +61,7 @@ def load_engine(folder: Path, *, dtype: str = "fp32", tp_size: int = 1) -> Engin
     model = _from_pretrained(folder, _TORCH[dtype])
     # The library leaves out a mask that masks nothing, and then warns of every end of a text that it might be padding.
     model.config.pad_token_id = None
+    _fuse_gelu(model)
     if dtype in ("bf16", "int8"):
         _linearize(model)
     # DeepSpeed prints to standard output, which is for generated text alone.
@@ -83,6 +84,16 @@ def _check_device(accelerator: Any, dtype: str, tp_size: int) -> None:
         raise CheckpointError(f"dtype = int8; one process has it, {tp_size} have not. Use fp32 or bf16.")
     if _TORCH[dtype] not in accelerator.supported_dtypes() or (dtype == "int8" and device != "cpu"):
         raise CheckpointError(f"dtype = {dtype}; it is not to be had on {device}. Use fp32 or bf16.")
+
+
+def _fuse_gelu(model: nn.Module) -> None:
+    """Give GPT-2 torch's own GELU by tanh instead of transformers', which spells it out in eight operations: the same formula."""
+    from transformers.activations import NewGELUActivation
+
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, NewGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
 def _linearize(model: nn.Module) -> None:

@@ -115,6 +115,7 @@ def test_a_server_that_others_reach_needs_a_key_and_asks_for_it(
     make_folder: Callable[[str], Path], start_server: Callable[..., Server], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(make_folder("gpt2"))
+    capsys.readouterr()  # What making the folder may have said.
     assert main([folder, "--host", "0.0.0.0", "--port", "0"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("inference.serve: --host 0.0.0.0: others can reach it, so a key is needed. Set HONGLOU_API_KEY")
@@ -127,7 +128,8 @@ def test_a_server_that_others_reach_needs_a_key_and_asks_for_it(
     assert ask(server, path="/health")[0] == 200
     assert ask(server, path="/")[0] == 200
     client = OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
-    assert client.completions.create(model="tiny", prompt=PROMPT, max_tokens=3).choices[0].text
+    # The text of three tokens of an untrained model may be empty.
+    assert client.completions.create(model="tiny", prompt=PROMPT, max_tokens=3).choices[0].finish_reason in ("length", "stop")
     assert KEY not in server.log
     _gives_up_what_dribbles_in(server.port)
 
