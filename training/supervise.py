@@ -29,6 +29,7 @@ from training.config import RunConfig, resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
+from training.run.batch import KEYS, resolve_batch
 from training.run.signals import HANDLED, leaving, listen, say
 from training.run_folder.lock import hold
 from training.supervision.attempt import Attempt, Ended
@@ -38,7 +39,6 @@ from training.supervision.leftovers import SCRIPT, end
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
 HOSTFILE_OPTIONS = ("--hostfile", "-H")
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,8 +125,15 @@ class Job:
 
     def fits(self, ranks: int) -> bool:
         """Whether the global batch can be divided over this many ranks."""
-        pipelines, rest = divmod(ranks, self.config.batch.stages)
-        return not rest and pipelines > 0 and self.config.batch.train_batch_size % (self.config.batch.micro_batch * pipelines) == 0
+        try:
+            resolve_batch({"pipeline": {"stages": self.config.batch.stages}, **self._kept_batch()}, ranks)
+        except ValueError:
+            return False
+        return ranks > 0
+
+    def _kept_batch(self) -> dict[str, int | None]:
+        """The batch keys with which any number of ranks keeps the global batch."""
+        return dict(zip(KEYS, (self.config.batch.train_batch_size, self.config.batch.micro_batch, None), strict=True))
 
     def command_on(self, hosts: Sequence[Host], hostfile: Path) -> list[str]:
         """The command for these hosts; with fewer or more ranks than the hostfile says, the global batch is kept by accumulation."""
@@ -136,10 +143,7 @@ class Job:
         write_hostfile(hostfile, hosts)
         command = [*self.command[:place], str(hostfile), *self.command[place + 1 :]]
         if sum(host.slots for host in hosts) != self.pool.slots:
-            batch = self.config.batch
-            command += [
-                f"{key}={value}" for key, value in zip(BATCH_KEYS, (batch.train_batch_size, batch.micro_batch, "null"), strict=True)
-            ]
+            command += [f"{key}={json.dumps(value)}" for key, value in self._kept_batch().items()]
         return command
 
 

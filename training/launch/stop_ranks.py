@@ -34,6 +34,13 @@ def run_to_the_end(launcher: list[str], environment: dict[str, str], grace_secon
     return 128 + stopping.signal_number if stopped else code, stopped
 
 
+def end_group(launcher: int, code: int) -> int:
+    """Kill what a launcher that has ended left behind: ranks, if it was killed itself. Returns its exit code as a shell gives it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(launcher, signal.SIGKILL)
+    return code if code >= 0 else 128 - code
+
+
 class Stopping:
     """What this process does with its signals while the launcher runs."""
 
@@ -53,8 +60,7 @@ class Stopping:
                     say(f"Ranks are left {MARGIN_SECONDS:.0f} s after training.stop_grace_seconds; ending them.")
                     self._signal_group(signal.SIGKILL)
             else:
-                self._signal_group(signal.SIGKILL)  # Ranks whose launcher was killed.
-                return code if code >= 0 else 128 - code
+                return end_group(self._launcher.pid, code)
 
     def kill(self, number: int) -> None:
         """On a second Ctrl-C, in the signals' thread."""

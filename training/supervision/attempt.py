@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.launch.parent import bound
+from training.launch.stop_ranks import end_group
 
 REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
@@ -56,10 +57,7 @@ class Attempt:
             self._lines.append(line)
             if self._first_host is None and (ended := HOST_ENDED.match(line)):
                 self._first_host = ended["host"]
-        code = self._process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # What a killed launcher leaves behind.
-        code = code if code >= 0 else 128 - code
+        code = end_group(self._process.pid, self._process.wait())
         return Ended(code, cause_of(code, self._lines), self._first_host)
 
     def ask_to_stop(self, number: int) -> None:

@@ -32,8 +32,8 @@ def find(words: Sequence[str], folder: Path) -> list[int]:
     while process:
         ancestors.add(process)
         process = parent_of(process)
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ancestors
-            and _belongs(entry, words, folder)]  # fmt: skip
+    running = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ancestors)
+    return [int(entry.name) for entry in running if _belongs(entry, words, folder)]
 
 
 def _belongs(entry: Path, words: Sequence[str], folder: Path) -> bool:
