@@ -22,14 +22,13 @@ from model.flops import count_parameters, flops_per_token, layer_work
 from model.partition import balance
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import Layout, Plan
+from training.planning.costs import GIB, Layout, Plan
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
-from training.planning.faults import CHECKPOINT_BYTES_PER_PARAMETER, best_interval_seconds, losses
+from training.planning.faults import best_interval_seconds, losses
 from training.planning.search import plan_on, search
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
 
-GIB = 2**30
 LISTED = 8
 
 
@@ -149,8 +148,7 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
         lines.append(
             f"run          {last_step:,} steps, {last_step * tokens:.3g} tokens, {last_step * flops:.2g} FLOP: {hours:.2f} h{energy}"
         )
-    size = count_parameters(run.model) * CHECKPOINT_BYTES_PER_PARAMETER
-    save = size / (options.save_gb_per_second * 1e9)
+    save = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
     for label, interval in (
         (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * step),
         ("at the best interval", best_interval_seconds(save, options.failures_per_week)),

@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import ds_configs
 from model.flops import layer_parameters, layer_work
 from model.hardware.precision import choose_precision
 from model.partition import balance
-from training.checkpoints.published import open_checkpoint, published
+from training.checkpoints.published import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
-from training.planning.costs import Layout, Plan, plan_step, recomputed
+from training.planning.costs import GIB, Layout, Plan, plan_step, recomputed
 from training.planning.here import measure
 
-GIB = 2**30
 
-
-def plan_here(config: RunConfig, parts: tuple[int, ...] | None = None) -> tuple[RunConfig, Plan, list[str]]:
+def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[RunConfig, Plan, list[str]]:
     """Measure this machine's processors and plan a run on them: the run with its precision decided, the plan, and what is said first.
 
     Args:
         config: The run.
-        parts: First layer of each stage, if it is known; else layers are divided as the run would divide them.
+        checkpoint: Of the run as it was trained: its precision and partition are kept; else both are chosen as the run would choose them.
     """
-    precision = choose_precision(config.precision, "cpu")
+    precision = choose_precision(config.precision, "cpu", checkpoint.precision if checkpoint else None)
     run = with_precision(config, precision.bf16)
     batch, workload = run.batch, run.workload
     seconds, per_parameter = measure(run.values["model"], workload, batch.world_size)
     seconds = recomputed(seconds, workload)
-    if parts is None:
+    if checkpoint:
+        parts = checkpoint.manifest["partition"]
+    else:
         measured = run.values.get("pipeline", {}).get("partition", "flops") == "measured"
         work = [sum(one) for one in seconds] if measured else layer_work(run.model, workload.seq_length)
-        parts = tuple(balance(work, batch.stages))
+        parts = balance(work, batch.stages)
     layout = Layout.of(batch, parts)
     held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
     plan = plan_step(
@@ -61,9 +58,8 @@ def compare(folder: Path) -> str:
     times = [record["perf/seconds_per_step"] for record in records if "perf/seconds_per_step" in record]
     if len(times) < 2:
         raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
-    config = resolve(ds_configs.read(str(config_path), []))
-    kept = _as_it_ran(config, folder)
-    run, plan, _ = plan_here(kept, _parts(folder))
+    found = published(folder)
+    run, plan, _ = plan_here(resolve(ds_configs.read(str(config_path), [])), open_checkpoint(found[0]) if found else None)
     measured = statistics.median(times[1:])
     lines = [
         f"{folder}: {run.batch.stages} stages x {run.batch.replicas} replicas, {len(times) - 1} log intervals",
@@ -75,23 +71,3 @@ def compare(folder: Path) -> str:
         if (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {memory / GIB:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
     return "\n".join(lines)
-
-
-def _as_it_ran(config: RunConfig, folder: Path) -> RunConfig:
-    """The precision that the run was trained in, which its checkpoints say."""
-    manifest = _newest_manifest(folder)
-    said = manifest.get("precision") if manifest else None
-    if said is None or config.precision != "auto":
-        return config
-    values = {**config.values, "bf16": {**config.values.get("bf16", {}), "enabled": said == "bf16"}}
-    return dataclasses.replace(config, values=values)
-
-
-def _newest_manifest(folder: Path) -> Mapping[str, Any] | None:
-    found = published(folder)
-    return open_checkpoint(found[0]).manifest if found else None
-
-
-def _parts(folder: Path) -> tuple[int, ...] | None:
-    manifest = _newest_manifest(folder)
-    return tuple(manifest["partition"]) if manifest else None

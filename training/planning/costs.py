@@ -13,6 +13,7 @@ from training.planning.devices import Device
 from training.planning.schedule import Played, StageSeconds, one_after_the_other, play
 from training.run.batch import Batch
 
+GIB = 2**30
 # Of a layer's work, forward and backward: the backward pass does twice the forward's products.
 FORWARD_SHARE = 1 / 3
 # Per parameter: gradient, master and two moments are read, master, moments and weight written.
@@ -56,6 +57,8 @@ class Plan:
     naive_seconds: float
     memory_bytes: tuple[int, ...]
     """By stage, one process; libraries not counted."""
+    checkpoint_bytes: int
+    """Weights, masters and moments of all stages."""
     activation_bytes: int
     """One micro-batch over one boundary between stages, one way."""
     gradient_bytes: int
@@ -99,6 +102,7 @@ def plan_step(
         played=play(stages, layout.micro_batches, transfer),
         naive_seconds=one_after_the_other(stages, layout.micro_batches, transfer),
         memory_bytes=tuple(row.total_bytes for row in rows),
+        checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
         activation_bytes=activation_bytes(config, workload),
         gradient_bytes=max(ring_bytes(row.parameters, workload) for row in rows),
         exchange_seconds=max(exchange),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# fp32 masters and two moments, and the weights.
-CHECKPOINT_BYTES_PER_PARAMETER = 14
 WEEK_SECONDS = 7 * 24 * 3600.0
 
 
