@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_packages
 from training.run_folder.lock import hold
 from training.run_folder.progress import finished_step
+from training.run_folder.provenance import software
 
 if TYPE_CHECKING:
     from data.serving.corpus import Corpus
@@ -36,11 +35,10 @@ class ReadyRun:
 
     def facts(self) -> dict[str, str]:
         """What must be the same on all hosts, short enough to compare."""
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed")]
         return {
             "the configuration": _digest(self.config.values),
             "the token store": _digest(self.corpus.manifest),
-            "the software": ", ".join([f"Python {platform.python_version()}", *versions]),
+            "the software": ", ".join(software()),
             "the last step of the run's checkpoints": str(self.finished or "not reached"),
         }
 

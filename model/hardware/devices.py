@@ -13,6 +13,8 @@ from model.hardware.processors import usable_processors
 # In the order in which DeepSpeed looks for them too. Each is also the name of a module of torch.
 ACCELERATORS = ("xpu", "cuda")
 CHOICE = "DS_ACCELERATOR"
+TILES_OR_CARDS = "ZE_FLAT_DEVICE_HIERARCHY"
+"""The variable that says whether a tile or a card is a device, on cards that have two of them."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,8 @@ def _count(kind: str) -> int:
 def has_fp64(kind: str) -> bool:
     """Whether devices of this kind know fp64; a few of Intel's consumer GPUs do not."""
     return kind != "xpu" or bool(getattr(torch.xpu.get_device_properties(), "has_fp64", False))
+
+
+def has_tiles(kind: str) -> bool:
+    """Whether a card of this kind may be two devices."""
+    return kind == "xpu"

@@ -5,11 +5,9 @@ python -m training.diagnosis.cluster TOKEN_FILE      # on each host: one line of
 
 from __future__ import annotations
 
-import importlib.metadata
+import dataclasses
 import json
-import platform
 import shutil
-import socket
 import sys
 import time
 import uuid
@@ -17,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.hardware.devices import Devices
 from training.diagnosis.findings import Finding, bad, good, note
+from training.diagnosis.machine import devices_here, is_loopback, own_addresses
+from training.run_folder.provenance import software
 from training.supervision.hosts import Host, Pool, answering, on_each
 
 # An import of torch from a shared disk that is cold.
@@ -27,26 +28,12 @@ CLOCK_SECONDS = 5.0
 
 def report(token: Path) -> dict[str, Any]:
     """What a host says of itself."""
-    from model.hardware.devices import find_devices
-
-    name = socket.gethostname()
-    try:
-        loopback = all(str(entry[4][0]).startswith("127.") for entry in socket.getaddrinfo(name, None, socket.AF_INET))
-    except OSError:
-        loopback = True
-    try:
-        devices = find_devices()
-        kind, count = devices.kind, devices.count
-    except ValueError:
-        kind, count = "none", 0
-    versions = [f"{one} {importlib.metadata.version(one)}" for one in ("torch", "deepspeed")]
+    devices = devices_here()
     return {
-        "name": name,
-        "loopback": loopback,
+        "loopback": is_loopback(own_addresses()),
         "token": token.read_text(encoding="utf-8") if token.exists() else "",
-        "software": [f"Python {platform.python_version()}", *versions],
-        "kind": kind,
-        "devices": count,
+        "software": software(),
+        "devices": None if isinstance(devices, ValueError) else dataclasses.asdict(devices),
         "time": time.time(),
     }
 
@@ -116,8 +103,9 @@ def compare(hosts: Sequence[Host], said: Mapping[str, str | None], token: str, w
         findings.append(note("names", said_of, "GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env"))
     for host in hosts:
         one = reports.get(host.name)
-        if one and one["kind"] != "cpu" and one["devices"] != host.slots:
-            found = f"{host.name}: slots={host.slots}, but {one['devices']} {one['kind']} devices"
+        devices = Devices(**one["devices"]) if one and one["devices"] else None
+        if devices and not devices.is_cpu and devices.count != host.slots:
+            found = f"{host.name}: slots={host.slots}, but {devices}"
             findings.append(bad("slots", found, "make them equal in the hostfile, or see ZE_FLAT_DEVICE_HIERARCHY"))
     if not any(one.check == "slots" for one in findings):
         findings.append(good("slots", f"{sum(host.slots for host in hosts)} on {len(hosts)} hosts"))

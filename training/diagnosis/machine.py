@@ -9,16 +9,17 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from model.hardware.devices import Devices, find_devices
+from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices, has_tiles
 from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
+from training.launch.process_group import backend, quiet
+from training.run_folder.provenance import software
 
-PINNED = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "tensorboard")
 # Where one of these can be imported, DeepSpeed takes the old backend or the old extension instead of torch's own.
 OBSOLETE = ("oneccl_bind_pt", "oneccl-bindings-for-pytorch", "intel-extension-for-pytorch", "intel_extension_for_pytorch")
 STALE_LOCK_SECONDS = 600
@@ -28,21 +29,19 @@ SLOW_BYTES_PER_SECOND = 50e6
 
 def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]:
     """All checks of the machine this runs on, in the order in which their causes come before their effects."""
-    checks: list[Callable[[], Finding]] = [
-        check_python,
-        check_versions,
-        check_obsolete,
-        check_devices,
-        lambda: check_slots_of_tiles(environment),
-        check_precision,
-        check_backend,
-        check_extension_locks,
-        lambda: check_environment_file(Path(environment.get("DS_ENV_FILE", ".deepspeed_env"))),
-        check_own_name,
-        lambda: check_disk(folder),
-        check_shared_memory,
+    devices = devices_here()
+    return [
+        check_python(),
+        check_versions(),
+        check_obsolete(),
+        *(_without_devices(devices) if isinstance(devices, ValueError) else _with_devices(devices, environment)),
+        check_backend(),
+        check_extension_locks(),
+        check_environment_file(Path(environment.get("DS_ENV_FILE", ".deepspeed_env"))),
+        check_own_name(),
+        check_disk(folder),
+        check_shared_memory(),
     ]
-    return [check() for check in checks]
 
 
 def check_python() -> Finding:
@@ -67,7 +66,7 @@ def check_versions() -> Finding:
             wrong.append(f"{requirement.name} is {found}, wanted {requirement.specifier}")
     if wrong:
         return bad("packages", "; ".join(wrong), "python3 training/launch/environment.py requirements.txt")
-    return good("packages", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PINNED[:2]))
+    return good("packages", ", ".join(software()[1:]))
 
 
 def check_obsolete() -> Finding:
@@ -79,52 +78,49 @@ def check_obsolete() -> Finding:
     return good("old Intel packages", "none")
 
 
-def _devices() -> Devices | ValueError:
+def devices_here() -> Devices | ValueError:
+    """What ranks can be put on, or why that is not known."""
     try:
         return find_devices()
     except ValueError as error:
         return error
 
 
-def check_devices() -> Finding:
-    """What ranks can be put on."""
-    devices = _devices()
-    if isinstance(devices, ValueError):
-        return bad("devices", str(devices), "unset DS_ACCELERATOR, or install the build of torch for the device")
-    return good("devices", str(devices)) if not devices.is_cpu else note("devices", f"{devices}; no accelerator: ranks share cores")
+def _without_devices(error: ValueError) -> list[Finding]:
+    return [
+        bad("devices", str(error), "unset DS_ACCELERATOR, or install the build of torch for the device"),
+        note("precision", "not known without a device"),
+    ]
 
 
-def check_slots_of_tiles(environment: Mapping[str, str]) -> Finding:
+def _with_devices(devices: Devices, environment: Mapping[str, str]) -> list[Finding]:
+    """The devices, what a device of theirs is, and what "auto" will be on them."""
+    precision = choose_precision("auto", devices.kind)
+    return [
+        note("devices", f"{devices}; no accelerator: ranks share cores") if devices.is_cpu else good("devices", str(devices)),
+        check_tiles(devices, environment.get(TILES_OR_CARDS)),
+        good("precision", f"auto is {precision.name}, {precision.reason}"),
+    ]
+
+
+def check_tiles(devices: Devices, chosen: str | None) -> Finding:
     """Whether a tile or a card is a device, which decides the slots of a host."""
-    chosen = environment.get("ZE_FLAT_DEVICE_HIERARCHY")
-    devices = _devices()
-    if isinstance(devices, ValueError) or devices.kind != "xpu":
-        return good("tiles", "no xpu device")
+    if not has_tiles(devices.kind):
+        return good("tiles", "no device with tiles")
     if chosen is None:
-        return note("tiles", "ZE_FLAT_DEVICE_HIERARCHY is not set", "COMPOSITE (cards) or FLAT (tiles) in .deepspeed_env (docs/cluster.md)")
-    return good("tiles", f"ZE_FLAT_DEVICE_HIERARCHY={chosen}: {devices.count} devices, so slots={devices.count}")
-
-
-def check_precision() -> Finding:
-    """What "auto" will be here."""
-    devices = _devices()
-    if isinstance(devices, ValueError):
-        return note("precision", "not known without a device")
-    return good("precision", f"auto is {(choice := choose_precision('auto', devices.kind)).name}, {choice.reason}")
+        return note("tiles", f"{TILES_OR_CARDS} is not set", "COMPOSITE (cards) or FLAT (tiles) in .deepspeed_env (docs/intel-gpu.md)")
+    return good("tiles", f"{TILES_OR_CARDS}={chosen}: {devices.count} devices, so slots={devices.count}")
 
 
 def check_backend() -> Finding:
-    """Whether torch can talk between ranks on this kind of device."""
+    """Whether torch has what ranks will talk through."""
     import torch
 
-    devices = _devices()
-    kind = "cpu" if isinstance(devices, ValueError) else devices.kind
-    wanted = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}[kind]
-    distributed = torch.distributed
-    available = distributed.is_available() and getattr(distributed, f"is_{wanted}_available", lambda: False)()
-    if available:
+    with quiet():
+        wanted = backend()
+    if torch.distributed.is_available() and getattr(torch.distributed, f"is_{wanted}_available", lambda: False)():
         return good("communication", wanted)
-    return bad("communication", f"this torch {torch.__version__} has no {wanted}", f"install the build of torch for {kind}")
+    return bad("communication", f"this torch {torch.__version__} has no {wanted}", "install the build of torch for the device")
 
 
 def check_extension_locks() -> Finding:
@@ -148,17 +144,30 @@ def check_environment_file(path: Path) -> Finding:
     return good("environment file", f"{path}: every line is NAME=value")
 
 
+def own_addresses() -> list[str]:
+    """What this host's own name resolves to; nothing if it does not."""
+    try:
+        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)})
+    except OSError:
+        return []
+
+
+def is_loopback(addresses: Sequence[str]) -> bool:
+    """Whether no other host can connect: ranks take an IPv4 address where there is one."""
+    preferred = [address for address in addresses if ":" not in address] or addresses
+    return all(address.startswith("127.") or address == "::1" for address in preferred)
+
+
 def check_own_name() -> Finding:
     """Ranks on other hosts connect to what the host's own name resolves to."""
-    name = socket.gethostname()
-    try:
-        addresses = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, None)})
-    except OSError as error:
-        return bad("own name", f"{name} does not resolve ({error.strerror})", "add it to /etc/hosts with its network address")
-    if all(address.startswith("127.") or address == "::1" for address in addresses):
-        said = f"{name} is {', '.join(addresses)}, a loopback: other hosts cannot connect"
-        return note("own name", said, "harmless on one host; else GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env, or mend /etc/hosts")
-    return good("own name", f"{name} is {', '.join(addresses)}")
+    name, addresses = socket.gethostname(), own_addresses()
+    if not addresses:
+        return bad("own name", f"{name} does not resolve", "add it to /etc/hosts with its network address")
+    said = f"{name} is {', '.join(addresses)}"
+    if is_loopback(addresses):
+        way = "harmless on one host; else GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env, or mend /etc/hosts"
+        return note("own name", f"{said}, a loopback: other hosts cannot connect", way)
+    return good("own name", said)
 
 
 def check_disk(folder: Path) -> Finding:

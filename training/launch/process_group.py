@@ -86,7 +86,7 @@ def start(world: World, stages: int) -> Ranks:
         mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
         get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
     deepspeed.init_distributed(
-        dist_backend=get_accelerator().communication_backend_name() if get_accelerator().device_name() != "cpu" else "gloo",
+        dist_backend=backend(),
         auto_mpi_discovery=False,
         verbose=False,
         rank=world.rank,
@@ -95,6 +95,13 @@ def start(world: World, stages: int) -> Ranks:
     # oneCCL can hang when the first operation of a group is a point-to-point one; a collective first is harmless elsewhere.
     deepspeed.comm.all_reduce(torch.zeros(1, device=get_accelerator().current_device_name()))
     return Ranks(world=world, replica=world.rank // stages, stage=world.rank % stages, replicas=world.size // stages, stages=stages)
+
+
+def backend() -> str:
+    """What ranks talk through: what DeepSpeed takes for the accelerator, and gloo on CPUs."""
+    from deepspeed.accelerator import get_accelerator
+
+    return "gloo" if get_accelerator().device_name() == "cpu" else str(get_accelerator().communication_backend_name())
 
 
 def gather(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str
         },
     }
     write_text(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def software() -> list[str]:
+    """What must be the same on all hosts of a job."""
+    return [f"Python {platform.python_version()}", *(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "deepspeed"))]
 
 
 def _git_commit() -> str | None:

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
 
 
 def report(**changes):
-    values = {"name": "a", "loopback": False, "token": "t", "software": ["Python 3.11.7"], "kind": "cpu", "devices": 2, "time": 1000.0}
+    values = {"loopback": False, "token": "t", "software": ["Python 3.11.7"], "devices": {"kind": "cpu", "count": 2}, "time": 1000.0}
     return json.dumps(values | changes)
 
 
@@ -73,7 +73,7 @@ def report(**changes):
         ({"token": ""}, "shared folder"),
         ({"time": 900.0}, "clocks"),
         ({"software": ["Python 3.12.1"]}, "software"),
-        ({"kind": "xpu", "devices": 12}, "slots"),
+        ({"devices": {"kind": "xpu", "count": 12}}, "slots"),
         (None, "reports"),
     ],
 )
