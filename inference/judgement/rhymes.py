@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import DataError
+from data.packages import require
 
 LEVEL, OBLIQUE = "平", "仄"
 SYSTEM = "平水韵"
@@ -54,13 +55,7 @@ def _groups() -> Iterator[tuple[str, str, str]]:
 
 
 def _converter() -> Any:
-    try:
-        import opencc
-    except ImportError as error:
-        raise DataError(
-            "simplified characters are looked up through the package opencc: .venv/bin/pip install -r requirements-eval.txt"
-        ) from error
-    return opencc.OpenCC("t2s")
+    return require("opencc", "looking up simplified characters", "-r requirements-eval.txt").OpenCC("t2s")
 
 
 def tones(character: str) -> frozenset[str]:
