@@ -35,7 +35,6 @@ def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]
         check_versions(),
         check_obsolete(),
         *(_without_devices(devices) if isinstance(devices, ValueError) else _with_devices(devices, environment)),
-        check_backend(),
         check_extension_locks(),
         check_environment_file(Path(environment.get("DS_ENV_FILE", ".deepspeed_env"))),
         check_own_name(),
@@ -90,16 +89,18 @@ def _without_devices(error: ValueError) -> list[Finding]:
     return [
         bad("devices", str(error), "unset DS_ACCELERATOR, or install the build of torch for the device"),
         note("precision", "not known without a device"),
+        note("communication", "not known without a device"),
     ]
 
 
 def _with_devices(devices: Devices, environment: Mapping[str, str]) -> list[Finding]:
-    """The devices, what a device of theirs is, and what "auto" will be on them."""
+    """The devices, what a device of theirs is, what "auto" will be on them, and how their ranks will talk."""
     precision = choose_precision("auto", devices.kind)
     return [
         note("devices", f"{devices}; no accelerator: ranks share cores") if devices.is_cpu else good("devices", str(devices)),
         check_tiles(devices, environment.get(TILES_OR_CARDS)),
         good("precision", f"auto is {precision.name}, {precision.reason}"),
+        check_backend(),
     ]
 
 

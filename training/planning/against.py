@@ -10,6 +10,7 @@ from pathlib import Path
 import ds_configs
 from model.flops import layer_parameters, layer_work
 from model.hardware.precision import choose_precision
+from model.hardware.processors import usable_processors
 from model.partition import balance
 from training.checkpoints.published import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
@@ -40,7 +41,10 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     plan = plan_step(
         run.model, layout, workload, seconds, transfer=0.0, exchange=[per_parameter * parameters / batch.replicas for parameters in held]
     )
-    said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}", ""]
+    said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
+    if batch.world_size > usable_processors():
+        said.append(f"they take turns on {usable_processors()} cores; --device plans for devices that are not here")
+    said.append("")
     return run, plan, said
 
 

@@ -24,6 +24,15 @@ def test_this_machine_is_fit_for_the_shipped_runs(tmp_path, capsys, monkeypatch)
     assert "nothing to mend" in said
 
 
+def test_a_device_that_is_not_there_is_a_finding_like_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "xpu")
+    monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "none"))
+    assert doctor.main(["--directory", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().out
+    assert "DS_ACCELERATOR = xpu" in said
+    assert said.splitlines()[-1].startswith("1 of ")
+
+
 @pytest.mark.parametrize(("text", "said"), [("A=1\n\nB=2", ":2 is blank"), ("A=1\n# why\n", ':2 is "# why"'), ("A=1\nB\n", ':2 is "B"')])
 def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, text, said):
     path = tmp_path / "environment"

@@ -84,6 +84,7 @@ def test_the_reference_run_is_planned_with_its_assumptions_and_a_picture(tmp_pat
         ([REFERENCE, "--hostfile", "nowhere"], "nowhere: No such file"),
         ([REFERENCE, "--devices", "7"], "7 devices: no layout divides a batch of 768"),
         (["--against", "nowhere"], "nowhere/config.json: not there"),
+        ([REFERENCE, "--device", "a100", "--timeline", "nowhere/picture.svg"], "nowhere/picture.svg: No such file or directory."),
     ],
 )
 def test_a_mistake_is_said(capsys, words, said):
