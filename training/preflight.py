@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.store.identity import Identity
+from ds_configs.files import digest
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
 from training.run.first_weights import check_first_weights
@@ -36,15 +35,11 @@ class ReadyRun:
     def facts(self) -> dict[str, str]:
         """What must be the same on all hosts, short enough to compare."""
         return {
-            "the configuration": _digest(self.config.values),
-            "the token store": _digest(self.corpus.manifest),
+            "the configuration": digest(self.config.values)[:12],
+            "the token store": digest(self.corpus.manifest)[:12],
             "the software": ", ".join(software()),
             "the last step of the run's checkpoints": str(self.finished or "not reached"),
         }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) -> ReadyRun:
