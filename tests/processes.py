@@ -22,6 +22,8 @@ import pytest
 from training.launch.parent import bound, parent_of
 
 LIMIT_SECONDS = 900
+# For processes that are just about to leave when their test ends, on a machine that may be slow.
+LEAVING_SECONDS = 60
 # Python's own helpers, which live as long as the process that uses `multiprocessing` (or `multiprocess`, its copy in datatrove).
 HELPERS = ("resource_tracker import main", "forkserver import main")
 PR_SET_CHILD_SUBREAPER = 36
@@ -133,7 +135,7 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if call is None or not call.passed:
         end_all(left())
         return
-    deadline = time.monotonic() + 5  # Some are just about to leave.
+    deadline = time.monotonic() + LEAVING_SECONDS
     while left() and time.monotonic() < deadline:
         time.sleep(0.05)
     if remaining := left():

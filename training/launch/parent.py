@@ -52,8 +52,9 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
     """End this rank when the processes that started it have ended; from a thread.
 
     Without its parent (DeepSpeed's launcher, mpiexec's proxy, Slurm's step) it leaves at once: nobody waits for it any more, nobody
-    would end it with its peers, and the next start needs its devices and the run's folder. Without the parent's parent, if that is
-    `./run_pretrain.sh` or the command `deepspeed`, it sends itself SIGTERM: there is still a launcher to wait for ranks that save.
+    would end it with its peers, and the next start needs its devices and the run's folder. Below `./run_pretrain.sh` the kernel sees to
+    it. Without the parent's parent, if that is `./run_pretrain.sh` or the command `deepspeed`, it sends itself SIGTERM: there is still a
+    launcher to wait for ranks that save.
 
     Args:
         environment: The rank's variables.
@@ -61,8 +62,11 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
     launcher = os.getppid()
     starter = parent_of(launcher)
     started_by = environment.get(STARTER)
-    if started_by and started_by not in (str(starter), str(launcher)):
-        _leave(environment)  # They ended while this process was starting.
+    if started_by:
+        # The thread below has to wait while an import loads gigabytes of libraries; the kernel has not.
+        _end_with_parent()
+        if os.getppid() != launcher or started_by not in (str(starter), str(launcher)):
+            _leave(environment)  # They ended while this process was starting.
     if Path(_words(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
         return
     watched = starter if starter is not None and (str(starter) == started_by or _is_runner(_words(starter))) else None
@@ -77,6 +81,11 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
         _leave(environment)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()
+
+
+def _end_with_parent() -> int:
+    """Ask the kernel to kill this process when the thread that started it ends. Returns 0, or the number of an error."""
+    return ctypes.get_errno() if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) else 0
 
 
 def _leave(environment: Mapping[str, str]) -> NoReturn:
@@ -100,8 +109,8 @@ def _is_runner(words: Sequence[str]) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Become the command. Returns only if that cannot be."""
     parent, *command = arguments
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        print(f"{command[0]}: prctl: {os.strerror(ctypes.get_errno())}; it will not end with process {parent}.", file=sys.stderr)
+    if number := _end_with_parent():
+        print(f"{command[0]}: prctl: {os.strerror(number)}; it will not end with process {parent}.", file=sys.stderr)
     if os.getppid() != int(parent):
         return 1  # The parent ended before the kernel was asked.
     try:

@@ -63,6 +63,21 @@ def test_a_rank_leaves_when_its_launcher_is_killed(root):
     launcher.stdout.close()
 
 
+def test_a_rank_of_our_own_start_leaves_even_while_an_import_lets_no_other_thread_run(root):
+    held = "import ctypes, os; print(os.getpid(), flush=True); ctypes.PyDLL(None).sleep(3600)"
+    rank_that_imports = RANK.replace("print(os.getpid(), flush=True)", held)
+    starter = CHAIN.replace("sys.argv[1:]", f"sys.argv[1:], env=dict(os.environ, {STARTER}=str(os.getpid()))").replace(
+        "import ", "import os, "
+    )
+    first, rank = chain(starter, CHAIN, rank_that_imports, root=root)
+    launcher = parent_of(rank)
+    assert launcher
+    os.kill(launcher, signal.SIGKILL)
+    processes.wait_until(lambda: not processes.is_running(rank), "the end of the rank")
+    first.wait()
+    first.stdout.close()
+
+
 def test_a_rank_that_comes_up_after_its_starter_has_ended_leaves(root):
     rank = processes.run([sys.executable, "-c", RANK], cwd=root, env={**os.environ, "PYTHONPATH": str(root), STARTER: "1"})
     assert (rank.returncode, rank.stdout) == (1, "")
