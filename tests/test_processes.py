@@ -55,7 +55,7 @@ def numbers(folder):
     [
         ("assert False", [], "assert False"),
         ("os.kill(os.getpid(), signal.SIGALRM)", ["--timeout=3600"], "Timeout"),  # as pytest-timeout's own clock does
-        ("pass", [], "the test left processes behind"),
+        ("sys.modules['tests.processes'].LEAVING_SECONDS = 0.5", [], "the test left processes behind"),
     ],
     ids=["fails", "times out", "forgets"],
 )
