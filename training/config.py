@@ -59,6 +59,7 @@ class TrainingConfig:
     eval_batches: int | None = None
     save_interval_steps: int = 500
     keep_checkpoints: int = 3
+    async_save: bool = True
     sample_prompt: str | None = None
     sample_tokens: int = 64
     sample_temperature: float = 0.8

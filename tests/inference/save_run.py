@@ -42,7 +42,7 @@ def rank_main(rank: int, config: RunConfig, folder: Path, steps: list[int], port
         engine.global_steps = step
         engine.global_samples = step * config.batch.train_batch_size
         facts = {"metrics": {"train/loss": 5.5, "valid/bits_per_char": 7.25}}
-        assert save_checkpoint(engine, ranks, folder / "checkpoints", facts)
+        assert save_checkpoint(engine, ranks, folder, facts, keep=len(steps))
     torch.distributed.destroy_process_group()
 
 

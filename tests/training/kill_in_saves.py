@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,7 @@ def watch(report: int, kill_before: str) -> None:
     saving = False
 
     def note(operation: str) -> None:
-        if not saving:
+        if not saving and threading.current_thread().name != "save":
             return
         # A temporary file's name holds host and process, and the latter differs from start to start.
         operation = re.sub(r"step\d+", "STEP", operation).replace(f".{socket.gethostname()}.{os.getpid()}.tmp", ".tmp")
@@ -71,11 +72,11 @@ def watch(report: int, kill_before: str) -> None:
             # Python's rmtree names what it removes relative to an open folder.
             note(f"{event} {str(arguments[0]).rpartition('/')[2]}")
 
-    def noted(*arguments: Any) -> None:
+    def noted(*arguments: Any, wait: bool) -> None:
         nonlocal saving
         saving = True
         try:
-            save(*arguments)
+            save(*arguments, wait=wait)
         finally:
             saving = False  # What follows, the results of a finished run, is no part of it.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.checkpoints import random_state
 from training.checkpoints.published import Checkpoint, first_good, published, verify
-from training.checkpoints.save import describe
+from training.checkpoints.snapshot import describe
 from training.launch.process_group import Ranks, gather, quiet
 from training.run.engine import SAVED_PREFIX
 

@@ -18,21 +18,25 @@ from deepspeed.accelerator import get_accelerator
 ARRAY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
 
 
-def save(folder: Path, rank: int) -> None:
-    """Write the state of Python, numpy, torch and the rank's device.
-
-    Raises:
-        OSError: If the file cannot be opened.
-        RuntimeError: If it cannot be written to its end, which torch may report so.
-    """
+def capture() -> dict[str, Any]:
+    """The state of Python, numpy, torch and the rank's device, now."""
     accelerator = get_accelerator()
     kind, keys, *position = np.random.get_state()
-    state = {
+    return {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position),
         "device": accelerator.get_rng_state() if accelerator.device_name() != "cpu" else None,
     }
+
+
+def write(folder: Path, rank: int, state: dict[str, Any]) -> None:
+    """Write what was captured.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        RuntimeError: If it cannot be written to its end, which torch may report so.
+    """
     with (folder / name(rank)).open("wb") as file:
         torch.save(state, file)
 

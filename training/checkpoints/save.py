@@ -1,99 +1,198 @@
 """Save, publish, prune.
 
-DeepSpeed writes the tensors; what it does not do is done here. A checkpoint is a folder that becomes real in this order: all ranks
-write, all ranks agree that nobody failed, files are synced and hashed, rank 0 writes the manifest, and only then `latest` is
-replaced in one step. A folder without a manifest is a save that was interrupted.
+DeepSpeed's files are written by us, from a snapshot (`snapshot.py`), in a thread, while training goes on. A checkpoint is a folder that
+becomes real in this order: every rank writes, syncs and hashes its files; rank 0 hears from all that nobody failed, writes the manifest,
+and only then replaces `latest` in one step. A folder without a manifest is a save that was interrupted.
 
-No rank may leave a save on its own: the others would wait for it in a collective. So every part of it ends in an exchange of
-errors, and DeepSpeed's writes note theirs and go on (`_patched_deepspeed_writes`).
+Collectives belong to the main thread, so the threads tell rank 0 through the job's store. One save is under way at a time.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import sha256_of, write_text
-from training.checkpoints import random_state
+from ds_configs.files import write_text
 from training.checkpoints.published import LATEST, MANIFEST, UNIVERSAL, published, step_of, tag_of
-from training.launch.process_group import Ranks, gather
+from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
+from training.launch.process_group import Ranks, gather, hear_all, tell_first
 from training.run_folder.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
-UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
+# A wait of training for a save before that is worth a line.
+LONG_WAIT_SECONDS = 1.0
+# For a rank that leaves because of an error; peers that were killed would be waited for in vain.
+SETTLE_SECONDS = 15.0
 # Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
 SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 
 
-class _PartFailedError(Exception):
-    """A part of a save failed on some rank; raised on all."""
+@dataclass
+class Saving:
+    """A save under way."""
+
+    step: int
+    target: Path
+    manifest: dict[str, Any]
+    started: float
+    """On the monotonic clock."""
+    snapshot_seconds: float = 0.0
+    """That training had to wait in any case."""
+    saved: bool = False
+    seconds: float = 0.0
+    """From the start to the published checkpoint; rank 0 knows."""
 
 
-def save_checkpoint(engine: Any, ranks: Ranks, folder: Path, facts: Mapping[str, Any]) -> bool:
-    """Write the engine's state at its current step and publish it.
+class Saver:
+    """Saves the checkpoints of one start of a run. All methods are called on all ranks alike."""
 
-    Args:
-        engine: The pipeline engine.
-        ranks: This rank's place.
-        folder: `runs/<name>/checkpoints`, on a path all hosts share.
-        facts: What the manifest should also say (metrics); the same on every rank.
+    def __init__(self, ranks: Ranks, run: Path, *, keep: int, copy: bool = True, say: Callable[[Saving], None] | None = None) -> None:
+        """Nothing is written yet.
 
-    Returns:
-        False, on all ranks alike, if any rank failed; the half-written folder is then removed and the checkpoints before stay.
-    """
-    target = folder / tag_of(engine.global_steps)
-    try:
-        # The small writes come first: a rank that cannot make them has not gone into DeepSpeed's collectives yet.
-        _on_all(lambda: _make_folder(target) if ranks.is_first else None)
-        _on_all(lambda: random_state.save(target, ranks.world.rank))
-        _on_all(lambda: _write(engine, target))
-        shares = _on_all(lambda: _hash_share(target, ranks))
+        Args:
+            ranks: This rank's place.
+            run: The run's folder, on a path that all hosts share.
+            keep: How many checkpoints stay.
+            copy: Take copies, so that training may go on; otherwise `finish` must follow `start` at once.
+            say: Called on rank 0, from the thread, when a checkpoint is published.
+        """
+        self.saved_step = -1
+        self._ranks, self._run, self._keep, self._say = ranks, run, keep, say
+        self._memory = HostMemory() if copy else None
+        self._saving: Saving | None = None
+        self._thread = threading.Thread()
+        self._count = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save was started and not finished."""
+        return self._saving is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank's thread is still at work; differs from rank to rank."""
+        return self._thread.is_alive()
+
+    def start(self, engine: Any, facts: Mapping[str, Any]) -> None:
+        """Take the engine's state at its current step, and let a thread write and publish it. A save before it is finished first.
+
+        Args:
+            engine: The pipeline engine.
+            facts: What the manifest should also say (metrics); the same on every rank.
+        """
+        self._wait_for_the_one_before()
+        started = time.monotonic()
+        target = self._run / "checkpoints" / tag_of(engine.global_steps)
+        problem = gather(_problem_of(lambda: _make_folder(target)) if self._ranks.is_first else None)[0]
+        if problem:
+            if self._ranks.is_first:
+                _say_failure(target, f"rank 0: {problem}")
+            return
         manifest = {
             "tag": target.name,
             "step": engine.global_steps,
             "consumed_samples": engine.global_samples,
-            "topology": {"pipe": ranks.stages, "data": ranks.replicas},
+            "topology": {"pipe": self._ranks.stages, "data": self._ranks.replicas},
             "partition": list(engine.module.parts),
             **facts,
-            "files": dict(sorted(item for share in shares for item in share.items())),
         }
-        _on_all(lambda: _publish(target, manifest) if ranks.is_first else None)
-    except _PartFailedError as failed:
-        if ranks.is_first:
-            log.error("checkpoint %s was not saved: %s. The checkpoints before it are untouched.", target.name, failed)
-            _remove(target)
-        return False
-    return True
+        snapshot = take(engine, target, self._ranks.world.rank, self._memory)
+        self._saving = Saving(engine.global_steps, target, manifest, started, time.monotonic() - started)
+        self._count += 1
+        self._thread = threading.Thread(target=self._write, args=(self._saving, snapshot, f"save {self._count}"), name="save", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> float:
+        """Wait until the save under way, if there is one, is published or has failed; then `saved_step` tells.
+
+        Returns:
+            How many seconds it took from its start to its end on rank 0; 0.0 if it failed or there was none.
+        """
+        if self._saving is None:
+            return 0.0
+        self._thread.join()
+        saving, self._saving = self._saving, None
+        saved, seconds = gather((saving.saved, saving.seconds))[0]
+        if saved:
+            self.saved_step = saving.step
+        return float(seconds)
+
+    def settle(self) -> None:
+        """On one rank, before it leaves because of an error: give its thread time to end, and rank 0's to hear of all others."""
+        if self.is_writing:
+            self._thread.join(SETTLE_SECONDS)
+
+    def _wait_for_the_one_before(self) -> None:
+        step, began = self._saving.step if self._saving else 0, time.monotonic()
+        self.finish()
+        if self._ranks.is_first and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
+            log.warning(
+                "the save of step %d was still under way: training waited %.1f s for it. A larger training.save_interval_steps avoids it.",
+                step, waited,
+            )  # fmt: skip
+
+    def _write(self, saving: Saving, snapshot: Snapshot, topic: str) -> None:
+        """In the thread: this rank's files; on rank 0 what makes a checkpoint of all."""
+        files: dict[str, Any] = {}
+
+        def write() -> None:
+            files.update(snapshot.write())
+
+        problem = _problem_of(write)
+        snapshot.files.clear()
+        try:
+            tell_first(topic, {"files": files, "problem": problem})
+            answers = hear_all(topic, self._ranks.world.size) if self._ranks.is_first else []
+        except RuntimeError:
+            return  # The store went with rank 0: the run is over, and the main thread says why.
+        if self._ranks.is_first:
+            self._publish(saving, answers)
+
+    def _publish(self, saving: Saving, answers: list[dict[str, Any]]) -> None:
+        failed = [f"rank {rank}: {answer['problem']}" for rank, answer in enumerate(answers) if answer["problem"]]
+        if not failed:
+            saving.manifest["files"] = dict(sorted(item for answer in answers for item in answer["files"].items()))
+            problem = _problem_of(lambda: _publish(saving.target, saving.manifest))
+            failed = [f"rank 0: {problem}"] if problem else []
+        if failed:
+            _say_failure(saving.target, "; ".join(failed[:3]) + (f" (and {len(failed) - 3} more ranks)" if len(failed) > 3 else ""))
+            return
+        saving.saved, saving.seconds = True, time.monotonic() - saving.started
+        prune(self._run, self._keep)
+        if self._say:
+            self._say(saving)
 
 
-def _on_all(part: Callable[[], Any]) -> list[Any]:
-    """Do a part of a save and wait for all ranks to have done theirs. Returns what each has to give.
+def save_checkpoint(engine: Any, ranks: Ranks, run: Path, facts: Mapping[str, Any], *, keep: int) -> bool:
+    """Save the engine's state and wait until it is published. Returns, on all ranks alike, whether it was."""
+    saver = Saver(ranks, run, keep=keep, copy=False)
+    saver.start(engine, facts)
+    saver.finish()
+    return saver.saved_step == engine.global_steps
 
-    Raises:
-        _PartFailedError: On all ranks alike, if one of them failed.
-    """
-    given, problem = None, None
+
+def _problem_of(part: Callable[[], None]) -> str | None:
+    """Do it, and give in one line what went wrong: whatever it is, the other ranks have to hear of it."""
     try:
-        given = part()
-    except (OSError, RuntimeError) as error:
-        problem = describe(error)
-    answers = gather((given, problem))
-    failed = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(answers) if problem]
-    if failed:
-        more = f" (and {len(failed) - 3} more ranks)" if len(failed) > 3 else ""
-        raise _PartFailedError("; ".join(failed[:3]) + more)
-    return [given for given, _ in answers]
+        part()
+    except Exception as error:
+        if not isinstance(error, (OSError, RuntimeError)):
+            traceback.print_exc()  # A mistake of ours: the whole trace is what helps.
+        return describe(error)
+    return None
 
 
-def describe(error: Exception) -> str:
-    """An error's kind and first line."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+def _say_failure(target: Path, why: str) -> None:
+    log.error("checkpoint %s was not saved: %s. The checkpoints before it are untouched.", target.name, why)
+    _remove(target)
 
 
 def _make_folder(target: Path) -> None:
@@ -101,49 +200,6 @@ def _make_folder(target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
-
-
-def _write(engine: Any, target: Path) -> None:
-    with _patched_deepspeed_writes(engine) as errors:
-        engine.save_checkpoint(str(target.parent), tag=target.name, client_state=dict(UNIVERSAL_INFO), save_latest=False)
-    if errors:
-        raise errors[0]
-
-
-@contextmanager
-def _patched_deepspeed_writes(engine: Any) -> Iterator[list[Exception]]:
-    """Let DeepSpeed's save run to its end on a rank that cannot write, because its collectives lie between the files."""
-    writer = engine.checkpoint_engine
-    write, make_folders = writer.save, writer.makedirs
-    errors: list[Exception] = []
-
-    def noting(call: Any) -> Any:
-        def attempt(*args: Any, **kwargs: Any) -> None:
-            if errors:
-                return  # The checkpoint is lost already; on a full disk every further file would only take its time.
-            try:
-                call(*args, **kwargs)
-            except (OSError, RuntimeError) as error:
-                errors.append(error)
-
-        return attempt
-
-    writer.save, writer.makedirs = noting(write), noting(make_folders)
-    engine._copy_recovery_script = lambda *_: None  # `SCRIPTS`: of no use here, and one more write that can fail.
-    try:
-        yield errors
-    finally:
-        del writer.save, writer.makedirs, engine._copy_recovery_script
-
-
-def _hash_share(target: Path, ranks: Ranks) -> dict[str, Any]:
-    """Sync and hash this rank's share of the files, as they can be read back, not as they were meant. Returns facts by name."""
-    share = {}
-    for path in sorted(path for path in target.iterdir() if path.is_file())[ranks.world.rank :: ranks.world.size]:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        share[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    return share
 
 
 def _publish(target: Path, manifest: Mapping[str, Any]) -> None:

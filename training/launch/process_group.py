@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import random
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from model.hardware.devices import find_devices
 from training.launch.world import World, default_environment
 
 log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,30 @@ def gather(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, value)
     return gathered
+
+
+def tell_first(topic: str, value: Any) -> None:
+    """Leave a value that JSON knows for rank 0 in the job's store: no collective, so any thread may do it. Once a topic, on every rank.
+
+    Raises:
+        RuntimeError: If rank 0, which holds the store, is gone.
+    """
+    store = torch.distributed.distributed_c10d._get_default_store()
+    store.set(f"{topic}/{torch.distributed.get_rank()}", json.dumps(value))
+    store.add(f"{topic}/told", 1)
+
+
+def hear_all(topic: str, size: int) -> list[Any]:
+    """On rank 0: what each of `size` ranks left, by rank, as soon as all did."""
+    store = torch.distributed.distributed_c10d._get_default_store()
+    # Not `store.wait`: the main thread could not use the store meanwhile.
+    while store.add(f"{topic}/told", 0) < size:
+        time.sleep(POLL_SECONDS)
+    keys = [f"{topic}/{rank}" for rank in range(size)]
+    values = [json.loads(store.get(key)) for key in keys]
+    for key in [*keys, f"{topic}/told"]:
+        store.delete_key(key)
+    return values
 
 
 def _patch_deepspeed_ops() -> None:

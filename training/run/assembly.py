@@ -12,6 +12,7 @@ from model.pipeline import set_fp32_masters
 from training.checkpoints.load import load_checkpoint
 from training.checkpoints.published import Checkpoint
 from training.checkpoints.reshard import needs_resharding, to_universal
+from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.launch.process_group import Ranks, gather, placement
 from training.optimizer.parameter_groups import apply_configured, settings_of
@@ -51,8 +52,11 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
     stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, reasons.find)
     meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
+    saver = Saver(
+        ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=writer.saved if writer else None
+    )
     heartbeat.beat()
-    return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer)
+    return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer, saver=saver)
 
 
 def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, last_step: int) -> Engine:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from data.serving.corpus import Corpus, ValidationSet
-from training.checkpoints.published import tag_of
-from training.checkpoints.save import prune, save_checkpoint
+from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.launch.process_group import Ranks
-from training.run.failure import SaveError
+from training.run.failure import RunError, SaveError
 from training.run.meter import Meter
 from training.run.sample import sample
 from training.run.stop_request import StopRequest
@@ -32,8 +31,8 @@ class Run:
     stop: StopRequest
     meter: Meter
     writer: Writer | None  # Rank 0 only.
+    saver: Saver
     results: dict[str, float] = field(default_factory=dict)
-    saved_step: int = -1
     stopped: bool = False
 
 
@@ -44,34 +43,45 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         NonFiniteError: If the loss blows up and `training.non_finite` says stop.
         SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
     """
-    plan = config.training
     batches = corpus.train.batches(
         start_sample=engine.global_samples, replica=run.ranks.replica, num_replicas=run.ranks.replicas, micro_batch=config.batch.micro_batch
     )
     run.meter.go_on()
-    while engine.global_steps < run.last_step and not run.stopped:
-        lr = engine.get_lr()[0]
-        with run.heartbeat.phase("step"):
-            loss = engine.train_batch(batches)
-        step = engine.global_steps  # the only step counter
-        run.meter.add(loss, engine, lr)  # stays on the device
-        run.stopped = run.stop.agreed()
-        last = step == run.last_step
-        saves = last or run.stopped or step % plan.save_interval_steps == 0
-
-        if saves or step == 1 or step % plan.log_interval_steps == 0:
-            report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
-        if last or step % plan.eval_interval_steps == 0:
-            evaluate_and_sample(engine, config, corpus, run)
-        if saves:
-            save(engine, config, corpus, run)
-        if run.writer:
-            run.writer.advance(step)
-
-    if run.saved_step != engine.global_steps and engine.global_steps:
+    try:
+        while engine.global_steps < run.last_step and not run.stopped:
+            _advance(engine, config, corpus, batches, run)
+    except RunError:  # On all ranks alike, so what was saved before can still be published.
+        finish_save(run)
+        raise
+    except Exception:  # On this rank, or a peer is gone: no collective any more, but what was begun may become whole.
+        run.saver.settle()
+        raise
+    if run.saver.saved_step != engine.global_steps and engine.global_steps:
         raise SaveError(
             f"{config.folder / 'checkpoints'}: the checkpoint of step {engine.global_steps} could not be saved; see the lines above."
         )
+
+
+def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[Any], run: Run) -> None:
+    """One optimizer step, and what is due after it."""
+    plan = config.training
+    lr = engine.get_lr()[0]
+    with run.heartbeat.phase("step"):
+        loss = engine.train_batch(batches)
+    step = engine.global_steps  # the only step counter
+    run.meter.add(loss, engine, lr)  # stays on the device
+    run.stopped = run.stop.agreed()
+    last = step == run.last_step
+    saves = last or run.stopped or step % plan.save_interval_steps == 0
+
+    if saves or step == 1 or step % plan.log_interval_steps == 0:
+        report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
+    if last or step % plan.eval_interval_steps == 0:
+        evaluate_and_sample(engine, config, corpus, run)
+    if saves:
+        save(engine, config, corpus, run, wait=last or run.stopped)
+    if run.writer:
+        run.writer.advance(step)
 
 
 def report(engine: Any, run: Run) -> None:
@@ -165,16 +175,21 @@ def _held_out_beginning(corpus: Corpus) -> list[int]:
     return [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
 
 
-def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
-    """Save and publish; a save that fails is logged, and training goes on with the checkpoints before it."""
+def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run, *, wait: bool) -> None:
+    """Save and publish, behind the training unless it has to wait. A save that fails is logged; the checkpoints before it are there."""
     run.meter.pause()
-    folder = config.folder / "checkpoints"
-    facts = {"metrics": run.results, "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text}
-    with run.heartbeat.phase("save"):
-        saved = save_checkpoint(engine, run.ranks, folder, facts)
-    if saved:
-        run.saved_step = engine.global_steps
-        if run.writer:
-            prune(config.folder, config.training.keep_checkpoints)
-            run.writer.say(f"step {engine.global_steps}/{run.last_step} | saved {folder / tag_of(engine.global_steps)}")
+    finish_save(run)
+    facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text}
+    with run.heartbeat.phase("snapshot"):
+        run.saver.start(engine, facts)
+    if wait or not config.training.async_save:
+        finish_save(run)
     run.meter.go_on()
+
+
+def finish_save(run: Run) -> None:
+    """Wait for the save under way, if there is one."""
+    if run.saver.is_busy:
+        with run.heartbeat.phase("save"):
+            seconds = run.saver.finish()
+        run.heartbeat.took("save", seconds)

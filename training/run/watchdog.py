@@ -40,8 +40,12 @@ class Heartbeat:
         started, self.doing = self.last, name
         yield
         self.beat()
-        self.longest_seconds[name] = max(self.longest_seconds.get(name, 0.0), self.last - started)
+        self.took(name, self.last - started)
         self.doing = ""
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note how long something of this kind can take."""
+        self.longest_seconds[name] = max(self.longest_seconds.get(name, 0.0), seconds)
 
     def patience_seconds(self) -> float | None:
         """How long the phase under way may take if it is like those before; None if there was none before."""

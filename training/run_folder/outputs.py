@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 from training.checkpoints.published import tag_of
 from training.config import RunConfig
 from training.run_folder.curves import CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, monitor_folder
+
+if TYPE_CHECKING:
+    from training.checkpoints.save import Saving
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,11 @@ class Writer:
         self._bar_output.attempt(self._bar.clear)
         log.info(message)
         self._bar_output.attempt(self._bar.refresh)
+
+    def saved(self, saving: Saving) -> None:
+        """A checkpoint was published. Called from the thread that saves."""
+        times = f"{saving.seconds:.2f} s, the snapshot {saving.snapshot_seconds:.2f} s of them"
+        self.say(f"step {saving.step}/{self._last_step} | saved {saving.target} ({times})")
 
     def passage(self, text: str, step: int) -> None:
         """A sample, for `samples/` and TensorBoard."""

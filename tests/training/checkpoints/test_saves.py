@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -60,10 +61,44 @@ def test_an_error_on_one_rank_is_said_by_it_and_by_nobody_else(make_run):
     assert run.tags() == ["step00000002"]
 
 
+@pytest.mark.distributed
+def test_saves_behind_the_training_hold_what_saves_hold_that_are_waited_for(make_run):
+    behind, waited_for = (make_run(training__async_save=setting, training__eval_interval_steps=1000) for setting in (True, False))
+    for run in (behind, waited_for):
+        run.run()
+    assert behind.curve() == waited_for.curve()
+    assert behind.tags() == waited_for.tags() == [f"step{step:08d}" for step in (2, 4, 6, 8)]
+    for path in waited_for.folder.glob("checkpoints/*/*.pt"):
+        other = behind.folder / path.relative_to(waited_for.folder)
+        assert path.stat().st_size == pytest.approx(other.stat().st_size, abs=200), "pickle names objects that are one object only once"
+        held, expected = (torch.load(file, weights_only=False) for file in (other, path))  # Our own files.
+        assert leaves(held) == leaves(expected)
+
+
+def leaves(item):
+    """Everything in lists, tuples and dicts, as strings or bytes, with the keys that lead there."""
+    if isinstance(item, (dict, list, tuple)):
+        pairs = item.items() if isinstance(item, dict) else enumerate(item)
+        return {f"{key}.{path}": leaf for key, value in pairs for path, leaf in leaves(value).items()}
+    return {"": item.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if isinstance(item, torch.Tensor) else str(item)}
+
+
+@pytest.mark.slow  # Writes some 10 GB. Medians of one run, both kinds of saves in turns.
+@pytest.mark.distributed
+def test_training_waits_less_than_a_tenth_of_a_save_that_is_behind_it(root, tmp_path):
+    command = [sys.executable, "benchmarks/saves.py", "--folder", str(tmp_path)]
+    done = processes.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr
+    (share,) = re.findall(r"training waits ([\d.]+)% of", done.stdout)
+    assert float(share) < 10, done.stdout
+
+
 @pytest.mark.slow  # Some twenty starts.
 @pytest.mark.distributed
-def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_go_on_from(make_run, root):
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_kill_before_every_single_write_of_a_save_leaves_a_good_checkpoint_to_go_on_from(make_run, root, in_background):
     changes = {
+        "training__async_save": in_background,
         "pipeline__stages": 1,
         "scheduler__type": "WarmupLR",
         "scheduler__params": {"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01},
@@ -156,7 +191,7 @@ def _same_state_afterwards():
 
 @pytest.mark.usefixtures("_same_state_afterwards")
 def test_the_random_state_comes_back_also_from_a_file_of_version_0_1(tmp_path):
-    random_state.save(tmp_path, 0)
+    random_state.write(tmp_path, 0, random_state.capture())
     old = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(), "device": None}
     torch.save(old, tmp_path / random_state.name(1))
     expected = draws()

@@ -100,12 +100,15 @@ def test_ranks_save_and_leave_when_the_command_deepspeed_is_killed(endless):
     assert len(endless.tags()) == 1
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(30, marks=pytest.mark.slow)])
-def test_nothing_is_left_of_a_run_killed_at_random_and_the_next_start_goes_on(make_run, num_kills):
+@pytest.mark.parametrize(
+    ("num_kills", "in_background"),
+    [(3, True), pytest.param(30, True, marks=pytest.mark.slow), pytest.param(30, False, marks=pytest.mark.slow)],
+)
+def test_nothing_is_left_of_a_run_killed_at_random_and_the_next_start_goes_on(make_run, num_kills, in_background):
     # A schedule without an end, so that some steps are a piece of more.
     rate = {"scheduler__type": "WarmupLR", "scheduler__params": {"warmup_num_steps": 3, "warmup_type": "linear", "warmup_max_lr": 0.01}}
     whole = make_run(**rate, training__eval_interval_steps=1000, training__save_interval_steps=1000)
-    tiny = make_run(**rate, training__eval_interval_steps=1000, training__save_interval_steps=2)
+    tiny = make_run(**rate, training__eval_interval_steps=1000, training__save_interval_steps=2, training__async_save=in_background)
     draw = random.Random(num_kills)
     length = 8
     for _ in range(num_kills):

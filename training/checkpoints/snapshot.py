@@ -1,0 +1,123 @@
+"""What DeepSpeed would write of this rank, held in memory until a thread writes it.
+
+DeepSpeed's save runs collectives between its files, so it must run in the main thread and to its end on every rank. Here it runs
+without writing: nothing in it can fail on one rank only, and nothing in it waits for a disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ds_configs.files import sha256_of, sync
+from training.checkpoints import random_state
+
+UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
+
+
+class HostMemory:
+    """Copies of tensors in host memory that is kept from save to save: fresh memory costs most of a copy's time, in page faults."""
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+        self._used = 0
+
+    def rewind(self) -> None:
+        """From now on copies go over those before, which are written by now."""
+        self._used = 0
+
+    def copy(self, item: Any) -> Any:
+        """The item with copies of all tensors in its lists, tuples and dicts, and with lists and dicts of its own.
+
+        Raises:
+            RuntimeError: If memory is short.
+        """
+        if isinstance(item, torch.Tensor):
+            return self._copy(item.detach())
+        if isinstance(item, (list, tuple)):
+            return type(item)(map(self.copy, item))
+        if isinstance(item, dict):
+            return type(item)((key, self.copy(value)) for key, value in item.items())
+        return item
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        place, self._used = self._used, self._used + 1
+        fits = place < len(self._kept) and (self._kept[place].shape, self._kept[place].dtype) == (tensor.shape, tensor.dtype)
+        if not fits:
+            self._kept[place:] = [torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")]
+        return self._kept[place].copy_(tensor)
+
+
+@dataclass
+class Snapshot:
+    """What writes each file of one rank."""
+
+    files: list[tuple[Path, Callable[[], None]]]
+    problem: Exception | None = None
+    """Why it is not whole: host memory, as a rule."""
+
+    def write(self) -> dict[str, Any]:
+        """Write all files, have them on the disk, and hash what can be read back, not what was meant.
+
+        Returns:
+            Size and SHA-256 by name, for the manifest.
+
+        Raises:
+            OSError: If a file cannot be written.
+            RuntimeError: If a file cannot be written, as torch may report it, or memory was short.
+        """
+        if self.problem:
+            raise self.problem
+        for _, write in self.files:
+            write()
+        facts = {}
+        for path, _ in self.files:
+            sync(path)
+            facts[path.name] = {"bytes": os.stat(path).st_size, "sha256": sha256_of(path)}
+        return facts
+
+
+def take(engine: Any, target: Path, rank: int, memory: HostMemory | None) -> Snapshot:
+    """What a checkpoint of the engine's current step holds of this rank. On all ranks at once: DeepSpeed's collectives run in here.
+
+    Args:
+        engine: The pipeline engine.
+        target: The checkpoint's folder.
+        rank: This one's number in the job.
+        memory: Takes a copy, so that training may go on; without it the weights must stay as they are until all is written.
+    """
+    state = random_state.capture()
+    snapshot = Snapshot([(target / random_state.name(rank), lambda: random_state.write(target, rank, state))])
+    writer = engine.checkpoint_engine
+    write = writer.save
+
+    def hold(state_dict: Any, path: str) -> None:
+        try:
+            held = memory.copy(state_dict) if memory and not snapshot.problem else state_dict
+        except (MemoryError, RuntimeError) as error:
+            snapshot.problem = RuntimeError(f"no host memory for a copy ({describe(error)}); training.async_save = false needs none")
+            return
+        snapshot.files.append((Path(path), lambda: write(held, path)))
+
+    if memory:
+        memory.rewind()
+        writer.preserves_storage_sharing = lambda: False  # Or DeepSpeed would clone each layer before it gives it away.
+    writer.save, writer.makedirs = hold, lambda *arguments, **options: None
+    engine._copy_recovery_script = lambda *_: None  # It cannot read a pipeline's checkpoint.
+    try:
+        engine.save_checkpoint(str(target.parent), tag=target.name, client_state=dict(UNIVERSAL_INFO), save_latest=False)
+    finally:
+        del engine._copy_recovery_script
+        for name in ("save", "makedirs", "preserves_storage_sharing"):
+            vars(writer).pop(name, None)
+    return snapshot
+
+
+def describe(error: Exception) -> str:
+    """An error's kind and first line."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
