@@ -2,7 +2,8 @@
 
     python many_runs.py 'JSON'
 
-JSON is a list of {"config": FILE, "overrides": [...], "world": RANKS}. Each run leaves what training always leaves in its folder, and
+JSON is a list of {"config": FILE, "overrides": [...], "world": RANKS}, and where a rank is to sleep before each forward pass also
+"slow": {"rank": RANK, "seconds": SECONDS}. Each run leaves what training always leaves in its folder, and
 `start-<stage>.pt`: weights and the optimizer's fp32 masters of a stage of the first replica as they were before the first step.
 """
 
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import torch
@@ -50,6 +52,8 @@ def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}
     if ranks.replica == 0:
         torch.save((engine.module.state_dict(), masters), config.folder / f"start-{ranks.stage}.pt")
+    if job.get("slow", {}).get("rank") == ranks.world.rank:
+        engine.module.register_forward_pre_hook(lambda *_: time.sleep(job["slow"]["seconds"]))
     train(engine, config, corpus, run)
     if run.writer:
         run.writer.close()

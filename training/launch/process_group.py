@@ -139,6 +139,17 @@ def hear_all(topic: str, size: int) -> list[Any]:
     return values
 
 
+def by_rank(own: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """What every rank gives, a few numbers, on every rank: (n,) of each -> (replicas, stages, n), on the host. All of them call it."""
+    from deepspeed import comm as dist
+    from deepspeed.accelerator import get_accelerator
+
+    table = torch.zeros(ranks.world.size, len(own), dtype=own.dtype, device=get_accelerator().current_device_name())
+    table[ranks.world.rank] = own
+    dist.all_reduce(table)
+    return table.view(ranks.replicas, ranks.stages, len(own)).cpu()
+
+
 def _patch_deepspeed_ops() -> None:
     """Keep init_distributed from compiling an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same."""
     import deepspeed

@@ -18,18 +18,20 @@ from deepspeed.runtime.utils import clip_tensors_by_global_norm, is_invalid_grad
 from torch import Tensor
 
 from model.hardware.devices import has_fp64
+from training.health.stage_clock import StageClock
 
 
 class ShardedOptimizer(BF16_Optimizer):
     """DeepSpeed's BF16_Optimizer for weights of either precision, with Muon under a pipeline and a norm that no partition changes."""
 
-    def __init__(self, optimizer: Any, param_names: dict[Tensor, str], *, mpu: Any, **settings: Any) -> None:
+    def __init__(self, optimizer: Any, param_names: dict[Tensor, str], *, mpu: Any, clock: StageClock, **settings: Any) -> None:
         """Wrap a basic optimizer.
 
         Args:
             optimizer: Over this stage's parameters.
             param_names: Name of each parameter.
             mpu: The pipeline's grid.
+            clock: Told when this rank waits for others.
             settings: As DeepSpeed's class takes them.
         """
         # Two things are kept from DeepSpeed 0.19.8's constructor. It asks whether bf16 is enabled, although nothing in it depends on that;
@@ -37,6 +39,7 @@ class ShardedOptimizer(BF16_Optimizer):
         config = DeepSpeedBF16Config(enabled=True, immediate_grad_update=settings.pop("immediate_grad_update"))
         super().__init__(optimizer, param_names, bfloat16_config=config, mpu=None, grad_acc_dtype=torch.float32, **settings)
         self.mpu = mpu
+        self._clock = clock
 
     @property
     def fp16_groups(self) -> list[list[Tensor]]:
@@ -49,7 +52,9 @@ class ShardedOptimizer(BF16_Optimizer):
         """Clip, update the masters, copy them to the weights. A norm that is not finite skips all of it, as `overflow` says."""
         assert closure is None, "the engine has run the backward pass"
         gradients, _ = self.get_grads_for_norm()
-        norm = global_norm(gradients, self.mpu)
+        squares = sum_of_squares(gradients)
+        with self._clock.waiting():
+            norm = global_norm(squares, self.mpu)
         self.overflow = is_invalid_grad_norm(norm)
         self._global_grad_norm = float("inf") if self.overflow else norm
         if self.overflow:
@@ -63,12 +68,13 @@ class ShardedOptimizer(BF16_Optimizer):
             self._prepare_muon_updates()
         self.optimizer.step()
         self._lazy_init_hp_params_optimizer_state()  # Moments exist from the first step on.
-        self.update_lp_params()
+        with self._clock.waiting():  # All but a copy of it is the all-gather over replicas.
+            self.update_lp_params()
         self.clear_hp_grads()
 
 
-def global_norm(gradients: Sequence[Tensor], mpu: Any) -> Tensor:
-    """The 2-norm over all stages, an fp32 scalar that is the same to the last bit however the model is cut into stages.
+def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
+    """This stage's part of the norm, an fp64 scalar that hardly depends on the order of additions.
 
     DeepSpeed adds the squares of a stage's tensors in fp32 and then adds the stages: another cut is another order of additions, another
     last bit in the clipping factor, and from there losses that drift apart. In fp64 the order no longer shows. DeepSpeed also stops on a
@@ -78,6 +84,10 @@ def global_norm(gradients: Sequence[Tensor], mpu: Any) -> Tensor:
     # A few consumer GPUs have no fp64; there the last bit depends on the partition, as it does in DeepSpeed.
     precision = torch.float64 if has_fp64(get_accelerator().device_name()) else torch.float32
     squares = [tensor.detach().float().norm().to(device, precision).square() for tensor in gradients]
-    total = torch.stack(squares).sum() if squares else torch.zeros((), device=device, dtype=precision)
+    return torch.stack(squares).sum() if squares else torch.zeros((), device=device, dtype=precision)
+
+
+def global_norm(total: Tensor, mpu: Any) -> Tensor:
+    """The 2-norm over all stages from each stage's `sum_of_squares`: an fp32 scalar, the same to the last bit for every partition."""
     dist.all_reduce(total, group=mpu.get_model_parallel_group())
     return total.sqrt().float()

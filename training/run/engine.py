@@ -11,6 +11,7 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from model.pipeline import PipelinePlan, build_pipeline
 from training.config import RunConfig
+from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank, topology
 from training.optimizer import muon
 from training.optimizer.parameter_groups import parameter_groups
@@ -40,12 +41,24 @@ SAVED_PREFIX = "bf16_"
 
 
 class Engine(PipelineEngine):
-    """DeepSpeed's pipeline engine, with `ShardedOptimizer` around the basic optimizer in bf16 and in fp32."""
+    """DeepSpeed's pipeline engine, with `ShardedOptimizer` around the basic optimizer in bf16 and in fp32, and a clock."""
+
+    _INSTRUCTION_MAP = timed(PipelineEngine._INSTRUCTION_MAP)
 
     def __init__(self, **arguments: Any) -> None:
+        self.clock = StageClock()
         self.checkpoint_prefix = SAVED_PREFIX
         super().__init__(**arguments)
         self.using_bf16_optimizer = True  # DeepSpeed compares classes, and ours is a subclass.
+
+    def train_batch(self, data_iter: Any = None) -> Any:
+        """One step, as DeepSpeed's, measured."""
+        with self.clock.step():
+            return super().train_batch(data_iter)
+
+    def _aggregate_total_loss(self) -> Any:
+        with self.clock.waiting():
+            return super()._aggregate_total_loss()
 
     def _configure_basic_optimizer(self, model_parameters: Any) -> Any:
         optimizer = super()._configure_basic_optimizer(model_parameters)
@@ -66,6 +79,7 @@ class Engine(PipelineEngine):
             optimizer,
             self.param_names,
             mpu=self.mpu,
+            clock=self.clock,
             clip_grad=self.gradient_clipping(),
             allgather_bucket_size=self.zero_allgather_bucket_size(),
             dp_process_group=self.seq_data_parallel_group,

@@ -16,7 +16,8 @@ from deepspeed.accelerator import get_accelerator
 
 from model.flops import flops_per_token
 from training.config import RunConfig
-from training.launch.process_group import Ranks
+from training.health.slowest import pipeline_figures
+from training.launch.process_group import Ranks, by_rank
 from training.run.failure import NonFiniteError
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Meter:
             "perf/seconds_per_step": self._seconds / len(losses),
             "perf/mfu": tokens_per_second * self._flops_per_token / self._peak,
             **memory_by_stage(self._ranks),
+            **pipeline_figures(by_rank(torch.tensor(engine.clock.read()), self._ranks).numpy()),
         }
         self._losses, self._norms, self._lrs, self._applied, self._seconds = [], [], [], [], 0.0
         return records
@@ -112,10 +114,7 @@ def memory_by_stage(ranks: Ranks) -> dict[str, float]:
     accelerator = get_accelerator()
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     used = own if accelerator.device_name() == "cpu" else accelerator.max_memory_allocated()
-    by_rank = torch.zeros(ranks.world.size, device=accelerator.current_device_name())
-    by_rank[ranks.world.rank] = used / GIB
-    dist.all_reduce(by_rank)
-    peaks = by_rank.view(ranks.replicas, ranks.stages).max(dim=0).values.tolist()
+    peaks = by_rank(torch.tensor([used / GIB]), ranks)[..., 0].max(dim=0).values.tolist()
     return {f"memory/stage_{stage}_gib": round(peak, 3) for stage, peak in enumerate(peaks)}
 
 

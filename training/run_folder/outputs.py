@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from training.checkpoints.published import tag_of
 from training.config import RunConfig
+from training.health.slowest import slow_phrase
 from training.run_folder.curves import CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, monitor_folder
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ class Writer:
         """The one log line of an interval: the mean loss over it, everything else at its end."""
         last = records[-1]
         loss = sum(record["train/loss"] for record in records) / len(records)
+        slow = slow_phrase(last)
         memory = max(value for tag, value in last.items() if tag.startswith("memory/"))
         self.say(
             f"step {last['step']}/{self._last_step} | loss {loss:.4f} | lr {last['optim/lr']:.2e} | grad {last['optim/grad_norm']:.2f} | "
             f"{_short(last['perf/tokens_per_second'])} tokens/s | {100 * last['perf/mfu']:.0f}% MFU | {memory:.1f} GiB"
+            + (f" | {slow}" if slow else "")
         )
 
     def say(self, message: str) -> None:

@@ -1,0 +1,138 @@
+"""How long each rank computes and how long it waits for others. What these times say is `slowest.py`.
+
+A rank waits in what it does together with others: sends, receives and collectives, their transfer included. All else inside a step is
+work: forward and backward passes, the optimizer, reading the data. What a rank works does not depend on its peers, so a slow one shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.pipe import schedule
+
+TOGETHER = (
+    schedule.SendActivation, schedule.RecvActivation, schedule.SendGrad, schedule.RecvGrad, schedule.ReduceGrads, schedule.ReduceTiedGrads,
+)  # fmt: skip
+
+
+class Times(Protocol):
+    """A way to take the time without waiting for the device."""
+
+    steps_an_interval: float
+    at_once: bool  # Whether a moment can be read as soon as it was taken.
+
+    def moment(self) -> Any:
+        """Now, in the order of what the rank has asked its device for."""
+
+    def seconds(self, first: Any, second: Any) -> float:
+        """Between two moments that are over."""
+
+
+class HostTimes:
+    """For devices that compute before a call returns: CPUs."""
+
+    steps_an_interval = float("inf")
+    at_once = True
+
+    def moment(self) -> float:
+        """The host's clock."""
+        return time.perf_counter()
+
+    def seconds(self, first: float, second: float) -> float:
+        """Between two readings."""
+        return second - first
+
+
+class DeviceTimes:
+    """Events in the device's queue: they say when the device got there, and nobody waits for it.
+
+    A receive or a collective holds up this queue until it is over, so the device's waiting shows here and not on the host's clock.
+    """
+
+    steps_an_interval = 8.0  # Some hundred events each, kept until the interval's end.
+    at_once = False
+
+    def moment(self) -> Any:
+        """An event."""
+        event = get_accelerator().Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, first: Any, second: Any) -> float:
+        """Between two events that the device has passed."""
+        return float(first.elapsed_time(second)) / 1000
+
+
+def _times_here() -> Times:
+    return HostTimes() if get_accelerator().use_host_timers() else DeviceTimes()
+
+
+WORK, WAIT, OUTSIDE = range(3)
+
+
+class StageClock:
+    """Work and waiting of one rank, over the steps since the last `read`."""
+
+    def __init__(self, times: Times | None = None) -> None:
+        self._times: Times = times or _times_here()
+        self._marks: list[tuple[Any, int]] = []  # A moment, and what the rank does from it on.
+        self._totals = [0.0, 0.0, 0.0]
+        self._steps = 0
+        self._warm = False
+        self._running = False
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step. The first one of a start is not measured, nor on a device the later ones of an interval."""
+        self._running = self._warm and self._steps < self._times.steps_an_interval
+        self._mark(WORK)
+        yield
+        self._mark(OUTSIDE)
+        self._steps += self._running
+        self._warm, self._running = True, False
+        if self._times.at_once:
+            self._add_up()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what is done together with other ranks. Outside of a step (an evaluation) nothing is measured."""
+        self._mark(WAIT)
+        yield
+        self._mark(WORK)
+
+    def read(self) -> list[float]:
+        """Seconds of work and of waiting a step (0 if none was measured), and begin anew.
+
+        Call it when the device has finished the interval's last step.
+        """
+        self._add_up()
+        means = [total / max(self._steps, 1) for total in self._totals[:OUTSIDE]]
+        self._totals, self._steps = [0.0, 0.0, 0.0], 0
+        return means
+
+    def _mark(self, begins: int) -> None:
+        if self._running:
+            self._marks.append((self._times.moment(), begins))
+
+    def _add_up(self) -> None:
+        for (begin, kind), (end, _) in itertools.pairwise(self._marks):
+            self._totals[kind] += self._times.seconds(begin, end)
+        self._marks = []
+
+
+def timed(instructions: Mapping[Any, Callable[..., None]]) -> dict[Any, Callable[..., None]]:
+    """The pipeline's instructions, of which those that are done together with others are measured by `engine.clock`."""
+    return {kind: _waiting(execute) if kind in TOGETHER else execute for kind, execute in instructions.items()}
+
+
+def _waiting(execute: Callable[..., None]) -> Callable[..., None]:
+    def measured(engine: Any, **arguments: Any) -> None:
+        with engine.clock.waiting():
+            execute(engine, **arguments)
+
+    return measured
