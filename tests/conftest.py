@@ -7,7 +7,7 @@ import pytest
 
 from tests.checkout import ROOT
 
-pytest_plugins = ["tests.processes", "tests.system_packages"]
+pytest_plugins = ["tests.processes", "tests.system_packages", "tests.quickstart"]
 
 # Lines of Tang poems; recombined, they make a text of any length with the letter statistics of verse.
 LINES = [

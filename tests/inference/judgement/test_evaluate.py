@@ -18,6 +18,7 @@ from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
 from inference.judgement.held_out import Grouping, Rows, held_out_texts, score
 from tests.conftest import LINES
+from tests.inference.by_heart import learn_by_heart
 from tests.inference.judgement.conftest import SEQ_LENGTH
 
 
@@ -103,7 +104,7 @@ def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder:
 def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folder: Path, store: Path, corpus: Corpus) -> None:
     from data.inspect import find_subject
     from inference.generation.engine import load_engine
-    from inference.judgement.continuation import Probe, continue_corpus
+    from inference.judgement.continuation import Probe, _passages, continue_corpus
     from inference.judgement.training_text import open_index
 
     subject = find_subject(store)
@@ -111,31 +112,13 @@ def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folde
     before = continue_corpus(load_engine(folder), subject, open_index(subject), probe)["by_split"]
     assert before["train"]["hit_share"] == 0
 
-    _learn_by_heart(folder, corpus, probe)
+    # The very passages that will be asked for.
+    streams = [stream for _, stream in subject.streams("train")]
+    learn_by_heart(folder, [passage.tolist() for passage in _passages(streams, (corpus.tokenizer.eos_id,), probe)])
     after = continue_corpus(load_engine(folder), subject, open_index(subject), probe)["by_split"]
     assert after["train"]["hit_share"] == 1
     assert after["train"]["mean_longest_run"] > before["train"]["mean_longest_run"]
     assert after["valid"]["hit_share"] < 1
-
-
-def _learn_by_heart(folder: Path, corpus: Corpus, probe) -> None:
-    """Train on the very passages that will be asked for: what thousands of passes over a corpus do to all of it."""
-    from data.inspect import find_subject
-    from inference.judgement.continuation import _passages
-
-    streams = [stream for _, stream in find_subject(corpus.folder).streams("train")]
-    rows = torch.tensor([passage.tolist() for passage in _passages(streams, (corpus.tokenizer.eos_id,), probe)])
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()  # no dropout
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(200):
-        loss = model(rows, labels=rows).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if loss < 0.01:
-            break
-    model.save_pretrained(folder)
 
 
 def test_texts_are_judged_without_their_prompts(folder: Path, stores: list[str], corpus: Corpus, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tiny exported model, and the real server with it as a process."""
+"""Models to serve (a tiny one, one that knows texts by heart, the trained quickstart), the real server as a process, and a browser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,6 +17,9 @@ from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
 from tests import processes
 from tests.checkout import ROOT
+from tests.inference.server.browser import Browser, find_browser
+from tests.inference.server.known_texts import KnownTexts, make_known_texts
+from tests.quickstart import MARKS
 
 NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 256
 KEY = "0123456789abcdef0123456789abcdef"
@@ -58,16 +61,21 @@ def _save(family: str, path: Path, verse: Path) -> Path:
 class Server:
     """A running `inference.serve`, and where to reach it."""
 
-    def __init__(self, folder: Path, log: Path, *options: str, **environment: str) -> None:
-        self._log = log
-        command = [sys.executable, "-m", "inference.serve", str(folder), "--port", "0", "--name", "tiny", "--dtype", "fp32", *options]
-        environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment}
+    def __init__(self, model: Path, log: Path, *options: str, checkout: Path = ROOT, **environment: str) -> None:
+        self._log, self.model = log, model
+        command = [sys.executable, "-m", "inference.serve", str(model), "--port", "0", "--dtype", "fp32", *options]
+        environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT), **environment}
         with log.open("w", encoding="utf-8") as file:
-            self.process = processes.start(command, stderr=file, stdout=subprocess.DEVNULL, env={**os.environ, **environment}, cwd=ROOT)
+            self.process = processes.start(command, stderr=file, stdout=subprocess.DEVNULL, env={**os.environ, **environment}, cwd=checkout)
         processes.wait_until(lambda: "at http://" in self.log or self.process.poll() is not None, "the server's first line")
-        match = re.search(r"at http://\S+:(\d+)", self.log)
+        match = re.search(r"(\S+) at http://\S+:(\d+)", self.log)
         assert match, self.log
-        self.port = int(match[1])
+        self.name, self.port = match[1], int(match[2])
+
+    @property
+    def folder(self) -> Path:
+        """The Hugging Face folder: of a run, its export."""
+        return export if (export := self.model / "export").is_dir() else self.model
 
     @property
     def url(self) -> str:
@@ -78,6 +86,11 @@ class Server:
         """What it has said so far."""
         return self._log.read_text(encoding="utf-8")
 
+    def wait_for_corpus(self) -> None:
+        """Until it can say what is copied."""
+        processes.wait_until(lambda: "/v1/copied " in self.log, "the index of the training text")
+        assert "/v1/copied looks into" in self.log, self.log
+
     def stop(self) -> int:
         """Ask it to stop; its exit code."""
         if self.process.poll() is None:
@@ -87,12 +100,13 @@ class Server:
 
 @pytest.fixture(scope="session")
 def start_server(make_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts servers of the tiny GPT-2 and ends them at the end of the session."""
+    """Starts servers, of the tiny GPT-2 unless another model is named, and ends them at the end of the session."""
     started: list[Server] = []
 
-    def start(*options: str, **environment: str) -> Server:
+    def start(*options: str, model: Path | None = None, checkout: Path = ROOT, **environment: str) -> Server:
         log = tmp_path_factory.mktemp("server") / "log.txt"
-        started.append(Server(make_folder("gpt2"), log, *options, **environment))
+        chosen = [] if model else ["--name", "tiny"]
+        started.append(Server(model or make_folder("gpt2"), log, *chosen, *options, checkout=checkout, **environment))
         return started[-1]
 
     yield start
@@ -104,3 +118,31 @@ def start_server(make_folder: Callable[[str], Path], tmp_path_factory: pytest.Te
 def server(start_server: Callable[..., Server]) -> Server:
     """One with default limits, for all tests that leave it as it is."""
     return start_server()
+
+
+@pytest.fixture(scope="session", params=["tiny", pytest.param("quickstart", marks=MARKS)])
+def served(request: pytest.FixtureRequest) -> Server:
+    """What is said of a server holds for a model with random weights and, among the slow tests, for one that the quickstart trained."""
+    if request.param == "tiny":
+        return cast("Server", request.getfixturevalue("server"))
+    start: Callable[..., Server] = request.getfixturevalue("start_server")
+    server = start(model=request.getfixturevalue("quickstart"))
+    server.wait_for_corpus()
+    return server
+
+
+@pytest.fixture(scope="session")
+def known_texts(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> KnownTexts:
+    """Of a model that knows by heart what is in its training text and what is not."""
+    return make_known_texts(tmp_path_factory.mktemp("known"), verse)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a file. Longer it must not run: it starts processes when it likes, which look like another test's."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    browser = Browser(program)
+    yield browser
+    browser.close()

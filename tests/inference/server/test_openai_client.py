@@ -1,47 +1,51 @@
-"""The real server, asked by the openai client."""
+"""The real server, asked by the openai client: with a tiny model, and among the slow tests with one that the quickstart trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
 from openai import OpenAI
+from tokenizers import Tokenizer
 
 from inference.generation.engine import load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
-from tests.inference.server.conftest import NUM_TOKENS, Server
+from tests.inference.server.conftest import Server
 
 PROMPT = "床前明月光，"
 
 
+@pytest.fixture
+def name(served: Server) -> str:
+    return served.name
+
+
 @pytest.fixture(scope="module")
-def client(server: Server) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+def client(served: Server) -> OpenAI:
+    return OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
 
 
-def test_models_are_listed_and_another_name_is_refused(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny"]
-    assert client.models.retrieve("tiny").id == "tiny"
-    with pytest.raises(openai.NotFoundError, match='this server has "tiny"'):
+def test_models_are_listed_and_another_name_is_refused(client: OpenAI, name: str) -> None:
+    assert [model.id for model in client.models.list()] == [name]
+    assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError, match=f'this server has "{name}"'):
         client.completions.create(model="gpt-4", prompt=PROMPT)
 
 
-def test_a_seed_is_one_text_and_sample_i_is_that_of_seed_plus_i(client: OpenAI) -> None:
-    three = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, seed=7, n=3)
-    alone = [client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, seed=7 + index) for index in range(3)]
+def test_a_seed_is_one_text_and_sample_i_is_that_of_seed_plus_i(client: OpenAI, name: str) -> None:
+    three = client.completions.create(model=name, prompt=PROMPT, max_tokens=20, seed=7, n=3)
+    alone = [client.completions.create(model=name, prompt=PROMPT, max_tokens=20, seed=7 + index) for index in range(3)]
     assert [choice.text for choice in three.choices] == [answer.choices[0].text for answer in alone]
     assert len({choice.text for choice in three.choices}) == 3
     assert three.usage
     assert three.usage.completion_tokens == sum(answer.usage.completion_tokens for answer in alone if answer.usage)
 
 
-def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(client: OpenAI) -> None:
-    settings: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "seed": 3, "logprobs": 2}
+def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(client: OpenAI, name: str) -> None:
+    settings: dict[str, Any] = {"model": name, "prompt": PROMPT, "max_tokens": 40, "seed": 3, "logprobs": 2}
     whole = client.completions.create(**settings).choices[0]
     events = list(client.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
     choices = [event.choices[0] for event in events if event.choices]
@@ -55,16 +59,16 @@ def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(clien
     assert events[-1].usage.prompt_tokens > 0
 
 
-def test_the_server_writes_what_the_command_writes_with_the_same_seed(client: OpenAI, make_folder: Callable[[str], Path]) -> None:
-    engine = load_engine(make_folder("gpt2"))
+def test_the_server_writes_what_the_command_writes_with_the_same_seed(client: OpenAI, served: Server) -> None:
+    engine = load_engine(served.folder)
     sampling = Sampling(new_tokens=40, temperature=0.9, top_p=0.8, seed=11)
     [ours] = generate(engine, [engine.tokenizer.encode(PROMPT)], sampling)
-    served = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=40, temperature=0.9, top_p=0.8, seed=11)
-    assert served.choices[0].text == ours.text
+    answer = client.completions.create(model=served.name, prompt=PROMPT, max_tokens=40, temperature=0.9, top_p=0.8, seed=11)
+    assert answer.choices[0].text == ours.text
 
 
-def test_a_stop_is_not_part_of_the_text_and_nothing_behind_it_is(client: OpenAI) -> None:
-    settings: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": 60, "seed": 3}
+def test_a_stop_is_not_part_of_the_text_and_nothing_behind_it_is(client: OpenAI, name: str) -> None:
+    settings: dict[str, Any] = {"model": name, "prompt": PROMPT, "max_tokens": 60, "seed": 3}
     free = client.completions.create(**settings).choices[0].text
     stop = free[len(free) // 2 :][:2]
     stopped = client.completions.create(**settings, stop=["never written", stop], logprobs=1).choices[0]
@@ -76,10 +80,10 @@ def test_a_stop_is_not_part_of_the_text_and_nothing_behind_it_is(client: OpenAI)
     assert "".join(event.choices[0].text for event in streamed) == stopped.text
 
 
-def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(client: OpenAI, make_folder: Callable[[str], Path]) -> None:
-    engine = load_engine(make_folder("gpt2"))
+def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(client: OpenAI, served: Server) -> None:
+    engine = load_engine(served.folder)
     ids = engine.tokenizer.encode(PROMPT)
-    settings: dict[str, Any] = {"model": "tiny", "prompt": [ids, ids[:3]], "max_tokens": 0, "echo": True, "logprobs": 1}
+    settings: dict[str, Any] = {"model": served.name, "prompt": [ids, ids[:3]], "max_tokens": 0, "echo": True, "logprobs": 1}
     whole, part = client.completions.create(**settings).choices
     assert whole.text == PROMPT
     assert whole.logprobs
@@ -87,7 +91,9 @@ def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(cl
     assert whole.logprobs.token_logprobs[0] is None
     with torch.inference_mode():
         logits = engine.core(input_ids=torch.tensor([ids])).logits[0, :-1]
-        logits[:, NUM_TOKENS:] = -torch.inf  # ids that are no tokens have no probability
+        logits[
+            :, Tokenizer.from_file(str(served.folder / "tokenizer.json")).get_vocab_size() :
+        ] = -torch.inf  # ids that are no tokens have no probability
     expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
     # fp32, with sums in another order.
     assert whole.logprobs.token_logprobs[1:] == pytest.approx(expected.tolist(), abs=1e-4)

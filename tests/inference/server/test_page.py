@@ -1,77 +1,29 @@
-"""The page that the server serves, in a real browser against the real server."""
+"""The page that the server serves, in a real browser against the real server: with a tiny model, and with what the quickstart trained."""
 
 from __future__ import annotations
 
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .browser import Browser, find_browser
-from .conftest import KEY, Server
+from tests.inference.server.browser import Browser
+from tests.inference.server.conftest import KEY, Server
+from tests.inference.server.known_texts import KnownTexts
+from tests.inference.server.writing_page import OVER, fill, open_page, status, variants, write
 
 PROMPT = "床前明月光，"
-OVER = "document.querySelectorAll('article').length && !document.querySelector('[aria-busy=true]')"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
-    browser = Browser(program)
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Browser:
+def page(browser: Browser, served: Server) -> Browser:
     """Freshly opened, by somebody who was never here before and reads Chinese."""
-    open_page(browser, server)
+    open_page(browser, served)
     return browser
-
-
-def open_page(browser: Browser, server: Server) -> None:
-    browser.resize(1280, 900)
-    browser.prefer("light")
-    browser.open(server.url)
-    browser.run("localStorage.clear()")
-    browser.requests.clear()
-    browser.complaints.clear()
-    browser.open(server.url)
-    browser.wait("document.querySelector('#model').textContent !== '' || document.querySelector('#status').textContent !== ''")
-
-
-def fill(page: Browser, name: str, value: str) -> None:
-    page.run(f"document.querySelector('#{name}').value = {json.dumps(value)}")
-
-
-def variants(page: Browser, number: int) -> None:
-    page.click(f"#variants label:nth-child({number})")
-
-
-def write(page: Browser, **settings: str) -> list[str]:
-    """Fill in, press the button, and wait: the texts, without the opening."""
-    for name, value in settings.items():
-        fill(page, name, value)
-    page.click("#write")
-    page.wait(f"{OVER} && !document.querySelector('#write').disabled")
-    return texts(page)
-
-
-def texts(page: Browser) -> list[str]:
-    found: list[str] = page.run(
-        "[...document.querySelectorAll('.body')].map((body) => body.textContent.slice(body.firstChild.textContent.length))"
-    )
-    return found
-
-
-def status(page: Browser) -> str:
-    return str(page.run("document.querySelector('#status').textContent"))
 
 
 def completion(server: Server, **body: Any) -> dict[str, Any]:
@@ -80,12 +32,12 @@ def completion(server: Server, **body: Any) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def test_variants_are_the_servers_texts_with_their_probabilities(page: Browser, server: Server) -> None:
+def test_variants_are_the_servers_texts_with_their_probabilities(page: Browser, served: Server) -> None:
     variants(page, 2)
     found = write(page, prompt=PROMPT, length="30", seed="7")
     assert status(page) == "写好了。"
-    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 30, "temperature": 0.8, "top_p": 0.95, "n": 2, "seed": 7, "logprobs": 0}
-    choices = completion(server, **body)["choices"]
+    body = {"model": served.name, "prompt": PROMPT, "max_tokens": 30, "temperature": 0.8, "top_p": 0.95, "n": 2, "seed": 7, "logprobs": 0}
+    choices = completion(served, **body)["choices"]
     assert found == [choice["text"] for choice in choices]
     assert all(found)
     assert page.run("[...document.querySelectorAll('.opening')].map((one) => one.textContent)") == [PROMPT, PROMPT]
@@ -100,17 +52,14 @@ def test_variants_are_the_servers_texts_with_their_probabilities(page: Browser, 
     assert "种子 7" in page.run("document.querySelector('article .foot').textContent")
 
 
-def test_nothing_is_asked_of_another_host_and_the_browser_has_nothing_to_complain_about(page: Browser, server: Server) -> None:
+def test_nothing_is_asked_of_another_host_and_the_browser_has_nothing_to_complain_about(page: Browser, served: Server) -> None:
     write(page, prompt=PROMPT, length="5")
-    assert {address.removeprefix(server.url) for address in page.requests if not address.startswith("data:")} == {
-        "/",
-        "/v1/info",
-        "/v1/completions",
-    }
+    asked = {address.removeprefix(served.url) for address in page.requests if not address.startswith("data:")}
+    assert asked - {"/v1/copied"} == {"/", "/v1/info", "/v1/completions"}
     assert page.complaints == []
 
 
-def test_a_text_is_shown_as_it_grows_and_can_be_stopped(page: Browser, server: Server) -> None:
+def test_a_text_is_shown_as_it_grows_and_can_be_stopped(page: Browser, served: Server) -> None:
     variants(page, 4)
     fill(page, "prompt", PROMPT)
     fill(page, "length", "240")
@@ -125,19 +74,38 @@ def test_a_text_is_shown_as_it_grows_and_can_be_stopped(page: Browser, server: S
     assert write(page, prompt=PROMPT, length="3")
 
 
-def test_stretches_from_the_training_text_are_marked_and_counted(page: Browser) -> None:
-    (text,) = write(page, prompt=PROMPT, length="40")
-    assert page.run("info.copied") is False
-    assert page.run("document.querySelector('#mark-label').hidden")
-    # As /v1/copied answers; characters beyond the basic plane are one, as the server counts.
-    span = {"start": 1, "end": 4, "source": "唐诗三百首"}
-    page.run("texts[0].characters[2] = '𠮷'")
-    page.run(f"texts[0].spans = [{json.dumps(span)}]; texts[0].share = 0.1; texts[0].draw(); texts[0].caption()")
-    marked = page.run("[...document.querySelectorAll('.copied')].map((one) => one.textContent).join('')")
-    assert marked == text[1] + "𠮷" + text[3]
-    assert "抄自原文 10%，最长 3 字" in page.run("document.querySelector('.foot').textContent")
-    page.run("texts[0].choose(texts[0].shown.findIndex((part) => part.span))")
-    assert "见 唐诗三百首" in page.run("document.querySelector('.detail').textContent")
+def test_what_is_copied_from_the_training_text_is_marked_and_counted(
+    browser: Browser, start_server: Callable[..., Server], known_texts: KnownTexts
+) -> None:
+    server = start_server(model=known_texts.model, checkout=known_texts.checkout)
+    open_page(browser, server)
+    server.wait_for_corpus()  # It may have come up after the page.
+    for known in (known_texts.whole, known_texts.part, known_texts.none):
+        assert write(browser, prompt=known.prompt, length="240", temperature="0") == [known.rest]
+        browser.wait("typeof texts[0].share === 'number'")
+        assert not browser.run("document.querySelector('#mark-label').hidden")
+        marked = browser.run("[...document.querySelectorAll('.body .copied')].map((one) => one.textContent).join('')")
+        assert marked == known.copied
+        percent = round(100 * len(known.copied) / len(known.rest))
+        longest = f"，最长 {len(known.copied)} 字" if known.copied else ""
+        assert browser.run("document.querySelector('.foot .share').textContent") == f"抄自原文 {percent}%{longest}"
+    write(browser, prompt=known_texts.part.prompt, length="240", temperature="0")
+    browser.wait("texts[0].spans.length")
+    browser.run("texts[0].choose(texts[0].shown.findIndex((part) => part.span))")
+    assert known_texts.part.source in browser.run("document.querySelector('.detail').textContent")
+    underline = "getComputedStyle(document.querySelector('.body .copied')).textDecorationLine"
+    assert browser.run(underline) == "underline"
+    browser.click("#mark")
+    assert browser.run(underline) == "none"
+    server.stop()
+
+
+def test_without_the_training_text_the_page_does_not_speak_of_it(browser: Browser, server: Server) -> None:
+    open_page(browser, server)
+    write(browser, prompt=PROMPT, length="40")
+    assert browser.run("document.querySelector('#mark-label').hidden")
+    assert "抄" not in browser.run("document.querySelector('.foot').textContent")
+    assert f"{server.url}/v1/copied" not in browser.requests
 
 
 def test_the_keyboard_suffices(page: Browser) -> None:
@@ -156,7 +124,7 @@ def test_the_keyboard_suffices(page: Browser) -> None:
     assert "%" in page.run("document.querySelector('.detail').textContent")
 
 
-def test_every_control_has_a_name_in_both_languages_and_the_language_is_remembered(page: Browser, server: Server) -> None:
+def test_every_control_has_a_name_in_both_languages_and_the_language_is_remembered(page: Browser, served: Server) -> None:
     nameless = (
         "[...document.querySelectorAll('input, textarea, button')].filter((one) =>"
         " !(one.labels?.length && one.labels[0].textContent.trim()) && !one.textContent.trim()).map((one) => one.id)"
@@ -166,9 +134,9 @@ def test_every_control_has_a_name_in_both_languages_and_the_language_is_remember
     page.click("#language")
     assert page.run(nameless) == []
     assert page.run("document.querySelector('#write').textContent") == "Write on"
-    page.open(server.url)
-    page.wait("document.title.includes('tiny')")
-    assert page.run("[document.documentElement.lang, document.title]") == ["en", "Honglou · tiny"]
+    page.open(served.url)
+    page.wait(f"document.title.includes('{served.name}')")
+    assert page.run("[document.documentElement.lang, document.title]") == ["en", f"Honglou · {served.name}"]
     paths = "((table) => JSON.stringify(Object.entries(table).map(([key, value]) => [key, typeof value, value.length])))"
     keys = "(table) => Object.keys(table).sort().join()"
     assert page.run(f"({keys})(WORDS.zh)") == page.run(f"({keys})(WORDS.en)"), paths
@@ -195,7 +163,7 @@ def _luminance(colour: list[int]) -> float:
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
-def test_both_colour_schemes_can_be_read_and_the_switch_is_stronger_than_the_system(page: Browser, server: Server) -> None:
+def test_both_colour_schemes_can_be_read_and_the_switch_is_stronger_than_the_system(page: Browser, served: Server) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     grounds = {}
     for scheme in ("light", "dark"):
@@ -218,7 +186,7 @@ def test_both_colour_schemes_can_be_read_and_the_switch_is_stronger_than_the_sys
     assert page.run(ground) == grounds["light"]
     page.click("#theme")
     page.prefer("light")
-    page.open(server.url)
+    page.open(served.url)
     assert page.run(ground) == grounds["dark"]
 
 
@@ -257,10 +225,10 @@ def test_a_mistake_is_told_in_words(page: Browser, settings: dict[str, str], mes
 
 
 def test_a_key_is_asked_for_and_a_full_or_dead_server_is_told_in_words(
-    browser: Browser, start_server: Callable[..., Server], tmp_path: Path
+    browser: Browser, served: Server, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text(KEY, encoding="utf-8")
-    server = start_server("--api-key-file", str(tmp_path / "key"), "--max-batch", "1", "--max-queue", "1")
+    server = start_server("--api-key-file", str(tmp_path / "key"), "--max-batch", "1", "--max-queue", "1", model=served.model)
     open_page(browser, server)
     browser.wait("!document.querySelector('#access').hidden")
     assert status(browser) == "这里要 API 密钥。请填写后再试。"

@@ -18,19 +18,6 @@ from training.launch.local import _prepare
 pytestmark = pytest.mark.distributed
 
 
-@pytest.fixture
-def person(root):
-    """Run the script from the shell; the environment that runs these tests serves as its `.venv`."""
-    if not (root / ".venv/bin/python").exists():
-        pytest.skip("no .venv in the checkout; `make test` makes it")
-    shell = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "DS_ACCELERATOR", "OMP_NUM_THREADS")}
-
-    def run(*arguments):
-        return processes.run(["./run_pretrain.sh", *arguments], cwd=root, env=shell)
-
-    return run
-
-
 def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_finished(make_run, person):
     run = make_run(training__sample_prompt="春眠不觉晓，", training__sample_tokens=8)
     shutil.rmtree(json.loads(run.config.read_text(encoding="utf-8"))["data"]["directory"])  # A person has no token store yet.
@@ -101,12 +88,10 @@ def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, root, t
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_whole_quickstart_reaches_7_05_bits_per_character(person, tmp_path):
-    done = person("ds_configs/quickstart.json", f"run.directory={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "quickstart/results.json").read_text(encoding="utf-8"))
+def test_the_whole_quickstart_reaches_7_05_bits_per_character(quickstart):
+    results = json.loads((quickstart / "results.json").read_text(encoding="utf-8"))
     assert results["valid/bits_per_char"] <= 7.05
-    norms = [json.loads(line).get("optim/grad_norm", 0) for line in (tmp_path / "quickstart/metrics.jsonl").read_text("utf-8").splitlines()]
+    norms = [json.loads(line).get("optim/grad_norm", 0) for line in (quickstart / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert max(norms[10:]) < 4, "no spike at the end of the warm-up"
 
 
