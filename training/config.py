@@ -64,6 +64,7 @@ class TrainingConfig:
     sample_tokens: int = 64
     sample_temperature: float = 0.8
     non_finite: Literal["stop", "skip"] = "stop"
+    replica_check_interval_steps: int | None = 100
     watchdog_seconds: int = 1800
     stop_grace_seconds: int = 300
     stop_after_minutes: float | None = None
@@ -77,6 +78,8 @@ class TrainingConfig:
         require(self, lengths[0], getattr(self, lengths[0]) > 0, "more than 0")
         for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "stop_grace_seconds"):
             require(self, name, getattr(self, name) >= 1, "1 or more")
+        checks = self.replica_check_interval_steps
+        require(self, "replica_check_interval_steps", checks is None or checks >= 1, "1 or more, or null for none")
         minutes = self.stop_after_minutes
         require(self, "stop_after_minutes", minutes is None or minutes > 0, "more than 0, or null for no limit")
         long_enough = f"{SHORTEST_WATCHDOG_SECONDS} or more, and longer than a start, an evaluation or a save takes"

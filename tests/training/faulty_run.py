@@ -55,7 +55,26 @@ def lose_data() -> None:
         PipelineEngine.train_batch = failing
 
 
-FAULTS: dict[str, Callable[[], None]] = {"poison": poison, "kill in save": kill_in_save, "lose data": lose_data}
+def flip_bit() -> None:
+    """After step 3 one bit of one of rank 1's weights is another one, as a fault of memory or network would make it."""
+    from deepspeed.runtime.pipe.engine import PipelineEngine
+
+    train_batch = PipelineEngine.train_batch
+
+    def failing(engine: Any, batches: Iterator[Any]) -> Any:
+        loss = train_batch(engine, batches)
+        if engine.global_steps == POISONED_STEP:
+            import torch
+
+            weight = list(engine.module.parameters())[-1].detach()
+            weight.view(torch.int16 if weight.element_size() == 2 else torch.int32).view(-1)[-1] ^= 1
+        return loss
+
+    if os.environ["RANK"] == "1":
+        PipelineEngine.train_batch = failing
+
+
+FAULTS: dict[str, Callable[[], None]] = {"poison": poison, "kill in save": kill_in_save, "lose data": lose_data, "flip bit": flip_bit}
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

@@ -28,6 +28,10 @@ class NonFiniteError(RunError):
     """A loss or gradient norm was infinite or not a number."""
 
 
+class ReplicasDifferError(RunError):
+    """Two replicas had different weights at the same step."""
+
+
 class SaveError(RunError):
     """The checkpoint of the last step, or of a stop, could not be saved."""
 

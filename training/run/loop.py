@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.serving.corpus import Corpus, ValidationSet
+from training.checkpoints.published import published
 from training.checkpoints.save import Saver
 from training.config import RunConfig
+from training.health.replica_check import compare_replicas
 from training.launch.process_group import Ranks
-from training.run.failure import RunError, SaveError
+from training.run.failure import ReplicasDifferError, RunError, SaveError
 from training.run.meter import Meter
 from training.run.sample import sample
 from training.run.stop_request import StopRequest
@@ -41,6 +43,7 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
 
     Raises:
         NonFiniteError: If the loss blows up and `training.non_finite` says stop.
+        ReplicasDifferError: If replicas no longer have the same weights.
         SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
     """
     batches = corpus.train.batches(
@@ -76,6 +79,9 @@ def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[A
 
     if saves or step == 1 or step % plan.log_interval_steps == 0:
         report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
+    checks = plan.replica_check_interval_steps
+    if checks is not None and (saves or step % checks == 0):
+        check_replicas(engine, config, run)
     if last or step % plan.eval_interval_steps == 0:
         evaluate_and_sample(engine, config, corpus, run)
     if saves:
@@ -91,6 +97,18 @@ def report(engine: Any, run: Run) -> None:
     if run.writer:
         run.writer.write(records)
         run.writer.line(records)
+
+
+def check_replicas(engine: Any, config: RunConfig, run: Run) -> None:
+    """End the run, on all ranks, if the replicas no longer have the same weights."""
+    if differences := compare_replicas(engine, run.ranks):
+        finish_save(run)  # Of weights that were compared.
+        saved = published(config.folder)
+        before = f"the newest checkpoint before it is {saved[0]}" if saved else "there is no checkpoint yet"
+        raise ReplicasDifferError(
+            f"step {engine.global_steps}: the replicas' weights differ: {'; '.join(differences)}. Memory, device or network of a host "
+            f"may be faulty. This step is not saved; {before}."
+        )
 
 
 def evaluate(engine: Any, config: RunConfig, corpus: Corpus, ranks: Ranks) -> dict[str, float]:
