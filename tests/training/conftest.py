@@ -1,4 +1,4 @@
-"""Start tiny runs as real processes, through DeepSpeed's launcher, and read what they wrote."""
+"""Start tiny runs as real processes, and read what they wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tests.processes import LIMIT_SECONDS, end, run, start, wait_until
-from training.launch.local import free_port, world_info
 
 
 def train_many(jobs: list[dict[str, Any]]) -> str:
@@ -37,10 +36,8 @@ class TinyRun:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "") -> None:
-        """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faulty_run.py's."""
-        script = "tests/training/faulty_run.py" if fault else "run_pretrain.sh"
-        launcher = ["-m", "deepspeed.launcher.launch", "--log_level", "error", "--master_port", str(free_port())]
-        command = [sys.executable, *launcher, "--world_info", world_info(ranks), script, str(self.config), *overrides]
+        """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faults.py's."""
+        command = [sys.executable, "-m", "tests.training.fork_ranks", str(ranks), str(self.config), *overrides]
         if file_bytes:
             command = ["prlimit", f"--fsize={file_bytes}", *command]
         self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", FAULT=fault)
@@ -106,7 +103,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_values(verse: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A complete configuration of a model that trains in milliseconds."""
+    """A complete configuration of a model that trains in milliseconds. Measuring the processor's peak would take most of a start."""
     return {
         "run": {"seed": 7},
         "train_batch_size": 8,
@@ -135,7 +132,14 @@ def tiny_values(verse: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             "validation": {"last_documents": 2},
             "tokenizer": {"kind": "byte_bpe", "vocab_size": 320},
         },
-        "training": {"steps": 8, "log_interval_steps": 1, "eval_interval_steps": 4, "save_interval_steps": 2, "keep_checkpoints": 10},
+        "training": {
+            "steps": 8,
+            "log_interval_steps": 1,
+            "eval_interval_steps": 4,
+            "save_interval_steps": 2,
+            "keep_checkpoints": 10,
+            "peak_tflops_per_device": 0.1,
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +106,7 @@ def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal
     muon.patch_deepspeed()
     # What deepspeed.initialize does for a PipelineModule, but for the class.
     grid = module.mpu()
+    gc.freeze()  # DeepSpeed collects garbage after each buffer it makes: a second in all, to look at what was imported again and again.
     with quiet():
         engine = Engine(
             args=None,

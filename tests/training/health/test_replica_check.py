@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.training.faulty_run import POISONED_STEP
+from tests.training.faults import POISONED_STEP
 from training.health.replica_check import CHUNK_WORDS, differing, digest
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.training.faulty_run import POISONED_STEP
+from tests.training.faults import POISONED_STEP
 
 pytestmark = pytest.mark.distributed
 

@@ -1,10 +1,9 @@
-"""One rank of a run, like run_pretrain.sh, with the fault that FAULT names. Nothing in the product knows of it."""
+"""What can go wrong in a rank, by name (`FAULT`). Nothing in the product knows of it."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 POISONED_STEP = 3
@@ -75,10 +74,3 @@ def flip_bit() -> None:
 
 
 FAULTS: dict[str, Callable[[], None]] = {"poison": poison, "kill in save": kill_in_save, "lose data": lose_data, "flip bit": flip_bit}
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from training.pretrain import main
-
-    FAULTS[os.environ["FAULT"]]()
-    sys.exit(main(sys.argv[1:]))
