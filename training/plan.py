@@ -24,7 +24,7 @@ from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
 from training.planning.costs import GIB, Layout, Plan
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
-from training.planning.faults import best_interval_seconds, losses
+from training.planning.faults import Save, best_interval_seconds, losses
 from training.planning.search import plan_on, search
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
@@ -70,11 +70,12 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--network-gbits", type=float, default=NETWORK_GBITS, help=f"between hosts, per host ({NETWORK_GBITS:g})")
     parser.add_argument("--failures-per-week", type=float, default=1.0, help="of the whole job (1)")
     parser.add_argument("--save-gb-per-second", type=float, default=1.0, help="to the shared disk, all ranks together (1)")
+    parser.add_argument("--snapshot-gb-per-second", type=float, default=5.0, help="to host memory, a rank (5)")
     parser.add_argument("--restart-seconds", type=float, default=300, help="from a failure to the first step (300)")
     parser.add_argument("--timeline", metavar="FILE.svg", help="draw the pipeline's timeline")
     parser.add_argument("--against", metavar="RUN", help="compare with what a run on this machine has measured")
     options = parser.parse_args(list(arguments))
-    for name in ("efficiency", "network_gbits", "save_gb_per_second"):
+    for name in ("efficiency", "network_gbits", "save_gb_per_second", "snapshot_gb_per_second"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
@@ -151,17 +152,26 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
         lines.append(
             f"run          {last_step:,} steps, {last_step * tokens:.3g} tokens, {last_step * flops:.2g} FLOP: {hours:.2f} h{energy}"
         )
-    save = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
+    lines += failures(run, plan, options)
+    return [*lines, "", *assumptions(run, device, options)]
+
+
+def failures(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[str]:
+    """What saves and failures cost, at the run's interval and at the best one."""
+    seconds = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
+    snapshot = plan.snapshot_bytes / (options.snapshot_gb_per_second * 1e9)
+    save = Save(seconds=seconds, stall_seconds=min(snapshot, seconds) if run.training.async_save else seconds)
+    lines = [f"saves        of {save.seconds:.2g} s, for {save.stall_seconds:.2g} s of which training waits"]
     for label, interval in (
-        (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * step),
+        (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * plan.step_seconds),
         ("at the best interval", best_interval_seconds(save, options.failures_per_week)),
     ):
         lost = losses(save, interval, options.failures_per_week, options.restart_seconds)
         lines.append(
-            f"failures     {label} ({interval / step:,.0f} steps, {interval / 60:.1f} min): {lost.saving:.2%} of the time for saves of"
-            f" {save:.0f} s, {lost.repeating:.2%} lost to failures"
+            f"failures     {label} ({interval / plan.step_seconds:,.0f} steps, {interval / 60:.1f} min): {lost.saving:.2%} of the time for"
+            f" saves, {lost.repeating:.2%} lost to failures"
         )
-    return [*lines, "", *assumptions(run, device, options)]
+    return lines
 
 
 def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespace) -> list[str]:
@@ -181,7 +191,8 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
         "assumed:",
         *speed,
         f"  failures     {options.failures_per_week:g} a week (--failures-per-week), {options.restart_seconds:g} s to go on after one",
-        f"  saves        {options.save_gb_per_second:g} GB/s to the shared disk (--save-gb-per-second)",
+        f"  saves        {options.save_gb_per_second:g} GB/s to the shared disk (--save-gb-per-second), a rank's copy to host memory at"
+        f" {options.snapshot_gb_per_second:g} GB/s (--snapshot-gb-per-second)",
         "  not counted  evaluation, samples, data loading, power of hosts and cooling",
     ]
 

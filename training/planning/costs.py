@@ -59,6 +59,8 @@ class Plan:
     """By stage, one process; libraries not counted."""
     checkpoint_bytes: int
     """Weights, masters and moments of all stages."""
+    snapshot_bytes: int
+    """What the rank with the largest share of them holds."""
     activation_bytes: int
     """One micro-batch over one boundary between stages, one way."""
     gradient_bytes: int
@@ -103,6 +105,7 @@ def plan_step(
         naive_seconds=one_after_the_other(stages, layout.micro_batches, transfer),
         memory_bytes=tuple(row.total_bytes for row in rows),
         checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
+        snapshot_bytes=max(row.weight_bytes + row.optimizer_bytes for row in rows),
         activation_bytes=activation_bytes(config, workload),
         gradient_bytes=max(ring_bytes(row.parameters, workload) for row in rows),
         exchange_seconds=max(exchange),

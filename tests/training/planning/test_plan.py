@@ -12,7 +12,7 @@ from training import plan as command
 from training.config import resolve, with_precision
 from training.planning.costs import Layout, ring_bytes
 from training.planning.devices import DEVICES
-from training.planning.faults import best_interval_seconds, losses
+from training.planning.faults import Save, best_interval_seconds, losses
 from training.planning.search import layouts, plan_on, search
 
 REFERENCE = "ds_configs/hongloumeng_500m.json"
@@ -24,10 +24,12 @@ def run():
 
 
 def test_the_best_interval_loses_less_than_any_other():
-    best = best_interval_seconds(20.0, 2.0)
-    lost = [losses(20.0, best * factor, 2.0, 300.0).all for factor in (0.5, 0.8, 1.0, 1.25, 2.0)]
+    save = Save(seconds=40.0, stall_seconds=20.0)
+    best = best_interval_seconds(save, 2.0)
+    lost = [losses(save, best * factor, 2.0, 300.0).all for factor in (0.5, 0.8, 1.0, 1.25, 2.0)]
     assert min(lost) == lost[2]
-    assert best_interval_seconds(20.0, 0) == float("inf")
+    assert best_interval_seconds(save, 0) == float("inf")
+    assert best_interval_seconds(Save(seconds=40.0, stall_seconds=0.0), 2.0) == 40.0, "one save after the other"
 
 
 def test_a_ring_sends_twice_the_gradients_and_once_the_weights_less_a_replicas_share(run):
