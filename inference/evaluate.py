@@ -24,7 +24,7 @@ from inference.exporting.source import find_source, max_positions
 from inference.generate import set_threads
 from inference.generation.model_folder import find_folder
 from inference.generation.precision import DTYPES, choose_dtype
-from inference.judgement import results
+from inference.judgement import questions, results
 
 if TYPE_CHECKING:
     from data.inspect import Subject
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--generated", action="append", default=[], type=Path, metavar="FILE", help="judge texts that inference.generate wrote"
     )
     what.add_argument(
-        "--tasks", action="append", default=[], metavar="NAME", help="a benchmark of lm-eval, or a .jsonl file of questions of your own"
+        "--tasks", action="append", default=[], metavar="NAME", help="a benchmark of lm-eval, or a .json or .jsonl file of your questions"
     )
     parser.add_argument(
         "--by", action="append", default=[], choices=("source", "chapter", "form"), help="also score groups; may be given several times"
@@ -125,7 +125,7 @@ def sections(job: Job) -> Iterator[Section]:
     for path in options.generated:
         yield f"generated texts of {path.name}", _generated(job, path)
     for task in options.tasks:
-        yield f"task {Path(task).stem if task.endswith('.jsonl') else task}", _task(job, task)
+        yield f"task {Path(task).stem if questions.is_file(task) else task}", _task(job, task)
 
 
 def _held_out(job: Job) -> dict[str, Any]:
@@ -222,6 +222,8 @@ def _check(options: argparse.Namespace) -> None:
     for path in (*options.text, *options.generated):
         if not path.exists():
             raise ValueError(f"{path}: no such file.")
+    for task in options.tasks:
+        questions.check_task(task)
 
 
 if __name__ == "__main__":

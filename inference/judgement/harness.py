@@ -6,8 +6,9 @@ used.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
+import difflib
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,12 @@ from torch import nn
 from data.documents import DataError
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
+from inference.judgement import questions
 
 if TYPE_CHECKING:
     from inference.generation.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 def run_task(engine: Engine, task: str, *, batch_size: int) -> dict[str, Any]:
@@ -27,33 +31,56 @@ def run_task(engine: Engine, task: str, *, batch_size: int) -> dict[str, Any]:
 
     Args:
         engine: The model.
-        task: A name that the harness knows (cmmlu, ceval-valid ...), whose data `datasets` finds in its cache or fetches; or a .jsonl
-            file with {"question": ..., "choices": [...], "answer": index of the right one}.
+        task: A name that the harness knows (cmmlu, ceval-valid ...), whose data `datasets` finds on this machine or fetches; or a file
+            of questions, as `questions.py` reads it.
         batch_size: Sequences at a time.
+
+    Returns:
+        "tasks", the figures by task; "cut_contexts", how many times the beginning of a question did not fit the model.
 
     Raises:
         DataError: If the harness is not installed, or does not know the task, or its data is not here.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise DataError("--tasks needs lm-evaluation-harness: .venv/bin/pip install -r requirements-lm-eval.txt")
+    questions.check_task(task)
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
-    path = Path(task)
-    if path.suffix == ".jsonl" and not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    wanted = _local(path) if path.suffix == ".jsonl" else task
+    manager = TaskManager()
+    if not questions.is_file(task):
+        _check_name(task, manager.all_tasks)
+    model = _model(engine, batch_size)
+    wanted = _local(Path(task)) if questions.is_file(task) else task
     try:
-        found = lm_eval.simple_evaluate(model=_model(engine, batch_size), tasks=[wanted], batch_size=batch_size, bootstrap_iters=0)
-    except Exception as error:  # Whatever datasets and hub raise where a task's data is not to be had.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"task {task}: cannot be run ({reason}). Is its name right, and its data here?") from error
-    return {"tasks": {name: _plain(figures) for name, figures in found["results"].items()}}
+        found = lm_eval.simple_evaluate(model=model, tasks=[wanted], task_manager=manager, batch_size=batch_size, bootstrap_iters=0)
+    except DataError:
+        raise
+    except OSError as error:  # What datasets and hub raise where a task's data is not to be had, ConnectionError among them.
+        raise DataError(f"task {task}: its data is not here ({_first_line(error)}). docs/evaluation.md says where to put it.") from error
+    except Exception as error:
+        raise DataError(f"task {task}: cannot be run ({_first_line(error)}).") from error
+    tasks = {name: _plain(figures) for name, figures in found["results"].items()}
+    if model.cut_contexts:
+        log.warning("task %s: %d times the beginning of a question did not fit the model", task, model.cut_contexts)
+    return {"cut_contexts": model.cut_contexts, "tasks": tasks}
+
+
+def _check_name(task: str, known: Collection[str]) -> None:
+    if task in known or Path(task).is_file():
+        return
+    near = difflib.get_close_matches(task, known, n=3)
+    meant = f" Did you mean {', '.join(near)}?" if near else ""
+    raise DataError(f"task {task}: lm-evaluation-harness has none of this name.{meant} A file of questions ends in .json or .jsonl.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """The harness says "acc,none" for the accuracy without a filter."""
+    """The harness says "acc,none" for the accuracy without a filter, and "sample_len" for the number of questions."""
+    names = {"sample_len": "questions"}
     plain = {key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, int | float)}
-    return {key: value for key, value in plain.items() if not key.endswith("_stderr")}
+    return {names.get(key, key): value for key, value in plain.items() if not key.endswith("_stderr")}
 
 
 def _local(path: Path) -> dict[str, Any]:
@@ -77,6 +104,8 @@ def _model(engine: Engine, batch_size: int) -> Any:
     class _Model(TemplateLM):
         """The harness's questions to a model, answered by the engine."""
 
+        cut_contexts = 0
+
         @property
         def eot_token_id(self) -> int:
             return engine.tokenizer.eos_ids[0] if engine.tokenizer.eos_ids else 0
@@ -85,11 +114,17 @@ def _model(engine: Engine, batch_size: int) -> Any:
             return engine.tokenizer.encode(string)
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            fitting = [self._fit(context, rest) for _, context, rest in requests]
             return [
-                answer
-                for first in range(0, len(requests), batch_size)
-                for answer in _answers(engine, [(context, rest) for _, context, rest in requests[first : first + batch_size]])
+                answer for first in range(0, len(fitting), batch_size) for answer in _answers(engine, fitting[first : first + batch_size])
             ]
+
+        def _fit(self, context: list[int], rest: list[int]) -> tuple[list[int], list[int]]:
+            room = engine.max_positions + 1 - len(rest)  # The last token is no input.
+            if room < 1:
+                raise DataError(f"an answer of {len(rest)} tokens does not fit the model's {engine.max_positions} positions.")
+            self.cut_contexts += len(context) > room
+            return context[-room:], rest
 
         def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
             raise DataError("it scores whole texts, which --text FILE does")
@@ -102,8 +137,8 @@ def _model(engine: Engine, batch_size: int) -> Any:
 
 @torch.inference_mode()
 def _answers(engine: Engine, requests: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-    """(ln p(continuation | context), whether it is the greedy one); a context too long for the model loses its beginning."""
-    rows = [[*context, *rest][-(engine.max_positions + 1) :] for context, rest in requests]
+    """(ln p(continuation | context), whether it is the greedy one)."""
+    rows = [[*context, *rest] for context, rest in requests]
     longest = max(len(row) for row in rows) - 1
     inputs = torch.tensor([[*row[:-1], *[0] * (longest - len(row) + 1)] for row in rows], device=engine.core.module.device)
     mask = torch.tensor([[1] * (len(row) - 1) + [0] * (longest - len(row) + 1) for row in rows], device=inputs.device)

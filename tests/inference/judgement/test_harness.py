@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from data.documents import DataError
 from data.tokenizers import tokenizer_folder
 from inference.evaluate import main
+from inference.judgement.questions import read_questions
+from tests import processes
+from tests.checkout import ROOT
+
+needs_harness = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed (requirements-lm-eval.txt)"
+)
 
 QUESTIONS = [
     {"question": "白日依山尽，", "choices": ["黄河入海流", "疑是地上霜", "低头思故乡"], "answer": 0},
@@ -42,7 +52,15 @@ def task(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed (requirements-lm-eval.txt)")
+def evaluate(folder: Path, *arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+    """The command as a process, because datasets and hub read their settings once: exit code, table, last line of the log."""
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **environment}
+    command = [sys.executable, "-m", "inference.evaluate", str(folder), *map(str, arguments)]
+    done = processes.run(command, cwd=folder.parent, env={**settings, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder.parent / "hf")})
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1]
+
+
+@needs_harness
 def test_a_local_task_is_scored_as_by_hand(
     folder: Path, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,9 +68,65 @@ def test_a_local_task_is_scored_as_by_hand(
     assert main([str(folder), "--tasks", str(task), "--batch-size", "2", "--output", str(tmp_path / "out.json")]) == 0, capsys.readouterr()
     (section,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["sections"]
     assert section["tasks"]["verse"]["acc"] == pytest.approx(by_hand(folder))
+    assert section["tasks"]["verse"]["questions"] == len(QUESTIONS)
+    assert section["cut_contexts"] == 0
+
+
+@needs_harness
+def test_a_list_is_as_good_as_lines_and_what_does_not_fit_is_counted(folder: Path, tmp_path: Path) -> None:
+    long = [{**one, "question": "春眠不觉晓，" * 40} for one in QUESTIONS]
+    (tmp_path / "verse.json").write_text(json.dumps([*QUESTIONS, *long], ensure_ascii=False), encoding="utf-8")
+    code, table, _ = evaluate(folder, "--tasks", tmp_path / "verse.json", "--output", tmp_path / "out.json")
+    assert code == 0
+    (section,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["sections"]
+    assert section["tasks"]["verse"]["questions"] == len(QUESTIONS) + len(long)
+    assert section["cut_contexts"] == sum(len(one["choices"]) for one in long)  # type: ignore[arg-type]
+    assert "| verse | 6 |" in table
+
+
+@needs_harness
+def test_cmmlu_is_asked_where_its_data_is_and_its_absence_is_one_line(folder: Path) -> None:
+    subject = ("--tasks", "cmmlu_chinese_literature")
+    code, table, last = evaluate(folder, *subject)
+    assert (code, table) == (2, "")
+    assert last.startswith("inference.evaluate: task cmmlu_chinese_literature: its data is not here (Couldn't reach 'haonan-li/cmmlu'")
+    assert last.endswith("docs/evaluation.md says where to put it.")
+    data = folder.parent / "haonan-li/cmmlu"
+    data.mkdir(parents=True)
+    rows = "Question,A,B,C,D,Answer\n" + "欲穷千里目，下一句是,更上一层楼,低头思故乡,疑是地上霜,黄河入海流,A\n" * 3
+    for split in ("test", "dev"):
+        (data / f"{split}.csv").write_text(rows, encoding="utf-8")
+    files = "".join(f"  - split: {split}\n    path: {split}.csv\n" for split in ("test", "dev"))
+    (data / "README.md").write_text(f"---\nconfigs:\n- config_name: chinese_literature\n  data_files:\n{files}---\n", encoding="utf-8")
+    code, table, last = evaluate(folder, *subject)
+    assert code == 0, last
+    assert "| cmmlu_chinese_literature | 3 |" in table
+
+
+@needs_harness
+def test_a_misspelt_benchmark_is_told_those_there_are(folder: Path) -> None:
+    code, _, last = evaluate(folder, "--tasks", "cmlu")
+    assert code == 2
+    assert "task cmlu: lm-evaluation-harness has none of this name. Did you mean cmmlu" in last
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm_eval is installed")
 def test_without_the_package_the_command_says_how_to_get_it(folder: Path, task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "--tasks", str(task)]) == 2
     assert "pip install -r requirements-lm-eval.txt" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no questions"),
+        ("{", "unreadable"),
+        ('{"question": "白日", "choices": ["依山尽", "入海流"], "answer": 2}', r'question 1: "answer" = 2 is none of its 2 choices'),
+        ('{"question": "白日", "choices": ["依山尽"], "answer": 0}', 'question 1: "choices" must be two or more texts'),
+        ('{"question": "白", "choices": ["日", "月"], "answer": 0}\n{"prompt": "白"}', 'question 2: has no "question"'),
+    ],
+)
+def test_a_file_that_holds_something_else_is_told_where(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "verse.jsonl").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"verse\.jsonl: {message}"):
+        read_questions(tmp_path / "verse.jsonl")
