@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed (requirements-lm-eval.txt)"
 )
 
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "白日依山尽，", "choices": ["黄河入海流", "疑是地上霜", "低头思故乡"], "answer": 0},
     {"question": "床前明月光，", "choices": ["更上一层楼", "疑是地上霜"], "answer": 1},
     {"question": "欲穷千里目，", "choices": ["低头思故乡", "更上一层楼"], "answer": 1},
@@ -36,7 +37,7 @@ def by_hand(folder: Path) -> float:
     right = 0
     for one in QUESTIONS:
         context, scores = ours.encode(str(one["question"])), []
-        for choice in one["choices"]:  # type: ignore[attr-defined]
+        for choice in one["choices"]:
             rest = ours.encode(choice)
             with torch.no_grad():
                 logits = model(torch.tensor([context + rest])).logits[0].log_softmax(-1)
@@ -80,7 +81,7 @@ def test_a_list_is_as_good_as_lines_and_what_does_not_fit_is_counted(folder: Pat
     assert code == 0
     (section,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["sections"]
     assert section["tasks"]["verse"]["questions"] == len(QUESTIONS) + len(long)
-    assert section["cut_contexts"] == sum(len(one["choices"]) for one in long)  # type: ignore[arg-type]
+    assert section["cut_contexts"] == sum(len(one["choices"]) for one in long)
     assert "| verse | 6 |" in table
 
 
