@@ -39,6 +39,8 @@ from training.supervision.leftovers import SCRIPT, end
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
 HOSTFILE_OPTIONS = ("--hostfile", "-H")
+# Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
+KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +170,7 @@ class Supervisor:
             if self.job.pool is not None and not hosts:
                 return self._give_up("no set of hosts is left that the batch can be divided over", EXIT_USER_ERROR)
             before = self._step()
-            attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), dict(os.environ))
+            attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), {**KEEPALIVE, **os.environ})
             listen(attempt.ask_to_stop, attempt.end_at_once)
             self._note("started", step=before, hosts=[host.name for host in hosts], pid=os.getpid())
             ended = attempt.wait()

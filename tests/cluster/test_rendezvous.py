@@ -3,13 +3,16 @@
 import contextlib
 import itertools
 import json
+import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import replace
 
 import pytest
 
+from tests import processes
 from training.launch import messages, rendezvous
 from training.launch.local import free_port
 from training.launch.rendezvous import agree_to_start
@@ -64,14 +67,35 @@ def test_ranks_that_agree_start_and_leave_the_port_and_the_folder_clean(worlds, 
     socket.create_server(("", worlds[0].master_port)).close()
 
 
-def test_192_ranks_meet_at_one_port(monkeypatch, tmp_path):
-    monkeypatch.setattr(rendezvous, "PATIENCE_SECONDS", 60.0)
-    report = Report(stages=6, folder=tmp_path, facts={"the token store": "1a2b"})
-    worlds = make_worlds(192, 6)
-    assert hold(worlds, [report] * 192) == (True, {})
-    start, said = hold(worlds, [report] * 150 + [Report(problem="no such folder")] * 42)
-    assert not start
-    assert said == {150: [f"rank 150 on {HERE}: no such folder"]}
+def start_many(root, folder, *arguments):
+    """Ranks as processes (many_ranks.py): how many were told to start, what was said, and how long it took."""
+    command = [sys.executable, "tests/cluster/many_ranks.py", *map(str, arguments[:1]), folder, *map(str, arguments[1:])]
+    done = processes.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# Thirty-two nodes of six, and more processes than this rank 0 may have files open unless it asks for more.
+@pytest.mark.parametrize("size", [192, pytest.param(3072, marks=pytest.mark.slow)])
+def test_ranks_by_the_thousand_meet_at_one_port_and_leave_together_if_one_has_a_problem(root, tmp_path, size):
+    fine = start_many(root, tmp_path, size)
+    assert (fine["answers"], fine["starts"], fine["said"]) == (size, size, [])
+    failing = size // 2 + 7
+    bad = start_many(root, tmp_path, size, failing)
+    assert (bad["answers"], bad["starts"]) == (size, 0)
+    assert bad["said"] == [[failing, f"rank {failing} on {HERE}: no such folder"]]
+    print(f"{size} ranks: {fine['seconds']:.1f} s until all start, {bad['seconds']:.1f} s until all leave")
+
+
+RANK_0 = "from tests.cluster.many_ranks import *; attend(World(rank=0, local_rank=0, size=12, local_size=6, master_addr='127.0.0.1', \
+master_port=free_port()), Path('.'), None, 1)"
+
+
+def test_a_host_that_allows_too_few_connections_says_so_beforehand(root):
+    done = processes.run(["prlimit", "--nofile=100:100", sys.executable, "-c", RANK_0], cwd=root)
+    said, told = map(json.loads, done.stdout.splitlines())
+    line = "12 ranks need 268 open files of rank 0, but this host allows 100. Raise its hard limit (ulimit -Hn)."
+    assert (said["said"], told["start"]) == (f"host {HERE}: {line}", False)
 
 
 def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypatch, tmp_path):
@@ -252,7 +276,7 @@ def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
     start = {}
     first = threading.Thread(target=lambda: start.update({0: agree_to_start(worlds[0], fine, 60, lambda line: None)}), daemon=True)
     first.start()
-    with rendezvous._reach(worlds[1], 60) as stranger:
+    with messages.reach(worlds[1], 60) as stranger:
         messages.read(stranger)
         messages.send(stranger, {**REPORT, "facts": {}, "rank": 1, "secret": "guess"})
         assert hold(worlds, [None, fine, fine, fine]) == (True, {})
@@ -262,9 +286,9 @@ def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
 
 
 def test_ranks_of_one_host_listen_to_that_host_only(worlds):
-    with rendezvous._listen(replace(worlds[0], size=2)) as server:
+    with messages.listen(replace(worlds[0], size=2)) as server:
         assert server.getsockname()[0] == "127.0.0.1"
-    with rendezvous._listen(worlds[0]) as server:
+    with messages.listen(worlds[0]) as server:
         assert server.getsockname()[0] in ("::", "0.0.0.0")
 
 

@@ -1,13 +1,80 @@
-"""Lines of JSON over a socket, from whoever is at the other end: what ranks say to each other in the rendezvous."""
+"""The sockets of the rendezvous, and lines of JSON over them, from whoever is at the other end."""
 
 from __future__ import annotations
 
+import errno
 import json
+import random
+import resource
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from training.launch.world import World
+
 LONGEST_MESSAGE_BYTES = 1 << 16
+# Between two tries to connect to rank 0: it rises.
+SHORTEST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+# Files and sockets that a rank has open beside the connections of the others.
+OTHER_FILES = 256
+# How long a connection may stay silent before it is taken for something else than a rank of this job.
+ANSWER_SECONDS = 30.0
+
+
+def allow_connections(size: int) -> None:
+    """Let this process have a connection to every rank: by default a process may open 1,024 files.
+
+    Raises:
+        OSError: If the system does not allow that many, with what to do.
+    """
+    wanted = size + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise OSError(
+                f"{size} ranks need {wanted} open files of rank 0, but this host allows {hard}. Raise its hard limit (ulimit -Hn)."
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def listen(world: World) -> socket.socket:
+    """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
+
+    The name of a host among several may lead to another interface on each of them, so there all are listened on.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    port = world.rendezvous_port
+    if world.size == world.local_size:
+        family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
+        try:
+            return socket.create_server(address[:2], family=family, backlog=4096)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # A forwarded address, as in a container.
+                raise
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    return socket.create_server(("", port), backlog=4096)
+
+
+def reach(world: World, patience_seconds: float) -> socket.socket:
+    """Connect to rank 0, which may not be listening yet."""
+    deadline = time.monotonic() + patience_seconds
+    pause = SHORTEST_PAUSE_SECONDS
+    while True:
+        try:
+            connection = socket.create_connection((world.master_addr, world.rendezvous_port), timeout=ANSWER_SECONDS)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            # Thousands that wait for rank 0 must not take its processor from it.
+            time.sleep(random.uniform(pause / 2, pause))
+            pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
+        else:
+            return connection
 
 
 def send(connection: socket.socket, message: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.launch.messages import read, send
+from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
 from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against
 from training.launch.world import World
 
@@ -36,12 +36,11 @@ log = logging.getLogger(__name__)
 
 # Once it is clear that there will be no start, ranks that are late have this long to hear of it.
 PATIENCE_SECONDS = 60.0
-# How long a connection may stay silent before it is taken for something else than a rank of this job.
-ANSWER_SECONDS = 30.0
 REMIND_SECONDS = 30.0
 # A network file system may show a new file a moment later.
 SIGHT_SECONDS = 5.0
 MOST_STRANGERS = 1000
+RETRY_SECONDS = 0.1
 
 
 def agree_to_start(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
@@ -63,7 +62,12 @@ def agree_to_start(world: World, own: Report, limit_seconds: float, say: Callabl
 
 def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
     try:
-        server = _listen(world)
+        allow_connections(world.size)
+    except OSError as error:
+        say(f"host {socket.gethostname()}: {error}")
+        return False
+    try:
+        server = listen(world)
     except OSError as error:
         if not own.problem:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
@@ -104,27 +108,6 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
     return start
 
 
-def _listen(world: World) -> socket.socket:
-    """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
-
-    The name of a host among several may lead to another interface on each of them, so there all are listened on.
-
-    Raises:
-        OSError: If the port is taken.
-    """
-    port = world.rendezvous_port
-    if world.size == world.local_size:
-        family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
-        try:
-            return socket.create_server(address[:2], family=family, backlog=4096)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:  # A forwarded address, as in a container.
-                raise
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
-    return socket.create_server(("", port), backlog=4096)
-
-
 @contextmanager
 def _secret_file(own: Report) -> Iterator[tuple[str, str]]:
     """A file in the run's folder for the time of the rendezvous: its name, for all to know, and what is in it.
@@ -152,7 +135,10 @@ def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, received
     while True:
         try:
             connection, _ = server.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(RETRY_SECONDS)  # Strangers hang up, or are hung up on; `messages.allow_connections` made room for the ranks.
+                continue
             return  # The rendezvous is over.
         if not guests.acquire(blocking=False):
             connection.close()
@@ -219,7 +205,7 @@ def _join(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
         return False
 
     try:
-        connection = _reach(world, PATIENCE_SECONDS if own.problem else limit_seconds)
+        connection = reach(world, PATIENCE_SECONDS if own.problem else limit_seconds)
     except OSError as error:
         return say_for_host(own.problem or f"no answer from rank 0 at {_address(world)} within {limit_seconds:.0f} s ({error}).")
     with connection:
@@ -241,20 +227,6 @@ def _join(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
         except (OSError, ValueError, KeyError, TypeError):
             return say_for_host(own.problem or f"what answers at {_address(world)} is not rank 0, or it left before the start.")
     return False
-
-
-def _reach(world: World, patience_seconds: float) -> socket.socket:
-    """Connect to rank 0, which may not be listening yet."""
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            connection = socket.create_connection((world.master_addr, world.rendezvous_port), timeout=ANSWER_SECONDS)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return connection
 
 
 def _read_secret(folder: Path | None, name: str) -> str:

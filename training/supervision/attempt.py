@@ -19,8 +19,9 @@ REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
 FROM_HOST = re.compile(r"^(?P<host>[\w.-]+): (?P<line>.*)$")
 HOST_ENDED = re.compile(r"^pdsh@\S+: (?P<host>[\w.-]+): .*\b(exited with exit code|signal|No route|timed? ?out|refused)", re.IGNORECASE)
-# What launchers and libraries say between our lines.
-NOISE = re.compile(r"^(\[\d{4}-|\[rank|\[W|\[E|pdsh@|\s|Traceback|Exception in|.*UserWarning|.*return func)|^$")
+HUNG = "no progress for"
+# Lines about steps, and what launchers and libraries say between our lines.
+NOISE = re.compile(r"^(step \d+/|\[\d{4}-|\[rank|\[W|\[E|pdsh@|\s|Traceback|Exception in|.*UserWarning|.*return func)|^$")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Ended:
     cause: str
     """One line for the log: what a rank said last, else what the exit code means."""
     first_host: str | None
-    """The host whose part of the job ended first, where pdsh says it."""
+    """The host whose part of the job ended first, where pdsh says it; None after a hang, which the watchdogs of all hosts end at once."""
 
 
 class Attempt:
@@ -58,7 +59,8 @@ class Attempt:
             if self._first_host is None and (ended := HOST_ENDED.match(line)):
                 self._first_host = ended["host"]
         code = end_group(self._process.pid, self._process.wait())
-        return Ended(code, cause_of(code, self._lines), self._first_host)
+        hung = any(HUNG in line for line in self._lines)
+        return Ended(code, cause_of(code, self._lines), None if hung else self._first_host)
 
     def ask_to_stop(self, number: int) -> None:
         """In the signals' thread."""

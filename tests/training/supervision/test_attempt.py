@@ -24,7 +24,12 @@ from training.supervision.attempt import Attempt, cause_of
             ["beta: rank 3: RuntimeError: device lost", "alpha: [2026-11-25 10:00:00] [INFO]", ""],
             "beta: rank 3: RuntimeError: device lost",
         ),
-        (1, ["step 3/8 | loss 5.1", "pdsh@alpha: beta: ssh exited with exit code 1"], "exit code 1"),
+        (
+            75,
+            ["alpha: step 3/8 | loss 5.1 | slow: replica 0 (rank 0 1.6x)", "beta: rank 3: no progress for 31 s (...)"],
+            "beta: rank 3: no progress for 31 s (...)",
+        ),
+        (1, ["alpha: step 3/8 | loss 5.1 | slow: replica 0 (rank 0 1.6x)", "pdsh@alpha: beta: ssh exited with exit code 1"], "exit code 1"),
     ],
 )
 def test_the_cause_is_what_a_rank_said_or_the_exit_code(code, lines, cause):
@@ -36,6 +41,13 @@ def test_the_output_is_passed_on_and_the_first_host_to_end_is_noted(capfdbinary)
     ended = Attempt([sys.executable, "-c", f"print({chr(10).join(lines)!r}); raise SystemExit(9)"], {}).wait()
     assert (ended.code, ended.first_host) == (9, "beta")
     assert capfdbinary.readouterr().out.decode().splitlines() == lines
+
+
+def test_after_a_hang_no_host_is_said_to_have_ended_first_as_all_watchdogs_end_it_at_once(capfdbinary):
+    lines = ["beta: rank 2: no progress for 31 s", "pdsh@alpha: alpha: ssh exited with exit code 75"]
+    ended = Attempt([sys.executable, "-c", f"print({chr(10).join(lines)!r}); raise SystemExit(75)"], {}).wait()
+    assert (ended.code, ended.first_host, ended.cause) == (75, None, lines[0])
+    assert b"exit code 75" in capfdbinary.readouterr().out
 
 
 def test_an_attempt_ends_with_its_supervisor_however_that_ends(root):
