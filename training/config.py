@@ -25,6 +25,7 @@ from model.flops import Workload, layer_parameters
 from model.hugging_face.source import FROM, complete_from_folder
 from model.partition import check_method
 from training.checkpoints.published import published
+from training.health.spikes import SpikeConfig
 from training.run.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
@@ -65,6 +66,7 @@ class TrainingConfig:
     sample_temperature: float = 0.8
     non_finite: Literal["stop", "skip"] = "stop"
     replica_check_interval_steps: int | None = 100
+    spike: SpikeConfig | None = None
     watchdog_seconds: int = 1800
     stop_grace_seconds: int = 300
     stop_after_minutes: float | None = None

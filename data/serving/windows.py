@@ -10,6 +10,7 @@ import numpy as np
 
 from data.documents import DataError
 from data.serving.permutation import mix, permute
+from data.serving.skipping import Ranges, place
 from data.serving.token_stream import Stream
 
 if TYPE_CHECKING:
@@ -135,16 +136,19 @@ class TrainingSet:
         first = self._ends[stream] - self._counts[stream]
         return self._windows[stream].read(block * self._counts[stream] + position - first)
 
-    def batches(self, *, start_sample: int, replica: int, num_replicas: int, micro_batch: int) -> Iterator[tuple["Tensor", "Tensor"]]:
+    def batches(
+        self, *, start_sample: int, replica: int, num_replicas: int, micro_batch: int, skipped: Ranges = ()
+    ) -> Iterator[tuple["Tensor", "Tensor"]]:
         """Yield (inputs, labels), each (B, T) int64, for one replica, without end.
 
-        Micro-batch k of replica r holds samples start_sample + (k * num_replicas + r) * micro_batch and the following.
+        Micro-batch k of replica r holds samples start_sample + (k * num_replicas + r) * micro_batch and the following, counted without
+        those that are skipped.
         """
         import torch
 
         first = start_sample + replica * micro_batch
         while True:
-            rows = np.stack([self.sample(first + row) for row in range(micro_batch)]).astype(np.int64)
+            rows = np.stack([self.sample(place(first + row, skipped)) for row in range(micro_batch)]).astype(np.int64)
             yield torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
             first += num_replicas * micro_batch
 

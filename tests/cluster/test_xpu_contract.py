@@ -60,6 +60,12 @@ def test_everything_the_project_asks_of_the_accelerator_is_there(xpu, root):
         assert callable(getattr(torch.xpu, name))
 
 
+def test_stages_are_timed_by_events_in_the_devices_queue(xpu):
+    assert not xpu.use_host_timers()
+    assert xpu.Event is torch.xpu.Event
+    assert all(callable(getattr(torch.xpu.Event, name)) for name in ("record", "elapsed_time"))
+
+
 def names_asked_of_the_accelerator(root):
     """Methods of DeepSpeed's accelerator that our packages call."""
     asked = set()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 POISONED_STEP = 3
+STRANGE_SAMPLES = range(64, 72)
 DIES_BEFORE = "step00000006/layer_"
 
 
@@ -73,4 +74,25 @@ def flip_bit() -> None:
         PipelineEngine.train_batch = failing
 
 
-FAULTS: dict[str, Callable[[], None]] = {"poison": poison, "kill in save": kill_in_save, "lose data": lose_data, "flip bit": flip_bit}
+def strange_text() -> None:
+    """The samples of step 9 hold one token over and over, which the text never has."""
+    from data.serving.windows import TrainingSet
+
+    sample = TrainingSet.sample
+
+    def strange(self: Any, index: int) -> Any:
+        row = sample(self, index)
+        if index in STRANGE_SAMPLES:
+            row[:] = 0
+        return row
+
+    TrainingSet.sample = strange  # type: ignore[method-assign]
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "poison": poison,
+    "kill in save": kill_in_save,
+    "lose data": lose_data,
+    "flip bit": flip_bit,
+    "strange text": strange_text,
+}

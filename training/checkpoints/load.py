@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import random_state
-from training.checkpoints.published import Checkpoint, first_good, published, verify
+from training.checkpoints.published import Checkpoint, first_good, published, tag_of, verify
 from training.checkpoints.snapshot import describe
 from training.launch.process_group import Ranks, gather, quiet
 from training.run.engine import SAVED_PREFIX
@@ -18,10 +18,10 @@ from training.run.engine import SAVED_PREFIX
 log = logging.getLogger(__name__)
 
 
-def choose_checkpoint(run: Path, ranks: Ranks) -> Checkpoint | None:
+def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were saved, the same on every rank; None if there is none yet.
 
-    Every rank verifies its share of the files.
+    Every rank verifies its share of the files. With `before_step`, checkpoints of that step and later ones do not count.
 
     Raises:
         CheckpointError: On all ranks, if there are complete checkpoints but none of them is undamaged.
@@ -31,7 +31,8 @@ def choose_checkpoint(run: Path, ranks: Ranks) -> Checkpoint | None:
         checkpoint, problems = verify(folder, slice(ranks.world.rank, None, ranks.world.size))
         return checkpoint, list(dict.fromkeys(problem for each in gather(problems) for problem in each))
 
-    folders = gather(published(run) if ranks.is_first else None)[0]
+    known = [folder for folder in published(run) if before_step is None or folder.name < tag_of(before_step)]
+    folders = gather(known if ranks.is_first else None)[0]
     return first_good(folders, verify_together, log.warning if ranks.is_first else lambda line: None) if folders else None
 
 

@@ -14,8 +14,9 @@ from training.checkpoints.published import Checkpoint
 from training.checkpoints.reshard import needs_resharding, to_universal
 from training.checkpoints.save import Saver
 from training.config import RunConfig
+from training.health.spikes import Spikes
 from training.launch.process_group import Ranks, gather, placement
-from training.optimizer.parameter_groups import apply_configured, settings_of
+from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
 from training.run.loop import Run
@@ -50,13 +51,16 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
     engine = _engine_at(config, ranks, checkpoint, last_step)
     reasons = StopReasons(config.folder, config.training.stop_after_minutes, heartbeat)
     stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, reasons.find)
-    meter = Meter(config, ranks, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
+    spikes = Spikes(config.training.spike, checkpoint.manifest.get("spikes") if checkpoint else None)
+    meter = Meter(config, ranks, spikes, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     saver = Saver(
         ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=writer.saved if writer else None
     )
     heartbeat.beat()
-    return engine, Run(ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer, saver=saver)
+    return engine, Run(
+        ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer, saver=saver, spikes=spikes
+    )
 
 
 def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, last_step: int) -> Engine:
@@ -69,9 +73,8 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
     for line in lines if ranks.is_first else ():
         log.info(line)
     if checkpoint:
-        settings = settings_of(engine)
         load_checkpoint(engine, ranks, to_universal(checkpoint.folder, ranks) if universal else checkpoint.folder, universal=universal)
-        changes = apply_configured(engine, settings, config.deepspeed["optimizer"].get("params", {}))
+        changes = apply_configured(engine, engine.settings, config.deepspeed["optimizer"].get("params", {}))
         if ranks.is_first:
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
             for change in changes:

@@ -32,6 +32,10 @@ class ReplicasDifferError(RunError):
     """Two replicas had different weights at the same step."""
 
 
+class SpikeError(RunError):
+    """The loss spiked, and going back once more is no remedy."""
+
+
 class SaveError(RunError):
     """The checkpoint of the last step, or of a stop, could not be saved."""
 

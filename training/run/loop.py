@@ -12,7 +12,9 @@ from training.checkpoints.published import published
 from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.health.replica_check import compare_replicas
-from training.launch.process_group import Ranks
+from training.health.rewind import rewind
+from training.health.spikes import Spike, Spikes
+from training.launch.process_group import Ranks, gather
 from training.run.failure import ReplicasDifferError, RunError, SaveError
 from training.run.meter import Meter
 from training.run.sample import sample
@@ -34,6 +36,7 @@ class Run:
     meter: Meter
     writer: Writer | None  # Rank 0 only.
     saver: Saver
+    spikes: Spikes
     results: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
 
@@ -44,15 +47,15 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     Raises:
         NonFiniteError: If the loss blows up and `training.non_finite` says stop.
         ReplicasDifferError: If replicas no longer have the same weights.
+        SpikeError: If it spikes once more than `training.spike` allows.
         SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
     """
-    batches = corpus.train.batches(
-        start_sample=engine.global_samples, replica=run.ranks.replica, num_replicas=run.ranks.replicas, micro_batch=config.batch.micro_batch
-    )
+    batches = _batches(engine, config, corpus, run)
     run.meter.go_on()
     try:
         while engine.global_steps < run.last_step and not run.stopped:
-            _advance(engine, config, corpus, batches, run)
+            if not _advance(engine, config, corpus, batches, run):
+                batches = _batches(engine, config, corpus, run)
     except RunError:  # On all ranks alike, so what was saved before can still be published.
         finish_save(run)
         raise
@@ -65,8 +68,19 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         )
 
 
-def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[Any], run: Run) -> None:
-    """One optimizer step, and what is due after it."""
+def _batches(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> Iterator[Any]:
+    """This replica's micro-batches from the engine's current step on."""
+    return corpus.train.batches(
+        start_sample=engine.global_samples,
+        replica=run.ranks.replica,
+        num_replicas=run.ranks.replicas,
+        micro_batch=config.batch.micro_batch,
+        skipped=tuple(run.spikes.skipped),
+    )
+
+
+def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[Any], run: Run) -> bool:
+    """One optimizer step, and what is due after it. False if the run went back for a spike of the loss instead."""
     plan = config.training
     lr = engine.get_lr()[0]
     with run.heartbeat.phase("step"):
@@ -78,7 +92,10 @@ def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[A
     saves = last or run.stopped or step % plan.save_interval_steps == 0
 
     if saves or step == 1 or step % plan.log_interval_steps == 0:
-        report(engine, run)  # the one place that waits for the device; before a save, so that no poisoned weights are kept
+        # The one place that waits for the device; before a save, so that no poisoned weights are kept.
+        spike = report(engine, run)
+        if spike and _go_back(engine, config, run, spike):
+            return False
     checks = plan.replica_check_interval_steps
     if checks is not None and (saves or step % checks == 0):
         check_replicas(engine, config, run)
@@ -88,15 +105,33 @@ def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[A
         save(engine, config, corpus, run, wait=last or run.stopped)
     if run.writer:
         run.writer.advance(step)
+    return True
 
 
-def report(engine: Any, run: Run) -> None:
-    """Read the interval's values on all ranks; write them on rank 0."""
+def _go_back(engine: Any, config: RunConfig, run: Run, spike: Spike) -> bool:
+    """See `rewind`. What was written of the steps that come again is dropped."""
+    run.meter.pause()
+    finish_save(run)
+    with run.heartbeat.phase("rewind"):
+        went_back = rewind(engine, config, run.ranks, run.spikes, spike)
+    if went_back:
+        run.saver.saved_step = engine.global_steps
+        if run.writer:
+            run.writer.go_back(engine.global_steps)
+    run.meter.go_on()
+    return went_back
+
+
+def report(engine: Any, run: Run) -> Spike | None:
+    """Read the interval's values on all ranks; write them on rank 0. Returns the first spike among the losses."""
     records = run.meter.read(engine)
     run.results |= {"train/loss": records[-1]["train/loss"], "perf/tokens_per_second": records[-1]["perf/tokens_per_second"]}
     if run.writer:
         run.writer.write(records)
         run.writer.line(records)
+    spike = run.spikes.find(records)
+    # A loss should be the same on all ranks to the last bit; that they act alike must not depend on it.
+    return gather(spike)[0] if run.spikes.config else None
 
 
 def check_replicas(engine: Any, config: RunConfig, run: Run) -> None:
@@ -197,7 +232,7 @@ def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run, *, wait: bool
     """Save and publish, behind the training unless it has to wait. A save that fails is logged; the checkpoints before it are there."""
     run.meter.pause()
     finish_save(run)
-    facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text}
+    facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text, **run.spikes.facts()}
     with run.heartbeat.phase("snapshot"):
         run.saver.start(engine, facts)
     if wait or not config.training.async_save:

@@ -17,6 +17,7 @@ from deepspeed.accelerator import get_accelerator
 from model.flops import flops_per_token
 from training.config import RunConfig
 from training.health.slowest import pipeline_figures
+from training.health.spikes import Spikes
 from training.launch.process_group import Ranks, by_rank
 from training.run.failure import NonFiniteError
 
@@ -28,9 +29,10 @@ GIB = 1 << 30
 class Meter:
     """Collects one interval of steps. `read` is collective: every rank calls it at the same step."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, peak_flops_per_device: float) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, spikes: Spikes, peak_flops_per_device: float) -> None:
         self._config = config
         self._ranks = ranks
+        self._spikes = spikes
         self._flops_per_token = flops_per_token(config.model, config.data.seq_length)
         self._peak = peak_flops_per_device * ranks.world.size
         self._losses: list[torch.Tensor] = []
@@ -86,6 +88,8 @@ class Meter:
             **memory_by_stage(self._ranks),
             **pipeline_figures(by_rank(torch.tensor(engine.clock.read()), self._ranks).numpy()),
         }
+        if self._spikes.config:
+            records[-1] |= {"train/rewinds": self._spikes.rewinds, "train/samples_left_out": self._spikes.left_out}
         self._losses, self._norms, self._lrs, self._applied, self._seconds = [], [], [], [], 0.0
         return records
 
@@ -96,9 +100,10 @@ class Meter:
         record = bad[0]
         size = self._config.batch.train_batch_size
         end = engine.global_samples - (engine.global_steps - int(record["step"])) * size
+        first_sample, last_sample = self._spikes.places(end - size, end)
         line = (
             f"step {record['step']}: loss {record['train/loss']:.4g}, gradient norm {record['optim/grad_norm']:.4g} "
-            f"on samples {end - size} to {end - 1}; {engine.skipped_steps} steps skipped so far"
+            f"on samples {first_sample} to {last_sample}; {engine.skipped_steps} steps skipped so far"
         )
         if self._config.training.non_finite == "stop":
             raise NonFiniteError(f'{line}. Lower optimizer.params.lr, look at those samples, or set training.non_finite to "skip".')

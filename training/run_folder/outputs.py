@@ -21,19 +21,29 @@ class Writer:
     """All outputs of a run. A start at step n drops from them what an earlier start wrote of the steps after n."""
 
     def __init__(self, config: RunConfig, *, last_step: int, start_step: int) -> None:
-        from tqdm import tqdm
-
+        self._config = config
         self._last_step = last_step
         self._samples = config.folder / "samples"
         self._sample_output = Output(str(self._samples))
+        self._bar_output = Output("the progress bar")
+        self._open(start_step)
+
+    def _open(self, start_step: int) -> None:
+        from tqdm import tqdm
+
+        config = self._config
         board, csv = (monitor_folder(config, name) for name in ("tensorboard", "csv_monitor"))
         self._board = EventFile(board, start_step) if board else None
         self._wandb = Wandb(config) if config.values.get("wandb", {}).get("enabled") else None
         metrics = MetricsFile(config.folder / "metrics.jsonl", start_step)
         self._curves = [to for to in (metrics, self._board, CsvFiles(csv, start_step) if csv else None, self._wandb) if to]
         # A bar in a log file is noise: it turns itself off where the output is no terminal.
-        self._bar = tqdm(total=last_step, initial=start_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
-        self._bar_output = Output("the progress bar")
+        self._bar = tqdm(total=self._last_step, initial=start_step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def go_back(self, step: int) -> None:
+        """Drop what was written of the steps after this one: they come again."""
+        self.close()
+        Output(str(self._config.folder)).attempt(lambda: self._open(step))
 
     def advance(self, step: int) -> None:
         """Move the bar."""

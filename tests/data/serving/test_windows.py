@@ -125,6 +125,19 @@ def test_reading_resumes_at_any_sample(stream):
         np.testing.assert_array_equal(resumed, whole[start])
 
 
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_samples_that_are_left_out_are_read_by_no_replica_and_the_others_in_order(stream, num_replicas):
+    samples = training_set(stream)
+    left_out = [(3, 7), (10, 11)]  # The second begins inside a micro-batch.
+    wanted = [samples.sample(index) for index in range(40) if not any(first <= index < end for first, end in left_out)]
+
+    shape = {"num_replicas": num_replicas, "micro_batch": 2, "skipped": left_out}
+    replicas = [take(samples.batches(start_sample=2, replica=r, **shape), 6) for r in range(num_replicas)]
+    got = [row for k in range(6) for r in range(num_replicas) for row in replicas[r][k]]
+
+    np.testing.assert_array_equal(got, wanted[2 : 2 + len(got)])
+
+
 def test_labels_are_inputs_one_token_later(stream):
     inputs, labels = next(training_set(stream).batches(start_sample=0, replica=0, num_replicas=1, micro_batch=4))
 

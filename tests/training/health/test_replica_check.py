@@ -10,7 +10,7 @@ from training.health.replica_check import CHUNK_WORDS, differing, digest
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("length", [1, 3, 64, 1001])
+@pytest.mark.parametrize("length", [1, 3, 64, 101])
 def test_any_flipped_bit_changes_the_digest(dtype, length):
     weights = [torch.randn(length, generator=torch.Generator().manual_seed(0)).to(dtype), torch.zeros(5, dtype=dtype)]
     seen = {int(digest(weights))}

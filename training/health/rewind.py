@@ -1,0 +1,63 @@
+"""Go back to a checkpoint in the midst of a run: what is done about a spike of the loss (`spikes.py`)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from data.serving.skipping import place
+from training.checkpoints.load import choose_checkpoint, load_checkpoint
+from training.checkpoints.reshard import needs_resharding
+from training.config import RunConfig
+from training.health.spikes import Spike, Spikes
+from training.launch.process_group import Ranks
+from training.optimizer.parameter_groups import apply_configured
+from training.run.failure import SpikeError
+
+log = logging.getLogger(__name__)
+
+
+def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: Spike) -> bool:
+    """Load the newest good checkpoint from before a spike, and leave out all samples read since. Collective; no save may be under way.
+
+    Returns:
+        False if there is no such checkpoint: the run goes on as it is.
+
+    Raises:
+        SpikeError: On all ranks, if the run has gone back too often, or the checkpoint cannot be loaded in the midst of a run.
+        CheckpointError: On all ranks, if there are checkpoints but none of them is undamaged.
+    """
+    assert spikes.config is not None
+    what = (
+        f"step {spike.step}: loss {spike.loss:.4g} is more than {spikes.config.factor:g} times the median of the "
+        f"{spikes.config.window_steps} steps before, {spike.median:.4g} (training.spike)"
+    )
+    first, last = spikes.places(*_samples(engine, config, spike.step))
+    what += f", on samples {first} to {last}"
+    if spikes.rewinds == spikes.config.max_rewinds:
+        raise SpikeError(
+            f"{what}, and training.spike.max_rewinds = {spikes.rewinds} are used up. Lower optimizer.params.lr, or look at those samples."
+        )
+    checkpoint = choose_checkpoint(config.folder, ranks, before_step=spike.step)
+    if checkpoint is None:
+        if ranks.is_first:
+            log.warning("%s; there is no checkpoint before it, going on.", what)
+        return False
+    if needs_resharding(checkpoint, ranks, engine.module.parts):
+        raise SpikeError(f"{what}; {checkpoint.folder} is of another topology. Set training.spike to null, or resume on that topology.")
+    end = place(engine.global_samples, spikes.skipped)
+    load_checkpoint(engine, ranks, checkpoint.folder, universal=False)
+    apply_configured(engine, engine.settings, config.deepspeed["optimizer"].get("params", {}))
+    spikes.go_back(checkpoint.manifest.get("spikes"), engine.global_samples, end)
+    if ranks.is_first:
+        log.warning(
+            "%s; going back to %s and leaving out samples %d to %d (rewind %d of at most %d).",
+            what, checkpoint.folder, spikes.skipped[-1][0], end - 1, spikes.rewinds, spikes.config.max_rewinds,
+        )  # fmt: skip
+    return True
+
+
+def _samples(engine: Any, config: RunConfig, step: int) -> tuple[int, int]:
+    """Of a step not long ago, the first of the run's samples and the one behind its last."""
+    end = engine.global_samples - (engine.global_steps - step) * config.batch.train_batch_size
+    return int(end - config.batch.train_batch_size), int(end)
