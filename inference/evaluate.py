@@ -109,11 +109,17 @@ class Job:
 
 
 def sections(job: Job) -> Iterator[Section]:
-    """Every section that was asked for: (name, figures).
+    """Every section that was asked for: (name, figures). Figures of another precision than fp32 have it in their name.
 
     Raises:
         ValueError: If something cannot be read or does not fit.
     """
+    for name, figures in _asked_for(job):
+        dtype = figures.get("dtype", "fp32")
+        yield (name if dtype == "fp32" else f"{name}, {dtype}"), figures
+
+
+def _asked_for(job: Job) -> Iterator[Section]:
     options = job.options
     other = options.text or options.memorization is not None or options.generated or options.tasks
     if options.held_out or not other:

@@ -91,10 +91,14 @@ def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder:
     (folder / "README.md").write_text("# x\n\n<!-- evaluation --><!-- end of evaluation -->\n\n## Data\n", encoding="utf-8")
     evaluate(folder, *stores)
     evaluate(folder, *stores, "--memorization", "3", "--new-tokens", "5")
+    evaluate(folder, *stores, "--dtype", "bf16")
+    before = sections(folder / "evaluation.json")["held-out text"]
     evaluate(folder, *stores)
-    assert sorted(sections(folder / "evaluation.json")) == ["held-out text", "memorization"]
+    found = sections(folder / "evaluation.json")
+    assert sorted(found) == ["held-out text", "held-out text, bf16", "memorization"]
+    assert found["held-out text"]["loss"] == before["loss"]
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card.count("### held-out text") == card.count("### memorization") == 1
+    assert card.count("### held-out text\n") == card.count("### held-out text, bf16\n") == card.count("### memorization") == 1
     assert "Of checkpoint `step00000005`." in card
     assert card.endswith("## Data\n")
     renew_evaluation(folder, folder, "another")
