@@ -95,11 +95,18 @@ class StageSummary:
     gradient_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    update_bytes: int
+    """What Adam computes between moments and weights, when no activations are held any more."""
 
     @property
-    def total_bytes(self) -> int:
-        """Weights, gradients, optimizer and activations; the libraries themselves take some hundred MB more."""
-        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+    def kept_bytes(self) -> int:
+        """Weights, gradients and optimizer."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """What is kept, and activations or update, whichever is larger; the libraries themselves take some hundred MB more."""
+        return self.kept_bytes + max(self.activation_bytes, self.update_bytes)
 
 
 def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload) -> list[StageSummary]:
@@ -115,6 +122,7 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
     rows = []
     for stage, (start, stop) in enumerate(pairwise(parts)):
         held = sum(parameters[start:stop])
+        by_muon = sum(matrices[start:stop]) if workload.muon else 0
         rows.append(
             StageSummary(
                 stage=stage,
@@ -125,9 +133,10 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
                 work_ratio=sum(work[start:stop]) / (sum(work) / number),
                 weight_bytes=held * (2 if workload.bf16 else 4),
                 gradient_bytes=held * (2 + 4 if workload.bf16 else 4 + 4),
-                optimizer_bytes=(held * (4 + 8) - (4 * sum(matrices[start:stop]) if workload.muon else 0)) // workload.replicas,
+                optimizer_bytes=(held * (4 + 8) - 4 * by_muon) // workload.replicas,
                 # The first stage runs as many micro-batches ahead as there are stages behind it.
                 activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),
+                update_bytes=(held - by_muon) * (4 + 4) // workload.replicas,
             )
         )
     return rows
@@ -136,11 +145,11 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
 def stage_table(config: ModelConfig, parts: Sequence[int], workload: Workload) -> str:
     """The stages as text, one a line, with a header and the sums."""
     rows = stage_summary(config, parts, workload)
-    lines = ["stage  layers   parameters  GFLOP/token  of ideal   weights  gradients  optimizer  activations    total (MiB)"]
+    lines = ["stage  layers   parameters  GFLOP/token  of ideal   weights  gradients  optimizer  activations  update  peak (MiB)"]
     for row in rows:
         span = f"{row.first_layer}-{row.first_layer + row.num_layers - 1}"
-        sizes = (row.weight_bytes, row.gradient_bytes, row.optimizer_bytes, row.activation_bytes, row.total_bytes)
-        mebibytes = "  ".join(f"{size / 2**20:>{width},.0f}" for size, width in zip(sizes, (8, 9, 9, 11, 13), strict=True))
+        sizes = (row.weight_bytes, row.gradient_bytes, row.optimizer_bytes, row.activation_bytes, row.update_bytes, row.peak_bytes)
+        mebibytes = "  ".join(f"{size / 2**20:>{width},.0f}" for size, width in zip(sizes, (8, 9, 9, 11, 6, 10), strict=True))
         lines.append(
             f"{row.stage:>5}  {span:>6}  {row.parameters:>11,}  {row.flops_per_token / 1e9:>11.4f}  {row.work_ratio:>8.1%}  {mebibytes}"
         )

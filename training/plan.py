@@ -95,6 +95,7 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
         from training.planning.against import plan_here
 
         run, plan, said = plan_here(config)
+        plan = dataclasses.replace(plan, memory_bytes=plan.process_bytes)
         return [*said, *stages_table(plan, None), *summary(run, plan, None, options), *drawn(run, plan, options)]
     device = DEVICES[name]
     if options.efficiency is not None:
@@ -162,6 +163,8 @@ def failures(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[st
     snapshot = plan.snapshot_bytes / (options.snapshot_gb_per_second * 1e9)
     save = Save(seconds=seconds, stall_seconds=min(snapshot, seconds) if run.training.async_save else seconds)
     lines = [f"saves        of {save.seconds:.2g} s, for {save.stall_seconds:.2g} s of which training waits"]
+    if run.training.async_save:
+        lines[0] += f"; a rank's copy takes up to {plan.snapshot_bytes / GIB:.2f} GiB of its host's memory"
     for label, interval in (
         (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * plan.step_seconds),
         ("at the best interval", best_interval_seconds(save, options.failures_per_week)),

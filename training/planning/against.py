@@ -71,7 +71,11 @@ def compare(folder: Path) -> str:
         f"seconds a step    {plan.step_seconds:>9.3f}  {measured:>9.3f}  {plan.step_seconds / measured:>8.2f}",
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
-    for stage, memory in enumerate(plan.memory_bytes):
-        if (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
-            lines.append(f"GiB of stage {stage:<4} {memory / GIB:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
+    snapshot = plan.snapshot_bytes if run.training.async_save else 0
+    for stage, memory in enumerate(plan.process_bytes):
+        planned = (memory + snapshot) / GIB
+        if (peak := peaks.get(f"memory/stage_{stage}_run_gib")) is not None:
+            lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")
+        elif (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
+            lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 
 from deepspeed.accelerator import get_accelerator
@@ -20,13 +21,16 @@ from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
 from training.run.loop import Run
-from training.run.meter import Meter, peak_flops
+from training.run.meter import Meter, peak_flops, resident_bytes
 from training.run.stop_reasons import StopReasons
 from training.run.stop_request import StopRequest
 from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
 
 log = logging.getLogger(__name__)
+
+# By torch, when a module is built and an optimizer made. Now, so that they are not taken for memory of the model.
+LATE_IMPORTS = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 
 
 def agree_on_precision(config: RunConfig, checkpoint: Checkpoint | None, ranks: Ranks) -> Precision:
@@ -48,11 +52,14 @@ def say_precision(precision: Precision, checkpoint: Checkpoint | None) -> None:
 
 def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: Checkpoint | None, last_step: int) -> tuple[Engine, Run]:
     """Build the engine, at the step of the checkpoint that was chosen if there is one, and all that goes with it."""
+    for name in LATE_IMPORTS:
+        importlib.import_module(name)
+    libraries_bytes = resident_bytes()
     engine = _engine_at(config, ranks, checkpoint, last_step)
     reasons = StopReasons(config.folder, config.training.stop_after_minutes, heartbeat)
     stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, reasons.find)
     spikes = Spikes(config.training.spike, checkpoint.manifest.get("spikes") if checkpoint else None)
-    meter = Meter(config, ranks, spikes, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16))
+    meter = Meter(config, ranks, spikes, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16), libraries_bytes)
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     saver = Saver(
         ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=writer.saved if writer else None

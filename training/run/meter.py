@@ -6,8 +6,10 @@ Losses and norms stay on the device until the interval's end, so reading them co
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,8 +31,9 @@ GIB = 1 << 30
 class Meter:
     """Collects one interval of steps. `read` is collective: every rank calls it at the same step."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, spikes: Spikes, peak_flops_per_device: float) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, spikes: Spikes, peak_flops_per_device: float, libraries_bytes: int = 0) -> None:
         self._config = config
+        self._libraries_bytes = libraries_bytes
         self._ranks = ranks
         self._spikes = spikes
         self._flops_per_token = flops_per_token(config.model, config.data.seq_length)
@@ -85,7 +88,7 @@ class Meter:
             "perf/tokens_per_second": tokens_per_second,
             "perf/seconds_per_step": self._seconds / len(losses),
             "perf/mfu": tokens_per_second * self._flops_per_token / self._peak,
-            **memory_by_stage(self._ranks),
+            **memory_by_stage(self._ranks, self._libraries_bytes),
             **pipeline_figures(by_rank(torch.tensor(engine.clock.read()), self._ranks).numpy()),
         }
         if self._spikes.config:
@@ -114,13 +117,21 @@ class Meter:
             log.warning("%s; the optimizer left the weights as they were, going on (training.non_finite = skip).", line)
 
 
-def memory_by_stage(ranks: Ranks) -> dict[str, float]:
-    """Peak memory of a stage's hungriest rank in GiB: the accelerator's where there is one, else the process's."""
+def memory_by_stage(ranks: Ranks, libraries_bytes: int) -> dict[str, float]:
+    """Peak memory of a stage's hungriest rank in GiB, the accelerator's where there is one, else the process's; and without libraries."""
     accelerator = get_accelerator()
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    used = own if accelerator.device_name() == "cpu" else accelerator.max_memory_allocated()
-    peaks = by_rank(torch.tensor([used / GIB]), ranks)[..., 0].max(dim=0).values.tolist()
-    return {f"memory/stage_{stage}_gib": round(peak, 3) for stage, peak in enumerate(peaks)}
+    if accelerator.device_name() == "cpu":
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    else:
+        used, libraries_bytes = accelerator.max_memory_allocated(), 0
+    peaks = by_rank(torch.tensor([used / GIB, (used - libraries_bytes) / GIB]), ranks).max(dim=0).values.tolist()
+    figures = {f"memory/stage_{stage}_gib": round(whole, 3) for stage, (whole, _) in enumerate(peaks)}
+    return figures | {f"memory/stage_{stage}_run_gib": round(run, 3) for stage, (_, run) in enumerate(peaks)}
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 # Sizes of square products, one of which runs at a device's best; on a CPU it should fit into a core's cache, or just not.
