@@ -163,8 +163,8 @@ def test_the_table_of_configurations_holds_what_check_says(page, monkeypatch):
 
 @pytest.mark.parametrize("page", READMES, ids=named)
 def test_every_tag_that_a_run_writes_is_explained(page):
-    source = "\n".join(read(ROOT / "training/run" / name) for name in ("meter.py", "loop.py"))
-    tags = {re.sub(r"\{[^}]*\}", "N", tag) for tag in re.findall(r"[\"']((?:train|valid|optim|perf|memory)/[\w{}]+)[\"']", source)}
+    source = "\n".join(read(ROOT / "training" / name) for name in ("run/meter.py", "run/loop.py", "health/slowest.py"))
+    tags = {re.sub(r"\{[^}]*\}", "N", tag) for tag in re.findall(r"[\"']((?:train|valid|optim|perf|memory|pipeline)/[\w{}]+)[\"']", source)}
     tags.discard("valid/N")  # The scores of a mixture's sources, whose two tags stand in one row.
     assert "`valid/SOURCE/loss`" in read(page)
     explained = set(re.findall(r"^\| `(\w+/\w+)` \|", read(page), re.MULTILINE))
