@@ -26,7 +26,7 @@ from data.steps.identify import FileHashes, identify
 from data.steps.packages import check_packages
 from data.steps.tasks import Runner, lock
 from data.store import token_store
-from data.store.checks import check_length, check_recorded_bad_input
+from data.store.fits_config import check_length, check_recorded_bad_input
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 

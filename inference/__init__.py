@@ -1,1 +1,1 @@
-"""From a run to text: reads checkpoints, writes Hugging Face folders, generates. Shares a folder on disk with `training`, and no code."""
+"""From a run to text: reads checkpoints, writes Hugging Face folders, generates. Shares with `training` what knows of checkpoints."""

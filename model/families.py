@@ -1,6 +1,6 @@
 """The fields that make a GPT-2, a Llama or an OPT. The only family table for layers.
 
-The names of a family's tensors in the Hugging Face format are in `conversion.py`.
+The names of a family's tensors in the Hugging Face format are in `hugging_face/tensors.py`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from training.health.spikes import SpikeConfig
 from training.run.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
-# Read by our own writer (writer.py): the engine's writer knows the loss only and waits for the device at every step.
+# Read by our own writer (run_folder/curves.py): the engine's writer knows the loss only and waits for the device at every step.
 MONITOR_SECTIONS = ("tensorboard", "csv_monitor", "wandb")
 # A start, an evaluation or a save of the smallest model takes seconds without a step.
 SHORTEST_WATCHDOG_SECONDS = 5
@@ -287,7 +287,7 @@ def with_deepspeed(config: RunConfig, last_step: int | None) -> RunConfig:
     engine["train_batch_size"] = config.batch.train_batch_size
     engine["train_micro_batch_size_per_gpu"] = config.batch.micro_batch
     engine["gradient_accumulation_steps"] = config.batch.accumulation
-    # The engine's own step line would be a second log format; ours is writer.py.
+    # The engine's own step line would be a second log format; ours is run_folder/outputs.py.
     engine.setdefault("steps_per_print", 1 << 62)
     if engine.get("scheduler", {}).get("type") in ("WarmupCosineLR", "WarmupDecayLR") and last_step is not None:
         engine["scheduler"].setdefault("params", {})["total_num_steps"] = last_step

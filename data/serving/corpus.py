@@ -18,7 +18,7 @@ from data.serving.permutation import mix
 from data.serving.token_stream import Stream, allow_open_files
 from data.serving.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 from data.store import token_store
-from data.store.checks import check_length, check_recorded_bad_input, check_sources
+from data.store.fits_config import check_length, check_recorded_bad_input, check_sources
 from data.store.identity import text_of
 from data.store.registry import find_store, why_not
 from data.tokenizers import tokenizer_folder

@@ -16,7 +16,7 @@ from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
 from data.steps.tasks import Task, run
 from data.steps.tokenization import SPLITS, add_up
 from data.store import packed_rows, token_store
-from data.store.checks import check_length, check_sources
+from data.store.fits_config import check_length, check_sources
 from data.store.identity import Identity
 from data.tokenizers import tokenizer_folder
 

@@ -17,7 +17,7 @@ from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
 from data.steps.intermediate import save_array
 from data.steps.tasks import Result
-from data.store.checks import check_bad_ratio
+from data.store.fits_config import check_bad_ratio
 
 logger = logging.getLogger(__name__)
 

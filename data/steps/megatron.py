@@ -11,7 +11,7 @@ from data.documents import DataError
 from data.steps import assemble
 from data.steps.holdout import Place, plan_holdout
 from data.store import token_store
-from data.store.checks import check_length
+from data.store.fits_config import check_length
 from data.store.identity import Identity
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.files import sha256_of

@@ -1,4 +1,4 @@
-"""Start-up of one rank: device, process group, topology, seeds. The only place that knows about kinds of devices."""
+"""Start-up of one rank: device, process group, topology, seeds. What differs between kinds of devices when ranks start is here."""
 
 from __future__ import annotations
 
