@@ -2,6 +2,7 @@
 
     .venv/bin/python -m training.doctor
     .venv/bin/python -m training.doctor --hostfile hostfiles/32nodes
+    .venv/bin/python -m training.doctor --hostfile hostfiles/32nodes --links CONFIG      # ranks are started, and every link is used
     .venv/bin/python -m training.doctor --write-env        # an example of DeepSpeed's environment file
 
 Exit code 0 if nothing is bad, 1 if something is, 2 for a mistake.
@@ -11,18 +12,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.diagnosis.cluster import check_hosts
-from training.diagnosis.findings import table
+from training.diagnosis.findings import Finding, note, table
+from training.diagnosis.links import Trial, check_links, config_for
 from training.diagnosis.machine import check_machine
-from training.supervision.hosts import read_pool
+from training.supervision.hosts import Pool, read_pool
 
 # Of these the launcher passes none on by itself; without OMP_NUM_THREADS every rank on a CPU starts as many threads as there are cores.
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "DS_ACCELERATOR", "ZE_FLAT_DEVICE_HIERARCHY", "GLOO_SOCKET_IFNAME")
 PREFIXES = ("CCL_", "FI_", "I_MPI_", "NCCL_")
+# With one of these found, ranks would not start, or the launcher would say it less clearly.
+BEFORE_LINKS = {"pdsh", "ssh", "reports", "environment file", "devices", "communication", "slots", "software"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,22 +37,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ssh-port", help="where sshd listens, as for deepspeed --ssh_port")
     parser.add_argument("--directory", default="runs", help="where runs are written (runs)")
     parser.add_argument("--write-env", action="store_true", help="write .deepspeed_env from this shell's variables, if there is none")
+    links = parser.add_argument_group("links: start ranks as the run does, let them talk, and measure (nothing is trained)")
+    links.add_argument("--links", nargs="+", metavar=("CONFIG", "dotted.key=value"), help="the run whose stages and precision count")
+    links.add_argument("--master-addr", help="as for deepspeed --master_addr")
+    links.add_argument("--master-port", help="as for deepspeed --master_port")
+    links.add_argument("--mebibytes", type=int, default=64, help="what is sent at a time to measure (64)")
+    links.add_argument("--limit-seconds", type=float, default=60.0, help="without a step of any rank, after which it is over (60)")
     options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
     try:
         if options.write_env:
             print(write_environment_file(Path(os.environ.get("DS_ENV_FILE", ".deepspeed_env"))))
             return 0
         pool = read_pool(Path(options.hostfile)) if options.hostfile else None
+        trial = _trial(options, pool) if options.links else None
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     findings = check_machine(Path(options.directory), os.environ)
     if pool:
-        findings += check_hosts(pool, Path(options.directory), ["-p", options.ssh_port] if options.ssh_port else [])
+        findings += check_hosts(pool, Path(options.directory), _ssh_options(options))
+    speeds = ""
+    if trial:
+        more, speeds = _links(trial, findings)
+        findings += more
     print(table(findings))
+    if speeds:
+        print(f"\n{speeds}")
     wrong = sum(one.state == "bad" for one in findings)
     print(f"\n{wrong} of {len(findings)} checks found something to mend." if wrong else f"\n{len(findings)} checks, nothing to mend.")
     return 1 if wrong else 0
+
+
+def _ssh_options(options: argparse.Namespace) -> list[str]:
+    return ["-p", options.ssh_port] if options.ssh_port else []
+
+
+def _trial(options: argparse.Namespace, pool: Pool | None) -> Trial:
+    """What `--links` is to start.
+
+    Raises:
+        ValueError: If the configuration is wrong, the slots do not fit it, or a number is no size.
+    """
+    if options.mebibytes < 1 or options.limit_seconds < 1:
+        raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
+    config, hosts = config_for(options.links[0], options.links[1:], pool)
+    given = {"--ssh_port": options.ssh_port, "--master_addr": options.master_addr, "--master_port": options.master_port}
+    return Trial(
+        config=config,
+        hosts=hosts,
+        hostfile=options.hostfile,
+        launcher_options=tuple(word for name, value in given.items() if value for word in (name, value)),
+        ssh_options=tuple(_ssh_options(options)),
+        mebibytes=options.mebibytes,
+        limit_seconds=options.limit_seconds,
+    )
+
+
+def _links(trial: Trial, before: Sequence[Finding]) -> tuple[list[Finding], str]:
+    """Try them, unless it is known already that ranks cannot start."""
+    in_the_way = [one.check for one in before if one.state == "bad" and one.check in BEFORE_LINKS]
+    if in_the_way:
+        return [note("links", f"not tried: first mend {', '.join(dict.fromkeys(in_the_way))}")], ""
+    # So that whatever ends this command ends the ranks on all hosts too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    return check_links(trial)
 
 
 def write_environment_file(path: Path) -> str:

@@ -1,9 +1,9 @@
 """End what an earlier start of the same command has left running on this host. Standard library only: it also runs over ssh.
 
-    python -m training.supervision.leftovers WORDS
+    python -m training.supervision.leftovers WORDS [SCRIPT]
 
-WORDS is the command's part from `run_pretrain.sh` on, as JSON. A process belongs to it if its command line holds these words and it runs
-in this folder: ranks, DeepSpeed's per-host launcher, and mpiexec's or Slurm's copies of the script.
+WORDS is the command's part from `run_pretrain.sh` (or SCRIPT) on, as JSON. A process belongs to it if its command line holds these words
+and it runs in this folder: ranks, DeepSpeed's per-host launcher, and mpiexec's or Slurm's copies of the script.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCRIPT = "run_pretrain.sh"
 LEAVE_SECONDS = 10.0
 
 
-def find(words: Sequence[str], folder: Path) -> list[int]:
+def find(words: Sequence[str], folder: Path, script: str = SCRIPT) -> list[int]:
     """Process ids of the start of these words, the processes that this one descends from left out."""
     ancestors = set()
     process: int | None = os.getpid()
@@ -33,16 +33,16 @@ def find(words: Sequence[str], folder: Path) -> list[int]:
         ancestors.add(process)
         process = parent_of(process)
     running = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ancestors)
-    return [int(entry.name) for entry in running if _belongs(entry, words, folder)]
+    return [int(entry.name) for entry in running if _belongs(entry, words, folder, script)]
 
 
-def _belongs(entry: Path, words: Sequence[str], folder: Path) -> bool:
+def _belongs(entry: Path, words: Sequence[str], folder: Path, script: str) -> bool:
     try:
         command = (entry / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
         here = (entry / "cwd").resolve() == folder
     except OSError:
         return False
-    start = next((index for index, word in enumerate(command) if Path(word).name == SCRIPT), None)
+    start = next((index for index, word in enumerate(command) if Path(word).name == script), None)
     if start is None or not here:
         return False
     given = {_bare(word) for word in command[start + 1 :]}
@@ -54,9 +54,9 @@ def _bare(word: str) -> str:
     return re.sub(r"[\s\"'\\]", "", word)
 
 
-def end(words: Sequence[str], folder: Path, leave_seconds: float = LEAVE_SECONDS) -> int:
+def end(words: Sequence[str], folder: Path, leave_seconds: float = LEAVE_SECONDS, script: str = SCRIPT) -> int:
     """End them: asked first, killed after `leave_seconds`. Returns how many there were."""
-    found = find(words, folder)
+    found = find(words, folder, script)
     for number, seconds in ((signal.SIGTERM, leave_seconds), (signal.SIGKILL, leave_seconds)):
         for process in found:
             with contextlib.suppress(ProcessLookupError):
@@ -69,4 +69,4 @@ def end(words: Sequence[str], folder: Path, leave_seconds: float = LEAVE_SECONDS
 
 
 if __name__ == "__main__":
-    print(end(json.loads(sys.argv[1]), Path.cwd()))
+    print(end(json.loads(sys.argv[1]), Path.cwd(), script=(*sys.argv[2:], SCRIPT)[0]))
