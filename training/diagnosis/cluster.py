@@ -17,7 +17,8 @@ from typing import Any
 
 from model.hardware.devices import Devices
 from training.diagnosis.findings import Finding, bad, good, note
-from training.diagnosis.machine import devices_here, is_loopback, own_addresses
+from training.diagnosis.machine import devices_here
+from training.launch.world import is_loopback, own_addresses
 from training.run_folder.provenance import software
 from training.supervision.hosts import Host, Pool, answering, on_each
 

@@ -78,19 +78,18 @@ def main(arguments: Sequence[str]) -> int:
     world = find_world(os.environ)
     reporter = Reporter(world.rank, options.limit_seconds)
     try:
-        _run(world, options, reporter)
+        return 0 if _run(world, options, reporter) else 1
     except Exception as error:  # Whatever it is, the doctor's table is where it belongs.
         reporter.say(error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         return 1
-    return 0
 
 
-def _run(world: World, options: argparse.Namespace, reporter: Reporter) -> None:
+def _run(world: World, options: argparse.Namespace, reporter: Reporter) -> bool:
+    """False if the ranks did not meet; why, is said."""
     reporter.say(step="start", host=socket.gethostname(), size=world.size)
     reporter.say(step="meet")
-    met = agree_to_start(world, Report(stages=options.stages), options.limit_seconds, lambda line: reporter.say(error=line))
-    if not met:
-        raise ConnectionError("this rank did not meet the others")
+    if not agree_to_start(world, Report(stages=options.stages), options.limit_seconds, lambda line: reporter.say(error=line)):
+        return False
     reporter.say(step="group")
     from training.launch.process_group import prepare_environment, quiet
 
@@ -111,6 +110,7 @@ def _run(world: World, options: argparse.Namespace, reporter: Reporter) -> None:
 
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    return True
 
 
 def _precision(setting: str, ranks: Ranks) -> tuple[torch.dtype, str]:

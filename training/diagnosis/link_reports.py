@@ -14,6 +14,7 @@ from training.diagnosis.link_rank import MARK, STEPS
 SHOWN = 4
 # A link at less than this part of its kind's median is named.
 SLOW_PART = 0.5
+LABELS = {"start": "ranks", "meet": "meeting", "group": "process group", "ring": "ring", "all_reduce": "all_reduce", "speed": "speed"}
 WHAT = {
     "start": "its start",
     "meet": "the meeting before the process group",
@@ -103,15 +104,17 @@ def findings(reports: Reports, stages: int, stopped: Finding | None) -> list[Fin
     shown = ", ".join(hosts[:SHOWN]) + (f" and {len(hosts) - SHOWN} more" if len(hosts) > SHOWN else "")
     found = []
     if reports.passed("start"):
-        found += [good("ranks", f"{size} started on {shown}"), _pipelines(reports, stages)]
+        found += [good(LABELS["start"], f"{size} started on {shown}"), _pipelines(reports, stages)]
     if reports.passed("meet"):
-        found.append(good("meeting", "every rank reaches rank 0"))
+        found.append(good(LABELS["meet"], "every rank reaches rank 0"))
     if reports.passed("group"):
-        found.append(good("process group", f"{reports.facts['backend']}, {size} ranks"))
+        found.append(good(LABELS["group"], f"{reports.facts['backend']}, {size} ranks"))
     if reports.passed("ring"):
-        found.append(good("ring", f"send and receive in {reports.facts['precision']}: every rank to the next, the last to the first"))
+        found.append(
+            good(LABELS["ring"], f"send and receive in {reports.facts['precision']}: every rank to the next, the last to the first")
+        )
     if reports.passed("all_reduce"):
-        found.append(good("all_reduce", f"over {size} ranks in fp32, the sum is right"))
+        found.append(good(LABELS["all_reduce"], f"over {size} ranks in fp32, the sum is right"))
     if reports.passed("speed"):
         found += slow_links(reports)
     return [*found, stopped] if stopped else found
@@ -132,7 +135,7 @@ def explain_error(reports: Reports) -> Finding:
     seen = reports.ranks[first[1]]
     said = f"{reports.name([first[1]])}, in {WHAT[seen.step]}: {first[0]}"
     more = f"  ({len(later)} more errors followed)" if later else ""
-    return bad(seen.step, said + more, FIXES.get(seen.step, LATER_FIX))
+    return bad(LABELS[seen.step], said + more, FIXES.get(seen.step, LATER_FIX))
 
 
 def explain_stand_still(reports: Reports, seconds: float, now: float) -> Finding:
@@ -144,10 +147,10 @@ def explain_stand_still(reports: Reports, seconds: float, now: float) -> Finding
         step = reports.ranks[silent[0]].step
         never = [rank for rank in silent if rank not in reports.heard]
         how = "never came" if never else f"silent for {now - reports.ranks[silent[0]].heard_at:.0f} s, last in {WHAT[step]}"
-        return bad(step, f"{reports.name(never or silent)}: {how}", FIXES.get(step, LATER_FIX))
+        return bad(LABELS[step], f"{reports.name(never or silent)}: {how}", FIXES.get(step, LATER_FIX))
     waiting = [f"{reports.name([rank])} waits for {reports.name(reports.ranks[rank].waits)}" for rank in late if reports.ranks[rank].waits]
     said = "; ".join(waiting[:SHOWN]) or f"{reports.name(late)}: not done"
-    return bad(behind, f"{WHAT[behind]} stands still for {seconds:.0f} s: {said}", FIXES.get(behind, FIXES["group"]))
+    return bad(LABELS[behind], f"{WHAT[behind]} stands still for {seconds:.0f} s: {said}", FIXES.get(behind, FIXES["group"]))
 
 
 def slow_links(reports: Reports) -> list[Finding]:

@@ -159,7 +159,7 @@ def _listen(process: subprocess.Popen[bytes], reports: Reports, trial: Trial) ->
     if reports.passed(STEPS[-1]):
         return None
     code = process.wait()
-    return bad("start", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(trial.command()[:8])} ...")
+    return bad("ranks", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(trial.command()[:8])} ...")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -18,6 +18,7 @@ from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices, has_ti
 from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
 from training.launch.process_group import backend, quiet
+from training.launch.world import is_loopback, own_addresses
 from training.run_folder.provenance import software
 
 # Where one of these can be imported, DeepSpeed takes the old backend or the old extension instead of torch's own.
@@ -143,20 +144,6 @@ def check_environment_file(path: Path) -> Finding:
             said = f"{path}:{number} is {what}: DeepSpeed ends with a ValueError"
             return bad("environment file", said, "delete the line: only NAME=value may stand there")
     return good("environment file", f"{path}: every line is NAME=value")
-
-
-def own_addresses() -> list[str]:
-    """What this host's own name resolves to; nothing if it does not."""
-    try:
-        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)})
-    except OSError:
-        return []
-
-
-def is_loopback(addresses: Sequence[str]) -> bool:
-    """Whether no other host can connect: ranks take an IPv4 address where there is one."""
-    preferred = [address for address in addresses if ":" not in address] or addresses
-    return all(address.startswith("127.") or address == "::1" for address in preferred)
 
 
 def check_own_name() -> Finding:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Once it is clear that there will be no start, ranks that are late have this long to hear of it.
 PATIENCE_SECONDS = 60.0
-REMIND_SECONDS = 30.0
+REMIND_SECONDS = 20.0
 # A network file system may show a new file a moment later.
 SIGHT_SECONDS = 5.0
 MOST_STRANGERS = 1000
@@ -179,7 +179,12 @@ def _collect(
             report, connection = received.get(timeout=min(left, REMIND_SECONDS))
         except queue.Empty:
             absent = [rank for rank in range(1, world.size) if rank not in reports]
-            log.warning("%d of %d ranks are here; waiting for rank %s", len(reports) + 1, world.size, first_few(absent))
+            log.warning(
+                "%d of %d ranks are here; waiting for rank %s. If a host is down: python -m training.doctor --hostfile FILE names it.",
+                len(reports) + 1,
+                world.size,
+                first_few(absent),
+            )
             continue
         rank = report["rank"]
         report["sees"] = secrets.compare_digest(report.pop("secret").encode(), secret.encode())

@@ -7,7 +7,8 @@ of their own and no rendezvous address, so the first host of the job's node list
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +180,38 @@ def check_placement(world: World, stages: int) -> None:
         raise ValueError(
             f"{world.local_size} ranks on one host, but pipeline.stages = {stages}: a pipeline would lie across hosts. "
             f"Start {stages} ranks (or a multiple) on every host: slots={stages} in the hostfile, mpiexec -ppn, srun --ntasks-per-node."
+        )
+
+
+def own_addresses() -> list[str]:
+    """What this host's own name resolves to; nothing if it does not."""
+    try:
+        return sorted({str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)})
+    except OSError:
+        return []
+
+
+def is_loopback(addresses: Sequence[str]) -> bool:
+    """Whether no other host can connect: ranks take an IPv4 address where there is one."""
+    preferred = [address for address in addresses if ":" not in address] or addresses
+    return all(address.startswith("127.") or address == "::1" for address in preferred)
+
+
+def check_own_name(world: World, environment: Mapping[str, str]) -> None:
+    """Ranks on CPUs (gloo) wait for their peers at the address of their host's own name, unless they are told an interface.
+
+    Raises:
+        ValueError: If the peers are on other hosts and that address is a loopback one.
+    """
+    if world.size == world.local_size or environment.get("GLOO_SOCKET_IFNAME"):
+        return
+    from model.hardware.devices import find_devices
+
+    addresses = own_addresses()
+    if is_loopback(addresses) and find_devices(environment).is_cpu:
+        raise ValueError(
+            f"the name of this host, {socket.gethostname()}, resolves to {', '.join(addresses) or 'nothing'}, where ranks of other hosts "
+            "cannot connect. Give it its network address in /etc/hosts, or put GLOO_SOCKET_IFNAME=<interface> into .deepspeed_env."
         )
 
 

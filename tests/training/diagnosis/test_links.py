@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ FOUR_RANKS = ["alpha", "alpha", "beta", "beta"]
 
 
 def start_doctor(root: Path, tmp_path: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "training.doctor", "--directory", tmp_path / "runs", *options, "--links", *RUN]
+    command = [sys.executable, "-m", "training.doctor", "--directory", str(tmp_path / "runs"), *options, "--links", *RUN]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ENV_FILE": str(tmp_path / "none")}
     return processes.start(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -75,7 +76,7 @@ def test_slots_over_which_a_pipeline_would_lie_across_hosts_are_refused_before_a
     assert line.startswith("alpha slots=3, but pipeline.stages = 2: a pipeline would lie across hosts.")
 
 
-def told(*said: dict[str, object], hosts: list[str] = FOUR_RANKS) -> Reports:
+def told(*said: Mapping[str, object], hosts: list[str] = FOUR_RANKS) -> Reports:
     """Reports a second apart, as pdsh passes them on."""
     reports = Reports(hosts, now=0.0)
     for second, one in enumerate(said, 1):
