@@ -99,7 +99,8 @@ def _links(trial: Trial, before: Sequence[Finding]) -> tuple[list[Finding], str]
     if in_the_way:
         return [note("links", f"not tried: first mend {', '.join(dict.fromkeys(in_the_way))}")], ""
     # So that whatever ends this command ends the ranks on all hosts too.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     return check_links(trial)
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.launch.parent import watch_launcher
@@ -170,15 +171,25 @@ def check_all_reduce(ranks: Ranks, reporter: Reporter) -> None:
     reporter.say(done="all_reduce")
 
 
+@dataclass(frozen=True)
+class Row:
+    """Ranks in a row, each `distance` from the next; this one is at `place` of `length`."""
+
+    name: str
+    place: int
+    length: int
+    distance: int
+
+
 def measure(ranks: Ranks, hosts: Sequence[str], payload: torch.Tensor, reporter: Reporter) -> None:
     """Time the links that a run uses: to the next stage, to that stage of the next replica, and the sum over all replicas."""
     import torch
 
     rank, stages = ranks.world.rank, ranks.stages
-    for first in (0, 1):  # Neighbours 0-1, 2-3, ..., then 1-2, 3-4, ...: nobody is in two pairs at a time.
-        _pair(rank, ranks.stage, first, 1, range(stages), (payload, hosts, reporter))
-    for first in (0, 1):
-        _pair(rank, ranks.replica, first, stages, range(ranks.replicas), (payload, hosts, reporter))
+    rows = (Row("next stage", ranks.stage, stages, 1), Row("next replica", ranks.replica, ranks.replicas, stages))
+    for row in rows:
+        for first in (0, 1):  # Pairs 0-1, 2-3, ..., then 1-2, 3-4, ...: nobody is in two at a time.
+            _pair(rank, row, first, (payload, hosts, reporter))
     groups = [torch.distributed.new_group(list(range(stage, ranks.world.size, stages))) for stage in range(stages)]
     if ranks.replicas == 1:
         return
@@ -194,14 +205,13 @@ def measure(ranks: Ranks, hosts: Sequence[str], payload: torch.Tensor, reporter:
     reporter.say(kind="sum over replicas", peer=peers[-1], speed=moved / (_now() - start))
 
 
-def _pair(rank: int, place: int, first: int, distance: int, places: range, means: tuple[torch.Tensor, Sequence[str], Reporter]) -> None:
-    """This rank's part, if any, in the pairs (first, first + 1), (first + 2, first + 3) ... of places; ranks are `distance` apart."""
+def _pair(rank: int, row: Row, first: int, means: tuple[torch.Tensor, Sequence[str], Reporter]) -> None:
+    """This rank's part, if any, in the pairs of places (first, first + 1), (first + 2, first + 3) ... of its row."""
     payload, hosts, reporter = means
-    is_left = (place - first) % 2 == 0 and place >= first
-    partner_place = place + 1 if is_left else place - 1
-    if partner_place not in places or (not is_left and place - 1 < first):
+    is_left = (row.place - first) % 2 == 0
+    if not 0 <= row.place + (1 if is_left else -1) < row.length:
         return
-    partner = rank + distance if is_left else rank - distance
+    partner = rank + row.distance if is_left else rank - row.distance
     answer = payload[:1].clone()
     if not is_left:
         for part in (payload[:SMALL], *[payload] * ROUNDS):
@@ -214,8 +224,8 @@ def _pair(rank: int, place: int, first: int, distance: int, places: range, means
         _send(payload, partner, reporter)
     _receive(answer, partner, reporter)
     speed = ROUNDS * payload.nbytes / (_now() - start)
-    kind = "inside a host" if hosts[rank] == hosts[partner] else "between hosts"
-    reporter.say(kind=("next stage, " if distance == 1 else "next replica, ") + kind, peer=partner, speed=speed)
+    where = "inside a host" if hosts[rank] == hosts[partner] else "between hosts"
+    reporter.say(kind=f"{row.name}, {where}", peer=partner, speed=speed)
 
 
 def _send(values: torch.Tensor, rank: int, reporter: Reporter) -> None:

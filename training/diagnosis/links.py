@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import ds_configs
+from model.hardware.devices import find_devices
 from model.hardware.processors import usable_processors
 from training.config import RunConfig, resolve
 from training.diagnosis.findings import Finding, bad
 from training.diagnosis.link_rank import STEPS
 from training.diagnosis.link_reports import Reports, explain_error, explain_stand_still, findings, speed_table
 from training.launch.local import free_port, resolve_here, world_info
-from training.launch.parent import bound
+from training.launch.parent import STARTER, bound
 from training.launch.stop_ranks import end_group
 from training.launch.world import DEFAULT_PORT, World, default_environment
 from training.run.signals import say
@@ -73,7 +74,8 @@ class Trial:
             return dict(os.environ)
         size = self.hosts[0].slots
         world = World(rank=0, local_rank=0, size=size, local_size=size, master_addr="127.0.0.1", master_port=DEFAULT_PORT)
-        return {**default_environment(world, usable_processors()), **os.environ}
+        own = {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
+        return {**default_environment(world, usable_processors()), **os.environ, **own}
 
 
 def config_for(path: str, overrides: Sequence[str], pool: Pool | None) -> tuple[RunConfig, tuple[Host, ...]]:
