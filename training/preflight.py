@@ -56,7 +56,9 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     from data.serving.corpus import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
-    corpus = open_corpus(config.data, seed=config.run.seed, config_path=shlex.join([str(config.path), *of_data]))
+    prepared_as = shlex.join([str(config.path), *of_data])
+    # One disk serves all ranks. What one of them finds wrong, all hear of in the rendezvous.
+    corpus = open_corpus(config.data, config.run.seed, prepared_as, share=slice(world.rank, None, world.size))
     if world.rank == 0:
         check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
     check_vocabulary(config, corpus)

@@ -113,8 +113,9 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     config, corpus = ready.config, ready.corpus
     # deepspeed's own start-up chatter is not ours to repeat on 192 ranks.
     logging.getLogger("DeepSpeed").setLevel(config.deepspeed.get("log_level", "warning").upper())
+    heartbeat = Heartbeat(config.training.watchdog_seconds)  # Before the group: a peer that is lost while it forms is waited for there.
     ranks = start(world, config.batch.stages)
-    heartbeat = Heartbeat(config.training.watchdog_seconds)
+    heartbeat.beat()
     checkpoint = choose_checkpoint(config.folder, ranks)
     precision = agree_on_precision(config, checkpoint, ranks)
     config = with_precision(config, precision.bf16)

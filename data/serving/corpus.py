@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED_LABEL = -100  # What the loss leaves out.
-# Each rank hashes a store up to this size when it opens it. Of a larger one only small files (tokenizer, indexes) are hashed, the
-# others compared by size; `data.prepare` hashes all.
+# Whoever opens a store up to this size hashes it, the ranks of a job together. Of a larger one only small files (tokenizer,
+# indexes) are hashed, the others compared by size; `data.prepare` hashes all.
 _MAX_HASHED_BYTES = 512 << 20
 _SMALL_BYTES = 4 << 20
 
@@ -177,13 +177,14 @@ def _joined(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"shards": [name for part in streams for name in part["shards"]]}]
 
 
-def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG") -> Corpus:
+def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG", share: slice = slice(None)) -> Corpus:
     """Open the store that `config` was prepared as. No raw file is looked at.
 
     Args:
         config: The data section.
         seed: Of the run: the order of the training windows follows from it.
         config_path: Named in the message when there is no store yet.
+        share: Which of the store's files are hashed here, if others hash the rest (see `token_store.verify`).
 
     Raises:
         DataError: If there is no such store, it is damaged, or it is shorter than one window.
@@ -196,7 +197,7 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
         )
     folder, manifest = found.folder, found.manifest
     total = sum(file["bytes"] for file in manifest["files"].values())
-    token_store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES)
+    token_store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES, share=share)
     _check_pair(manifest)
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")

@@ -35,12 +35,12 @@ class TinyRun:
         self.root = root
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "") -> None:
+    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "", **environment: str) -> None:
         """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faults.py's."""
         command = [sys.executable, "-m", "tests.training.fork_ranks", str(ranks), str(self.config), *overrides]
         if file_bytes:
             command = ["prlimit", f"--fsize={file_bytes}", *command]
-        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", FAULT=fault)
+        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", FAULT=fault, **environment)
 
     def start_command(self, command: Sequence[str], **environment: str) -> None:
         """Start the run by a command of one's own."""

@@ -1,10 +1,12 @@
-"""What can go wrong in a rank, by name (`FAULT`). Nothing in the product knows of it."""
+"""What can go wrong in a rank, and be watched in one, by name (`FAULT`). Nothing in the product knows of it."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from tests.training.counted_reads import count
 
 POISONED_STEP = 3
 STRANGE_SAMPLES = range(64, 72)
@@ -89,10 +91,26 @@ def strange_text() -> None:
     TrainingSet.sample = strange  # type: ignore[method-assign]
 
 
+def stop_before_group() -> None:
+    """Rank 1 stops when all have agreed to start, as on a host that hangs."""
+    from training.launch import process_group
+
+    start = process_group.start
+
+    def stopped(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return start(*arguments)
+
+    if os.environ["RANK"] == "1":
+        process_group.start = stopped  # type: ignore[assignment]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "poison": poison,
     "kill in save": kill_in_save,
     "lose data": lose_data,
     "flip bit": flip_bit,
     "strange text": strange_text,
+    "stop before group": stop_before_group,
+    "count reads": count,
 }

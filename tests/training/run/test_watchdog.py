@@ -1,10 +1,12 @@
 """A hang ends by itself and says where everybody stood; a stop that cannot be had ends too."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,26 @@ def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_r
     assert "rank 0: no progress for" in output
     assert "Start again to resume from the last checkpoint." in output
     assert "train_batch" in output, "the stack shows what the rank was waiting in"
+
+
+def state_of(run):
+    """The state of rank 1, as the kernel names it; nothing before there is one."""
+    with contextlib.suppress(IndexError, OSError):
+        return Path(f"/proc/{run.rank_process(1)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_peer_that_is_lost_while_the_process_group_forms_is_not_waited_for_for_ever(make_run):
+    run = make_run(training__watchdog_seconds=8)
+    run.start(fault="stop before group")
+    run.wait_for(lambda: state_of(run) == "T", "the stop of rank 1")
+    waiting, silent = run.rank_process(0), run.rank_process(1)
+    run.wait_for(lambda: not is_running(waiting), "the end of the waiting rank")
+    os.kill(silent, signal.SIGKILL)
+    code, output = run.finish()
+    assert code == 75
+    assert "rank 0: no progress for" in output
 
 
 # A rank whose main thread waits inside C code and does not come back to Python, as in a collective whose peer has died.

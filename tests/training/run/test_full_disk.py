@@ -1,0 +1,89 @@
+"""The disk of a run is full for a while: the run goes on without saves, and saves again when there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import processes
+from training.checkpoints.published import newest_good
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+MEBIBYTE = b"\0" * (1 << 20)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system in memory, with room for hundreds of these checkpoints."""
+    if shutil.which("mount") is None:
+        pytest.skip("no mount: apt-get install mount")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", tmp_path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def fill(path: Path) -> None:
+    """Until nothing more can be written."""
+    with path.open("wb", buffering=0) as file:
+        for piece in (MEBIBYTE, b"\0" * 512):
+            with contextlib.suppress(OSError):
+                while file.write(piece):
+                    pass
+    assert shutil.disk_usage(path).free < len(MEBIBYTE)
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_run_on_a_full_disk_keeps_its_checkpoint_goes_on_and_saves_when_there_is_room(
+    make_run: Any, disk: Path, tmp_path_factory: pytest.TempPathFactory, in_background: bool
+) -> None:
+    run = make_run(
+        run__directory=str(disk),
+        training__steps=1_000_000,
+        training__eval_interval_steps=1_000_000,
+        training__save_interval_steps=4,
+        training__keep_checkpoints=1000,
+        training__async_save=in_background,
+    )
+    run.folder = disk / run.config.stem
+    said = tmp_path_factory.mktemp("said") / "said.txt"
+    with said.open("wb") as output:
+        words = [sys.executable, "-m", "tests.training.fork_ranks", "2", str(run.config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        run.process = processes.start(words, cwd=run.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+    def lines_with(text: str) -> int:
+        return said.read_text(encoding="utf-8").count(text)
+
+    def wait_for(condition: Any, what: str) -> None:
+        def met() -> bool:
+            assert run.process.poll() is None, said.read_text(encoding="utf-8")
+            return bool(condition())
+
+        processes.wait_until(met, what)
+
+    wait_for(run.tags, "a checkpoint")
+    fill(disk / "filler")
+    wait_for(lambda: lines_with("was not saved") >= 1, "a save that fails")
+    kept = run.tags()
+    wait_for(lambda: lines_with("was not saved") >= 3, "later saves that fail")
+    assert run.tags() == kept, "what was saved before stays, and nothing torn is published"
+    assert newest_good(run.folder).tag == kept[-1]
+    (disk / "filler").unlink()
+    wait_for(lambda: run.tags() > kept, "a save that succeeds")
+    (run.folder / "STOP").touch()
+    code = run.process.wait()
+    assert code == 143, said.read_text(encoding="utf-8")
+    assert lines_with("No space left on device") >= 1
+    last = newest_good(run.folder).step
+    assert run.tags()[-1] == f"step{last:08d}"
+    assert sorted(run.curve()) == list(range(1, last + 1)), "the curves have caught up"
