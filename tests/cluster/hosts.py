@@ -85,6 +85,14 @@ class Host:
         """Send a signal to a process of the host."""
         subprocess.run(self.command("kill", f"-{number}", str(pid)), check=True)
 
+    def start_ssh(self, folder: Path) -> None:
+        """As when a host that was dead is started again."""
+        subprocess.run(self.command("/usr/sbin/sshd", "-f", f"{folder}/sshd_config", "-E", f"{folder}/sshd_{self.name}.log"), check=True)
+
+    def set_link(self, state: str) -> None:
+        """Cut this host's end of the cable ("down"), or mend it ("up")."""
+        subprocess.run(self.command("ip", "link", "set", "cable0", state), check=True)
+
 
 class Hosts:
     """Both hosts, joined by one virtual cable."""

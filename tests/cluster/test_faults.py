@@ -1,0 +1,190 @@
+"""A supervised job on two hosts through every kind of loss: all of it ends, and the finished run equals an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import processes
+from tests.cluster.hosts import Host, Hosts, missing
+
+pytestmark = [
+    pytest.mark.multinode,
+    pytest.mark.distributed,
+    pytest.mark.slow,  # A minute and a half for each fault.
+    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+]
+
+STEPS = 12
+WATCHDOG_SECONDS = 30
+# What is promised once a fault is noticed. DeepSpeed's launcher alone takes 30 s to end a rank that is stopped.
+LEAVING_SECONDS = 60
+RANK = "run_pretrain.sh --local_rank"
+OF_THE_JOB = "run_pretrain.sh|deepspeed.launcher"
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    (made.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
+    yield made
+    made.close()
+
+
+class Job:
+    """A run under a supervisor on the first host."""
+
+    def __init__(self, hosts: Hosts, config: Path, root: Path, name: str) -> None:
+        self.hosts = hosts
+        self.folder = config.parent / "runs" / name
+        deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts.hostfile((2, 2))), "run_pretrain.sh"]
+        # Steps of a second, so that a fault is over long before the last one.
+        sizes = ["train_batch_size=200", "gradient_accumulation_steps=50", f"training.steps={STEPS}"]
+        words = [*deepspeed, str(config), f"run.name={name}", f"training.watchdog_seconds={WATCHDOG_SECONDS}", *sizes]
+        self.process = processes.start(
+            hosts.all[0].command(sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words, folder=root),
+            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and everything that was printed."""
+        output, _ = self.process.communicate(timeout=processes.LIMIT_SECONDS)
+        return self.process.returncode, output
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        def met() -> bool:
+            if condition():
+                return True
+            assert self.process.poll() is None, self.finish()[1]
+            time.sleep(0.1)
+            return False
+
+        processes.wait_until(met, what)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Of the supervisor's log."""
+        path = self.folder / "supervisor/log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [record for record in map(json.loads, lines) if record["event"] == kind]
+
+    def curve(self) -> dict[int, tuple[float, float]]:
+        """Step -> (loss, gradient norm), as written: bit for bit."""
+        path = self.folder / "metrics.jsonl"
+        records = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else []
+        return {record["step"]: (record["train/loss"], record["optim/grad_norm"]) for record in records if "train/loss" in record}
+
+    def seconds_until_gone(self, before: dict[str, set[int]]) -> float:
+        """Until none of these processes is left on any host."""
+        started = time.monotonic()
+        self.wait_for(lambda: not any(before[host.name] & set(host.pids(OF_THE_JOB)) for host in self.hosts.all), "the end of all ranks")
+        return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(hosts: Hosts, config: Path, root: Path) -> Job:
+    job = Job(hosts, config, root, "undisturbed")
+    code, output = job.finish()
+    assert code == 0, output
+    return job
+
+
+def kill_rank(hosts: Hosts) -> None:
+    beta = hosts.all[1]
+    beta.kill(signal.SIGKILL, beta.pids(f"{RANK}=1")[-1])
+
+
+def kill_first_rank(hosts: Hosts) -> None:
+    alpha = hosts.all[0]
+    alpha.kill(signal.SIGKILL, alpha.pids(f"{RANK}=0")[-1])
+
+
+def kill_host(hosts: Hosts) -> None:
+    hosts.all[1].kill_everything()
+
+
+def stop_rank(hosts: Hosts) -> None:
+    beta = hosts.all[1]
+    beta.kill(signal.SIGSTOP, beta.pids(f"{RANK}=0")[-1])
+
+
+def cut_link(hosts: Hosts) -> None:
+    hosts.all[1].set_link("down")
+
+
+def revive(hosts: Hosts) -> None:
+    hosts.all[1].start_ssh(hosts.folder)
+
+
+def mend_link(hosts: Hosts) -> None:
+    hosts.all[1].set_link("up")
+
+
+def nothing(hosts: Hosts) -> None:
+    """What needs no repair."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the hosts, and how they are mended before the restart."""
+
+    strike: Callable[[Hosts], None]
+    repair: Callable[[Hosts], None] = nothing
+    noticed_after_seconds: float = 0
+
+    @property
+    def name(self) -> str:
+        return self.strike.__name__
+
+
+FAULTS = [
+    Fault(kill_rank),
+    Fault(kill_first_rank),
+    Fault(kill_host, revive),
+    Fault(stop_rank, noticed_after_seconds=WATCHDOG_SECONDS),
+    Fault(cut_link, mend_link, WATCHDOG_SECONDS),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_all_of_a_job_ends_after_a_fault_and_the_finished_run_equals_an_undisturbed_one(
+    fault: Fault, hosts: Hosts, config: Path, root: Path, undisturbed: Job
+) -> None:
+    job = Job(hosts, config, root, fault.name)
+    job.wait_for(lambda: max(job.curve(), default=0) >= 3, "step 3")
+    before = {host.name: set(job_processes(host)) for host in hosts.all}
+    fault.strike(hosts)
+    seconds = job.seconds_until_gone(before)
+    print(f"{fault.name}: all processes of the start had left after {seconds:.0f} s")
+    job.wait_for(lambda: bool(job.events("failed")), "the failure")
+    fault.repair(hosts)
+    code, output = job.finish()
+
+    assert code == 0, output
+    assert seconds < fault.noticed_after_seconds + LEAVING_SECONDS
+    (failed,) = job.events("failed")
+    assert failed["exit_code"] not in (0, 2)
+    first, second = job.events("started")
+    assert second["hosts"] == first["hosts"] == ["alpha", "beta"]
+    assert second["step"] >= 2, "it went on from a checkpoint"
+    assert job.curve() == undisturbed.curve()
+    assert sorted(job.curve()) == list(range(1, STEPS + 1))
+    assert not any(job_processes(host) for host in hosts.all)
+
+
+def job_processes(host: Host) -> list[int]:
+    """Ranks and DeepSpeed's per-host launcher; on the first host not the supervisor, whose command names the run as well."""
+    commands = {pid: host.read(f"/proc/{pid}/cmdline").replace("\0", " ") for pid in host.pids(OF_THE_JOB)}
+    return [pid for pid, command in commands.items() if "training.supervise" not in command]
