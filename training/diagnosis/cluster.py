@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from model.hardware.devices import Devices
 from training.diagnosis.findings import Finding, bad, good, note
-from training.diagnosis.machine import devices_here
+from training.diagnosis.machine import devices_here, names_passed_on
 from training.launch.world import is_loopback, own_addresses
 from training.run_folder.provenance import software
 from training.supervision.hosts import Host, Pool, answering, on_each
@@ -67,12 +68,30 @@ def check_hosts(pool: Pool, folder: Path, ssh_options: Sequence[str] = ()) -> li
         window = (before, time.time())
     finally:
         token.unlink()
-    return findings + compare(there, reports, token.name, window)
+    return findings + compare(there, reports, token.name, window) + check_names(there, reports)
+
+
+def _read(said: str | None) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(said or "{}")
+    return report
+
+
+def check_names(hosts: Sequence[Host], said: Mapping[str, str | None]) -> list[Finding]:
+    """Ranks on CPUs wait for their peers at the address of the own name; a run of several hosts refuses a loopback one."""
+    reports = {host.name: _read(said[host.name]) for host in hosts}
+    loopback = [name for name, one in reports.items() if one.get("loopback")]
+    if not loopback or len(hosts) == 1:
+        return []
+    found = f"{', '.join(loopback)}: the own name is a loopback address"
+    fix = "its network address in /etc/hosts, or GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env"
+    named = "GLOO_SOCKET_IFNAME" in names_passed_on(os.environ)
+    on_cpus = any((reports[name]["devices"] or {}).get("kind") == "cpu" for name in loopback)
+    return [bad("names", found, fix) if on_cpus and not named else note("names", found, fix)]
 
 
 def compare(hosts: Sequence[Host], said: Mapping[str, str | None], token: str, window: tuple[float, float]) -> list[Finding]:
     """What the hosts' reports say together."""
-    reports = {host.name: json.loads(said[host.name] or "{}") for host in hosts}
+    reports = {host.name: _read(said[host.name]) for host in hosts}
     findings = []
     mute = [name for name, one in reports.items() if not one]
     if mute:
@@ -98,10 +117,6 @@ def compare(hosts: Sequence[Host], said: Mapping[str, str | None], token: str, w
     software = {tuple(one["software"]) for one in reports.values()}
     shown = " / ".join(", ".join(one) for one in sorted(software))
     findings.append(good("software", shown) if len(software) == 1 else bad("software", f"differs: {shown}", "all hosts must use one .venv"))
-    loopback = [name for name, one in reports.items() if one["loopback"]]
-    if loopback and len(hosts) > 1:
-        said_of = f"{', '.join(loopback)}: the own name is a loopback address"
-        findings.append(note("names", said_of, "GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env"))
     for host in hosts:
         one = reports.get(host.name)
         devices = Devices(**one["devices"]) if one and one["devices"] else None

@@ -37,7 +37,7 @@ def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]
         check_obsolete(),
         *(_without_devices(devices) if isinstance(devices, ValueError) else _with_devices(devices, environment)),
         check_extension_locks(),
-        check_environment_file(Path(environment.get("DS_ENV_FILE", ".deepspeed_env"))),
+        check_environment_files(environment),
         check_own_name(),
         check_disk(folder),
         check_shared_memory(),
@@ -132,6 +132,25 @@ def check_extension_locks() -> Finding:
     if locks:
         return bad("compiled operators", f"{len(locks)} stale locks, the first {locks[0]}", f"find {cache} -name lock -delete")
     return good("compiled operators", "no stale lock; the shipped runs compile none")
+
+
+def environment_files(environment: Mapping[str, str]) -> list[Path]:
+    """Where DeepSpeed looks for variables that its launcher passes on: in the home folder, then here."""
+    name = environment.get("DS_ENV_FILE", ".deepspeed_env")
+    return list(dict.fromkeys([Path.home() / name, Path(name)]))  # A name from the root on is both.
+
+
+def names_passed_on(environment: Mapping[str, str]) -> set[str]:
+    """The variables in these files. Of a shell's own, the launcher passes on few."""
+    files = [path for path in environment_files(environment) if path.is_file()]
+    return {line.partition("=")[0] for path in files for line in path.read_text(encoding="utf-8").splitlines()}
+
+
+def check_environment_files(environment: Mapping[str, str]) -> Finding:
+    """Both files; the first that is wrong."""
+    paths = environment_files(environment)
+    found = [check_environment_file(path) for path in paths if path.is_file()] or [check_environment_file(paths[-1])]
+    return next((one for one in found if one.state == "bad"), found[-1])
 
 
 def check_environment_file(path: Path) -> Finding:

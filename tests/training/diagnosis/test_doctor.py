@@ -42,6 +42,18 @@ def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, t
     assert said in finding.said
 
 
+def test_the_environment_file_in_the_home_folder_is_read_too_as_deepspeed_does(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (here / ".deepspeed_env").write_text("A=1", encoding="utf-8")
+    assert machine.check_environment_files({}).state == "good"
+    (home / ".deepspeed_env").write_text("A=1\n\n", encoding="utf-8")
+    assert machine.check_environment_files({}).said.startswith(f"{home}/.deepspeed_env:2 is blank")
+
+
 def test_the_environment_file_that_is_written_is_one_that_deepspeed_can_read(tmp_path, monkeypatch):
     monkeypatch.setenv("CCL_ATL_TRANSPORT", "ofi")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -94,6 +106,23 @@ def test_what_differs_on_one_host_is_named_with_the_host(changes, check):
     assert "beta" in findings[check].said or check == "software"
     assert findings[check].fix
     assert "alpha" not in findings[check].said
+
+
+def test_a_name_that_is_a_loopback_is_bad_on_cpus_of_several_hosts_unless_an_interface_is_passed_on(tmp_path, monkeypatch):
+    passed_on = tmp_path / "environment"
+    monkeypatch.setenv("DS_ENV_FILE", str(passed_on))
+    alpha, beta = Host("alpha", 6), Host("beta", 6)
+    reports = {"alpha": report(), "beta": report(loopback=True)}
+    (finding,) = cluster.check_names([alpha, beta], reports)
+    assert (finding.state, finding.said) == ("bad", "beta: the own name is a loopback address")
+    assert cluster.check_names([beta], reports) == []
+    passed_on.write_text("GLOO_SOCKET_IFNAME=eth0", encoding="utf-8")
+    (finding,) = cluster.check_names([alpha, beta], reports)
+    assert finding.state == "note"
+    reports["beta"] = report(loopback=True, devices={"kind": "xpu", "count": 6})
+    passed_on.unlink()
+    (finding,) = cluster.check_names([alpha, beta], reports)
+    assert finding.state == "note"
 
 
 def test_this_host_reports_through_the_same_command_as_others(tmp_path):

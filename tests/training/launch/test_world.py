@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from training.launch.world import World, check_placement, default_environment, find_world, is_first_on_host, is_launched
+from training.launch.world import World, check_own_name, check_placement, default_environment, find_world, is_first_on_host, is_launched
 
 DEEPSPEED = {
     "RANK": "7", "LOCAL_RANK": "1", "WORLD_SIZE": "12", "LOCAL_SIZE": "6", "CROSS_RANK": "1", "CROSS_SIZE": "2",
@@ -159,3 +159,19 @@ def test_ranks_share_the_processors_they_may_use_and_a_bound_rank_keeps_its_own(
     assert threads(usable=12, shared=12) == 2  # a container, in which all ranks are started
     assert threads(usable=8, shared=96) == 8  # mpiexec --cpu-bind
     assert threads(usable=1, shared=1) == 1
+
+
+def test_a_host_whose_own_name_is_a_loopback_takes_part_in_no_job_of_several_hosts_on_cpus(monkeypatch):
+    def world(size):
+        return World(rank=0, local_rank=0, size=size, local_size=2, master_addr="a", master_port=1)
+
+    def resolves_to(address):
+        monkeypatch.setattr("socket.getaddrinfo", lambda *asked: [(None, None, None, "", (address, 0))])
+
+    resolves_to("127.0.1.1")
+    with pytest.raises(ValueError, match=r"resolves to 127\.0\.1\.1, .* GLOO_SOCKET_IFNAME=<interface>"):
+        check_own_name(world(4), {"DS_ACCELERATOR": "cpu"})
+    check_own_name(world(4), {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0"})
+    check_own_name(world(2), {"DS_ACCELERATOR": "cpu"})
+    resolves_to("10.0.0.1")
+    check_own_name(world(4), {"DS_ACCELERATOR": "cpu"})
