@@ -19,7 +19,7 @@ from training.launch.arguments import check_quotes, parse
 from training.launch.parent import watch_launcher
 from training.launch.rendezvous import agree_to_start
 from training.launch.reports import Report
-from training.launch.world import World, check_own_name, find_world, is_first_on_host
+from training.launch.world import World, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
 from training.run.first_weights import first_weights_notes
 from training.run.signals import leaving, listen
@@ -56,8 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         config = resolve(ds_configs.read(path, overrides), world.size)
         report = Report(stages=config.batch.stages, folder=config.folder)
         ready = preflight(config, world, overrides)
-        check_own_name(world, os.environ)
-        report = dataclasses.replace(report, facts=ready.facts())
+        report = dataclasses.replace(report, facts=ready.facts(), loopback=has_loopback_name(world, os.environ))
     except (ValueError, OSError) as error:
         report = Report(problem=str(error))
         if world.rank == 0:

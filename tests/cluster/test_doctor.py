@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests import processes
-from tests.cluster.hosts import Hosts, missing
+from tests.cluster.hosts import Host, Hosts, missing
 from tests.cluster.test_two_hosts import Job, lines_of
 from training.diagnosis.links import MODULE
 
@@ -38,10 +38,11 @@ def doctor(hosts, root):
     """Start the doctor on the first host."""
 
     def start(hostfile: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+        variables = [f"{name}={value}" for name, value in environment.items()]
         words = ["--hostfile", str(hostfile), "--directory", str(hosts.folder / "runs"), *options]
         return processes.start(
-            hosts.all[0].command(sys.executable, "-m", "training.doctor", *words, folder=root),
-            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment"), **environment},
+            hosts.all[0].command("env", *variables, sys.executable, "-m", "training.doctor", *words, folder=root),
+            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -68,12 +69,20 @@ def nothing_is_left(hosts: Hosts) -> None:
 
 
 @contextmanager
-def other_file(host, path: Path | str, text: str, folder: Path) -> Iterator[None]:
+def other_file(host: Host, path: Path | str, text: str, folder: Path) -> Iterator[None]:
     """This host, and no other, sees another text under that path."""
-    (folder / "other").write_text(text, encoding="utf-8")
-    subprocess.run(host.command("mount", "--bind", str(folder / "other"), str(path)), check=True)
+    other = folder / f"other_{host.name}"
+    other.write_text(text, encoding="utf-8")
+    subprocess.run(host.command("mount", "--bind", str(other), str(path)), check=True)
     yield
     subprocess.run(host.command("umount", str(path)), check=True)
+
+
+def loopback_name(host: Host, folder: Path) -> AbstractContextManager[None]:
+    """The host's own name is what Debian's installer makes it."""
+    text = host.read("/etc/hosts")
+    own = next(line for line in text.splitlines() if line.endswith(host.name))
+    return other_file(host, "/etc/hosts", text.replace(own, f"127.0.1.1 {host.name}"), folder)
 
 
 def gamma(hosts: Hosts, *, first: bool) -> Path:
@@ -86,7 +95,6 @@ def gamma(hosts: Hosts, *, first: bool) -> Path:
 
 def test_both_hosts_links_are_used_and_measured(hosts, doctor, config):
     code, said = end_of(doctor(hosts.hostfile((2, 2)), "--mebibytes", "16", "--links", str(config)))
-    print(said)
     assert code == 0, said
     assert "4 started on alpha, beta" in said
     assert "2 of 2 stages, each on one host" in said
@@ -121,18 +129,18 @@ def test_a_cut_link_names_the_host_behind_it_whose_ranks_then_end_themselves(hos
         subprocess.run(hosts.all[1].command(*cable, "up"), check=True)
 
 
-def test_a_name_that_resolves_to_loopback_is_refused_in_one_line(hosts, doctor, config, root):
-    text = hosts.all[1].read("/etc/hosts")
-    beta = next(line for line in text.splitlines() if line.endswith("beta"))
-    with other_file(hosts.all[1], "/etc/hosts", text.replace(beta, "127.0.1.1 beta"), hosts.folder):
+def test_names_that_resolve_to_loopback_are_refused_in_one_line(hosts, doctor, config, root):
+    alpha, beta = hosts.all
+    with loopback_name(alpha, hosts.folder), loopback_name(beta, hosts.folder):
         code, output = Job(hosts, root, hosts.hostfile((2, 2)), str(config), "run.name=mistake").finish()
         assert code == 2, output
         (line,) = lines_of(output)
-        assert line.startswith("rank 2 on beta: the name of this host, beta, resolves to 127.0.1.1")
+        assert line.startswith("the own names of hosts alpha, beta resolve to loopback addresses")
         assert "GLOO_SOCKET_IFNAME" in line
         code, said = end_of(doctor(hosts.hostfile((2, 2)), "--limit-seconds", "15", "--links", str(config)))
     assert code == 1, said
-    assert "beta: the own name is a loopback address" in said
+    assert "alpha, beta: the own name is a loopback address" in said
+    assert "bad   process group" in said, said
     nothing_is_left(hosts)
 
 
@@ -192,7 +200,7 @@ def test_what_the_launcher_ends_with_before_our_code_runs_is_explained_at_once(h
         assert (code, "not enough values to unpack" in output) == (1, True), output
         few = hosts.folder / "bin"
         few.mkdir()
-        for name in ("ssh", "hostname"):
+        for name in ("ssh", "hostname", "true"):
             (few / name).symlink_to(f"/usr/bin/{name}")
         words = [Path(sys.executable).with_name("deepspeed"), "--hostfile", hosts.hostfile((2, 2)), "run_pretrain.sh", config]
         done = processes.run(hosts.all[0].command("env", f"PATH={few}", *map(str, words), folder=root))

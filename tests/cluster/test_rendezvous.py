@@ -166,7 +166,7 @@ def test_without_rank_0_one_rank_of_each_host_speaks(worlds, tmp_path):
 
 def test_hosts_that_do_not_share_the_runs_folder_or_use_other_data_or_software_are_told(worlds, tmp_path):
     fine = Report(stages=2, folder=tmp_path, facts={"the token store": "1a2b", "the software": "torch 2.13.0"})
-    known = {rank: {"host": "beta", "problem": None, "sees": True, "facts": fine.facts} for rank in range(1, 4)}
+    known = {rank: {"host": "beta", "problem": None, "sees": True, "loopback": False, "facts": fine.facts} for rank in range(1, 4)}
     (line,) = reasons_against(worlds[0], fine, {**known, 3: {**known[3], "sees": False}}, 10)
     assert line.startswith(f"host beta does not see {tmp_path}")
     other = {**known, 3: {**known[3], "facts": {**fine.facts, "the token store": "9z"}}}
@@ -178,7 +178,8 @@ def test_a_pipeline_that_lies_across_hosts_is_refused_and_whole_ones_are_not(wor
     fine = Report(stages=2, folder=tmp_path)
 
     def lines(*hosts):
-        reports = {rank: {"host": host, "problem": None, "sees": True, "facts": {}} for rank, host in enumerate(hosts, start=1)}
+        same = {"problem": None, "sees": True, "loopback": False, "facts": {}}
+        reports = {rank: {**same, "host": host} for rank, host in enumerate(hosts, start=1)}
         return reasons_against(worlds[0], fine, reports, 10)
 
     assert lines(HERE, "beta", "beta") == []
@@ -208,7 +209,7 @@ def test_two_jobs_on_one_port_do_not_mix(worlds, tmp_path):
     assert not said
 
 
-REPORT = {"rank": 2, "host": "beta", "problem": None, "facts": {"a": "b"}, "secret": ""}
+REPORT = {"rank": 2, "host": "beta", "problem": None, "facts": {"a": "b"}, "loopback": False, "secret": ""}
 STRANGERS = [
     b"GET / HTTP/1.0\r\n\r\n",
     b"[" * 100_000 + b"\n",
@@ -230,6 +231,7 @@ STRANGERS = [
             {"facts": [1]},
             {"problem": 7},
             {"secret": None},
+            {"loopback": 1},
             {"secret": "é"},
             {"problem": "x" * 5000},
         )
@@ -297,3 +299,15 @@ def test_beside_the_port_that_torchruns_agent_holds():
     assert world.rendezvous_port == 29500
     assert replace(world, port_is_held=True).rendezvous_port == 29501
     assert replace(world, port_is_held=True, master_port=65535).rendezvous_port == 65534
+
+
+def test_two_hosts_with_loopback_names_are_refused_and_one_is_not(worlds):
+    def said(*loopback):
+        hosts = (HERE, HERE, "beta", "beta")
+        same = {**REPORT, "facts": {}, "sees": True}
+        reports = {rank: {**same, "rank": rank, "host": hosts[rank], "loopback": loopback[rank]} for rank in (1, 2, 3)}
+        return reasons_against(worlds[0], Report(stages=2, loopback=loopback[0]), reports, 60.0)
+
+    assert said(True, True, False, False) == said(False, False, True, True) == []
+    (line,) = said(True, True, True, True)
+    assert line.startswith(f"the own names of hosts {HERE}, beta resolve to loopback addresses")

@@ -77,7 +77,7 @@ def _read(said: str | None) -> dict[str, Any]:
 
 
 def check_names(hosts: Sequence[Host], said: Mapping[str, str | None]) -> list[Finding]:
-    """Ranks on CPUs wait for their peers at the address of the own name; a run of several hosts refuses a loopback one."""
+    """Ranks on CPUs wait for their peers at the address of the own name; two hosts with a loopback there cannot connect."""
     reports = {host.name: _read(said[host.name]) for host in hosts}
     loopback = [name for name, one in reports.items() if one.get("loopback")]
     if not loopback or len(hosts) == 1:
@@ -86,7 +86,7 @@ def check_names(hosts: Sequence[Host], said: Mapping[str, str | None]) -> list[F
     fix = "its network address in /etc/hosts, or GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env"
     named = "GLOO_SOCKET_IFNAME" in names_passed_on(os.environ)
     on_cpus = any((reports[name]["devices"] or {}).get("kind") == "cpu" for name in loopback)
-    return [bad("names", found, fix) if on_cpus and not named else note("names", found, fix)]
+    return [bad("names", found, fix) if len(loopback) > 1 and on_cpus and not named else note("names", found, fix)]
 
 
 def compare(hosts: Sequence[Host], said: Mapping[str, str | None], token: str, window: tuple[float, float]) -> list[Finding]:

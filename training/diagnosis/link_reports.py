@@ -28,7 +28,7 @@ FIXES = {
     "meet": "open the port between the hosts, or name a network that they share: --master-addr ADDRESS, --master-port N",
     "group": "let ranks reach each other on every port; on CPUs GLOO_SOCKET_IFNAME=<interface> in .deepspeed_env picks the network",
 }
-LATER_FIX = "look at that host: is the process stopped (ps: state T), its device hung, its network cable or switch port down?"
+LATER_FIX = "look at that host: is the process stopped (ps: state T), its device hung, the host or its network down?"
 
 
 @dataclass
@@ -147,7 +147,7 @@ def explain_stand_still(reports: Reports, seconds: float, now: float) -> Finding
         step = reports.ranks[silent[0]].step
         never = [rank for rank in silent if rank not in reports.heard]
         how = "never came" if never else f"silent for {now - reports.ranks[silent[0]].heard_at:.0f} s, last in {WHAT[step]}"
-        return bad(LABELS[step], f"{reports.name(never or silent)}: {how}", FIXES.get(step, LATER_FIX))
+        return bad(LABELS[step], f"{reports.name(never or silent)}: {how}", FIXES["start"] if never else LATER_FIX)
     waiting = [f"{reports.name([rank])} waits for {reports.name(reports.ranks[rank].waits)}" for rank in late if reports.ranks[rank].waits]
     said = "; ".join(waiting[:SHOWN]) or f"{reports.name(late)}: not done"
     return bad(LABELS[behind], f"{WHAT[behind]} stands still for {seconds:.0f} s: {said}", FIXES.get(behind, FIXES["group"]))

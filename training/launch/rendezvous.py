@@ -221,7 +221,7 @@ def _join(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
                 # Whose text this is, nobody knows: it is not repeated.
                 return say_for_host(f"{_address(world)} is another job's. Use another port: deepspeed --master_port N, or MASTER_PORT=N.")
             problem = own.problem and own.problem[:LONGEST_TEXT]
-            report = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts)}
+            report = {"rank": world.rank, "host": here, "problem": problem, "facts": dict(own.facts), "loopback": own.loopback}
             send(connection, {**report, "secret": _read_secret(own.folder, hello["file"])})
             connection.settimeout(limit_seconds + ANSWER_SECONDS)
             answer = read(connection)

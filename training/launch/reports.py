@@ -24,17 +24,20 @@ class Report:
     """The run's folder, which all hosts must share; None where the configuration could not be read."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What must be the same on every rank, by name."""
+    loopback: bool = False
+    """Whether ranks of other hosts would have to connect to a loopback address (`world.has_loopback_name`)."""
 
 
 def is_report(message: Mapping[str, Any], size: int) -> bool:
     """True for exactly the fields of a report, each of its type, with names fit to be printed."""
-    if message.keys() != {"rank", "host", "problem", "facts", "secret"}:
+    if message.keys() != {"rank", "host", "problem", "facts", "loopback", "secret"}:
         return False
     rank, facts = message["rank"], message["facts"]
     texts = [message["secret"], message["problem"] or "", *(facts.values() if isinstance(facts, dict) else [None])]
     return (
         type(rank) is int
         and 0 < rank < size
+        and isinstance(message["loopback"], bool)
         and isinstance(message["host"], str)
         and re.fullmatch(r"[\w.-]{1,253}", message["host"], re.ASCII) is not None
         and all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in texts)
@@ -70,6 +73,12 @@ def reasons_against(world: World, own: Report, reports: Mapping[int, Mapping[str
                 f"host {other['host']}: {name}: {other['facts'].get(name)}, but on {here}: {value}. "
                 "All hosts must use the same checkout, .venv and data."
             )
+    unreachable = dict.fromkeys([*[here] * own.loopback, *(report["host"] for report in reports.values() if report["loopback"])])
+    if len(unreachable) > 1 and not lines:
+        lines.append(
+            f"the own names of hosts {first_few([*unreachable])} resolve to loopback addresses, so their ranks cannot connect to "
+            "each other. Put GLOO_SOCKET_IFNAME=<interface> into .deepspeed_env, or give each name its network address in /etc/hosts."
+        )
     absent = [rank for rank in range(1, world.size) if rank not in reports]
     if absent and not lines:
         lines.append(_describe_absent(world, absent, limit_seconds))
@@ -85,7 +94,7 @@ def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) 
     )
 
 
-def first_few(numbers: Sequence[int]) -> str:
+def first_few(numbers: Sequence[int] | Sequence[str]) -> str:
     """Six of them, for a line."""
     return ", ".join(map(str, numbers[:6])) + (" ..." if len(numbers) > 6 else "")
 

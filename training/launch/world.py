@@ -197,22 +197,16 @@ def is_loopback(addresses: Sequence[str]) -> bool:
     return all(address.startswith("127.") or address == "::1" for address in preferred)
 
 
-def check_own_name(world: World, environment: Mapping[str, str]) -> None:
-    """Ranks on CPUs (gloo) wait for their peers at the address of their host's own name, unless they are told an interface.
+def has_loopback_name(world: World, environment: Mapping[str, str]) -> bool:
+    """Whether ranks on CPUs (gloo) would wait for their peers of other hosts at a loopback address: that of their host's own name.
 
-    Raises:
-        ValueError: If the peers are on other hosts and that address is a loopback one.
+    Of two such hosts neither can connect to the other. One alone may be lucky: of two ranks the one with the greater address connects.
     """
     if world.size == world.local_size or environment.get("GLOO_SOCKET_IFNAME"):
-        return
+        return False
     from model.hardware.devices import find_devices
 
-    addresses = own_addresses()
-    if is_loopback(addresses) and find_devices(environment).is_cpu:
-        raise ValueError(
-            f"the name of this host, {socket.gethostname()}, resolves to {', '.join(addresses) or 'nothing'}, where ranks of other hosts "
-            "cannot connect. Give it its network address in /etc/hosts, or put GLOO_SOCKET_IFNAME=<interface> into .deepspeed_env."
-        )
+    return is_loopback(own_addresses()) and find_devices(environment).is_cpu
 
 
 def default_environment(world: World, shared: int) -> dict[str, str]:

@@ -98,6 +98,7 @@ def test_a_rank_that_is_not_heard_of_is_named_rather_than_those_that_wait_for_it
     finding = explain_stand_still(reports, seconds=4.0, now=7.0)
     assert finding.said.startswith("rank 2 on beta: silent for 4 s, last in the ring")
     assert finding.state == "bad"
+    assert "is the process stopped" in finding.fix
 
 
 def test_a_rank_that_never_came_is_named():
