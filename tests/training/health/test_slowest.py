@@ -88,7 +88,8 @@ def test_a_device_is_asked_for_its_times_at_the_end_of_an_interval_only():
 
 @pytest.mark.distributed
 def test_a_run_names_its_slow_stage_and_its_slow_replica(make_run):
-    changes = {"training__steps": 2, "training__sample_tokens": 0, "training__eval_interval_steps": 100}
+    # An evaluation is slow as well.
+    changes = {"training__steps": 2, "training__sample_tokens": 0, "training__eval_batches": 1}
     staged, replicated = make_run(**changes), make_run(**changes, pipeline__stages=1)
     job = {"world": 2, "slow": {"rank": 1, "seconds": SLEEP_SECONDS}}
     begin = time.perf_counter()
