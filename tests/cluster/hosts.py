@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import wait_until
+from tests.processes import KEPT, descendants, wait_until
 
 NAMES = ("alpha", "beta")
 NETWORK = "10.213.47"
@@ -86,8 +86,9 @@ class Host:
         subprocess.run(self.command("kill", f"-{number}", str(pid)), check=True)
 
     def start_ssh(self, folder: Path) -> None:
-        """As when a host that was dead is started again."""
+        """As when a host that was dead is started again. What runs there then lives as long as the host."""
         subprocess.run(self.command("/usr/sbin/sshd", "-f", f"{folder}/sshd_config", "-E", f"{folder}/sshd_{self.name}.log"), check=True)
+        KEPT.update(descendants(self.outer.pid))
 
     def set_link(self, state: str) -> None:
         """Cut this host's end of the cable ("down"), or mend it ("up")."""
