@@ -28,12 +28,18 @@ def layer_seconds(
 
 
 def layer_pass_seconds(
-    config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
+    config: ModelConfig,
+    *,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    synchronize: Callable[[], None],
+    cold_bytes: int = 0,
 ) -> list[tuple[float, float]]:
-    """Seconds of one forward and one backward pass of each layer, those of the fastest round; the loss belongs to the head.
+    """Seconds of one forward and one backward pass of each layer; the loss belongs to the head.
 
     Layers of one class are alike, so one of each is timed. Gradients are added to an fp32 buffer, as a bf16 run does. Global generators
-    are left as they were.
+    are left as they were. The times are those of the fastest round; with `cold_bytes`, which says how a run fares, of the middle one.
 
     Args:
         config: The model.
@@ -41,7 +47,9 @@ def layer_pass_seconds(
         dtype: Of weights and hidden states.
         device: Where to measure.
         synchronize: Waits until the device is idle.
+        cold_bytes: Written between two passes, so that weights come from memory as in a model that fits in no cache.
     """
+    between = torch.zeros(cold_bytes // 4, device=device)
     entries = layers(config)
     kinds = [(entry.module, entry is entries[-1]) for entry in entries]
     forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
@@ -52,8 +60,9 @@ def layer_pass_seconds(
         rounds: list[dict[tuple[object, bool], tuple[float, float]]] = []
         # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
         while len(rounds) < 2 or (len(rounds) < ROUNDS and time.perf_counter() - start < LIMIT_SECONDS):
-            rounds.append({kind: _timed(run, synchronize) for kind, run in passes.items()})
-    return [min((times[kind] for times in rounds), key=sum) for kind in kinds]
+            rounds.append({kind: _timed(run, synchronize, between) for kind, run in passes.items()})
+    ordered = {kind: sorted((times[kind] for times in rounds[1:]), key=sum) for kind in passes}
+    return [ordered[kind][len(rounds[1:]) // 2 if cold_bytes else 0] for kind in kinds]
 
 
 def _forward_and_backward(
@@ -82,8 +91,11 @@ def _forward_and_backward(
     return forward, backward
 
 
-def _timed(run: tuple[Callable[[], Tensor], Callable[[Tensor], None]], synchronize: Callable[[], None]) -> tuple[float, float]:
+def _timed(
+    run: tuple[Callable[[], Tensor], Callable[[Tensor], None]], synchronize: Callable[[], None], between: Tensor
+) -> tuple[float, float]:
     forward, backward = run
+    between += 1
     synchronize()
     start = time.perf_counter()
     output = forward()
