@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.training.counted_reads import count
 
 POISONED_STEP = 3
+SLOW_SECONDS = 3.0
 STRANGE_SAMPLES = range(64, 72)
 DIES_BEFORE = "step00000006/layer_"
 
@@ -105,11 +107,26 @@ def stop_before_group() -> None:
         process_group.start = stopped  # type: ignore[assignment]
 
 
+def slow_disk() -> None:
+    """Rank 1 takes seconds for the files of a save."""
+    from training.checkpoints.snapshot import Snapshot
+
+    write = Snapshot.write
+
+    def slow(self: Snapshot) -> dict[str, Any]:
+        time.sleep(SLOW_SECONDS)
+        return write(self)
+
+    if os.environ["RANK"] == "1":
+        Snapshot.write = slow  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "poison": poison,
     "kill in save": kill_in_save,
     "lose data": lose_data,
     "flip bit": flip_bit,
+    "slow disk": slow_disk,
     "strange text": strange_text,
     "stop before group": stop_before_group,
     "count reads": count,

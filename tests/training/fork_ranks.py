@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from tests.training.faults import FAULTS
@@ -59,6 +60,8 @@ def fork(rank: int, words: Sequence[str]) -> int:
         from training.pretrain import main
 
         code = main(words)
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -27,8 +27,6 @@ from training.run_folder.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
-# A wait of training for a save before that is worth a line.
-LONG_WAIT_SECONDS = 1.0
 # For a rank that leaves because of an error; peers that were killed would be waited for in vain.
 SETTLE_SECONDS = 15.0
 # Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
@@ -82,13 +80,13 @@ class Saver:
         return self._thread.is_alive()
 
     def start(self, engine: Any, facts: Mapping[str, Any]) -> None:
-        """Take the engine's state at its current step, and let a thread write and publish it. A save before it is finished first.
+        """Take the engine's state at its current step, and let a thread write and publish it. Call `finish` first if a save is under way.
 
         Args:
             engine: The pipeline engine.
             facts: What the manifest should also say (metrics); the same on every rank.
         """
-        self._wait_for_the_one_before()
+        assert self._saving is None, "the save before it was not finished"
         started = time.monotonic()
         target = self._run / "checkpoints" / tag_of(engine.global_steps)
         problem = gather(_problem_of(lambda: _make_folder(target)) if self._ranks.is_first else None)[0]
@@ -129,15 +127,6 @@ class Saver:
         """On one rank, before it leaves because of an error: give its thread time to end, and rank 0's to hear of all others."""
         if self.is_writing:
             self._thread.join(SETTLE_SECONDS)
-
-    def _wait_for_the_one_before(self) -> None:
-        step, began = self._saving.step if self._saving else 0, time.monotonic()
-        self.finish()
-        if self._ranks.is_first and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
-            log.warning(
-                "the save of step %d was still under way: training waited %.1f s for it. A larger training.save_interval_steps avoids it.",
-                step, waited,
-            )  # fmt: skip
 
     def _write(self, saving: Saving, snapshot: Snapshot, topic: str) -> None:
         """In the thread: this rank's files; on rank 0 what makes a checkpoint of all."""

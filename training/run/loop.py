@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
 
 HELD_OUT_PROMPT_TOKENS = 8
+# A wait for a save under way that is worth a line.
+LONG_WAIT_SECONDS = 1.0
 
 
 @dataclass(kw_only=True)
@@ -231,7 +234,10 @@ def _held_out_beginning(corpus: Corpus) -> list[int]:
 def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run, *, wait: bool) -> None:
     """Save and publish, behind the training unless it has to wait. A save that fails is logged; the checkpoints before it are there."""
     run.meter.pause()
+    began = time.monotonic()
     finish_save(run)
+    if run.writer and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
+        run.writer.say(f"training waited {waited:.1f} s for the save before this one. A larger training.save_interval_steps avoids it.")
     facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text, **run.spikes.facts()}
     with run.heartbeat.phase("snapshot"):
         run.saver.start(engine, facts)

@@ -62,6 +62,17 @@ def test_an_error_on_one_rank_is_said_by_it_and_by_nobody_else(make_run):
 
 
 @pytest.mark.distributed
+def test_training_goes_on_beside_a_save_and_says_when_it_has_to_wait_for_one(make_run):
+    run = make_run(training__steps=4, training__eval_interval_steps=1000)
+    run.start(fault="slow disk")
+    code, output = run.finish()
+    assert code == 0, output
+    assert output.index("step 3/4 | loss") < output.index("step 2/4 | saved") < output.index("step 4/4 | saved")
+    assert output.count("s for the save before this one") == 1
+    assert run.tags() == ["step00000002", "step00000004"]
+
+
+@pytest.mark.distributed
 def test_saves_behind_the_training_hold_what_saves_hold_that_are_waited_for(make_run):
     behind, waited_for = (make_run(training__async_save=setting, training__eval_interval_steps=1000) for setting in (True, False))
     for run in (behind, waited_for):
