@@ -16,7 +16,7 @@ import pytest
 from tests import processes
 from training.checkpoints.published import newest_good
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = pytest.mark.distributed
 MEBIBYTE = b"\0" * (1 << 20)
 
 
@@ -42,7 +42,7 @@ def fill(path: Path) -> None:
     assert shutil.disk_usage(path).free < len(MEBIBYTE)
 
 
-@pytest.mark.parametrize("in_background", [True, False])
+@pytest.mark.parametrize("in_background", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_on_a_full_disk_keeps_its_checkpoint_goes_on_and_saves_when_there_is_room(
     make_run: Any, disk: Path, tmp_path_factory: pytest.TempPathFactory, in_background: bool
 ) -> None:
