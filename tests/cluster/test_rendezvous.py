@@ -3,16 +3,13 @@
 import contextlib
 import itertools
 import json
-import os
 import socket
-import sys
 import threading
 import time
 from dataclasses import replace
 
 import pytest
 
-from tests import processes
 from training.launch import messages, rendezvous
 from training.launch.local import free_port
 from training.launch.rendezvous import agree_to_start
@@ -65,37 +62,6 @@ def test_ranks_that_agree_start_and_leave_the_port_and_the_folder_clean(worlds, 
     assert hold(worlds, [report] * 4) == (True, {})
     assert not list(tmp_path.iterdir())
     socket.create_server(("", worlds[0].master_port)).close()
-
-
-def start_many(root, folder, *arguments):
-    """Ranks as processes (many_ranks.py): how many were told to start, what was said, and how long it took."""
-    command = [sys.executable, "tests/cluster/many_ranks.py", *map(str, arguments[:1]), folder, *map(str, arguments[1:])]
-    done = processes.run(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-# Thirty-two nodes of six, and more processes than this rank 0 may have files open unless it asks for more.
-@pytest.mark.parametrize("size", [192, pytest.param(3072, marks=pytest.mark.slow)])
-def test_ranks_by_the_thousand_meet_at_one_port_and_leave_together_if_one_has_a_problem(root, tmp_path, size):
-    fine = start_many(root, tmp_path, size)
-    assert (fine["answers"], fine["starts"], fine["said"]) == (size, size, [])
-    failing = size // 2 + 7
-    bad = start_many(root, tmp_path, size, failing)
-    assert (bad["answers"], bad["starts"]) == (size, 0)
-    assert bad["said"] == [[failing, f"rank {failing} on {HERE}: no such folder"]]
-    print(f"{size} ranks: {fine['seconds']:.1f} s until all start, {bad['seconds']:.1f} s until all leave")
-
-
-RANK_0 = "from tests.cluster.many_ranks import *; attend(World(rank=0, local_rank=0, size=12, local_size=6, master_addr='127.0.0.1', \
-master_port=free_port()), Path('.'), None, 1)"
-
-
-def test_a_host_that_allows_too_few_connections_says_so_beforehand(root):
-    done = processes.run(["prlimit", "--nofile=100:100", sys.executable, "-c", RANK_0], cwd=root)
-    said, told = map(json.loads, done.stdout.splitlines())
-    line = "12 ranks need 268 open files of rank 0, but this host allows 100. Raise its hard limit (ulimit -Hn)."
-    assert (said["said"], told["start"]) == (f"host {HERE}: {line}", False)
 
 
 def test_many_ranks_that_do_not_see_the_folder_take_no_longer_than_one(monkeypatch, tmp_path):
