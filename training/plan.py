@@ -95,7 +95,6 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
         from training.planning.against import plan_here
 
         run, plan, said = plan_here(config)
-        plan = dataclasses.replace(plan, memory_bytes=plan.process_bytes)
         return [*said, *stages_table(plan, None), *summary(run, plan, None, options), *drawn(run, plan, options)]
     device = DEVICES[name]
     if options.efficiency is not None:

@@ -10,11 +10,14 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import KEPT, descendants, wait_until
+import pytest
+
+from tests.processes import KEPT, LIMIT_SECONDS, descendants, start, wait_until
 
 NAMES = ("alpha", "beta")
 NETWORK = "10.213.47"
@@ -53,6 +56,9 @@ def missing() -> str | None:
         if probe.returncode:
             return f"{what} not allowed here: {probe.stderr.strip()}"
     return None
+
+
+needs_hosts = pytest.mark.skipif(bool(reason := missing()), reason=str(reason))
 
 
 @dataclass
@@ -124,6 +130,42 @@ class Hosts:
         lines = [f"{name} slots={count}\n" for name, count in zip(NAMES, slots, strict=True)]
         path.write_text("".join(lines), encoding="utf-8")
         return path
+
+
+class Started:
+    """A command that is running on the first host, as a person starts it there."""
+
+    def __init__(self, hosts: Hosts, words: Sequence[str], folder: Path, **environment: str) -> None:
+        self.hosts = hosts
+        self.process = start(
+            hosts.all[0].command(*words, folder=folder),
+            # Of the launcher's variables only a few travel: what must reach the ranks stands in DeepSpeed's environment file.
+            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment"), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and everything that was printed."""
+        output, _ = self.process.communicate(timeout=LIMIT_SECONDS)
+        return self.process.returncode, output
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Until it is so; a command that has ended before is a failure."""
+
+        def met() -> bool:
+            if condition():
+                return True
+            assert self.process.poll() is None, self.finish()[1]
+            return False
+
+        wait_until(met, what)
+
+
+def deepspeed(hostfile: Path | str, *arguments: str) -> list[str]:
+    """The words that start a run on the hosts of a hostfile."""
+    return [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hostfile), "run_pretrain.sh", *arguments]
 
 
 def write_settings(folder: Path) -> None:

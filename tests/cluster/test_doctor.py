@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
-from tests.cluster.hosts import Host, Hosts, missing
+from tests.cluster.hosts import Host, Hosts, needs_hosts
 from tests.cluster.test_two_hosts import Job, lines_of
 from training.diagnosis.links import MODULE
 
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.multinode,
     pytest.mark.distributed,
     pytest.mark.slow,
-    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+    needs_hosts,
 ]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests import processes
-from tests.cluster.hosts import Host, Hosts, missing
+from tests.cluster.hosts import Host, Hosts, Started, deepspeed, needs_hosts
 
 pytestmark = [
     pytest.mark.multinode,
     pytest.mark.distributed,
     pytest.mark.slow,  # A minute and a half for each fault.
-    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+    needs_hosts,
 ]
 
 STEPS = 12
@@ -41,38 +38,24 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     made.close()
 
 
-class Job:
+class Job(Started):
     """A run under a supervisor on the first host."""
 
     def __init__(self, hosts: Hosts, config: Path, root: Path, name: str) -> None:
-        self.hosts = hosts
         self.folder = config.parent / "runs" / name
-        deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts.hostfile((2, 2))), "run_pretrain.sh"]
         # Steps of a second, so that a fault is over long before the last one.
         sizes = ["train_batch_size=200", "gradient_accumulation_steps=50", f"training.steps={STEPS}"]
-        words = [*deepspeed, str(config), f"run.name={name}", f"training.watchdog_seconds={WATCHDOG_SECONDS}", *sizes]
-        self.process = processes.start(
-            hosts.all[0].command(sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words, folder=root),
-            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(self) -> tuple[int, str]:
-        """Exit code and everything that was printed."""
-        output, _ = self.process.communicate(timeout=processes.LIMIT_SECONDS)
-        return self.process.returncode, output
+        words = deepspeed(hosts.hostfile((2, 2)), str(config), f"run.name={name}", f"training.watchdog_seconds={WATCHDOG_SECONDS}", *sizes)
+        super().__init__(hosts, [sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words], root)
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        def met() -> bool:
-            if condition():
-                return True
-            assert self.process.poll() is None, self.finish()[1]
-            time.sleep(0.1)
-            return False
+        """Not as fast as can be: to look starts processes on the hosts, and steps take a second."""
 
-        processes.wait_until(met, what)
+        def looked() -> bool:
+            time.sleep(0.1)
+            return condition()
+
+        super().wait_for(looked, what)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Of the supervisor's log."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests import processes
-from tests.cluster.hosts import Hosts, missing
+from tests.cluster.hosts import Hosts, Started, deepspeed, needs_hosts
 
 pytestmark = [
     pytest.mark.multinode,
     pytest.mark.distributed,
-    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+    needs_hosts,
 ]
 
 
@@ -26,31 +22,15 @@ def lost_host(tmp_path_factory, config, root):
     hosts = Hosts(tmp_path_factory.mktemp("hosts"))
     (hosts.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
     folder = config.parent / "runs" / "supervised"
-    deepspeed = [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", str(hosts.hostfile((2, 2))), "run_pretrain.sh"]
-    words = [*deepspeed, str(config), "run.name=supervised", "training.steps=8", "training.watchdog_seconds=60"]
-    process = processes.start(
-        hosts.all[0].command(sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words, folder=root),
-        # Keepalive: ssh notices within seconds that the other host has gone.
-        env={
-            **os.environ,
-            "HOME": str(hosts.folder),
-            "DS_ENV_FILE": str(hosts.folder / "environment"),
-            "PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=2 -o ServerAliveCountMax=2",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-    def saved():
-        assert process.poll() is None, process.communicate()[0]
-        return (folder / "checkpoints/step00000002/manifest.json").exists()
-
+    words = deepspeed(hosts.hostfile((2, 2)), str(config), "run.name=supervised", "training.steps=8", "training.watchdog_seconds=60")
+    supervised = [sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words]
+    # Keepalive: ssh notices within seconds that the other host has gone.
+    job = Started(hosts, supervised, root, PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=2 -o ServerAliveCountMax=2")
     try:
-        processes.wait_until(saved, "a checkpoint")
+        job.wait_for((folder / "checkpoints/step00000002/manifest.json").exists, "a checkpoint")
         hosts.all[1].kill_everything()
-        output, _ = process.communicate(timeout=processes.LIMIT_SECONDS)
-        yield process.returncode, output, folder
+        code, output = job.finish()
+        yield code, output, folder
     finally:
         hosts.close()
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import processes
-from tests.cluster.hosts import Hosts, missing
+from tests.cluster.hosts import Hosts, Started, deepspeed, needs_hosts
 
 pytestmark = [
     pytest.mark.multinode,
     pytest.mark.distributed,
-    pytest.mark.skipif(bool(reason := missing()), reason=str(reason)),
+    needs_hosts,
 ]
 
 # As a person types them in single quotes; DeepSpeed and the remote shell are between them and the run.
@@ -36,38 +33,16 @@ def hosts(tmp_path_factory):
     made.close()
 
 
-class Job:
+class Job(Started):
     """One start of the launcher on the first host."""
 
     def __init__(self, hosts: Hosts, root: Path, hostfile: Path | str, *arguments: str) -> None:
-        self.hosts = hosts
-        deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-        words = [deepspeed, "--hostfile", str(hostfile), "run_pretrain.sh", *arguments]
-        self.process = processes.start(
-            hosts.all[0].command(*words, folder=root),
-            # Of the launcher's variables only a few travel: what must reach the ranks stands in DeepSpeed's environment file.
-            env={**os.environ, "HOME": str(hosts.folder), "DS_ENV_FILE": str(hosts.folder / "environment"), "STAYS": "here"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(self) -> tuple[int, str]:
-        """Exit code and everything that was printed."""
-        output, _ = self.process.communicate(timeout=processes.LIMIT_SECONDS)
-        return self.process.returncode, output
+        super().__init__(hosts, deepspeed(hostfile, *arguments), root, STAYS="here")
 
     def wait_for_step(self, folder: Path, step: int) -> None:
         """Until rank 0 has written that step's line."""
         metrics = folder / "metrics.jsonl"
-
-        def written() -> bool:
-            if metrics.exists() and f'"step": {step},' in metrics.read_text(encoding="utf-8"):
-                return True
-            assert self.process.poll() is None, self.finish()[1]
-            return False
-
-        processes.wait_until(written, f"step {step}")
+        self.wait_for(lambda: metrics.exists() and f'"step": {step},' in metrics.read_text(encoding="utf-8"), f"step {step}")
 
     def wait_for_ranks_to_leave(self) -> None:
         """Until no rank is left on any host."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,6 +35,8 @@ class TinyRun:
         self.folder = config.parent / "runs" / config.stem
         self.root = root
         self.process: subprocess.Popen[str] | None = None
+        self.output: Path | None = None
+        """Takes what the start prints, if set: a start that prints more than a pipe holds would wait for `finish`."""
 
     def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "", **environment: str) -> None:
         """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faults.py's."""
@@ -45,7 +48,8 @@ class TinyRun:
     def start_command(self, command: Sequence[str], **environment: str) -> None:
         """Start the run by a command of one's own."""
         variables = {**os.environ, **environment}
-        self.process = start(command, cwd=self.root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with self.output.open("wb") if self.output else contextlib.nullcontext(subprocess.PIPE) as output:
+            self.process = start(command, cwd=self.root, env=variables, stdout=output, stderr=subprocess.STDOUT, text=True)
 
     def start_as_a_person_does(self, *overrides: str) -> None:
         """`./run_pretrain.sh CONFIG ...`; the environment that runs these tests serves as its `.venv`."""
@@ -79,7 +83,9 @@ class TinyRun:
             if condition():
                 return True
             assert self.process
-            assert self.process.poll() is None, f"ended before {what}: {self.process.communicate()[0]}"
+            if self.process.poll() is not None:
+                printed = self.output.read_text(encoding="utf-8") if self.output else self.process.communicate()[0]
+                raise AssertionError(f"ended before {what}: {printed}")
             return False
 
         wait_until(met, what)

@@ -17,20 +17,15 @@ from tests.training.faults import FAULTS
 from training.launch.local import free_port
 
 # For the children: also what torch and we import late.
-IMPORTS = (
-    "deepspeed",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "torch.fx.experimental.symbolic_shapes",
-    "torch.utils.tensorboard",
-    "training.run.assembly",
-)
+IMPORTS = ("deepspeed", "torch.distributed.fsdp", "torch.utils.tensorboard")
 PATIENCE_SECONDS = 30  # As the launcher has.
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the first exit code of a rank that is not 0; the other ranks are ended then, as the launcher ends them."""
-    for name in IMPORTS:
+    from training.run.assembly import LATE_IMPORTS
+
+    for name in (*IMPORTS, *LATE_IMPORTS):
         importlib.import_module(name)
     size, words = int(arguments[0]), arguments[1:]
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

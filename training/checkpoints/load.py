@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import random_state
-from training.checkpoints.published import Checkpoint, first_good, published, tag_of, verify
+from training.checkpoints.published import Checkpoint, first_good, published, step_of, verify
 from training.checkpoints.snapshot import describe
 from training.launch.process_group import Ranks, gather, quiet
 from training.run.engine import SAVED_PREFIX
@@ -31,9 +31,13 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
         checkpoint, problems = verify(folder, slice(ranks.world.rank, None, ranks.world.size))
         return checkpoint, list(dict.fromkeys(problem for each in gather(problems) for problem in each))
 
-    known = [folder for folder in published(run) if before_step is None or folder.name < tag_of(before_step)]
-    folders = gather(known if ranks.is_first else None)[0]
+    folders = gather(_before(run, before_step) if ranks.is_first else None)[0]
     return first_good(folders, verify_together, log.warning if ranks.is_first else lambda line: None) if folders else None
+
+
+def _before(run: Path, step: int | None) -> list[Path]:
+    """The run's checkpoints of steps before this one, newest first; of all steps without one."""
+    return [folder for folder in published(run) if step is None or (step_of(folder.name) or 0) < step]
 
 
 def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool) -> None:

@@ -18,16 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import ds_configs
-from model.hardware.devices import find_devices
-from model.hardware.processors import usable_processors
 from training.config import RunConfig, resolve
 from training.diagnosis.findings import Finding, bad
 from training.diagnosis.link_rank import STEPS
 from training.diagnosis.link_reports import Reports, explain_error, explain_stand_still, findings, speed_table
-from training.launch.local import free_port, resolve_here, world_info
-from training.launch.parent import STARTER, bound
+from training.launch.local import launcher, resolve_here
+from training.launch.parent import bound
 from training.launch.stop_ranks import end_group
-from training.launch.world import DEFAULT_PORT, World, default_environment
 from training.run.signals import say
 from training.supervision.attempt import REMEMBERED_LINES, cause_of
 from training.supervision.hosts import Host, Pool, on_each
@@ -58,24 +55,15 @@ class Trial:
         """Of each pipeline."""
         return self.config.batch.stages
 
-    def command(self) -> list[str]:
-        """As the run's ranks are started: by the command `deepspeed`, or on one machine by its per-node half."""
+    def start(self) -> tuple[list[str], dict[str, str]]:
+        """Command and environment, as the run's ranks are started: by the command `deepspeed`, or on one machine by its per-node half."""
         words = [MODULE, self.token, "--stages", str(self.stages), "--precision", json.dumps(self.config.precision).strip('"')]
         words += ["--mebibytes", str(self.mebibytes), "--limit-seconds", str(self.limit_seconds)]
         if self.hostfile:
             runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", self.hostfile, *self.launcher_options]
-            return [*runner, "--module", *words]
-        start = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(self.hosts[0].slots)]
-        return [*start, "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--module", *words]
-
-    def environment(self) -> dict[str, str]:
-        """Of the command."""
-        if self.hostfile:
-            return dict(os.environ)
-        size = self.hosts[0].slots
-        world = World(rank=0, local_rank=0, size=size, local_size=size, master_addr="127.0.0.1", master_port=DEFAULT_PORT)
-        own = {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
-        return {**default_environment(world, usable_processors()), **os.environ, **own}
+            return [*runner, "--module", *words], dict(os.environ)
+        command, environment = launcher(self.hosts[0].slots)
+        return [*command, "--module", *words], environment
 
 
 def config_for(path: str, overrides: Sequence[str], pool: Pool | None) -> tuple[RunConfig, tuple[Host, ...]]:
@@ -105,9 +93,10 @@ def check_links(trial: Trial) -> tuple[list[Finding], str]:
         The findings, and the table of speeds if it came to that.
     """
     reports = Reports([host.name for host in trial.hosts for _ in range(host.slots)], time.monotonic())
+    command, environment = trial.start()
     process = subprocess.Popen(
-        bound(trial.command()),
-        env=trial.environment(),
+        bound(command),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -161,7 +150,7 @@ def _listen(process: subprocess.Popen[bytes], reports: Reports, trial: Trial) ->
     if reports.passed(STEPS[-1]):
         return None
     code = process.wait()
-    return bad("ranks", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(trial.command()[:8])} ...")
+    return bad("ranks", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(trial.start()[0][:8])} ...")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:

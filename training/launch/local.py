@@ -108,18 +108,24 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     from model.hardware.devices import find_devices
 
     ranks = config.batch.world_size
-    devices = find_devices()
-    world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
-    environment = {**default_environment(world, usable_processors()), **os.environ}
-    environment |= {"DS_ACCELERATOR": devices.kind, STARTER: str(os.getpid())}
-    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
-    command += ["--master_addr", world.master_addr, "--master_port", str(world.master_port), "run_pretrain.sh", *arguments]
-    print(f"{config.path} -> {config.folder}: {ranks} processes on {devices}", file=sys.stderr, flush=True)
-    code, stopped = run_to_the_end(command, environment, config.training.stop_grace_seconds)
+    command, environment = launcher(ranks)
+    print(f"{config.path} -> {config.folder}: {ranks} processes on {find_devices()}", file=sys.stderr, flush=True)
+    code, stopped = run_to_the_end([*command, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
     if code and has_checkpoint(config.folder):
         how = "Stopped" if stopped else f"Failed (exit code {code})"
         say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")
     return code
+
+
+def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
+    """DeepSpeed's launcher of one host for this many ranks here: its command, to which the script is to be added, and its environment."""
+    from model.hardware.devices import find_devices
+
+    world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
+    environment = {**default_environment(world, usable_processors()), **os.environ}
+    environment |= {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
+    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
+    return [*command, "--master_addr", world.master_addr, "--master_port", str(world.master_port)], environment
 
 
 def world_info(ranks: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     plan = plan_step(
         run.model, layout, workload, seconds, transfer=0.0, exchange=[per_parameter * parameters / batch.replicas for parameters in held]
     )
+    plan = replace(plan, memory_bytes=plan.process_bytes)
     said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
     if batch.world_size > usable_processors():
         said.append(f"they take turns on {usable_processors()} cores; --device plans for devices that are not here")
@@ -72,7 +74,7 @@ def compare(folder: Path) -> str:
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
     snapshot = plan.snapshot_bytes if run.training.async_save else 0
-    for stage, memory in enumerate(plan.process_bytes):
+    for stage, memory in enumerate(plan.memory_bytes):
         planned = (memory + snapshot) / GIB
         if (peak := peaks.get(f"memory/stage_{stage}_run_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")

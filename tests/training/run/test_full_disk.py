@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import processes
 from training.checkpoints.published import newest_good
 
 pytestmark = pytest.mark.distributed
@@ -56,30 +53,21 @@ def test_a_run_on_a_full_disk_keeps_its_checkpoint_goes_on_and_saves_when_there_
     )
     run.folder = disk / run.config.stem
     said = tmp_path_factory.mktemp("said") / "said.txt"
-    with said.open("wb") as output:
-        words = [sys.executable, "-m", "tests.training.fork_ranks", "2", str(run.config)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        run.process = processes.start(words, cwd=run.root, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    run.output = said
+    run.start()
 
     def lines_with(text: str) -> int:
         return said.read_text(encoding="utf-8").count(text)
 
-    def wait_for(condition: Any, what: str) -> None:
-        def met() -> bool:
-            assert run.process.poll() is None, said.read_text(encoding="utf-8")
-            return bool(condition())
-
-        processes.wait_until(met, what)
-
-    wait_for(run.tags, "a checkpoint")
+    run.wait_for(lambda: bool(run.tags()), "a checkpoint")
     fill(disk / "filler")
-    wait_for(lambda: lines_with("was not saved") >= 1, "a save that fails")
+    run.wait_for(lambda: lines_with("was not saved") >= 1, "a save that fails")
     kept = run.tags()
-    wait_for(lambda: lines_with("was not saved") >= 3, "later saves that fail")
+    run.wait_for(lambda: lines_with("was not saved") >= 3, "later saves that fail")
     assert run.tags() == kept, "what was saved before stays, and nothing torn is published"
     assert newest_good(run.folder).tag == kept[-1]
     (disk / "filler").unlink()
-    wait_for(lambda: run.tags() > kept, "a save that succeeds")
+    run.wait_for(lambda: run.tags() > kept, "a save that succeeds")
     (run.folder / "STOP").touch()
     code = run.process.wait()
     assert code == 143, said.read_text(encoding="utf-8")
