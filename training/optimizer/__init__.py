@@ -1,1 +1,1 @@
-"""The optimizer: fp32 masters shared out over replicas, Muon, and which parameters are whose."""
+"""The optimizer: gradients are reduced, clipped and applied to fp32 masters, Muon, and which parameters are whose."""

@@ -16,7 +16,7 @@ from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank, topology
 from training.optimizer import muon
 from training.optimizer.parameter_groups import parameter_groups, settings_of
-from training.optimizer.sharded import ShardedOptimizer
+from training.optimizer.reduce_clip_apply import ShardedOptimizer
 
 
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:

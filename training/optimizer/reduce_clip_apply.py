@@ -1,4 +1,6 @@
-"""The optimizer around the optimizer: fp32 masters and fp32 sums of gradients, shared out over replicas (ZeRO stage 1).
+"""What a step does with gradients: sum them in fp32 over replicas, take their norm over stages, clip them, and apply them to fp32 masters.
+
+Masters and sums are shared out over replicas (ZeRO stage 1). The update itself is the basic optimizer's: torch's AdamW, or `muon.py`.
 
 DeepSpeed has two of these, one for bf16 and one for fp32 weights, which differ in what they clip and in what they write. Here both
 precisions use the former, so that a run can change from one to the other and every checkpoint has one form.
