@@ -29,7 +29,7 @@ from data.tokenizers.tokenizer_folder import Tokenizer
 from inference.exporting.masters import load_gpt
 from inference.exporting.source import load_run_config
 from model.gpt import GPT
-from training.checkpoints.published import newest_good
+from training.checkpoints.find_and_verify import newest_good
 from training.config import resolve
 
 CONFIG = "ds_configs/toy_reverse.json"

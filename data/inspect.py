@@ -23,7 +23,7 @@ from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
 from ds_configs.files import read_object
-from training.checkpoints.published import CheckpointError, open_checkpoint, published
+from training.checkpoints.find_and_verify import CheckpointError, open_checkpoint, published
 
 _SHOWN_TOKENS = 60
 _SHOWN_FILES = 10

@@ -22,7 +22,7 @@ from ds_configs.files import object_or_nothing
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config
 from model.config import Family, ModelConfig
-from training.checkpoints.published import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
+from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
 
 if TYPE_CHECKING:
     from model.gpt import GPT

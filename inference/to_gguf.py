@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing
 from inference.exporting.source import find_source
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ import ds_configs
 from data.inspect import Subject, _seen
 from data.store.identity import Identity
 from inference.exporting.source import find_source
-from training.checkpoints.published import CheckpointError, newest_good, published, step_of, tag_of
+from training.checkpoints.find_and_verify import CheckpointError, newest_good, published, step_of, tag_of
 from training.config import RunConfig, _recorded_model, resolve
 from training.run_folder.compatibility import check_text
 from training.run_folder.progress import has_checkpoint

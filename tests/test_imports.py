@@ -19,7 +19,7 @@ ALLOWED = {
 # The command checks sections with the code of the packages that own them.
 ALSO_ALLOWED = {"ds_configs/__main__.py": {"training", "model"}}
 # What a published checkpoint is, training knows; whoever reads a run asks it. The module imports nothing else of training.
-PUBLISHED = "training.checkpoints.published"
+CHECKPOINTS = "training.checkpoints.find_and_verify"
 READS_RUNS = [path.relative_to(ROOT).as_posix() for path in (ROOT / "inference").rglob("*.py")] + ["data/inspect.py"]
 FRAMEWORKS = {"torch", "deepspeed", "transformers", "numpy"}
 # Start-up and `check` read these; a framework's import takes seconds.
@@ -31,7 +31,7 @@ LIGHT = [
     "model/flops.py",
     "model/partition.py",
     "training/config.py",
-    "training/checkpoints/published.py",
+    "training/checkpoints/find_and_verify.py",
 ]
 
 FILES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
@@ -74,7 +74,7 @@ def test_a_package_imports_only_the_packages_it_may(path):
     wrong = [
         (module, line)
         for module, line in imported(path)
-        if module.split(".")[0] in set(ALLOWED) - allowed and not (name(path) in READS_RUNS and f"{module}.".startswith(f"{PUBLISHED}."))
+        if module.split(".")[0] in set(ALLOWED) - allowed and not (name(path) in READS_RUNS and f"{module}.".startswith(f"{CHECKPOINTS}."))
     ]
     assert not wrong, f"{name(path)} imports {wrong}; it may import {sorted(allowed)}"
 
@@ -92,7 +92,7 @@ def test_ds_configs_needs_the_standard_library_only(path):
 
 
 def test_what_knows_a_published_checkpoint_needs_nothing_else_of_training():
-    path = ROOT.joinpath(*PUBLISHED.split(".")).with_suffix(".py")
+    path = ROOT.joinpath(*CHECKPOINTS.split(".")).with_suffix(".py")
     assert not [module for module, _ in imported(path) if module.split(".")[0] == "training"]
 
 

@@ -24,7 +24,7 @@ from model.families import preset
 from model.flops import Workload, layer_parameters
 from model.hugging_face.source import FROM, complete_from_folder
 from model.partition import check_method
-from training.checkpoints.published import published
+from training.checkpoints.find_and_verify import published
 from training.health.spikes import SpikeConfig
 from training.run.batch import Batch, resolve_batch
 

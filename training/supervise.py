@@ -24,7 +24,7 @@ from typing import Any
 
 import ds_configs
 from ds_configs.files import write_text
-from training.checkpoints.published import published, step_of
+from training.checkpoints.find_and_verify import published, step_of
 from training.config import RunConfig, resolve
 from training.launch import local
 from training.launch.arguments import parse

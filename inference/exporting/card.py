@@ -11,7 +11,7 @@ from ds_configs.files import write_text
 from inference.judgement import results
 from model.config import ModelConfig
 from model.flops import count_parameters
-from training.checkpoints.published import Checkpoint
+from training.checkpoints.find_and_verify import Checkpoint
 
 
 def model_card(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.gpt import GPT, layers
-from training.checkpoints.published import PARTITION_FILE, CheckpointError
+from training.checkpoints.find_and_verify import PARTITION_FILE, CheckpointError
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_states\.pt")
 

@@ -11,7 +11,7 @@ import ds_configs
 from ds_configs.files import object_or_nothing
 from model.config import ModelConfig
 from model.families import preset
-from training.checkpoints.published import MANIFEST, CheckpointError, is_universal, published
+from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, is_universal, published
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ds_configs.files import object_or_nothing
 from inference.exporting.source import max_positions
 from inference.generation.precision import DTYPES
 from inference.generation.text import FolderTokenizer
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inference.export import export_of_run
 from inference.exporting.source import find_source
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 
 def find_folder(path: Path, num_processes: int = 1) -> Path:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ds_configs.files import object_or_nothing
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
 

@@ -14,7 +14,7 @@ from data.tokenizers.trainers import train
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import Completion, generate
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 64
 GREEDY = Sampling(new_tokens=24, temperature=0)

@@ -15,7 +15,7 @@ from inference.export import export, export_of_run, main
 from inference.exporting.source import Source, find_source, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 from training.checkpoints.reshard import write_universal
 
 from .conftest import STEPS

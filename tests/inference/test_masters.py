@@ -15,7 +15,7 @@ from inference.exporting.source import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
 from tests import processes
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 from .conftest import STEPS, save_run
 

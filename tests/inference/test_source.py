@@ -8,7 +8,7 @@ import pytest
 
 from inference.exporting.source import find_source, load_run_config
 from tests.training.checkpoint_files import write_checkpoint
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 
 def test_a_path_is_a_run_a_checkpoint_or_a_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
 from inference.generation.text import BROKEN, FolderTokenizer, TextStream
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 
 PROMPT = "床前明月光，"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checkpoints import random_state
-from training.checkpoints.published import Checkpoint, first_good, published, step_of, verify
+from training.checkpoints.find_and_verify import Checkpoint, first_good, published, step_of, verify
 from training.checkpoints.snapshot import describe
 from training.launch.process_group import Ranks, gather, quiet
 from training.run.engine import SAVED_PREFIX

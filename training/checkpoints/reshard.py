@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from training.checkpoints.published import PARTITION_FILE, UNIVERSAL, Checkpoint
+from training.checkpoints.find_and_verify import PARTITION_FILE, UNIVERSAL, Checkpoint
 from training.launch.process_group import Ranks, gather
 
 log = logging.getLogger(__name__)

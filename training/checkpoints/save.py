@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import write_text
-from training.checkpoints.published import LATEST, MANIFEST, UNIVERSAL, published, step_of, tag_of
+from training.checkpoints.find_and_verify import LATEST, MANIFEST, UNIVERSAL, published, step_of, tag_of
 from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
 from training.launch.process_group import Ranks, gather, hear_all, tell_first
 from training.run_folder.strict_json import strict_json

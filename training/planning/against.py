@@ -13,7 +13,7 @@ from model.flops import layer_parameters, layer_work
 from model.hardware.precision import choose_precision
 from model.hardware.processors import usable_processors
 from model.partition import balance
-from training.checkpoints.published import Checkpoint, open_checkpoint, published
+from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.planning.costs import GIB, Layout, Plan, plan_step, recomputed
 from training.planning.here import measure

@@ -10,8 +10,8 @@ from deepspeed.accelerator import get_accelerator
 from model.flops import stage_table
 from model.hardware.precision import Precision, choose_precision
 from model.pipeline import set_fp32_masters
+from training.checkpoints.find_and_verify import Checkpoint
 from training.checkpoints.load import load_checkpoint
-from training.checkpoints.published import Checkpoint
 from training.checkpoints.reshard import needs_resharding, to_universal
 from training.checkpoints.save import Saver
 from training.config import RunConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.serving.corpus import Corpus, ValidationSet
-from training.checkpoints.published import published
+from training.checkpoints.find_and_verify import published
 from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.health.replica_check import compare_replicas

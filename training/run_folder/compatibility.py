@@ -18,7 +18,7 @@ from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
 from ds_configs.files import object_or_nothing
 from model.flops import count_parameters
-from training.checkpoints.published import published, verify
+from training.checkpoints.find_and_verify import published, verify
 from training.config import RunConfig
 from training.run_folder.progress import has_checkpoint
 from training.run_folder.provenance import read_config

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from training.checkpoints.published import tag_of
+from training.checkpoints.find_and_verify import tag_of
 from training.config import RunConfig
 from training.health.slowest import slow_phrase
 from training.run_folder.curves import CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, monitor_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import write_text
-from training.checkpoints.published import open_checkpoint, published, step_of
+from training.checkpoints.find_and_verify import open_checkpoint, published, step_of
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
 from training.run_folder.strict_json import strict_json

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.training.checkpoint_files import tied_master
-from training.checkpoints.published import LATEST
+from training.checkpoints.find_and_verify import LATEST
 
 pytestmark = pytest.mark.distributed
 

@@ -15,7 +15,7 @@ import torch
 
 from tests import processes
 from training.checkpoints import random_state
-from training.checkpoints.published import LATEST, newest_good, published, step_of
+from training.checkpoints.find_and_verify import LATEST, newest_good, published, step_of
 from training.checkpoints.save import prune
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from training.checkpoints.published import newest_good
+from training.checkpoints.find_and_verify import newest_good
 
 pytestmark = pytest.mark.distributed
 MEBIBYTE = b"\0" * (1 << 20)

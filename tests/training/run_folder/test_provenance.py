@@ -19,7 +19,7 @@ from data.tokenizers.tokenizer_folder import fingerprint
 from inference.export import export
 from inference.exporting.source import find_source
 from tests import processes
-from training.checkpoints.published import CheckpointError
+from training.checkpoints.find_and_verify import CheckpointError
 from training.config import RunConfig, resolve
 from training.launch.world import World
 from training.preflight import preflight

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.checkpoint_files import write_checkpoint
-from training.checkpoints.published import CheckpointError, newest_good, open_checkpoint
+from training.checkpoints.find_and_verify import CheckpointError, newest_good, open_checkpoint
 
 
 def test_the_newest_checkpoint_is_chosen(tmp_path: Path) -> None:

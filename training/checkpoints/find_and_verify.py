@@ -1,4 +1,4 @@
-"""The published checkpoints of a run: which folders they are, what their manifests say, and whether their files are as they were saved.
+"""Find the newest good checkpoint of a run, and verify files against the manifest: a torn file or a flipped bit is noticed here.
 
 A checkpoint is a folder `runs/<name>/checkpoints/step00000100/` with a `manifest.json`, which is written last: a folder without one is a
 save that was interrupted. `save.py` writes them; whoever reads a run asks here: training, inference and `data.inspect`. No torch here.
