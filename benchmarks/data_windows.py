@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 
-from data.serving.token_stream import Stream
-from data.serving.windows import StreamWindows, TrainingSet
+from data.batches.token_stream import Stream
+from data.batches.windows import StreamWindows, TrainingSet
 from data.store import token_store
 from data.tokenizers.encoders import CharacterEncoder
 

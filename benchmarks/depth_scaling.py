@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import ds_configs
-from data.serving.corpus import open_corpus
+from data.batches.corpus import open_corpus
 from inference.export import export
 from inference.exporting.source import find_source
 from model.gpt import GPT, loss

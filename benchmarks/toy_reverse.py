@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import ds_configs
+from data.batches.corpus import Corpus, open_corpus
 from data.corpora.reverse import samples
-from data.serving.corpus import Corpus, open_corpus
 from data.source_config import ReverseConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
 from inference.exporting.masters import load_gpt

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
+from data.batches.corpus import Corpus, open_stream
+from data.batches.token_stream import Stream
 from data.config import DataConfig
 from data.documents import DataError
-from data.serving.corpus import Corpus, open_stream
-from data.serving.token_stream import Stream
 from data.store import token_store
 from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store

@@ -111,8 +111,8 @@ def test_reading_a_configuration_imports_no_framework(start):
             queue += _files(module)
 
 
-@pytest.mark.parametrize("start", sorted((ROOT / "data" / "serving").glob("*.py")), ids=name)
-def test_what_serves_batches_imports_nothing_that_reads_raw_files(start):
+@pytest.mark.parametrize("start", sorted((ROOT / "data" / "batches").glob("*.py")), ids=name)
+def test_what_makes_batches_imports_nothing_that_reads_raw_files(start):
     """Ranks open stores and never touch the text: follows all imports, those inside functions too."""
     raw = ("data.reading", "data.corpora", "data.cleaning", "data.steps")
     queue, seen = [start], set()

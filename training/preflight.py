@@ -19,7 +19,7 @@ from training.run_folder.progress import finished_step
 from training.run_folder.provenance import software
 
 if TYPE_CHECKING:
-    from data.serving.corpus import Corpus
+    from data.batches.corpus import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     if world.rank == 0:
         check_folder(config)
         check_packages(config)
-    from data.serving.corpus import open_corpus
+    from data.batches.corpus import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
     prepared_as = shlex.join([str(config.path), *of_data])

@@ -5,8 +5,8 @@ Every sample is a function of its number, so any part can be made by any worker.
 
 from collections.abc import Iterator
 
+from data.batches.permutation import mix
 from data.documents import Document
-from data.serving.permutation import mix
 from data.source_config import ReverseConfig
 
 

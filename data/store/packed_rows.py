@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from data.batches.token_stream import Stream
 from data.packages import require
-from data.serving.token_stream import Stream
 from data.store import token_store
 
 FILE = "packed-train.parquet"

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from data.batches.token_stream import Stream
 from data.documents import DataError
 from data.inspect import Subject
-from data.serving.token_stream import Stream
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.text import TextStream

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.batches.windows import row_bounds
 from data.corpora.chapters import split_chapters
 from data.corpora.poems import form
 from data.documents import DataError, Document
@@ -25,7 +26,6 @@ from data.inspect import Subject
 from data.reading.files import find_files
 from data.reading.formats import read, split
 from data.reading.records import BadInput, Reading
-from data.serving.windows import row_bounds
 from data.tokenizers.tokenizer_folder import Tokenizer
 from inference.judgement.verse import verse_lines
 

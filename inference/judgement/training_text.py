@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from data.batches.token_stream import Stream
 from data.documents import DataError
 from data.inspect import Subject, find_subject
-from data.serving.token_stream import Stream
 from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
 from ds_configs.files import object_or_nothing

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.config import DataConfig, TokenizerConfig
 from data.prepare import prepare
-from data.serving.corpus import open_corpus
 from data.store.token_store import read_manifest
 from data.tokenizers import tokenizer_folder, trainers
 from ds_configs import build_section

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import main, prepare
-from data.serving.corpus import open_corpus
 from data.source_config import ReverseConfig
 from data.steps.identify import FileHashes
 from data.store import token_store

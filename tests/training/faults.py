@@ -80,7 +80,7 @@ def flip_bit() -> None:
 
 def strange_text() -> None:
     """The samples of step 9 hold one token over and over, which the text never has."""
-    from data.serving.windows import TrainingSet
+    from data.batches.windows import TrainingSet
 
     sample = TrainingSet.sample
 

@@ -21,7 +21,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 import ds_configs
-from data.serving.corpus import open_corpus
+from data.batches.corpus import open_corpus
 from training.checkpoints.load import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
 from training.launch.local import free_port

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.serving.corpus import open_corpus
+from data.batches.corpus import open_corpus
 from model.gpt import GPT, loss
 from training.config import RunConfig
 

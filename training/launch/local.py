@@ -98,7 +98,7 @@ def _prepare(config: RunConfig) -> None:
 def _samples_per_epoch(config: RunConfig) -> int | None:
     if config.training.epochs is None:
         return None
-    from data.serving.corpus import open_corpus
+    from data.batches.corpus import open_corpus
 
     return open_corpus(config.data, seed=config.run.seed).train.samples_per_epoch
 

@@ -13,7 +13,7 @@ from training.config import RunConfig
 from training.run_folder.progress import has_checkpoint
 
 if TYPE_CHECKING:
-    from data.serving.corpus import Corpus
+    from data.batches.corpus import Corpus
 
 
 def check_first_weights(config: RunConfig) -> list[str]:

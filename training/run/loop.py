@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.serving.corpus import Corpus, ValidationSet
+from data.batches.corpus import Corpus, ValidationSet
 from training.checkpoints.find_and_verify import published
 from training.checkpoints.save import Saver
 from training.config import RunConfig

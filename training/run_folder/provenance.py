@@ -20,7 +20,7 @@ from ds_configs.files import write_json, write_text
 from training.config import RunConfig
 
 if TYPE_CHECKING:
-    from data.serving.corpus import Corpus
+    from data.batches.corpus import Corpus
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 

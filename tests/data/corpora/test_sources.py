@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from data.batches.permutation import mix
 from data.config import DataConfig, TokenizerConfig
 from data.corpora import download, named, poems
 from data.corpora.sources import documents, parts
 from data.documents import DataError, Document
-from data.serving.permutation import mix
 from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
 from data.steps.identify import FileHashes, identify
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
-from data.serving.corpus import open_corpus
 from data.source_config import ChaptersConfig
 from tests.data.stores import texts_of, write_documents
 

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.cleaning_config import DeduplicateConfig
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
-from data.serving.corpus import open_corpus
 from data.source_config import ChaptersConfig, SourceConfig
 from data.store import token_store
 from data.tokenizers import tokenizer_folder

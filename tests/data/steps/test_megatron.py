@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
-from data.serving.corpus import open_corpus
 
 
 def test_a_store_of_another_program_is_used_as_it_is(write_as_megatron, make, whole, tmp_path):

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.cleaning_config import DEFAULT_RULES
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import plan, prepare
-from data.serving.corpus import open_corpus
 from data.source_config import SourceConfig
 from data.steps import tasks
 from data.steps.identify import FileHashes, identify

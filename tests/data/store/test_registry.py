@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data.batches.corpus import open_corpus
 from data.documents import DataError
 from data.prepare import main, plan, prepare
-from data.serving.corpus import open_corpus
 from data.store import token_store
 from data.store.identity import Identity
 from data.store.registry import RECORDS, find_store
@@ -34,13 +34,13 @@ def test_a_rank_touches_no_raw_file(make_novel, tmp_path):
     program = f"""
 import sys
 from data.config import *
-import data.serving.corpus
+import data.batches.corpus
 touched = []
 def watch(event, arguments):
     if event in ("open", "os.listdir", "os.scandir") and any(str(arguments[0]).startswith(folder) for folder in {raw!r}):
         touched.append((event, arguments[0]))
 sys.addaudithook(watch)
-corpus = data.serving.corpus.open_corpus({section!r}, seed=1)
+corpus = data.batches.corpus.open_corpus({section!r}, seed=1)
 corpus.train.sample(0)
 assert not touched, touched
 open({section.path!r}).close()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from data import prepare
+from data.batches.corpus import Corpus
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
-from data.serving.corpus import Corpus
 from data.store.identity import text_of
 from data.store.token_store import read_manifest
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from data.serving.corpus import Corpus
+from data.batches.corpus import Corpus
 from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
 from inference.judgement.held_out import Grouping, Rows, held_out_texts, score

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from data.batches.corpus import IGNORED_LABEL, open_corpus
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.prepare import prepare
-from data.serving.corpus import IGNORED_LABEL, open_corpus
 from data.source_config import SourceConfig
 from training.run.loop import evaluate
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import ds_configs
+from data.batches.corpus import open_corpus
 from data.prepare import prepare
-from data.serving.corpus import open_corpus
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, loss
 from model.hardware.precision import choose_precision

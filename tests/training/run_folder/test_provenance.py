@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import ds_configs
+from data.batches.corpus import open_corpus
 from data.inspect import main as inspect
 from data.prepare import plan, prepare
-from data.serving.corpus import open_corpus
 from data.tokenizers.tokenizer_folder import fingerprint
 from inference.export import export
 from inference.exporting.source import find_source

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from data.batches.permutation import mix, permute
+from data.batches.skipping import Ranges, place
+from data.batches.token_stream import Stream
 from data.documents import DataError
-from data.serving.permutation import mix, permute
-from data.serving.skipping import Ranges, place
-from data.serving.token_stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor

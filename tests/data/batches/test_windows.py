@@ -6,9 +6,9 @@ import resource
 import numpy as np
 import pytest
 
+from data.batches.token_stream import Stream, allow_open_files
+from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, window_starts
 from data.documents import DataError
-from data.serving.token_stream import Stream, allow_open_files
-from data.serving.windows import DocumentWindows, StreamWindows, TrainingSet, window_starts
 from data.store import token_store
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.serving.permutation import mix, permute
+from data.batches.permutation import mix, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+from data.batches.corpus import IGNORED_LABEL, open_corpus
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.corpora.chapters import split_chapters
 from data.documents import DataError
 from data.prepare import prepare
-from data.serving.corpus import IGNORED_LABEL, open_corpus
 from data.source_config import ChaptersConfig
 from data.store import token_store
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.batches.permutation import mix
+from data.batches.token_stream import Stream, allow_open_files
+from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 from data.config import DataConfig
 from data.documents import DataError
-from data.serving.permutation import mix
-from data.serving.token_stream import Stream, allow_open_files
-from data.serving.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 from data.store import token_store
 from data.store.fits_config import check_length, check_recorded_bad_input, check_sources
 from data.store.identity import text_of
