@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config
-from model.config import Family, ModelConfig
+from model.config import ModelConfig
+from model.families import FAMILIES
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMATS = get_args(Family)
 RECORD = "export.json"  # what an export was made from; a folder that has it is ours to replace
 # Raised when exports change, so that one made before is made again.
 LAYOUT = 2
@@ -56,7 +56,7 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     Args:
         source: What to export; of a run, its newest good checkpoint.
         out: Made, or replaced if an earlier export is there.
-        format: gpt2, opt or llama; None takes the model's own family.
+        format: The family whose format it is; None takes the model's own.
 
     Returns:
         False if `out` already is this export; then only its card is brought up to date with what the run's evaluation says.
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str]) -> int:
         "source", type=Path, metavar="RUN_OR_FOLDER", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder"
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    parser.add_argument("--format", choices=FORMATS, help="default: the model's own family")
+    parser.add_argument("--format", choices=tuple(FAMILIES), help="default: the model's own family")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:

@@ -110,7 +110,7 @@ def _tensors(model: GPT, config: ModelConfig, architecture: str) -> Iterator[tup
     for name, tensor in named_tensors(model, config, architecture):
         if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             yield name, tensor.T  # only GPT-2's folders are transposed
-        elif (".q_proj." in name or ".k_proj." in name) and architecture == "llama":
+        elif ".q_proj." in name or ".k_proj." in name:
             # GGUF turns neighbours, Hugging Face's Llama the halves of a head.
             yield name, tensor.unflatten(0, (-1, 2, config.head_size // 2)).transpose(1, 2).flatten(0, 2)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Family = Literal["gpt2", "llama", "opt"]
+from model.families import FamilyName
 
 # Tokens up to which attention on a CPU keeps its scores as matrices instead of using the fused kernel. One core, bf16, forward and
 # backward, heads of 64: (4, 256) 3.8 against 7.6 ms, (2, 512) 8.4 against 16.8 ms, (1, 1024) 35 against 22 ms.
@@ -56,7 +56,7 @@ class InitializeConfig:
 class ModelConfig:
     """One decoder-only transformer. Start from `families.preset`, which fills in what a family decides."""
 
-    family: Family
+    family: FamilyName
     vocab_size: int
     max_seq_length: int
     """Positions the model knows, in tokens; a run may use shorter rows."""

@@ -1,4 +1,4 @@
-"""`config.json` of a Hugging Face folder <-> ModelConfig, for the three formats that can be read and written.
+"""`config.json` of a Hugging Face folder <-> ModelConfig, in the format of each family (`model/families.py`).
 
 What a format cannot say but need not (say, that all biases are zero because there are none) is kept in our own key `pretraining` of
 the file, so that a folder we wrote comes back as exactly the model it was.
@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from model.config import ModelConfig
-from model.families import FAMILIES
+from model.families import FAMILIES, Family, preset
 
 OWN_KEY = "pretraining"
 # Fields that may differ from what a format says: the weights can be brought into its form.
@@ -27,62 +27,6 @@ RESTORED = {
     "attention_dropout",
     "init_std",
     "initialize",
-}
-
-ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "opt": "OPTForCausalLM", "llama": "LlamaForCausalLM"}
-
-# Our field -> their key and the value it has when the file leaves it out.
-KEYS: dict[str, dict[str, tuple[str, Any]]] = {
-    "gpt2": {
-        "vocab_size": ("vocab_size", 50257),
-        "max_seq_length": ("n_positions", 1024),
-        "num_layers": ("n_layer", 12),
-        "hidden_size": ("n_embd", 768),
-        "num_heads": ("n_head", 12),
-        "intermediate_size": ("n_inner", None),
-        "norm_eps": ("layer_norm_epsilon", 1e-5),
-        "activation": ("activation_function", "gelu_new"),
-        "tie_embeddings": ("tie_word_embeddings", True),
-        "dropout": ("resid_pdrop", 0.1),
-        "attention_dropout": ("attn_pdrop", 0.1),
-        "init_std": ("initializer_range", 0.02),
-    },
-    "opt": {
-        "vocab_size": ("vocab_size", 50272),
-        "max_seq_length": ("max_position_embeddings", 2048),
-        "num_layers": ("num_hidden_layers", 12),
-        "hidden_size": ("hidden_size", 768),
-        "num_heads": ("num_attention_heads", 12),
-        "intermediate_size": ("ffn_dim", 3072),
-        "activation": ("activation_function", "relu"),
-        "use_bias": ("enable_bias", True),
-        "tie_embeddings": ("tie_word_embeddings", True),
-        "dropout": ("dropout", 0.1),
-        "attention_dropout": ("attention_dropout", 0.0),
-        "init_std": ("init_std", 0.02),
-    },
-    "llama": {
-        "vocab_size": ("vocab_size", 32000),
-        "max_seq_length": ("max_position_embeddings", 2048),
-        "num_layers": ("num_hidden_layers", 32),
-        "hidden_size": ("hidden_size", 4096),
-        "num_heads": ("num_attention_heads", 32),
-        "num_kv_heads": ("num_key_value_heads", None),
-        "intermediate_size": ("intermediate_size", 11008),
-        "norm_eps": ("rms_norm_eps", 1e-6),
-        "activation": ("hidden_act", "silu"),
-        "use_bias": ("attention_bias", False),
-        "tie_embeddings": ("tie_word_embeddings", False),
-        "attention_dropout": ("attention_dropout", 0.0),
-        "init_std": ("initializer_range", 0.02),
-    },
-}
-
-# Their key -> the only value whose arithmetic is ours; left out means this value.
-REQUIRED: dict[str, dict[str, Any]] = {
-    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-    "opt": {"do_layer_norm_before": True, "_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True},
-    "llama": {"pretraining_tp": 1},
 }
 
 # Keys that ask for arithmetic no field of ours stands for.
@@ -101,15 +45,8 @@ WITHOUT_EFFECT = {
     *("task_specific_params", "id2label", "label2id", "problem_type", "finetuning_task", "chunk_size_feed_forward"),
     *("gradient_checkpointing", "reorder_and_upcast_attn"),
 }
-# Keys that `_check_required`, `_rotary_base` or `to_hugging_face` deal with beside the tables.
-_DEALT_WITH = {
-    "gpt2": {"embd_pdrop"},
-    "opt": {"word_embed_proj_dim"},
-    "llama": {"mlp_bias", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor"},
-}
-
-_GELUS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-ACTIVATIONS: dict[str, dict[str, str]] = {"gpt2": _GELUS, "opt": _GELUS, "llama": {"silu": "silu_gated"}}
+# How the folders of a family with rotary positions say what they are like.
+ROTARY_KEYS = {"rope_theta", "rope_parameters", "rope_scaling", "partial_rotary_factor"}
 
 
 def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
@@ -123,39 +60,43 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
         ValueError: If it is another kind of model, or one whose arithmetic differs from ours.
     """
     format = values.get("model_type")
-    if format not in KEYS:
-        raise ValueError(f'{where}: model_type = "{format}" cannot be read. Use a folder of {", ".join(KEYS)}.')
+    if format not in FAMILIES:
+        raise ValueError(f'{where}: model_type = "{format}" cannot be read. Use a folder of {", ".join(FAMILIES)}.')
+    family = FAMILIES[format]
     for key, reason in REFUSED.items():
         if values.get(key):
             raise ValueError(f"{where}: {key}: {reason}")
-    read = {ours: values.get(theirs, default) for ours, (theirs, default) in KEYS[format].items()}
-    _check_types(format, read, where)
-    _check_required(format, values, read, where)
-    if read["activation"] not in ACTIVATIONS[format]:
-        key = KEYS[format]["activation"][0]
-        raise ValueError(f'{where}: {key} = "{read["activation"]}" is unknown here. Known: {", ".join(ACTIVATIONS[format])}.')
-    read["activation"] = ACTIVATIONS[format][read["activation"]]
-    if read["intermediate_size"] is None:
-        read["intermediate_size"] = 4 * read["hidden_size"]
-    if read.get("num_kv_heads") is None:
-        read["num_kv_heads"] = read["num_heads"]
-    read["norm_bias"] = format != "llama"
-    if format == "llama":
+    read = {ours: values.get(theirs, default) for ours, (theirs, default) in family.keys.items()}
+    _check_types(family, read, where)
+    _check_equal(values, family.required, where)
+    if read["activation"] not in family.activations:
+        key, _ = family.keys["activation"]
+        raise ValueError(f'{where}: {key} = "{read["activation"]}" is unknown here. Known: {", ".join(family.activations)}.')
+    read["activation"] = family.activations[read["activation"]]
+    read["norm_bias"] = "norm" in family.always_biased
+    if family.rotary:
         read["rotary_base"] = _rotary_base(values, where)
-    own = values.get(OWN_KEY, {})
+    given = {name: value for name, value in read.items() if value is not None}
     try:
-        return ModelConfig(**{"family": format, **FAMILIES[format], **read, **own})
+        config = ModelConfig(**{**preset({"family": format, **given}), **values.get(OWN_KEY, {})})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+    _check_equal(values, {key: getattr(config, name) for key, name in family.repeated.items()}, where)
+    return config
 
 
 def unused_keys(values: Mapping[str, Any]) -> list[str]:
     """What a readable `config.json` sets that neither `from_hugging_face` nor anything else here uses, as "key = value"."""
     format = str(values["model_type"])
-    known = {theirs for theirs, _ in KEYS[format].values()} | REQUIRED[format].keys() | _DEALT_WITH[format]
-    ignored = {key: value for key, value in values.items() if key not in known | WITHOUT_EFFECT | REFUSED.keys() | {OWN_KEY} and value}
-    if format == "gpt2" and values.get("embd_pdrop", 0.1) != values.get("resid_pdrop", 0.1):
-        ignored["embd_pdrop"] = values.get("embd_pdrop", 0.1)  # there is one dropout for both
+    family = FAMILIES[format]
+    known = {theirs for theirs, _ in family.keys.values()} | family.required.keys() | family.repeated.keys() | family.merged.keys()
+    known |= WITHOUT_EFFECT | REFUSED.keys() | {OWN_KEY} | (ROTARY_KEYS if family.rotary else set())
+    ignored = {key: value for key, value in values.items() if key not in known and value}
+    for key, (field, otherwise) in family.merged.items():
+        theirs, default = family.keys[field]
+        value = values.get(key, otherwise)
+        if value is not None and value != values.get(theirs, default):
+            ignored[key] = value
     ours = [name for name in values.get("architectures") or [] if str(name).lower().startswith(format)]
     if values.get("architectures") and not ours:
         ignored["architectures"] = values["architectures"]
@@ -168,27 +109,25 @@ def to_hugging_face(config: ModelConfig, format: str) -> dict[str, Any]:
     Raises:
         ValueError: If the format has no way to say what the model computes; names every field in the way.
     """
-    values: dict[str, Any] = {"architectures": [ARCHITECTURES[format]], "model_type": format}
-    values |= {theirs: getattr(config, ours) for ours, (theirs, _) in KEYS[format].items()}
-    key = KEYS[format]["activation"][0]
-    values[key] = next((name for name, ours in ACTIVATIONS[format].items() if ours == config.activation), values[key])
-    values |= REQUIRED[format]
-    if format == "gpt2":
-        # What reads the format before `n_positions` was its name, converters to GGUF among it, looks for `n_ctx`.
-        values |= {"embd_pdrop": config.dropout, "n_ctx": config.max_seq_length}
-    if format == "opt":
-        values["word_embed_proj_dim"] = config.hidden_size
-    if format == "llama":
-        values |= {"mlp_bias": config.use_bias, "head_dim": config.head_size, "rope_theta": config.rotary_base}
-        values["rope_parameters"] = {"rope_theta": config.rotary_base, "rope_type": "default"}
+    family = FAMILIES[format]
+    values: dict[str, Any] = {"architectures": [family.architecture], "model_type": format}
+    values |= {theirs: getattr(config, ours) for ours, (theirs, _) in family.keys.items()}
+    key, _ = family.keys["activation"]
+    values[key] = next((name for name, ours in family.activations.items() if ours == config.activation), values[key])
+    values |= family.required
+    values |= {key: getattr(config, field) for key, (field, _) in family.merged.items()}
+    values |= {key: getattr(config, field) for key, field in family.repeated.items()}
+    if family.rotary:
+        values |= {"rope_theta": config.rotary_base, "rope_parameters": {"rope_theta": config.rotary_base, "rope_type": "default"}}
     own = _beyond_the_format(config, format, values)
     return {**values, OWN_KEY: own} if own else values
 
 
 def _beyond_the_format(config: ModelConfig, format: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that come back otherwise from `values` than they were, if the weights can be brought into the format nevertheless."""
-    if config.activation not in ACTIVATIONS[format].values():
-        known = ", ".join(dict.fromkeys(ACTIVATIONS[format].values()))
+    activations = FAMILIES[format].activations.values()
+    if config.activation not in activations:
+        known = ", ".join(dict.fromkeys(activations))
         raise ValueError(f'model.activation = "{config.activation}" does not exist in the {format} format, which knows {known}.')
     back = from_hugging_face(values, f"{format} format")
     differing = {
@@ -201,21 +140,16 @@ def _beyond_the_format(config: ModelConfig, format: str, values: Mapping[str, An
     return {name: value for name, value in differing.items() if name != "initialize"}
 
 
-def _check_required(format: str, values: Mapping[str, Any], read: Mapping[str, Any], where: str) -> None:
-    wanted = dict(REQUIRED[format])
-    if format == "opt":
-        wanted["word_embed_proj_dim"] = read["hidden_size"]
-    if format == "llama":
-        wanted |= {"head_dim": read["hidden_size"] // read["num_heads"], "mlp_bias": read["use_bias"], "partial_rotary_factor": 1.0}
+def _check_equal(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     for key, value in wanted.items():
         got = values.get(key, value)
         if got is not None and got != value:
             raise ValueError(f"{where}: {key} = {got}; only {value} is computed the way this project does. Use another model.")
 
 
-def _check_types(format: str, read: Mapping[str, Any], where: str) -> None:
+def _check_types(family: Family, read: Mapping[str, Any], where: str) -> None:
     """Every value that is read has the type of its default; only what has none by default may be null."""
-    for ours, (theirs, default) in KEYS[format].items():
+    for ours, (theirs, default) in family.keys.items():
         value = read[ours]
         if value is None and default is None:
             continue
@@ -231,6 +165,7 @@ _TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a s
 
 def _rotary_base(values: Mapping[str, Any], where: str) -> float:
     """The base of plain rotary positions, from the newer spelling (rope_parameters) or the older ones."""
+    _check_equal(values, {"partial_rotary_factor": 1.0}, where)
     bases = [values["rope_theta"]] if values.get("rope_theta") is not None else []
     for name in ("rope_parameters", "rope_scaling"):
         rope = values.get(name) or {}

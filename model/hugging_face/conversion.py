@@ -14,8 +14,9 @@ from pathlib import Path
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.families import FAMILIES
 from model.gpt import GPT, layers
-from model.hugging_face.config import ARCHITECTURES, to_hugging_face
+from model.hugging_face.config import to_hugging_face
 from model.hugging_face.files import Folder, write_tensors
 from model.hugging_face.source import read_source
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
@@ -27,7 +28,7 @@ SHARD_BYTES = 4 * 2**30
 
 
 def from_folder(folder: str | Path) -> tuple[ModelConfig, GPT]:
-    """Read a folder of `GPT2LMHeadModel`, `OPTForCausalLM` or `LlamaForCausalLM` (safetensors) as fp32 weights on the CPU.
+    """Read a folder of one of the families (safetensors) as fp32 weights on the CPU.
 
     Raises:
         ValueError: Names the file, field or tensor that is missing, has another shape, or is of a model this project does not know.
@@ -52,13 +53,13 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
         model: The weights.
         config: Their configuration.
         out: The folder; made if missing, files of the same name are replaced.
-        format: gpt2, opt or llama. The GPT-2 family can also be written as opt.
+        format: The family whose format it is. The GPT-2 family can also be written as opt.
 
     Raises:
         ValueError: If the format is unknown or cannot hold the model; names every field in the way.
     """
-    if format not in ARCHITECTURES:
-        raise ValueError(f'format "{format}" is unknown. Use {", ".join(ARCHITECTURES)}.')
+    if format not in FAMILIES:
+        raise ValueError(f'format "{format}" is unknown. Use {", ".join(FAMILIES)}.')
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     # Without these the classes of transformers assume ids of their own vocabularies.
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.families import FAMILIES
 from model.hugging_face.source import Source, read_object
-from model.hugging_face.tensors import FORMATS, Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
+from model.hugging_face.tensors import Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -74,9 +75,9 @@ class Folder:
 
     def _check_left_over(self) -> None:
         """Every stored tensor is the model's, or a known one without effect, which is noted."""
-        prefix, wanted = FORMATS[self.format].prefix, folder_names(self.config, self.format)
+        prefix, wanted = FAMILIES[self.format].prefix, folder_names(self.config, self.format)
         over = [name for name in self._files if name not in wanted and (prefix + name not in wanted or prefix + name in self._files)]
-        buffers = [name for name in over if re.fullmatch(FORMATS[self.format].buffers, name.removeprefix(prefix))]
+        buffers = [name for name in over if re.fullmatch(FAMILIES[self.format].buffers, name.removeprefix(prefix))]
         if buffers:
             self.notes.append(f'{self.path}: not used: "{buffers[0]}"{_more(buffers)}, which is computed and not learned.')
         over = [name for name in over if name not in buffers]
@@ -120,7 +121,7 @@ class Folder:
 
     def _spelling(self, name: str) -> str | None:
         """The name under which the folder has a tensor: folders of a bare model lack the prefix."""
-        bare = name.removeprefix(FORMATS[self.format].prefix)
+        bare = name.removeprefix(FAMILIES[self.format].prefix)
         return next((spelling for spelling in (name, bare) if spelling in self._files), None)
 
     def _wrong_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...], slot: Slot) -> str:

@@ -181,7 +181,7 @@ def test_a_folder_saved_from_the_bare_model_is_read_too(tmp_path):
         (tiny("llama", num_kv_heads=1), "opt", 'model.activation = "silu_gated" does not exist in the opt format'),
         (tiny("gpt2", num_kv_heads=1), "gpt2", "model.num_kv_heads = 1 (it says 2)"),
         (tiny("gpt2", norm_eps=1e-6), "opt", "model.norm_eps = 1e-06 (it says 1e-05)"),
-        (tiny("gpt2"), "bert", 'format "bert" is unknown. Use gpt2, opt, llama.'),
+        (tiny("gpt2"), "bert", 'format "bert" is unknown. Use gpt2, llama, opt.'),
     ],
 )
 def test_a_model_that_a_format_cannot_hold_is_refused_before_anything_is_written(tmp_path, config, format, message):
@@ -207,7 +207,7 @@ def drop_tensor(folder: Path, name: str) -> None:
     [
         (
             lambda folder: edit_config(folder, model_type="bert"),
-            'config.json: model_type = "bert" cannot be read. Use a folder of gpt2, opt, llama.',
+            'config.json: model_type = "bert" cannot be read. Use a folder of gpt2, llama, opt.',
         ),
         (lambda folder: edit_config(folder, hidden_act="swiglu"), 'hidden_act = "swiglu" is unknown here. Known: silu.'),
         (lambda folder: edit_config(folder, head_dim=32), "head_dim = 32; only 6 is computed"),
