@@ -7,6 +7,7 @@ layers it builds.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -61,15 +62,18 @@ class Weights:
         return [*self.folder.notes, *([layers] if self.config.initialize.method == "depth" else [])]
 
     def fill(self, module: nn.Module, index: int) -> None:
-        """Set the weights of the layer with this index.
+        """Set the weights of the layer with this index, in the layer's own precision.
 
         Raises:
             ValueError: Names the tensor that is missing or has another shape.
         """
-        if self.folder is None or self._is_fresh(type(module).__name__):
+        folder = self._source_of(module)
+        if folder is None:
             draw_weights(module, self.config, self.seed, index)
             return
-        fill_from_folder(module, self.folder, self._source_block(index), self.config)
+        with torch.no_grad():
+            for slot, weight in self._slots(module, index):
+                weight.copy_(folder.parameter(slot, weight.shape, self.config))
 
     def check(self, module: nn.Module, index: int) -> None:
         """Compare names and shapes of a layer's tensors with the folder's, without reading values.
@@ -77,22 +81,18 @@ class Weights:
         Raises:
             ValueError: Names the tensor that is missing or has another shape.
         """
-        kind = type(module).__name__
-        if self.folder is None or self._is_fresh(kind):
-            return
-        for name, weight in module.named_parameters():
-            self.folder.check(Slot(kind, self._source_block(index), name), weight.shape, self.config)
+        if folder := self._source_of(module):
+            for slot, weight in self._slots(module, index):
+                folder.check(slot, weight.shape, self.config)
 
-    def _is_fresh(self, kind: str) -> bool:
-        return kind in ("TokenEmbedding", "Head") and not self.config.initialize.embeddings
+    def _source_of(self, module: nn.Module) -> Folder | None:
+        """The folder that a layer's weights come from, or None if they are drawn."""
+        drawn = type(module).__name__ in ("TokenEmbedding", "Head") and not self.config.initialize.embeddings
+        return None if drawn else self.folder
 
-    def _source_block(self, index: int) -> int:
+    def _slots(self, module: nn.Module, index: int) -> Iterator[tuple[Slot, nn.Parameter]]:
+        """Each parameter of a layer, and where in the folder it is."""
         in_a_block = 2 <= index < 2 + 2 * self.config.num_layers
-        return self.source_layers[(index - 2) // 2] if in_a_block else 0
-
-
-def fill_from_folder(module: nn.Module, folder: Folder, block: int, config: ModelConfig) -> None:
-    """Copy a layer's weights from a block of a folder, in the layer's own precision."""
-    with torch.no_grad():
+        block = self.source_layers[(index - 2) // 2] if in_a_block else 0
         for name, weight in module.named_parameters():
-            weight.copy_(folder.parameter(Slot(type(module).__name__, block, name), weight.shape, config))
+            yield Slot(type(module).__name__, block, name), weight

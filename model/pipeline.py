@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from model.config import FieldError, ModelConfig
 from model.flops import layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
-from model.hardware.timing import layer_seconds
+from model.hardware.timing import layer_pass_seconds
 from model.initialize import Weights
 from model.layers.feed_forward import TokenEmbedding, project
 from model.partition import KEY, balance, check_method
@@ -61,7 +61,7 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
     # DeepSpeed prints its seed settings, which do not apply here.
     with contextlib.redirect_stdout(io.StringIO()):
         return GPTPipeline(
-            [_spec(entry, config, weights) for entry in layers(config)],
+            [(_SeededTiedSpec if entry.tied else _SeededSpec)(entry, config, weights) for entry in layers(config)],
             topology=topology,
             loss_fn=loss,
             partition_method=list(parts),
@@ -141,14 +141,10 @@ def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> lis
     if dist.get_rank() == 0:
         shape = (plan.micro_batch, plan.seq_length)
         dtype = torch.bfloat16 if plan.bf16 else torch.float32
-        seconds = layer_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=accelerator.synchronize)
-        parts.copy_(torch.tensor(balance(seconds, stages)))
+        passes = layer_pass_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=accelerator.synchronize)
+        parts.copy_(torch.tensor(balance([sum(forward_and_backward) for forward_and_backward in passes], stages)))
     dist.broadcast(parts, src=0)
     return [int(part) for part in parts.tolist()]
-
-
-def _spec(entry: Layer, config: ModelConfig, weights: Weights) -> LayerSpec:
-    return (_SeededTiedSpec if entry.tied else _SeededSpec)(entry, config, weights)
 
 
 class _SeededSpec(LayerSpec):

@@ -19,14 +19,6 @@ ROUNDS = 10
 LIMIT_SECONDS = 10.0
 
 
-def layer_seconds(
-    config: ModelConfig, *, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, synchronize: Callable[[], None]
-) -> list[float]:
-    """Seconds of one forward and backward pass together of each layer: `layer_pass_seconds`, which see."""
-    passes = layer_pass_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=synchronize)
-    return [forward + backward for forward, backward in passes]
-
-
 def layer_pass_seconds(
     config: ModelConfig,
     *,

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT, layers
 from model.hugging_face.config import to_hugging_face
-from model.hugging_face.files import Folder, write_tensors
+from model.hugging_face.files import write_tensors
 from model.hugging_face.source import read_source
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
-from model.initialize import fill_from_folder
+from model.initialize import Weights
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +34,14 @@ def from_folder(folder: str | Path) -> tuple[ModelConfig, GPT]:
     Raises:
         ValueError: Names the file, field or tensor that is missing, has another shape, or is of a model this project does not know.
     """
-    source = Folder(read_source(folder))
-    for note in source.notes:
+    config = read_source(folder).config
+    weights = Weights(replace(config, initialize=InitializeConfig(method="folder", folder=str(folder))), seed=0)
+    for note in weights.notes:
         log.warning("%s", note)
-    model = GPT(source.config)
-    for entry in layers(source.config):
-        if entry.tied and entry.index:
-            continue
-        fill_from_folder(model.get_submodule(str(entry.index)), source, entry.block, source.config)
-    return source.config, model
+    model = GPT(config)
+    for index, module in model.named_children():
+        weights.fill(module, int(index))
+    return config, model
 
 
 def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> None:
@@ -73,10 +73,8 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
 
 def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every tensor of the folder; a tied matrix comes once, as the embedding."""
-    for entry in layers(config):
-        if entry.tied and entry.index:
-            continue
-        for name, weight in model.get_submodule(str(entry.index)).named_parameters():
+    for entry, layer in zip(layers(config), model.children(), strict=False):  # a tied head is no child
+        for name, weight in layer.named_parameters():
             slot = Slot(entry.module.__name__, entry.block, name)
             ours = weight.detach()
             yield from zip(tensor_names(slot, format), to_theirs(ours, slot, config, format), strict=True)

@@ -5,6 +5,7 @@ Files are memory-mapped: only what is asked for is read. Names and shapes are th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -23,8 +24,6 @@ from model.hugging_face.tensors import Slot, biases_of_zero, folder_names, tenso
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-
-
 # What a tensor may be stored as; anything else is a quantised model's.
 PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
 # Ends of the names that quantised folders give to what belongs to a weight.
@@ -132,20 +131,21 @@ class Folder:
 
     def _kind(self, name: str) -> tuple[str, tuple[int, ...]]:
         """Stored type and shape."""
-        try:
-            tensor = self._handle(self._files[name]).get_slice(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(self._unreadable(name, error)) from error
+        with self._readable(name) as file:
+            tensor = file.get_slice(name)
         return str(tensor.get_dtype()), tuple(tensor.get_shape())
 
     def _read(self, name: str) -> Tensor:
-        try:
-            return self._handle(self._files[name]).get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(self._unreadable(name, error)) from error
+        with self._readable(name) as file:
+            return file.get_tensor(name)
 
-    def _unreadable(self, name: str, error: Exception) -> str:
-        return f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.'
+    @contextlib.contextmanager
+    def _readable(self, name: str) -> Iterator[Any]:
+        """The open file of a tensor; what goes wrong in it is told with the tensor's name."""
+        try:
+            yield self._handle(self._files[name])
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.') from error
 
     def _handle(self, file: str) -> Any:
         if file not in self._handles:
