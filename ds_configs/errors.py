@@ -1,5 +1,6 @@
-"""The error that carries every problem of a configuration, and the search for what a misspelt name meant."""
+"""The errors that say what is wrong with a configuration, and how they show a value and guess what a misspelt name meant."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 
 Report = Callable[[str, str], None]
@@ -34,6 +35,12 @@ def require(section: object, name: str, holds: bool, wanted: str) -> None:
     """Refuse a field unless its value `holds`: "<name> = <value>; it must be <wanted>."."""
     if not holds:
         raise FieldError(name, f" = {getattr(section, name)}; it must be {wanted}.")
+
+
+def shown(value: object) -> str:
+    """A value as JSON shows it, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ds_configs.errors import ConfigError, Report, did_you_mean, nearest
+from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, nearest, shown
 
 T = TypeVar("T")
 
@@ -113,9 +113,8 @@ def describe(wanted: Any) -> str:
 
 
 def _got(value: Any) -> str:
-    """A value as JSON shows it, shortened, with its type where that is not plain to see."""
-    text = json.dumps(value, ensure_ascii=False)
-    text = text if len(text) <= 60 else text[:57] + "..."
+    """A value with its type where that is not plain to see."""
+    text = shown(value)
     kinds = {bool: "is a truth value", str: "is a string", dict: "is an object", list: "is a list", float: "is written with a fraction"}
     return f"{text}, which {kinds[type(value)]}" if type(value) in kinds else text
 
@@ -235,8 +234,8 @@ def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
         return FAILED
     try:
         return cls(**arguments)
+    except FieldError as error:
+        report(f"{name}.{error.key}", f"{name}.{error}")
     except ValueError as error:
-        # `model` imports nothing of ours and has a FieldError of its own, hence the attribute instead of the class.
-        key: str | None = getattr(error, "key", None)
-        report(f"{name}.{key}", f"{name}.{error}") if key else report(name, f"{name}: {error}")
+        report(name, f"{name}: {error}")
     return FAILED

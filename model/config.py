@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ds_configs.errors import FieldError, require
 from model.families import FamilyName
 
 # Tokens up to which attention on a CPU keeps its scores as matrices instead of using the fused kernel. One core, bf16, forward and
@@ -17,14 +18,6 @@ LONGEST_MATRIX_ROW = 512
 
 # Beyond any use; lists of more layers would fill the memory of who only checks a mistyped number.
 MOST_LAYERS = 100_000
-
-
-class FieldError(ValueError):
-    """A field that cannot be as it is. `key` names it, so that who reads it from a file can say where it was written."""
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(key + problem)
-        self.key = key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +83,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size"):
-            self._require(name, getattr(self, name) >= 1, "1 or more")
-        self._require("num_layers", self.num_layers <= MOST_LAYERS, f"at most {MOST_LAYERS}")
+            require(self, name, getattr(self, name) >= 1, "1 or more")
+        require(self, "num_layers", self.num_layers <= MOST_LAYERS, f"at most {MOST_LAYERS}")
         for name in ("norm_eps", "rotary_base", "init_std"):
-            self._require(name, getattr(self, name) > 0, "above 0")
+            require(self, name, getattr(self, name) > 0, "above 0")
         for name in ("dropout", "attention_dropout"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._require("position_offset", self.position_offset >= 0, "0 or more")
+            require(self, name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        require(self, "position_offset", self.position_offset >= 0, "0 or more")
         if self.norm_bias and self.norm != "layernorm":
             raise FieldError("norm_bias", f' = true, and norm = "{self.norm}" has no bias. Set it to false, or use "layernorm".')
         layers = self.initialize.layers
@@ -108,10 +101,6 @@ class ModelConfig:
         if self.position == "rotary" and self.head_size % 2:
             odd = f" / num_heads = {self.head_size} is odd, and rotary positions turn features in pairs. Use an even head size."
             raise FieldError("hidden_size", odd)
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise FieldError(name, f" = {getattr(self, name)}; it must be {wanted}.")
 
     def _check_divides(self, name: str, whole_name: str) -> None:
         value, whole = getattr(self, name), getattr(self, whole_name)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from model.config import FieldError
+from ds_configs.errors import FieldError
 
 KEY = "pipeline.partition"
 METHODS = ("flops", "measured", "uniform", "parameters")

@@ -19,7 +19,8 @@ from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
-from model.config import FieldError, ModelConfig
+from ds_configs.errors import FieldError
+from model.config import ModelConfig
 from model.flops import layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_pass_seconds

@@ -11,7 +11,7 @@ from tests.checkout import ROOT
 
 ALLOWED = {
     "ds_configs": set(),
-    "model": set(),
+    "model": {"ds_configs"},
     "data": {"ds_configs"},
     "training": {"ds_configs", "model", "data"},
     "inference": {"ds_configs", "model", "data"},

@@ -6,11 +6,11 @@ the file, so that a folder we wrote comes back as exactly the model it was.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ds_configs.errors import shown
 from model.config import ModelConfig
 from model.families import FAMILIES, Family, preset
 
@@ -100,7 +100,7 @@ def unused_keys(values: Mapping[str, Any]) -> list[str]:
     ours = [name for name in values.get("architectures") or [] if str(name).lower().startswith(format)]
     if values.get("architectures") and not ours:
         ignored["architectures"] = values["architectures"]
-    return [f"{key} = {_short(value)}" for key, value in ignored.items()]
+    return [f"{key} = {shown(value)}" for key, value in ignored.items()]
 
 
 def to_hugging_face(config: ModelConfig, format: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _check_types(family: Family, read: Mapping[str, Any], where: str) -> None:
             continue
         kind = int if default is None else type(default)
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{where}: {theirs} = {_short(value)}; it must be {_TYPES[kind]}. Does the file belong to the folder?")
+            raise ValueError(f"{where}: {theirs} = {shown(value)}; it must be {_TYPES[kind]}. Does the file belong to the folder?")
         if kind is int and value < 1:
             raise ValueError(f"{where}: {theirs} = {value}; it must be 1 or more. Does the file belong to the folder?")
 
@@ -170,22 +170,17 @@ def _rotary_base(values: Mapping[str, Any], where: str) -> float:
     for name in ("rope_parameters", "rope_scaling"):
         rope = values.get(name) or {}
         if not isinstance(rope, dict):
-            raise ValueError(f"{where}: {name} = {_short(rope)}; it must be an object.")
+            raise ValueError(f"{where}: {name} = {shown(rope)}; it must be an object.")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
-            raise ValueError(f'{where}: {name}.rope_type = {_short(kind)}; only plain rotary positions ("default") are known.')
+            raise ValueError(f'{where}: {name}.rope_type = {shown(kind)}; only plain rotary positions ("default") are known.')
         plain = {"rope_type": kind, "type": kind, "rope_theta": rope.get("rope_theta"), "partial_rotary_factor": 1.0}
-        if unknown := [f"{key} = {_short(value)}" for key, value in rope.items() if value is not None and plain.get(key) != value]:
+        if unknown := [f"{key} = {shown(value)}" for key, value in rope.items() if value is not None and plain.get(key) != value]:
             raise ValueError(f"{where}: {name} says {', '.join(unknown)}; only plain rotary positions are known. Use another model.")
         if rope.get("rope_theta") is not None:
             bases.append(rope["rope_theta"])
     if any(isinstance(base, bool) or not isinstance(base, int | float) for base in bases):
-        raise ValueError(f"{where}: rope_theta = {_short(bases[0])}; it must be a number.")
+        raise ValueError(f"{where}: rope_theta = {shown(bases[0])}; it must be a number.")
     if len(set(bases)) > 1:
         raise ValueError(f"{where}: rope_theta is {bases[0]} in one place and {bases[1]} in another. Keep the right one.")
     return float(bases[0]) if bases else 10000.0
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
