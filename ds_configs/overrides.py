@@ -6,7 +6,7 @@ from typing import Any
 
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.merge import Origin, TracedValues, apply, nothing_to_remove
-from ds_configs.reader import KeyPath
+from ds_configs.reader import KeyPath, keys_and_lines
 
 COMMAND_LINE = "command line"
 # Keys of data that change nothing of what a run reads (data/store/identity.py says it of the store).
@@ -53,24 +53,12 @@ def _parse(text: str) -> tuple[KeyPath, Any, str | None]:
     if key[0] in ("inherits", "provenance"):
         return key, None, f'"{key[0]}" cannot be overridden. Write a file of three lines that inherits what you need.'
     try:
-        return key, json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_unique), None
-    except _TwiceError as error:
-        return key, None, f'"{text}" sets "{error}" twice.'
+        value = json.loads(raw, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return key, raw, None
-
-
-class _TwiceError(Exception):
-    """A key that stands twice in one object."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise _TwiceError(key)
-        values[key] = value
-    return values
+    keys = [inside for inside, _ in keys_and_lines(raw)]
+    twice = next((inside for index, inside in enumerate(keys) if inside in keys[:index]), None)
+    return key, value, None if twice is None else f'"{text}" sets "{twice[-1]}" twice.'
 
 
 def _refuse_constant(name: str) -> None:

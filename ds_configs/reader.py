@@ -62,12 +62,16 @@ def parse(text: str, where: str) -> Document:
     Raises:
         ConfigError: As `read`, with line and column.
     """
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise ConfigError(f"{where}: not valid JSON: {name} is no JSON number. Write a finite number.")
+
     try:
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = json.loads(text, parse_constant=refuse_constant)
+    except ConfigError:
+        raise
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.{_hint(text, error.pos)}") from None
-    except _NotJSONError as error:
-        raise ConfigError(f"{where}: not valid JSON: {error} is no JSON number. Write a finite number.") from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise ConfigError(f"{where}: not readable: {error}.") from None
     except RecursionError:
@@ -78,7 +82,7 @@ def parse(text: str, where: str) -> Document:
     lines: dict[KeyPath, int] = {}
     problems = []
     twice: set[KeyPath] = set()
-    for key, line in _keys(text):
+    for key, line in keys_and_lines(text):
         if key in lines:
             twice.add(key)
             if any(key[:length] in twice for length in range(1, len(key))):
@@ -89,14 +93,6 @@ def parse(text: str, where: str) -> Document:
     if problems:
         raise ConfigError(problems)
     return Document(values, lines)
-
-
-class _NotJSONError(Exception):
-    """NaN or Infinity, which Python's json would accept."""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotJSONError(name)
 
 
 def _hint(text: str, position: int) -> str:
@@ -113,7 +109,7 @@ def _hint(text: str, position: int) -> str:
     return ""
 
 
-def _keys(text: str) -> Iterator[tuple[KeyPath, int]]:
+def keys_and_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield (path, line) of every object key in valid JSON. A list's index is part of the path, so equal keys of two entries differ."""
     line = 1
     path: list[str] = []  # one entry for each open object or list: the key or index we are at

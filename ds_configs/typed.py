@@ -80,16 +80,12 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
         return value
     if isinstance(wanted, Refused):
         return _refused(wanted, value, name, report)
-    if isinstance(wanted, dict):
-        return _table(wanted, value, name, report)
-    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
-        return _dataclass(wanted, value, name, report)
     if origin in (Union, types.UnionType):
         return _union(get_args(wanted), value, name, report)
     if origin in (list, tuple):
         return _sequence(wanted, value, name, report)
-    if origin in (dict, Mapping):
-        return _mapping(wanted, value, name, report)
+    if isinstance(wanted, dict) or origin in (dict, Mapping) or (isinstance(wanted, type) and dataclasses.is_dataclass(wanted)):
+        return _object(wanted, value, name, report)
     return _scalar(wanted, value, name, report)
 
 
@@ -190,17 +186,15 @@ def _sequence(wanted: Any, value: Any, name: str, report: Report) -> Any:
     return FAILED if FAILED in entries else origin(entries)
 
 
-def _mapping(wanted: Any, value: Any, name: str, report: Report) -> Any:
+def _object(wanted: Any, value: Any, name: str, report: Report) -> Any:
+    """What a table, a dataclass, or a mapping whose values are all of one type wants."""
     if not isinstance(value, Mapping):
         return _mismatch(name, value, wanted, report)
-    entries = _entries(dict.fromkeys(value, get_args(wanted)[1]), value, name, report)
+    if dataclasses.is_dataclass(wanted):
+        return _dataclass(wanted, value, name, report)
+    kinds = wanted if isinstance(wanted, dict) else dict.fromkeys(value, get_args(wanted)[1])
+    entries = _entries(kinds, value, name, report)
     return FAILED if FAILED in entries.values() else entries
-
-
-def _table(wanted: dict[str, Any], value: Any, name: str, report: Report) -> Any:
-    if not isinstance(value, Mapping):
-        return _mismatch(name, value, wanted, report)
-    return FAILED if FAILED in _entries(wanted, value, name, report).values() else value
 
 
 def _entries(kinds: Mapping[str, Any], value: Mapping[str, Any], name: str, report: Report) -> dict[str, Any]:
@@ -217,9 +211,7 @@ def _entries(kinds: Mapping[str, Any], value: Mapping[str, Any], name: str, repo
     return entries
 
 
-def _dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
-    if not isinstance(value, Mapping):
-        return _mismatch(name, value, cls, report)
+def _dataclass(cls: Any, value: Mapping[str, Any], name: str, report: Report) -> Any:
     hints = get_type_hints(cls)
     fields = [entry for entry in dataclasses.fields(cls) if entry.init]
     arguments = _entries({entry.name: hints[entry.name] for entry in fields}, value, name, report)
