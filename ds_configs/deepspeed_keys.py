@@ -21,15 +21,9 @@ _GONE = Refused("DeepSpeed 0.19 has removed it. Remove it here too.")
 _OLD_OFFLOAD = Refused('it is the old spelling of "zero_optimization.offload_optimizer" and "offload_param". Use those.')
 
 _ZERO_3_WITH_ALIAS = (
-    "prefetch_bucket_size",
-    "param_persistence_threshold",
-    "model_persistence_threshold",
-    "max_live_parameters",
-    "max_reuse_distance",
-    "gather_16bit_weights_on_model_save",
-    "module_granularity_threshold",
-    "use_all_reduce_for_fetch_params",
-    "allgather_sequential",
+    *("prefetch_bucket_size", "param_persistence_threshold", "model_persistence_threshold", "max_live_parameters"),
+    *("max_reuse_distance", "gather_16bit_weights_on_model_save", "module_granularity_threshold"),
+    *("use_all_reduce_for_fetch_params", "allgather_sequential"),
 )
 
 ZERO: Table = {
@@ -44,18 +38,9 @@ ZERO: Table = {
     "elastic_checkpoint": _EXACT,
     **dict.fromkeys(
         (
-            "contiguous_gradients",
-            "reduce_scatter",
-            "reduce_bucket_size",
-            "use_multi_rank_bucket_allreduce",
-            "allgather_partitions",
-            "overlap_comm",
-            "ignore_unused_parameters",
-            "legacy_stage1",
-            "round_robin_gradients",
-            "parameter_alignment",
-            "log_trace_cache_warnings",
-            "enable_sanity_checks",
+            *("contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "use_multi_rank_bucket_allreduce"),
+            *("allgather_partitions", "overlap_comm", "ignore_unused_parameters", "legacy_stage1"),
+            *("round_robin_gradients", "parameter_alignment", "log_trace_cache_warnings", "enable_sanity_checks"),
         ),
         Refused("the optimizer of a pipeline does not read it: gradients are summed over the replicas once a step. Remove it."),
     ),
@@ -70,17 +55,10 @@ ZERO: Table = {
         (
             *_ZERO_3_WITH_ALIAS,
             *(f"stage3_{name}" for name in _ZERO_3_WITH_ALIAS),
-            "stage3_gather_fp16_weights_on_model_save",
-            "sub_group_size",
-            "zero_hpz_partition_size",
-            "zero_quantized_weights",
-            "zero_quantized_nontrainable_weights",
-            "zero_quantized_gradients",
-            "memory_efficient_linear",
-            "pipeline_loading_checkpoint",
-            "override_module_apply",
-            "save_muon_momentum_buffer_in_memory",
-            "leaf_module",
+            *("stage3_gather_fp16_weights_on_model_save", "sub_group_size", "zero_hpz_partition_size"),
+            *("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients"),
+            *("memory_efficient_linear", "pipeline_loading_checkpoint", "override_module_apply"),
+            *("save_muon_momentum_buffer_in_memory", "leaf_module"),
         ),
         _ZERO_3,
     ),
@@ -132,9 +110,7 @@ MONITORS: dict[str, Table] = {
     "wandb": {"enabled": bool, "group": str, "team": str, "project": str},
 }
 
-_OURS = "the data comes from our own loader, which has no use for it. See the data section."
-_NO_PIPELINE = "it does not work with the pipeline engine. Remove it."
-
+_OWN_LOADER = Refused("the data comes from our own loader, which has no use for it. See the data section.")
 _WEIGHTS = Refused('a run is bf16 with fp32 masters, or fp32, in all its parts. Set "bf16": {"enabled": true or false}.')
 _NVME = Refused("it is for optimizer states on NVMe, which a pipeline does not have. Remove it.")
 _MEASURED = Refused("the pipeline engine does not report it; speed, memory and FLOPs are in the log and in TensorBoard. Remove it.")
@@ -185,33 +161,24 @@ TOP_LEVEL: Table = {
     "comet": Refused("our writer knows tensorboard, csv_monitor and wandb. Use one of those."),
     "bfloat16": Refused('it is the old spelling of "bf16". Use that.'),
     "vocabulary_size": Refused('the vocabulary is "model.vocab_size". Set that.'),
-    "managed_gradient_accumulation": Refused(_NO_PIPELINE),
-    "tensor_parallel": Refused(_NO_PIPELINE),
-    "expert_parallel": Refused(_NO_PIPELINE),
-    "use_data_before_expert_parallelism": Refused(_NO_PIPELINE),
-    "sequence_parallel_size": Refused(_NO_PIPELINE),
     "data_parallel_size": Refused("the number of replicas is the number of processes / pipeline.stages. Remove it."),
-    "seq_parallel_communication_data_type": Refused(_NO_PIPELINE),
-    "hybrid_engine": Refused(_NO_PIPELINE),
-    "compile": Refused(_NO_PIPELINE),
     "datastates_ckpt": Refused("checkpoints are written and published by our own protocol. Remove it."),
     "weight_quantization": Refused("it is for inference. Remove it."),
     "autotuning": Refused("it starts runs of its own with DeepSpeed's launcher and knows nothing of these files. Remove it."),
-    "data_efficiency": Refused(_OURS),
-    "dataloader_drop_last": Refused(_OURS),
+    "data_efficiency": _OWN_LOADER,
+    "dataloader_drop_last": _OWN_LOADER,
     **dict.fromkeys(
         (
-            "nebula",
-            "compression_training",
-            "amp",
-            "quantize_training",
-            "sparse_gradients",
-            "eigenvalue",
-            "sparse_attention",
-            "elasticity",
-            "graph_harvesting",
-            "curriculum_learning",
-            "progressive_layer_drop",
+            *("managed_gradient_accumulation", "tensor_parallel", "expert_parallel"),
+            *("use_data_before_expert_parallelism", "sequence_parallel_size", "seq_parallel_communication_data_type"),
+            *("hybrid_engine", "compile"),
+        ),
+        Refused("it does not work with the pipeline engine. Remove it."),
+    ),
+    **dict.fromkeys(
+        (
+            *("nebula", "compression_training", "amp", "quantize_training", "sparse_gradients", "eigenvalue"),
+            *("sparse_attention", "elasticity", "graph_harvesting", "curriculum_learning", "progressive_layer_drop"),
         ),
         _GONE,
     ),

@@ -36,18 +36,15 @@ class TracedValues:
             del self.origins[known]
 
 
-def apply(base: TracedValues, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin]) -> list[KeyPath]:
-    """Merge `patch` into `base`, in place.
+def apply(base: TracedValues, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin], path: KeyPath = ()) -> list[KeyPath]:
+    """Merge `patch` into the object that `base` has at `path`, in place.
 
     Returns:
         The keys that `patch` removes (sets to null) although `base` does not have them.
     """
-    return _apply(base, base.values, patch, (), origin)
-
-
-def _apply(
-    base: TracedValues, target: dict[str, Any], patch: Mapping[str, Any], path: KeyPath, origin: Callable[[KeyPath], Origin]
-) -> list[KeyPath]:
+    target = base.values
+    for name in path:
+        target = target[name]
     missing = []
     for key, value in patch.items():
         here = (*path, key)
@@ -61,7 +58,7 @@ def _apply(
                 target[key] = {}
                 base.forget(here)
                 base.origins[here] = origin(here)
-            missing += _apply(base, target[key], value, here, origin)
+            missing += apply(base, value, origin, here)
         else:
             base.forget(here)
             target[key] = copy.deepcopy(value)
