@@ -9,7 +9,7 @@ from ds_configs.merge import Origin, TracedValues, apply, nothing_to_remove
 from ds_configs.reader import KeyPath, keys_and_lines
 
 COMMAND_LINE = "command line"
-# Keys of data that change nothing of what a run reads (data/store/identity.py says it of the store).
+# Keys of data that change neither the store nor what a run reads from it.
 DATA_WITHOUT_EFFECT = ("directory", "num_workers", "max_bad_ratio")
 
 
@@ -29,17 +29,14 @@ def apply_overrides(merged: TracedValues, overrides: Sequence[str]) -> list[str]
         missing = apply(merged, patch, lambda _key: Origin(COMMAND_LINE))
         if value is None and missing and not _is_deepspeed_key(key):
             problems.append(f"{COMMAND_LINE}: {nothing_to_remove(key, merged.values)}")
-    changed = sorted({key[0] for key in keys if not _is_without_effect(key)} & {"model", "data"})
+    without_effect = [("data", name) for name in DATA_WITHOUT_EFFECT]
+    changed = sorted({key[0] for key in keys if key[:2] not in without_effect} & {"model", "data"})
     if changed and ("run", "name") not in keys:
         problems.append(
             f"{COMMAND_LINE}: an override of {' and '.join(changed)} makes another run, "
             "which must not write into this one's folder. Add run.name=..."
         )
     return problems
-
-
-def _is_without_effect(key: KeyPath) -> bool:
-    return key[0] == "data" and len(key) > 1 and key[1] in DATA_WITHOUT_EFFECT
 
 
 def _parse(text: str) -> tuple[KeyPath, Any, str | None]:

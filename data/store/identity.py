@@ -16,11 +16,10 @@ from data.source_config import ReverseConfig, SourceConfig
 from data.store.token_store import FORMAT
 from ds_configs import ConfigError
 from ds_configs.files import digest
+from ds_configs.overrides import DATA_WITHOUT_EFFECT
 
 # What decides how samples are cut from a store and in which order they come.
 ORDER = ("seq_length", "windows", "tail")
-# What changes neither the store nor what is read from it.
-WITHOUT_EFFECT = ("directory", "num_workers", "max_bad_ratio")
 _PLACES = ("path", "store")
 _NAMED_CHANGES = 3
 
@@ -70,7 +69,7 @@ def spell_out(config: DataConfig) -> dict[str, Any]:
     Where text and tokenizer lie does not belong to them (their hashes do), nor does what is decided when the store is read.
     """
     of_sources = {item.name for item in fields(SourceConfig)} | {"sources"}
-    rules = {key: value for key, value in _plain(config).items() if key not in {*of_sources, *_PLACES, *ORDER, *WITHOUT_EFFECT}}
+    rules = {key: value for key, value in _plain(config).items() if key not in {*of_sources, *_PLACES, *ORDER, *DATA_WITHOUT_EFFECT}}
     rules["tokenizer"].pop("path")
     if not config.shuffle:
         rules.pop("shuffle_seed")

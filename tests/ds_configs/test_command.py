@@ -12,10 +12,7 @@ from tests.checkout import ROOT
 
 QUICKSTART = "ds_configs/quickstart.json"
 
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 def test_show_names_the_source_file_of_each_value(capsys):

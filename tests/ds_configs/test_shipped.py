@@ -11,13 +11,10 @@ from model.flops import count_parameters
 from tests.checkout import ROOT
 from training.config import resolve
 
+pytestmark = pytest.mark.usefixtures("at_the_root")
+
 RUNS = sorted(path.name for path in (ROOT / "ds_configs").glob("*.json"))
 ABLATIONS = sorted(path.name for path in (ROOT / "ds_configs/ablations").glob("*.json"))
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 @pytest.mark.parametrize("name", [*RUNS, *(f"ablations/{name}" for name in ABLATIONS)])

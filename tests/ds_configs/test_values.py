@@ -3,20 +3,15 @@
 import pytest
 import torch
 
-from data.store.identity import WITHOUT_EFFECT
 from ds_configs.__main__ import main
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
-from tests.checkout import ROOT
 from tests.tiny_models import tiny
 
 QUICKSTART = "ds_configs/quickstart.json"
 
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[str]]:
@@ -132,7 +127,6 @@ def test_a_warm_up_as_long_as_the_run_and_an_unknown_length_are_nothing_to_menti
 
 
 def test_keys_of_data_without_effect_on_what_a_run_reads_may_be_overridden_when_it_goes_on(capsys):
-    assert DATA_WITHOUT_EFFECT == WITHOUT_EFFECT
     values = {"directory": "elsewhere", "num_workers": "2", "max_bad_ratio": "0.01"}
     assert values.keys() == set(DATA_WITHOUT_EFFECT)
     assert main(["check", QUICKSTART, *(f"data.{key}={value}" for key, value in values.items())]) == 0

@@ -1,4 +1,4 @@
-"""Folders made elsewhere: what they say or hold beyond a model of ours is refused, or named if it has no effect."""
+"""Folders made elsewhere: what they say lack, or hold beyond a model of ours is refused, or named if it has no effect."""
 
 import json
 from collections.abc import Callable
@@ -16,119 +16,128 @@ from model.families import preset
 from model.gpt import GPT, first_weights
 from model.hugging_face.conversion import from_folder, to_folder
 from model.hugging_face.source import complete_from_folder, read_source
-from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, edit_config, saved
+from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, saved
 from tests.tiny_models import tiny
 
 Damage = Callable[[Path], None]
 
 
-def edit_tensors(folder: Path, **tensors: torch.Tensor) -> None:
-    """Add or replace tensors; dots in their names are written as "__"."""
-    stored = load_file(folder / "model.safetensors")
-    stored |= {name.replace("__", "."): tensor for name, tensor in tensors.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+def edit_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-def quantise(folder: Path) -> None:
-    """As fp8 folders are: a weight of eight bits, and the inverse of its scale beside it."""
-    weight = torch.zeros(24, 24).to(torch.float8_e4m3fn)
-    edit_tensors(
-        folder, model__layers__0__self_attn__q_proj__weight=weight, model__layers__0__self_attn__q_proj__weight_scale_inv=torch.ones(1, 1)
-    )
+def edit_tensors(folder: Path, **tensors: torch.Tensor | None) -> None:
+    """Add, replace or (None) remove tensors; dots in their names are written as "__"."""
+    stored = load_file(folder / "model.safetensors") | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    kept = {name: tensor for name, tensor in stored.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_index_without(name: str) -> Damage:
-    """The folder as one shard, with an index that leaves out a tensor."""
+def says(**values: Any) -> Damage:
+    return lambda folder: edit_config(folder, **values)
 
-    def damage(folder: Path) -> None:
-        quantise(folder)
-        names = load_file(folder / "model.safetensors").keys() - {name}
-        (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-        index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
-    return damage
+def holds(**tensors: torch.Tensor | None) -> Damage:
+    return lambda folder: edit_tensors(folder, **tensors)
+
+
+# As fp8 folders are: a weight of eight bits, and the inverse of its scale beside it.
+QUANTISED = holds(
+    model__layers__0__self_attn__q_proj__weight=torch.zeros(24, 24).to(torch.float8_e4m3fn),
+    model__layers__0__self_attn__q_proj__weight_scale_inv=torch.ones(1, 1),
+)
+SCALE = "model.layers.0.self_attn.q_proj.weight_scale_inv"
+BIASED_LIKE_QWEN = holds(model__layers__0__self_attn__q_proj__bias=torch.ones(24), model__layers__1__self_attn__q_proj__bias=torch.ones(24))
+
+
+def quantised_with_an_index_without_the_scale(folder: Path) -> None:
+    QUANTISED(folder)
+    names = load_file(folder / "model.safetensors").keys() - {SCALE}
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def write_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}}', encoding="utf-8")
 
 
-REFUSED: dict[str, tuple[str, Damage, str]] = {
-    "said-to-be-quantised": (
-        "llama-grouped",
-        lambda folder: edit_config(folder, quantization_config={"quant_method": "fp8"}),
-        "config.json: quantization_config: its weights are quantised",
-    ),
-    "scales": ("llama-grouped", quantise, 'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which'),
-    "scales-left-out-of-the-index": (
-        "llama-grouped",
-        write_index_without("model.layers.0.self_attn.q_proj.weight_scale_inv"),
-        'holds "model.layers.0.self_attn.q_proj.weight_scale_inv", which',
-    ),
-    "eight-bits": (
-        "llama-grouped",
-        lambda folder: edit_tensors(folder, model__norm__weight=torch.ones(24, dtype=torch.int8)),
-        '"model.norm.weight" is stored as I8: a quantised model would be read as raw numbers.',
-    ),
-    "qwens-biases": (
-        "llama-grouped",
-        lambda folder: edit_tensors(
-            folder, model__layers__0__self_attn__q_proj__bias=torch.ones(24), model__layers__1__self_attn__q_proj__bias=torch.ones(24)
+@pytest.mark.parametrize(
+    ("kind", "damage", "message"),
+    [
+        ("llama", says(quantization_config={"quant_method": "fp8"}), "config.json: quantization_config: its weights are quantised"),
+        ("llama", QUANTISED, f'holds "{SCALE}", which'),
+        ("llama", quantised_with_an_index_without_the_scale, f'holds "{SCALE}", which'),
+        (
+            "llama",
+            holds(model__norm__weight=torch.ones(24, dtype=torch.int8)),
+            '"model.norm.weight" is stored as I8: a quantised model would be read as raw numbers.',
         ),
-        'holds "model.layers.0.self_attn.q_proj.bias" and 1 more, which the llama model of its config.json does not have',
-    ),
-    "a-head-under-tied": (
-        "llama-tied",
-        lambda folder: edit_tensors(folder, lm_head__weight=torch.ones(61, 24)),
-        '"lm_head.weight" is not the embedding, and its config.json says tie_word_embeddings = true.',
-    ),
-    "more-layers": (
-        "gpt2",
-        lambda folder: edit_config(folder, n_layer=1),
-        'holds "transformer.h.1.attn.c_attn.bias" and 11 more, which the gpt2 model',
-    ),
-    "code": ("opt", lambda folder: edit_config(folder, auto_map={"AutoModel": "m.M"}), "auto_map: its model is code of its own"),
-    "longer-positions": (
-        "llama-grouped",
-        lambda folder: edit_config(folder, rope_scaling={"type": "linear", "factor": 2.0}),
-        'rope_scaling.rope_type = "linear"; only plain rotary positions ("default") are known.',
-    ),
-    "a-factor": (
-        "llama-grouped",
-        lambda folder: edit_config(folder, rope_parameters={"rope_type": "default", "factor": 4.0}),
-        "rope_parameters says factor = 4.0; only plain rotary positions are known.",
-    ),
-    "part-of-a-head": (
-        "llama-grouped",
-        lambda folder: edit_config(folder, rope_parameters={"partial_rotary_factor": 0.5}),
-        "rope_parameters says partial_rotary_factor = 0.5",
-    ),
-    "two-bases": (
-        "llama-grouped",
-        lambda folder: edit_config(folder, rope_theta=5e5),
-        "rope_theta is 500000.0 in one place and 10000.0 in another. Keep the right one.",
-    ),
-    "a-string": (
-        "gpt2",
-        lambda folder: edit_config(folder, tie_word_embeddings="false"),
-        'tie_word_embeddings = "false"; it must be true or false.',
-    ),
-    "no-heads": ("gpt2", lambda folder: edit_config(folder, n_head=0), "n_head = 0; it must be 1 or more."),
-    "null": ("opt", lambda folder: edit_config(folder, hidden_size=None), "hidden_size = null; it must be an integer."),
-    "an-index-without-files": ("gpt2", write_index, 'its "weight_map" does not say where the tensors are.'),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_a_folder_says_or_holds_that_would_change_the_model_is_refused(name, tmp_path):
-    kind, damage, message = REFUSED[name]
+        (
+            "llama",
+            BIASED_LIKE_QWEN,
+            'holds "model.layers.0.self_attn.q_proj.bias" and 1 more, which the llama model of its config.json does not have',
+        ),
+        (
+            "llama-tied",
+            holds(lm_head__weight=torch.ones(61, 24)),
+            '"lm_head.weight" is not the embedding, and its config.json says tie_word_embeddings = true.',
+        ),
+        ("gpt2", says(n_layer=1), 'holds "transformer.h.1.attn.c_attn.bias" and 11 more, which the gpt2 model'),
+        ("opt", says(auto_map={"AutoModel": "m.M"}), "auto_map: its model is code of its own"),
+        ("llama", says(rope_scaling={"type": "linear", "factor": 2.0}), 'rope_scaling.rope_type = "linear"; only plain rotary positions'),
+        ("llama", says(rope_parameters={"rope_type": "yarn"}), 'rope_type = "yarn"; only plain rotary positions ("default") are known.'),
+        ("llama", says(rope_parameters={"rope_type": "default", "factor": 4.0}), "rope_parameters says factor = 4.0; only plain rotary"),
+        ("llama", says(rope_parameters={"partial_rotary_factor": 0.5}), "rope_parameters says partial_rotary_factor = 0.5"),
+        ("llama", says(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5; only 1.0 is computed the way this project does."),
+        ("llama", says(rope_theta=5e5), "rope_theta is 500000.0 in one place and 10000.0 in another. Keep the right one."),
+        ("gpt2", says(tie_word_embeddings="false"), 'tie_word_embeddings = "false"; it must be true or false.'),
+        ("gpt2", says(n_head=0), "n_head = 0; it must be 1 or more."),
+        ("opt", says(hidden_size=None), "hidden_size = null; it must be an integer."),
+        ("opt", says(word_embed_proj_dim=12), "word_embed_proj_dim = 12; only 24 is computed the way this project does."),
+        ("gpt2", write_index, 'its "weight_map" does not say where the tensors are.'),
+        ("llama", says(model_type="bert"), 'config.json: model_type = "bert" cannot be read. Use a folder of gpt2, llama, opt.'),
+        ("llama", says(hidden_act="swiglu"), 'hidden_act = "swiglu" is unknown here. Known: silu.'),
+        ("llama", says(head_dim=32), "head_dim = 32; only 6 is computed"),
+        ("llama", says(num_attention_heads=5, head_dim=4), "num_heads = 5 does not divide hidden_size = 24"),
+        ("llama", says(intermediate_size=48), '"model.layers.0.mlp.gate_proj.weight" has shape (40, 24); the model needs (48, 24)'),
+        (
+            "llama",
+            says(vocab_size=64),
+            '"model.embed_tokens.weight" has shape (61, 24); the model needs (64, 24). Set model.vocab',
+        ),
+        (
+            "llama",
+            holds(lm_head__weight=None),
+            'has no "lm_head.weight". model.tie_embeddings is false. Was it trained with tied',
+        ),
+        ("llama", holds(model__layers__1__self_attn__k_proj__weight=None), 'has no "model.layers.1.self_attn.k_proj.weight"'),
+        (
+            "llama",
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "has neither model.safetensors nor model.safetensors.index.json",
+        ),
+        ("llama", lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "model.safetensors: cannot be read"),
+        ("llama", lambda folder: (folder / "config.json").unlink(), "config.json: cannot be read"),
+        ("llama", lambda folder: (folder / "config.json").write_text("[]"), "config.json: is no JSON object"),
+    ],
+)
+def test_what_a_folder_says_lacks_or_holds_that_would_change_the_model_is_refused(kind, damage, message, tmp_path):
     saved(THEIRS[kind], tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError) as error:
         from_folder(tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_biases_that_an_export_left_out_must_still_be_zero(tmp_path):
+    config = tiny("gpt2", use_bias=False)
+    to_folder(GPT(config, seed=0), config, tmp_path, "gpt2")
+    edit_tensors(tmp_path, transformer__h__1__mlp__c_fc__bias=torch.ones(40))
+    with pytest.raises(ValueError, match=r'"transformer.h.1.mlp.c_fc.bias" is not zero, and model.use_bias is false'):
+        from_folder(tmp_path)
 
 
 def test_a_biased_norm_under_a_model_without_biases_is_refused_before_anything_is_built(tmp_path):

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from model.families import FAMILIES, Family
 from model.gpt import GPT
 from model.hugging_face.conversion import from_folder, to_folder
-from tests.model.hugging_face.test_hugging_face import LLAMA, TOKENS, edit_config, scatter
+from tests.model.hugging_face.test_foreign_folders import edit_config
+from tests.model.hugging_face.test_hugging_face import LLAMA, TOKENS, scatter
 from tests.tiny_models import tiny
 
 STARCODER2 = Family(
