@@ -76,25 +76,22 @@ OPTIMIZERS: dict[str, Table | Refused] = {
     },
 }
 
-_WARMUP: Table = {
-    "warmup_num_steps": _COUNT,
-    "warmup_type": Literal["linear", "log"],
-    "total_num_steps": Refused("it is derived from the run's length (training.steps, epochs or tokens). Remove it."),
-    "last_batch_iteration": Refused("a resume sets it. Remove it."),
-}
+_DERIVED = Refused("it is derived from the run's length (training.steps, epochs or tokens). Remove it.")
+_RESUMED = Refused("a resume sets it. Remove it.")
+_WARMUP: Table = {"warmup_num_steps": _COUNT, "warmup_type": Literal["linear", "log"], "last_batch_iteration": _RESUMED}
 _WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": _NUMBER, "warmup_max_lr": _NUMBER}
 
 # By scheduler.type, which DeepSpeed compares exactly.
 SCHEDULERS: dict[str, Table] = {
-    "WarmupCosineLR": {**_WARMUP, "warmup_min_ratio": _RATIO, "cos_min_ratio": _RATIO},
-    "WarmupDecayLR": _WARMUP_LR,
-    "WarmupLR": {key: kind for key, kind in _WARMUP_LR.items() if key != "total_num_steps"},
+    "WarmupCosineLR": {**_WARMUP, "total_num_steps": _DERIVED, "warmup_min_ratio": _RATIO, "cos_min_ratio": _RATIO},
+    "WarmupDecayLR": {**_WARMUP_LR, "total_num_steps": _DERIVED},
+    "WarmupLR": _WARMUP_LR,
     "LRRangeTest": {
         "lr_range_test_min_lr": _NUMBER,
         "lr_range_test_step_size": _COUNT,
         "lr_range_test_step_rate": float,
         "lr_range_test_staircase": bool,
-        "last_batch_iteration": _WARMUP["last_batch_iteration"],
+        "last_batch_iteration": _RESUMED,
     },
     "OneCycle": {
         "cycle_min_lr": _NUMBER,
@@ -109,7 +106,7 @@ SCHEDULERS: dict[str, Table] = {
         "cycle_min_mom": _DECAY,
         "cycle_max_mom": _DECAY,
         "decay_mom_rate": float,
-        "last_batch_iteration": _WARMUP["last_batch_iteration"],
+        "last_batch_iteration": _RESUMED,
     },
 }
 

@@ -75,27 +75,20 @@ def nothing_to_remove(key: KeyPath, values: Mapping[str, Any]) -> str:
     return f'null removes "{".".join(key)}", but there is none to remove. {guess}'
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """A key on which two parents disagree: (value, origin) of each."""
+def join(parents: list[TracedValues], child: Mapping[str, Any]) -> tuple[TracedValues, list[str]]:
+    """Combine parents that must agree, except where `child` sets or removes the key itself.
 
-    key: KeyPath
-    first: tuple[Any, Origin]
-    second: tuple[Any, Origin]
-
-
-def join(parents: list[TracedValues], child: Mapping[str, Any]) -> tuple[TracedValues, list[Conflict]]:
-    """Combine parents that must agree, except where `child` sets or removes the key itself."""
+    Returns:
+        What they say together, and on which keys they disagree: each key with two values and their origins.
+    """
     joined = TracedValues()
-    conflicts: list[Conflict] = []
-    for parent in parents:
-        conflicts += _join(joined, joined.values, parent, parent.values, ())
-    return joined, [conflict for conflict in conflicts if not _decides(child, conflict.key)]
+    disagreements = [found for parent in parents for found in _join(joined, joined.values, parent, parent.values, ())]
+    return joined, [text for key, text in disagreements if not _decides(child, key)]
 
 
 def _join(
     joined: TracedValues, target: dict[str, Any], parent: TracedValues, values: Mapping[str, Any], path: KeyPath
-) -> Iterator[Conflict]:
+) -> Iterator[tuple[KeyPath, str]]:
     for key, value in values.items():
         here = (*path, key)
         if key not in target:
@@ -104,7 +97,7 @@ def _join(
         elif isinstance(value, dict) and isinstance(target[key], dict):
             yield from _join(joined, target[key], parent, value, here)
         elif not _same(target[key], value):
-            yield Conflict(here, (target[key], joined.origins[here]), (value, parent.origins[here]))
+            yield here, f'"{".".join(here)}": {target[key]!r} ({joined.origins[here]}), {value!r} ({parent.origins[here]})'
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ds_configs.errors import ConfigError
-from ds_configs.merge import Conflict, Origin, TracedValues, apply, join, nothing_to_remove
+from ds_configs.merge import Origin, TracedValues, apply, join, nothing_to_remove
 from ds_configs.reader import Document, display_path, read
 
 _NOT_MERGED = ("inherits", "provenance")
@@ -41,8 +41,8 @@ class _Reading:
         where = display_path(path)
         patch = {key: value for key, value in document.values.items() if key not in _NOT_MERGED}
         parents = [self._parent(parent, where, (*descendants, path)) for parent in self._inherited(path, document)]
-        joined, conflicts = join(parents, patch)
-        self.problems += [_disagreement(conflict, where) for conflict in conflicts]
+        joined, disagreements = join(parents, patch)
+        self.problems += [f"{where}: its parents disagree on {found}. Set it in {where}." for found in disagreements]
         missing = apply(joined, patch, lambda key: Origin(where, document.lines[key]))
         if parents:
             self.problems += [f"{where}:{document.lines[key]}: {nothing_to_remove(key, joined.values)}" for key in missing]
@@ -68,9 +68,3 @@ class _Reading:
             # A name is a folder: inherited, a run would write over its parent's.
             apply(merged, {"run": {"name": None}}, lambda _key: Origin(child))
         return merged
-
-
-def _disagreement(conflict: Conflict, child: str) -> str:
-    (first, first_origin), (second, second_origin) = conflict.first, conflict.second
-    key = ".".join(conflict.key)
-    return f'{child}: its parents disagree on "{key}": {first!r} ({first_origin}), {second!r} ({second_origin}). Set it in {child}.'

@@ -17,16 +17,8 @@ from model.families import FAMILIES, Family, preset
 OWN_KEY = "pretraining"
 # Fields that may differ from what a format says: the weights can be brought into its form.
 RESTORED = {
-    "family",
-    "position_offset",
-    "use_bias",
-    "norm_bias",
-    "rotary_style",
-    "rotary_base",
-    "dropout",
-    "attention_dropout",
-    "init_std",
-    "initialize",
+    *("family", "position_offset", "use_bias", "norm_bias", "rotary_style", "rotary_base"),
+    *("dropout", "attention_dropout", "init_std", "initialize"),
 }
 
 # Keys that ask for arithmetic no field of ours stands for.

@@ -1,6 +1,6 @@
 """A Hugging Face folder as the plain model, and back.
 
-Configurations are translated in `config.py`, names and shapes in `tensors.py`; files are read and written in `files.py`.
+Configurations are translated in `config.py`, names and shapes in `tensors.py`; tensors are read in `files.py`.
 Tokenizer files and token ids are the caller's affair.
 """
 
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT, layers
 from model.hugging_face.config import to_hugging_face
-from model.hugging_face.files import write_tensors
+from model.hugging_face.files import INDEX_FILE, SINGLE_FILE
 from model.hugging_face.source import read_source
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
 from model.initialize import Weights
@@ -66,7 +67,7 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
     values = {**to_hugging_face(config, format), **ids, "dtype": dtype}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, named_tensors(model, config, format), SHARD_BYTES)
+    _write_tensors(folder, named_tensors(model, config, format))
     for name, content in (("config.json", values), ("generation_config.json", ids)):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -79,3 +80,39 @@ def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tupl
             ours = weight.detach()
             yield from zip(tensor_names(slot, format), to_theirs(ours, slot, config, format), strict=True)
             yield from biases_of_zero(slot, ours, config, format).items()
+
+
+def _write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write named tensors as one safetensors file, or as several with an index when they are more than SHARD_BYTES.
+
+    Only one file's tensors are held at a time.
+    """
+    files: dict[str, list[str]] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors), start=1):
+        file = f"shard-{number}"
+        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / file, metadata={"format": "pt"})
+        files[file] = list(shard)
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(files) == 1:
+        (out / "shard-1").replace(out / SINGLE_FILE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, (file, names) in enumerate(files.items(), start=1):
+        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        (out / file).replace(out / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard

@@ -1,4 +1,4 @@
-"""Read the tensors of a Hugging Face folder one by one, and write such folders.
+"""Read the tensors of a Hugging Face folder one by one.
 
 Files are memory-mapped: only what is asked for is read. Names and shapes are those of `tensors.py`.
 """
@@ -6,15 +6,12 @@ Files are memory-mapped: only what is asked for is read. Names and shapes are th
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -166,42 +163,6 @@ class Folder:
         if not (self.path / SINGLE_FILE).is_file():
             raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
         return dict.fromkeys(self._handle(SINGLE_FILE).keys(), SINGLE_FILE)
-
-
-def write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> None:
-    """Write named tensors as one safetensors file, or as several with an index when they are more than `shard_bytes`.
-
-    Only one file's tensors are held at a time.
-    """
-    files: dict[str, list[str]] = {}
-    total = 0
-    for number, shard in enumerate(_shards(tensors, shard_bytes), start=1):
-        file = f"shard-{number}"
-        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / file, metadata={"format": "pt"})
-        files[file] = list(shard)
-        total += sum(tensor.nbytes for tensor in shard.values())
-    if len(files) == 1:
-        (out / "shard-1").replace(out / SINGLE_FILE)
-        return
-    weight_map: dict[str, str] = {}
-    for number, (file, names) in enumerate(files.items(), start=1):
-        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        (out / file).replace(out / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
-    shard: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > shard_bytes:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    yield shard
 
 
 _UNQUANTISE = "a quantised model would be read as raw numbers. Save it unquantised (bf16 or fp32) first."
