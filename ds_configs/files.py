@@ -80,7 +80,7 @@ def read_object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: unreadable ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds no JSON object")

@@ -51,7 +51,7 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     Raises:
         ValueError: If it is another kind of model, or one whose arithmetic differs from ours.
     """
-    format = values.get("model_type")
+    format = str(values.get("model_type"))
     if format not in FAMILIES:
         raise ValueError(f'{where}: model_type = "{format}" cannot be read. Use a folder of {", ".join(FAMILIES)}.')
     family = FAMILIES[format]

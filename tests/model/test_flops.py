@@ -32,12 +32,6 @@ def built_parameters(config: ModelConfig) -> list[int]:
         return [sum(weight.numel() for weight in entry.module(config).parameters()) for entry in layers(config)]
 
 
-def test_the_reference_models_have_exactly_the_published_numbers_of_parameters():
-    assert count_parameters(reference(HONGLOUMENG, tie_embeddings=False)) == 499_750_560
-    assert count_parameters(reference(POETRY, use_bias=False)) - 128 * 384 == 26_222_208
-    assert count_parameters(reference(OPT)) == 125_239_296
-
-
 def test_tinyllama_has_the_parameters_of_the_transformers_model():
     from transformers import LlamaConfig, LlamaForCausalLM
 

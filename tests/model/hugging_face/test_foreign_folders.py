@@ -98,6 +98,7 @@ def write_index(folder: Path) -> None:
         ("opt", says(word_embed_proj_dim=12), "word_embed_proj_dim = 12; only 24 is computed the way this project does."),
         ("gpt2", write_index, 'its "weight_map" does not say where the tensors are.'),
         ("llama", says(model_type="bert"), 'config.json: model_type = "bert" cannot be read. Use a folder of gpt2, llama, opt.'),
+        ("llama", says(model_type=["llama"]), "config.json: model_type = \"['llama']\" cannot be read."),
         ("llama", says(hidden_act="swiglu"), 'hidden_act = "swiglu" is unknown here. Known: silu.'),
         ("llama", says(head_dim=32), "head_dim = 32; only 6 is computed"),
         ("llama", says(num_attention_heads=5, head_dim=4), "num_heads = 5 does not divide hidden_size = 24"),
