@@ -133,10 +133,10 @@ def test_without_rank_0_one_rank_of_each_host_speaks(worlds, tmp_path):
 def test_hosts_that_do_not_share_the_runs_folder_or_use_other_data_or_software_are_told(worlds, tmp_path):
     fine = Report(stages=2, folder=tmp_path, facts={"the token store": "1a2b", "the software": "torch 2.13.0"})
     known = {rank: {"host": "beta", "problem": None, "sees": True, "loopback": False, "facts": fine.facts} for rank in range(1, 4)}
-    (line,) = reasons_against(worlds[0], fine, {**known, 3: {**known[3], "sees": False}}, 10)
+    (line,) = reasons_against(worlds[0], fine, {**known, 3: {**known[3], "sees": False}}, 10, {})
     assert line.startswith(f"host beta does not see {tmp_path}")
     other = {**known, 3: {**known[3], "facts": {**fine.facts, "the token store": "9z"}}}
-    (line,) = reasons_against(worlds[0], fine, other, 10)
+    (line,) = reasons_against(worlds[0], fine, other, 10, {})
     assert line.startswith("host beta: the token store: 9z, but on ")
 
 
@@ -146,7 +146,7 @@ def test_a_pipeline_that_lies_across_hosts_is_refused_and_whole_ones_are_not(wor
     def lines(*hosts):
         same = {"problem": None, "sees": True, "loopback": False, "facts": {}}
         reports = {rank: {**same, "host": host} for rank, host in enumerate(hosts, start=1)}
-        return reasons_against(worlds[0], fine, reports, 10)
+        return reasons_against(worlds[0], fine, reports, 10, {})
 
     assert lines(HERE, "beta", "beta") == []
     (line,) = lines("beta", HERE, "beta")  # mpiexec's round-robin numbering
@@ -272,7 +272,7 @@ def test_two_hosts_with_loopback_names_are_refused_and_one_is_not(worlds):
         hosts = (HERE, HERE, "beta", "beta")
         same = {**REPORT, "facts": {}, "sees": True}
         reports = {rank: {**same, "rank": rank, "host": hosts[rank], "loopback": loopback[rank]} for rank in (1, 2, 3)}
-        return reasons_against(worlds[0], Report(stages=2, loopback=loopback[0]), reports, 60.0)
+        return reasons_against(worlds[0], Report(stages=2, loopback=loopback[0]), reports, 60.0, {})
 
     assert said(True, True, False, False) == said(False, False, True, True) == []
     (line,) = said(True, True, True, True)

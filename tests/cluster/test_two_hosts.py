@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,6 +134,48 @@ def test_a_hostfile_that_is_not_there_is_caught_although_deepspeed_starts_here(h
     assert code == 2
     assert "Unable to find hostfile" in output  # DeepSpeed's warning, and all it says
     assert "means 2 pipelines of 2 stages = 4 ranks, but" in output or "pipeline.stages = 2: whole pipelines need" in output
+
+
+def gamma(hosts: Hosts, *, first: bool) -> Path:
+    """A hostfile with a host that is not there."""
+    lines = ["gamma slots=2\n", "alpha slots=2\n"]
+    path = hosts.folder / f"gamma_{first}"
+    path.write_text("".join(lines if first else reversed(lines)), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def unreachable(hosts: Hosts) -> Iterator[Path]:
+    hosts.all[1].set_link("down")
+    yield hosts.hostfile((2, 2))
+    hosts.all[1].set_link("up")
+
+
+@contextmanager
+def unknown(hosts: Hosts) -> Iterator[Path]:
+    yield gamma(hosts, first=False)
+
+
+@contextmanager
+def without_python(hosts: Hosts) -> Iterator[Path]:
+    folder = str(Path(sys.executable).parent)
+    subprocess.run(hosts.all[1].command("mount", "-t", "tmpfs", "tmpfs", folder), check=True)
+    yield hosts.hostfile((2, 2))
+    subprocess.run(hosts.all[1].command("umount", folder), check=True)
+
+
+@pytest.mark.parametrize("lost", [unreachable, unknown, without_python], ids=lambda lost: lost.__name__)
+def test_a_second_host_that_cannot_be_started_on_ends_the_start_soon(lost, hosts, config, root):
+    started = time.monotonic()
+    with lost(hosts) as hostfile:
+        code, output = Job(hosts, root, hostfile, str(config), "run.name=mistake").finish()
+    assert time.monotonic() - started < 120, "300 s is what ranks that are only late may take"
+    assert "pdsh@alpha: alpha: ssh exited with exit code 2" in output
+    assert code in (127, 255), "the launcher gives the largest of all codes, here the other host's"
+    host = "gamma" if lost is unknown else "beta"
+    wanted = f"host {host}: rank 2, 3 could not be started there: the launcher's ssh to it has ended."
+    assert sum(line.startswith(wanted) for line in lines_of(output)) == 1, output
+    assert not (config.parent / "runs" / "mistake").exists()
 
 
 @pytest.mark.skipif(shutil.which("mpiexec.hydra") is None, reason="no mpiexec.hydra: apt-get install mpich")

@@ -42,6 +42,14 @@ def parent_of(process: int) -> int | None:
     return None if state in "ZX" else int(parent)
 
 
+def command_of(process: int) -> list[str]:
+    """The words of a running process's command; one empty word if there is no such process."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    except OSError:
+        return [""]
+
+
 def children_of(process: int) -> list[int]:
     """The process ids of the children that are running."""
     running = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
@@ -67,9 +75,9 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
         _end_with_parent()
         if os.getppid() != launcher or started_by not in (str(starter), str(launcher)):
             _leave(environment)  # They ended while this process was starting.
-    if Path(_words(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
+    if Path(command_of(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
         return
-    watched = starter if starter is not None and (str(starter) == started_by or _is_runner(_words(starter))) else None
+    watched = starter if starter is not None and (str(starter) == started_by or _is_runner(command_of(starter))) else None
 
     def watch() -> None:
         told = watched is None
@@ -92,13 +100,6 @@ def _leave(environment: Mapping[str, str]) -> NoReturn:
     with contextlib.suppress(OSError):  # The terminal may have ended as well.
         print(f"rank {environment.get('RANK', '?')}: the process that started it has ended; leaving, without a save.", file=sys.stderr)
     os._exit(1)
-
-
-def _words(process: int) -> list[str]:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-    except OSError:
-        return [""]
 
 
 def _is_runner(words: Sequence[str]) -> bool:

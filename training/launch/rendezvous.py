@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.launch.lost_hosts import lost_ranks
 from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
 from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against
 from training.launch.world import World
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 # Once it is clear that there will be no start, ranks that are late have this long to hear of it.
 PATIENCE_SECONDS = 60.0
 REMIND_SECONDS = 20.0
+# After so long without a report rank 0 looks whether hosts of those that are missing are lost.
+LOOK_SECONDS = 5.0
 # A network file system may show a new file a moment later.
 SIGHT_SECONDS = 5.0
 MOST_STRANGERS = 1000
@@ -93,7 +96,7 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
             server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
         listener.join()
         server.close()  # Before anyone goes on: torch opens the same port next.
-    lines = reasons_against(world, own, reports, limit_seconds)
+    lines = reasons_against(world, own, reports, limit_seconds, lost_ranks())
     start = not (lines or own.problem or any(report["problem"] for report in reports.values()))
     for line in lines:
         say(line)
@@ -166,25 +169,30 @@ def _greet(
 def _collect(
     received: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Report, limit_seconds: float
 ) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket]]:
-    """Wait until all have come, or the time is over: the full limit, or a minute once it is clear that there is no start.
+    """Wait until all have come that can, or the time is over: the full limit, or a minute once it is clear that there is no start.
 
     When all places are taken, one of them by somebody who does not know the secret, the rank itself may still come.
     """
-    now = time.monotonic()
-    deadline = now + (PATIENCE_SECONDS if own.problem else limit_seconds)
+    remind_at = time.monotonic() + REMIND_SECONDS
+    deadline = time.monotonic() + (PATIENCE_SECONDS if own.problem else limit_seconds)
     reports: dict[int, dict[str, Any]] = {}
     connections: dict[int, socket.socket] = {}
     while (left := deadline - time.monotonic()) > 0:
         try:
-            report, connection = received.get(timeout=min(left, REMIND_SECONDS))
+            report, connection = received.get(timeout=min(left, LOOK_SECONDS))
         except queue.Empty:
             absent = [rank for rank in range(1, world.size) if rank not in reports]
-            log.warning(
-                "%d of %d ranks are here; waiting for rank %s. If a host is down: python -m training.doctor --hostfile FILE names it.",
-                len(reports) + 1,
-                world.size,
-                first_few(absent),
-            )
+            lost = lost_ranks().keys() & absent
+            if lost:
+                deadline = min(deadline, time.monotonic() + (PATIENCE_SECONDS if len(lost) < len(absent) else 0))
+            elif time.monotonic() > remind_at:
+                remind_at += REMIND_SECONDS
+                log.warning(
+                    "%d of %d ranks are here; waiting for rank %s. If a host is down: python -m training.doctor --hostfile FILE names it.",
+                    len(reports) + 1,
+                    world.size,
+                    first_few(absent),
+                )
             continue
         rank = report["rank"]
         report["sees"] = secrets.compare_digest(report.pop("secret").encode(), secret.encode())

@@ -54,8 +54,18 @@ def ranks_to_speak(own: Report, reports: Mapping[int, Mapping[str, Any]]) -> set
     return set(first.values())
 
 
-def reasons_against(world: World, own: Report, reports: Mapping[int, Mapping[str, Any]], limit_seconds: float) -> list[str]:
-    """What rank 0 has to say against a start, one line each, causes first. Problems of single ranks are theirs to say."""
+def reasons_against(
+    world: World, own: Report, reports: Mapping[int, Mapping[str, Any]], limit_seconds: float, lost: Mapping[int, str]
+) -> list[str]:
+    """What rank 0 has to say against a start, one line each, causes first. Problems of single ranks are theirs to say.
+
+    Args:
+        world: The place of rank 0.
+        own: What rank 0 brings.
+        reports: What the others brought, by rank.
+        limit_seconds: How long they could come.
+        lost: The hosts of ranks that could not be started (`lost_hosts.lost_ranks`), by rank.
+    """
     if own.problem or any(report["problem"] for report in reports.values()):
         return []
     here = socket.gethostname()
@@ -81,8 +91,17 @@ def reasons_against(world: World, own: Report, reports: Mapping[int, Mapping[str
         )
     absent = [rank for rank in range(1, world.size) if rank not in reports]
     if absent and not lines:
-        lines.append(_describe_absent(world, absent, limit_seconds))
+        gone = {rank: lost[rank] for rank in absent if rank in lost}
+        lines.append(_describe_lost(gone) if gone else _describe_absent(world, absent, limit_seconds))
     return lines or _split_pipelines(own.stages, {0: here, **{rank: report["host"] for rank, report in reports.items()}})
+
+
+def _describe_lost(gone: Mapping[int, str]) -> str:
+    hosts = list(dict.fromkeys(gone.values()))
+    return (
+        f"host {first_few(hosts)}: rank {first_few(list(gone))} could not be started there: the launcher's ssh to it has ended. "
+        "What it said is above. Mend it, or take it out of the hostfile; python -m training.doctor --hostfile FILE says what is wrong."
+    )
 
 
 def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) -> str:
