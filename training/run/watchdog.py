@@ -1,4 +1,7 @@
-"""The watchdog of a rank. A hung collective waits for ever (the process group's time limit does not cover the pipeline's subgroups)."""
+"""The watchdog of a rank. A hung collective waits for ever (the process group's time limit does not cover the pipeline's subgroups).
+
+A thread ends a rank that waits. One that cannot run its own threads is killed by a process beside it (`outside_watchdog.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import contextlib
 import faulthandler
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+
+from training.run import outside_watchdog
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +23,7 @@ EXIT_HUNG = 75  # EX_TEMPFAIL: starting again from the last checkpoint is the ri
 # A phase may take this much longer than the longest of its kind so far: disks and networks vary.
 PHASE_FACTOR = 2.0
 PHASE_MARGIN_SECONDS = 8.0
+LOOK_SECONDS = 5.0
 
 
 class Heartbeat:
@@ -27,6 +34,10 @@ class Heartbeat:
         self.last = time.monotonic()
         self.doing = ""
         self.longest_seconds: dict[str, float] = {}
+        # Later than the thread, and than the threads of peers, which say where they stood.
+        limit = limit_seconds + LOOK_SECONDS
+        command = [sys.executable, "-I", "-S", outside_watchdog.__file__, os.environ.get("RANK", "?"), str(limit)]
+        self._outside = subprocess.Popen(command, stdin=subprocess.PIPE)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
@@ -53,8 +64,16 @@ class Heartbeat:
         return None if longest is None else PHASE_FACTOR * longest + PHASE_MARGIN_SECONDS
 
     def _watch(self) -> None:
+        pause = min(LOOK_SECONDS, self.limit_seconds / 4)
+        assert self._outside.stdin
         while True:
-            time.sleep(min(5.0, self.limit_seconds / 4))
+            before = time.monotonic()
+            time.sleep(pause)
+            overslept = time.monotonic() - before - pause
+            if overslept > LOOK_SECONDS:  # This process was suspended (Ctrl-Z) or busy with an import: not time in which to wait for peers.
+                self.last = min(self.last + overslept, time.monotonic())
+            with contextlib.suppress(OSError):  # It was killed: this thread is left.
+                os.write(self._outside.stdin.fileno(), b".")
             silent = time.monotonic() - self.last
             if silent > self.limit_seconds:
                 log.error(

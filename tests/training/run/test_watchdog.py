@@ -21,14 +21,75 @@ def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_r
     run.wait_for(lambda: len(run.curve()) >= 3, "step 3")
     waiting, silent = run.rank_process(0), run.rank_process(1)
     os.kill(silent, signal.SIGSTOP)
-    # The launcher ends the silent rank too, but gives it 30 s, which a test need not wait for.
     run.wait_for(lambda: not is_running(waiting), "the end of the waiting rank")
-    os.kill(silent, signal.SIGKILL)
+    before = time.monotonic()
     code, output = run.finish()
+    assert time.monotonic() - before < 20, "DeepSpeed's launcher would give the stopped rank 30 s"
+    assert not is_running(silent)
     assert code != 0  # 75, or the killed rank's, whichever the launcher sees first.
     assert "rank 0: no progress for" in output
+    assert "rank 1: its watchdog has not run for" in output
+    assert f"Killing it (process {silent})." in output
     assert "Start again to resume from the last checkpoint." in output
     assert "train_batch" in output, "the stack shows what the rank was waiting in"
+
+
+# A rank with a main thread that beats until it is to hold Python's lock inside C code.
+BESIDE = """
+import ctypes, logging, sys, time
+from training.run.watchdog import Heartbeat
+
+logging.basicConfig(format="%(message)s")
+heartbeat = Heartbeat(limit_seconds=float(sys.argv[1]))
+print(heartbeat._outside.pid, flush=True)
+for line in sys.stdin:
+    heartbeat.beat()
+    if line == "hold\\n":
+        ctypes.PyDLL(None).sleep(1000)
+"""
+
+
+@pytest.fixture
+def beside(root):
+    """Start a rank with a limit of so many seconds; returns it and the process beside it."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "RANK": "7"}
+    started = []
+
+    def begin(limit_seconds):
+        words = [sys.executable, "-c", BESIDE, str(limit_seconds)]
+        process = start(
+            words, cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process, int(process.stdout.readline())
+
+    yield begin
+    for process in started:
+        end(process)
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_a_rank_that_holds_pythons_lock_is_killed_by_the_process_beside_it(beside):
+    rank, outside = beside(1)
+    print("hold", file=rank.stdin, flush=True)
+    assert rank.wait(timeout=60) == -signal.SIGKILL
+    assert "rank 7: its watchdog has not run for" in rank.stdout.read()
+    wait_until(lambda: not is_running(outside), "the end of the process beside it")
+
+
+def test_a_rank_that_was_suspended_with_the_whole_job_goes_on(beside):
+    rank, outside = beside(8)
+    for process in (rank.pid, outside):
+        os.kill(process, signal.SIGSTOP)
+    time.sleep(16)
+    for process in (outside, rank.pid):
+        os.kill(process, signal.SIGCONT)
+    time.sleep(4)
+    assert rank.poll() is None
+    os.kill(rank.pid, signal.SIGKILL)
+    assert not rank.stdout.read()
+    wait_until(lambda: not is_running(outside), "the end of the process beside it")
 
 
 def state_of(run):
@@ -43,12 +104,10 @@ def test_a_peer_that_is_lost_while_the_process_group_forms_is_not_waited_for_for
     run = make_run(training__watchdog_seconds=8)
     run.start(fault="stop before group")
     run.wait_for(lambda: state_of(run) == "T", "the stop of rank 1")
-    waiting, silent = run.rank_process(0), run.rank_process(1)
-    run.wait_for(lambda: not is_running(waiting), "the end of the waiting rank")
-    os.kill(silent, signal.SIGKILL)
     code, output = run.finish()
     assert code == 75
     assert "rank 0: no progress for" in output
+    assert "rank 1: its watchdog has not run for" in output
 
 
 # A rank whose main thread waits inside C code and does not come back to Python, as in a collective whose peer has died.
