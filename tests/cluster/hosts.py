@@ -100,6 +100,16 @@ class Host:
         """Cut this host's end of the cable ("down"), or mend it ("up")."""
         subprocess.run(self.command("ip", "link", "set", "cable0", state), check=True)
 
+    def set_everything_but_ssh(self, state: str) -> None:
+        """Lose what this host sends to others unless it is ssh ("down"), as when only the ranks' network breaks; or no more ("up")."""
+        for priority, rule in enumerate((["sport", "22"], ["dport", "22"]), start=10):
+            self._rule(state, priority, ["ipproto", "tcp", *rule, "lookup", "main"])
+        self._rule(state, 12, ["blackhole"])
+
+    def _rule(self, state: str, priority: int, rule: Sequence[str]) -> None:
+        action = "add" if state == "down" else "del"
+        subprocess.run(self.command("ip", "rule", action, "priority", str(priority), *rule), check=True)
+
 
 class Hosts:
     """Both hosts, joined by one virtual cable."""
