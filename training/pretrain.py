@@ -103,10 +103,10 @@ def _leave(code: int) -> NoReturn:
 
 def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     from training.checkpoints.load import choose_checkpoint
+    from training.health.watchdog import Heartbeat
     from training.launch.process_group import start
     from training.run.assembly import agree_on_precision, assemble, say_precision
     from training.run.loop import train
-    from training.run.watchdog import Heartbeat
     from training.run_folder.outputs import open_log
 
     config, corpus = ready.config, ready.corpus

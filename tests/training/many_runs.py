@@ -24,13 +24,13 @@ import ds_configs
 from data.batches.corpus import open_corpus
 from training.checkpoints.load import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
+from training.health.watchdog import Heartbeat
 from training.launch.local import free_port
 from training.launch.process_group import Ranks, prepare_environment, start
 from training.launch.world import World
 from training.preflight import check_vocabulary
 from training.run.assembly import agree_on_precision, assemble, say_precision
 from training.run.loop import train
-from training.run.watchdog import Heartbeat
 from training.run_folder.provenance import write_config
 
 

@@ -1,1 +1,1 @@
-"""What a run watches about itself while it trains: who is slow, and whether the replicas are still the same."""
+"""What a run watches about itself: whether it still moves, who is slow, whether the replicas are the same and the loss is sound."""

@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.launch.lost_hosts import lost_ranks
+from training.diagnosis.lost_hosts import lost_ranks
 from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
 from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against
 from training.launch.world import World

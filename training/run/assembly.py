@@ -16,6 +16,7 @@ from training.checkpoints.reshard import needs_resharding, to_universal
 from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.health.spikes import Spikes
+from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather, placement
 from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import Engine, build_engine, build_module
@@ -24,7 +25,6 @@ from training.run.loop import Run
 from training.run.meter import Meter, peak_flops, resident_bytes
 from training.run.stop_reasons import StopReasons
 from training.run.stop_request import StopRequest
-from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
 
 log = logging.getLogger(__name__)

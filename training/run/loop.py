@@ -15,12 +15,12 @@ from training.config import RunConfig
 from training.health.replica_check import compare_replicas
 from training.health.rewind import rewind
 from training.health.spikes import Spike, Spikes
+from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather
 from training.run.failure import ReplicasDifferError, RunError, SaveError
 from training.run.meter import Meter
 from training.run.sample import sample
 from training.run.stop_request import StopRequest
-from training.run.watchdog import Heartbeat
 from training.run_folder.outputs import Writer
 
 HELD_OUT_PROMPT_TOKENS = 8

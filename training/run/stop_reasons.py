@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from training.run.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
+from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 import torch
 from deepspeed import comm as dist
 
+from training.health.watchdog import Heartbeat
 from training.run.failure import RunError
 from training.run.signals import listen
-from training.run.watchdog import Heartbeat
 
 log = logging.getLogger(__name__)
 

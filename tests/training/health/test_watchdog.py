@@ -37,7 +37,7 @@ def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_r
 # A rank with a main thread that beats until it is to hold Python's lock inside C code.
 BESIDE = """
 import ctypes, logging, sys, time
-from training.run.watchdog import Heartbeat
+from training.health.watchdog import Heartbeat
 
 logging.basicConfig(format="%(message)s")
 heartbeat = Heartbeat(limit_seconds=float(sys.argv[1]))
@@ -115,7 +115,7 @@ WAITING = """
 import ctypes, logging, sys
 import torch
 from training.run.stop_request import StopRequest
-from training.run.watchdog import Heartbeat
+from training.health.watchdog import Heartbeat
 
 logging.basicConfig(format="%(message)s")
 heartbeat = Heartbeat(limit_seconds=100_000)

@@ -2,7 +2,7 @@
 
 A rank that is stopped, or kept inside C code that holds Python's lock, cannot end itself.
 
-    python training/run/outside_watchdog.py RANK LIMIT_SECONDS
+    python training/health/outside_watchdog.py RANK LIMIT_SECONDS
 
 reads from standard input. The rank's watchdog writes to it as long as it can run; after LIMIT_SECONDS without a word it kills the process
 that started it. It ends with that process.

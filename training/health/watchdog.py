@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from training.run import outside_watchdog
+from training.health import outside_watchdog
 
 log = logging.getLogger(__name__)
 
