@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ds_configs.errors import FieldError, Report, did_you_mean
+from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, require
 from ds_configs.typed import FAILED, convert
 
 # A line with a full stop is a sentence, and stays.
@@ -41,7 +41,7 @@ class Control:
     """Of U+FFFD, which stands for a character that an earlier program could not read."""
 
     def __post_init__(self) -> None:
-        _check_ratio(self, "max_replaced_ratio")
+        _check_between(self, "max_replaced_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,7 @@ class MinLength:
     chars: int = 4
 
     def __post_init__(self) -> None:
-        if self.chars < 1:
-            raise FieldError("chars", f" = {self.chars}; it must be 1 or more.")
+        require(self, "chars", self.chars >= 1, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class LineRepetition:
     min_lines: int = 4
 
     def __post_init__(self) -> None:
-        _check_ratio(self, "max_ratio")
+        _check_between(self, "max_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +92,8 @@ class NgramRepetition:
     max_ratio: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 2 <= self.n <= 100:
-            raise FieldError("n", f" = {self.n}; it must be between 2 and 100.")
-        _check_ratio(self, "max_ratio")
+        _check_between(self, "n", 2, 100)
+        _check_between(self, "max_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +108,8 @@ class HanRatio:
     max_kana_hangul_ratio: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_ratio(self, "min_ratio")
-        _check_ratio(self, "max_kana_hangul_ratio")
+        _check_between(self, "min_ratio")
+        _check_between(self, "max_kana_hangul_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +128,7 @@ class Language:
     def __post_init__(self) -> None:
         if not self.keep or not all(re.fullmatch("[a-z]{2,3}", code) for code in self.keep):
             raise FieldError("keep", f' = {list(self.keep)}; give one or more language codes such as "zh" or "en".')
-        _check_ratio(self, "min_score")
+        _check_between(self, "min_score")
         if self.judged_chars < 50:
             raise FieldError("judged_chars", f" = {self.judged_chars}; the model needs 50 or more.")
 
@@ -158,10 +156,8 @@ class NearConfig:
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (("ngram", 1, 50), ("bands", 1, 500), ("rows", 1, 32)):
-            if not lowest <= getattr(self, name) <= highest:
-                raise FieldError(name, f" = {getattr(self, name)}; it must be between {lowest} and {highest}.")
-        if not 0 < self.min_similarity <= 1:
-            raise FieldError("min_similarity", f" = {self.min_similarity}; it must be above 0 and at most 1.")
+            _check_between(self, name, lowest, highest)
+        require(self, "min_similarity", 0 < self.min_similarity <= 1, "above 0 and at most 1")
 
     @property
     def num_hashes(self) -> int:
@@ -199,22 +195,30 @@ DEFAULT_RULES: tuple[Mapping[str, Any], ...] = tuple(
 )
 
 
-def _check_ratio(rule: Any, name: str) -> None:
-    value = getattr(rule, name)
-    if not 0 <= value <= 1:
-        raise FieldError(name, f" = {value}; it must be between 0 and 1.")
+def _check_between(section: Any, name: str, lowest: int = 0, highest: int = 1) -> None:
+    require(section, name, lowest <= getattr(section, name) <= highest, f"between {lowest} and {highest}")
 
 
-def convert_rules(
-    section: Sequence[Mapping[str, Any]] | None, name: str, report: Report, rules: Mapping[str, type[Any]] = RULES
-) -> list[tuple[str, Any]]:
-    """Make (name, rule) of the rules of a list, None standing for `DEFAULT_RULES`; those that cannot be made are reported and left out.
+def make_rules(section: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, Any]]:
+    """As `convert_rules`, for a list that need not have been checked.
+
+    Raises:
+        ConfigError: With every mistake in it.
+    """
+    problems: list[str] = []
+    made = convert_rules(section, "data.clean", lambda _key, problem: problems.append(problem))
+    if problems:
+        raise ConfigError(problems)
+    return made
+
+
+def convert_rules(section: Sequence[Mapping[str, Any]] | None, name: str, report: Report) -> list[tuple[str, Any]]:
+    """Make (name, parameters) of the rules of a list, None standing for `DEFAULT_RULES`; wrong ones are reported and left out.
 
     Args:
         section: Of a configuration: [{"rule": "min_length", "chars": 200}].
         name: The dotted key of the list.
         report: Is told every unknown rule, unknown or missing parameter, and value out of range.
-        rules: The class to make of each rule.
     """
     made: list[tuple[str, Any]] = []
     for index, entry in enumerate(DEFAULT_RULES if section is None else section):
@@ -223,10 +227,10 @@ def convert_rules(
             report(key, f'{key} = {entry!r}; it must be an object with the name of a rule: {{"rule": "min_length", "chars": 200}}.')
             continue
         rule = entry["rule"]
-        if rule not in rules:
-            report(key, f'{key}.rule = "{rule}" is not a rule. {did_you_mean(rule, rules)}')
+        if rule not in RULES:
+            report(key, f'{key}.rule = "{rule}" is not a rule. {did_you_mean(rule, RULES)}')
             continue
-        parameters = convert(rules[rule], {parameter: value for parameter, value in entry.items() if parameter != "rule"}, key, report)
+        parameters = convert(RULES[rule], {parameter: value for parameter, value in entry.items() if parameter != "rule"}, key, report)
         if parameters is not FAILED:
             made.append((rule, parameters))
     return made

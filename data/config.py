@@ -9,18 +9,16 @@ from typing import Literal
 
 from data.cleaning_config import DeduplicateConfig
 from data.source_config import SourceConfig, TextConfig, check_at_least_one, name_of_path
-from ds_configs.errors import FieldError
+from ds_configs.errors import FieldError, require
 
 END_OF_TEXT = "<|endoftext|>"
-
-TokenizerKind = Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """How text becomes token ids. `existing` takes a tokenizer from `path`; the other kinds are trained on the training split."""
 
-    kind: TokenizerKind
+    kind: Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
     vocab_size: int | None = None
     """Size of a trained vocabulary, special tokens included; for `characters` the most it may have (rarer ones become <unk>)."""
     path: str | None = None
@@ -52,8 +50,7 @@ class TokenizerConfig:
         smallest = {"byte_bpe": 257, "sentencepiece_bpe": 300, "sentencepiece_unigram": 300}.get(self.kind, 3)
         if self.vocab_size is not None and self.vocab_size < smallest:
             raise FieldError("vocab_size", f" = {self.vocab_size}; {self.kind} needs at least {smallest}.")
-        if self.training_chars < 1:
-            raise FieldError("training_chars", f" = {self.training_chars}; it must be 1 or more.")
+        check_at_least_one(self, "training_chars")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +73,7 @@ class ValidationConfig:
             said = " and ".join(chosen) if chosen else "none of them"
             raise FieldError("last_documents", f", ratio, last_shards: {said} given; exactly one says what is held out.")
         check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise FieldError("ratio", f" = {self.ratio}; it must be between 0 and 1, e.g. 0.1.")
+        require(self, "ratio", self.ratio is None or 0 < self.ratio < 1, "between 0 and 1, e.g. 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +145,8 @@ class DataConfig(TextConfig):
             )
         if self.store is not None and self.validation.last_shards is not None:
             raise FieldError("validation.last_shards", ": a finished store is one shard. Use last_documents or ratio.")
-        if not 0 <= self.max_bad_ratio <= 1:
-            raise FieldError("max_bad_ratio", f" = {self.max_bad_ratio}; it must be between 0 and 1.")
-        if not 0 <= self.shuffle_seed < 2**63:
-            raise FieldError("shuffle_seed", f" = {self.shuffle_seed}; it must be 0 or more and below 2**63.")
+        require(self, "max_bad_ratio", 0 <= self.max_bad_ratio <= 1, "between 0 and 1")
+        require(self, "shuffle_seed", 0 <= self.shuffle_seed < 2**63, "0 or more and below 2**63")
         _ = self.all_sources  # each checks itself as it is made
 
     @property

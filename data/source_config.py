@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data.cleaning_config import convert_rules
-from ds_configs.errors import FieldError, Report
+from ds_configs.errors import FieldError, Report, require
 from ds_configs.typed import FAILED
 
 HUB = "hub:"  # A path that begins so is a dataset of the Hugging Face hub.
@@ -84,8 +84,7 @@ class SourceConfig(TextConfig):
     def __post_init__(self) -> None:
         if not (self.corpus or self.path):
             raise FieldError("corpus", ', path: none given; name a corpus ("hongloumeng") or a path of your own text.')
-        if self.weight is not None and self.weight <= 0:
-            raise FieldError("weight", f" = {self.weight}; it must be more than 0.")
+        require(self, "weight", self.weight is None or self.weight > 0, "more than 0")
         if self.reverse is not None and self.corpus != "reverse":
             raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
 
@@ -112,5 +111,4 @@ def check_at_least_one(config: Any, *names: str) -> None:
     """Refuse numbers below 1 in fields of a section that hold one."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise FieldError(name, f" = {value}; it must be 1 or more.")
+        require(config, name, value is None or value >= 1, "1 or more")

@@ -7,13 +7,12 @@ The rules themselves are `rules.py`. A missing list means `cleaning_config.DEFAU
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from data import cleaning_config
 from data.cleaning import rules
 from data.documents import Document
-from ds_configs import ConfigError
 
 RULES: dict[str, type[Any]] = {name: getattr(rules, parameters.__name__) for name, parameters in cleaning_config.RULES.items()}
 """What carries out each rule that `cleaning_config` declares."""
@@ -22,12 +21,8 @@ _NUM_SAMPLES = 5
 _SAMPLE_CHARS = 200
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A rule under the name it is accounted by."""
-
-    name: str
-    apply: Callable[[str], str | None]
+Rules = Mapping[str, Callable[[str], str | None]]
+"""What to apply to each text, in order, under the name it is accounted by."""
 
 
 @dataclass
@@ -44,12 +39,12 @@ class RuleCount:
 
     def add(self, other: "RuleCount") -> None:
         """Add the counts of a later piece of the corpus."""
-        for name in ("documents_in", "documents_changed", "documents_dropped", "chars_in", "chars_out"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.samples = (self.samples + other.samples)[:_NUM_SAMPLES]
+        for count in fields(self):
+            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
+        del self.samples[_NUM_SAMPLES:]
 
 
-def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.clean", where: str = "data") -> list[Rule]:
+def build_rules(section: Sequence[Mapping[str, Any]] | None) -> Rules:
     """Make the rules of a configuration's list; None stands for the default rules.
 
     A rule that is listed twice is accounted as "name" and "name 2".
@@ -57,33 +52,29 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None, name: str = "data.c
     Raises:
         ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
     """
-    problems: list[str] = []
-    made = cleaning_config.convert_rules(section, name, lambda _key, problem: problems.append(f"{where}: {problem}"), RULES)
-    if problems:
-        raise ConfigError(problems)
     times: Counter[str] = Counter()
-    named = []
-    for rule, apply in made:
+    named = {}
+    for rule, parameters in cleaning_config.make_rules(section):
         times[rule] += 1
-        named.append(Rule(rule if times[rule] == 1 else f"{rule} {times[rule]}", apply))
+        named[rule if times[rule] == 1 else f"{rule} {times[rule]}"] = RULES[rule](**vars(parameters))
     return named
 
 
 class Cleaner:
     """Applies rules to documents and counts. One per piece of work; add the counts (`RuleCount.add`) in the pieces' order."""
 
-    def __init__(self, chosen: Sequence[Rule]) -> None:
-        self._rules = list(chosen)
-        self.counts: dict[str, RuleCount] = {rule.name: RuleCount() for rule in chosen}
+    def __init__(self, chosen: Rules) -> None:
+        self._rules = chosen
+        self.counts = {name: RuleCount() for name in chosen}
 
     def clean(self, document: Document) -> Document | None:
         """Return the cleaned document, None if a rule dropped it."""
         text = document.text
-        for rule in self._rules:
-            count = self.counts[rule.name]
+        for name, apply in self._rules.items():
+            count = self.counts[name]
             count.documents_in += 1
             count.chars_in += len(text)
-            cleaned = rule.apply(text)
+            cleaned = apply(text)
             if cleaned is None:
                 count.documents_dropped += 1
                 if len(count.samples) < _NUM_SAMPLES:

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from data.cleaning_config import BOILERPLATE, convert_rules
+from data.cleaning_config import BOILERPLATE, make_rules
 from data.config import DataConfig
 from data.source_config import ReverseConfig, SourceConfig
 from data.store.token_store import FORMAT
-from ds_configs import ConfigError
 from ds_configs.files import digest
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 
@@ -83,11 +82,7 @@ def _spell_out_source(config: DataConfig, source: SourceConfig) -> dict[str, Any
     if source.corpus == "reverse":
         rules["reverse"] = _plain(source.reverse or ReverseConfig())
     chosen = source.clean if source.clean is not None else config.clean
-    problems: list[str] = []
-    made = convert_rules(chosen, "data.clean", lambda _key, problem: problems.append(problem))
-    if problems:
-        raise ConfigError(problems)
-    rules["clean"] = [{"rule": name, **_plain(rule)} for name, rule in made]
+    rules["clean"] = [{"rule": name, **_plain(rule)} for name, rule in make_rules(chosen)]
     for rule in rules["clean"]:
         if rule.get("built_in"):
             rule["built_in"] = digest(BOILERPLATE)[:12]  # The patterns are too many to spell out.

@@ -140,7 +140,7 @@ def test_every_problem_of_a_list_of_rules_is_reported_at_once():
     ]
 
     with pytest.raises(ConfigError) as caught:
-        build_rules(section, where="ds_configs/a.json")
+        build_rules(section)
 
     problems = caught.value.problems
     assert len(problems) == 5
@@ -150,7 +150,6 @@ def test_every_problem_of_a_list_of_rules_is_reported_at_once():
     assert "size" in problems[2]
     assert "name of a rule" in problems[3]
     assert "config" in problems[4]
-    assert all("ds_configs/a.json" in problem for problem in problems)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_the_accounts_of_two_pieces_add_up_to_those_of_the_whole():
 def test_a_rule_can_be_listed_twice():
     rules = build_rules([{"rule": "min_length", "chars": 2}, {"rule": "control"}, {"rule": "min_length", "chars": 9}])
 
-    assert [rule.name for rule in rules] == ["min_length", "control", "min_length 2"]
+    assert list(rules) == ["min_length", "control", "min_length 2"]
 
 
 def test_an_empty_list_means_no_cleaning():
