@@ -6,6 +6,7 @@ What does not add up, a number that is missing between two others or a numbering
 and left to the caller: `Chapters.missing`.
 """
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -60,9 +61,9 @@ class Chapters:
 @dataclass(frozen=True)
 class _Heading:
     number: int
+    line: int
     start: int
     end: int
-    unit: str
     is_set_off: bool
     """Whether white space, a mark or nothing follows 第一回, as in a heading; 第四回中 may be prose."""
 
@@ -94,41 +95,35 @@ def split_chapters(text: str, absent: Collection[int] = ()) -> Chapters:
         absent: Numbers that this text does not have; the chapter before goes on to the next heading there is.
     """
     headings = _headings(text)
-    runs, missing = _runs(headings, frozenset(absent), text)
+    runs, missing = _runs(headings, frozenset(absent))
     if not runs:
         return Chapters((), text, ())
     runs = _without_contents(runs, text)
     starts = [heading.start for run in runs for heading in run]
+    taken = set(starts)
     ends = iter([*starts[1:], len(text)])
-    volumes = tuple(
-        tuple(Chapter(heading.number, _line(text, heading), text[heading.start : next(ends)].strip()) for heading in run) for run in runs
-    )
-    known = set(starts)
-    others = [heading for heading in headings if heading.is_set_off and heading.start > starts[0] and heading.start not in known]
+    volumes = tuple(tuple(Chapter(one.number, one.line, text[one.start : next(ends)].strip()) for one in run) for run in runs)
     return Chapters(
         volumes,
         text[: starts[0]],
         tuple(phrase for start, phrase in missing if start >= starts[0]),
-        tuple(_line(text, heading) for heading in others),
+        tuple(one.line for one in headings if one.is_set_off and one.start > starts[0] and one.start not in taken),
     )
-
-
-def _line(text: str, heading: _Heading) -> int:
-    return text.count("\n", 0, heading.start) + 1
 
 
 def _headings(text: str) -> list[_Heading]:
     """All lines that may be headings. Beside 回 or 章, 卷 are volumes and no chapters."""
-    found = []
-    for match in _HEADING.finditer(text):
-        if len(match[0].strip()) <= _MAX_HEADING_CHARS and (number := read_numeral(match["number"])) is not None:
-            title = match["title"]
-            found.append(_Heading(number, match.start(), match.end(), match["unit"], not title or not title[0].isalnum()))
-    num_volumes = sum(heading.unit == "卷" for heading in found)
-    return [heading for heading in found if (heading.unit == "卷") == (2 * num_volumes > len(found))]
+    matches = [match for match in _HEADING.finditer(text) if len(match[0].strip()) <= _MAX_HEADING_CHARS]
+    numbered = [(match, number) for match in matches if (number := read_numeral(match["number"])) is not None]
+    by_volume = 2 * sum(match["unit"] == "卷" for match, _ in numbered) > len(numbered)
+    return [
+        _Heading(number, text.count("\n", 0, match.start()) + 1, *match.span(), not match["title"][:1].isalnum())
+        for match, number in numbered
+        if (match["unit"] == "卷") == by_volume
+    ]
 
 
-def _runs(headings: Sequence[_Heading], absent: frozenset[int], text: str) -> tuple[list[list[_Heading]], list[tuple[int, str]]]:
+def _runs(headings: Sequence[_Heading], absent: frozenset[int]) -> tuple[list[list[_Heading]], list[tuple[int, str]]]:
     """Cut out of all candidates the runs of rising numbers, one for each volume, and what is missing in them: (position, phrase)."""
     runs: list[list[_Heading]] = []
     missing: list[tuple[int, str]] = []
@@ -136,17 +131,19 @@ def _runs(headings: Sequence[_Heading], absent: frozenset[int], text: str) -> tu
     numbers = [heading.number for heading in headings]
     expected = 1 if 1 in numbers else next((number for number in numbers if number + 1 in numbers), *numbers[:1] or [1])
     for index, heading in enumerate(headings):
-        later = headings[index + 1 :]
-        if runs and _may_be_first(heading, expected, absent) and _begins_volume(heading, later, runs[-1], expected):
+        later = numbers[index + 1 :]
+        # A volume can begin with 1, or with the first number that the text is not said to lack.
+        may_be_first = 0 < heading.number < expected and absent.issuperset(range(1, heading.number))
+        if runs and may_be_first and _begins_volume(heading, later, runs[-1], expected):
             runs.append([])
         elif heading.number > expected and runs and _is_after_gap(heading, later, runs[-1], expected):
-            missing.append(_gap(expected, runs[-1][-1], heading, text))
+            missing.append(_gap(expected, runs[-1][-1], heading))
         elif heading.number != expected:
             if runs and heading.is_set_off and (not passed_over or heading.number == passed_over[-1].number + 1):
                 passed_over.append(heading)
                 # One number that is there twice is a slip; two in a row are a volume whose beginning was not read.
                 if len(passed_over) == 2 and heading.number < expected:
-                    missing.append(_gap(1, runs[-1][-1], passed_over[0], text))
+                    missing.append(_gap(1, runs[-1][-1], passed_over[0]))
             continue
         if not runs:
             runs.append([])
@@ -158,41 +155,26 @@ def _runs(headings: Sequence[_Heading], absent: frozenset[int], text: str) -> tu
     return runs, missing
 
 
-def _gap(first: int, before: _Heading, after: _Heading, text: str) -> tuple[int, str]:
+def _gap(first: int, before: _Heading, after: _Heading) -> tuple[int, str]:
     """Where numbers from `first` on are missing before a heading, and the phrase that says so."""
     numbers = f"{first}" if after.number == first + 1 else f"{first} to {after.number - 1}"
-    return after.start, f"{numbers} between lines {_line(text, before)} and {_line(text, after)}"
+    return after.start, f"{numbers} between lines {before.line} and {after.line}"
 
 
-def _may_be_first(heading: _Heading, expected: int, absent: frozenset[int]) -> bool:
-    """Whether a volume can begin with this number: with 1, or with the first that the text is not said to lack."""
-    return heading.number == 1 or (1 < heading.number < expected and absent.issuperset(range(1, heading.number)))
-
-
-def _begins_volume(heading: _Heading, later: Sequence[_Heading], run: list[_Heading], expected: int) -> bool:
+def _begins_volume(heading: _Heading, later: list[int], run: list[_Heading], expected: int) -> bool:
     """Whether a second 1 begins another volume: the number behind it comes before the one that would go on with this volume."""
-    if run[0].is_set_off and not heading.is_set_off:
-        return False
-    following = [other.number for other in later]
-    second = following.index(heading.number + 1) if heading.number + 1 in following else None
-    goes_on = following.index(expected) if expected in following else None
-    if second is None or goes_on is None:
-        return goes_on is None
-    return second <= goes_on
+    return (heading.is_set_off or not run[0].is_set_off) and _place(heading.number + 1, later) <= _place(expected, later)
 
 
-def _is_after_gap(heading: _Heading, later: Sequence[_Heading], run: list[_Heading], expected: int) -> bool:
+def _is_after_gap(heading: _Heading, later: list[int], run: list[_Heading], expected: int) -> bool:
     """Whether a number beyond the expected one is a heading behind a gap, rather than prose that names a later chapter."""
-    until_restart: list[int] = []
-    for other in later:
-        if other.number == 1:
-            break
-        until_restart.append(other.number)
-    goes_on = until_restart.index(expected) if expected in until_restart else None
-    following = until_restart.index(heading.number + 1) if heading.number + 1 in until_restart else None
-    if following is None:
-        return goes_on is None and heading.is_set_off and run[0].is_set_off
-    return goes_on is None or following < goes_on
+    of_volume = later[: later.index(1)] if 1 in later else later
+    following, goes_on = _place(heading.number + 1, of_volume), _place(expected, of_volume)
+    return following < goes_on or (following == goes_on and heading.is_set_off and run[0].is_set_off)
+
+
+def _place(number: int, numbers: list[int]) -> float:
+    return numbers.index(number) if number in numbers else math.inf
 
 
 def _without_contents(runs: list[list[_Heading]], text: str) -> list[list[_Heading]]:
