@@ -30,7 +30,8 @@ from data.cleaning_config import NearConfig
 from data.documents import Document
 from data.reading.formats import Piece, read
 from data.reading.json_items import json_items
-from data.reading.records import Broken, Reading
+from data.reading.records import BadInput
+from data.source_config import TextConfig
 from data.tokenizers import sentencepiece_model
 
 BROKEN = {
@@ -94,7 +95,7 @@ def json_arrays(text: str) -> None:
         print(f"  equal: {timed(label, len(data), run) == records}")
     for what, broken in BROKEN.items():
         ours = list(json_items(io.StringIO(broken)))
-        good = sum(not isinstance(item, Broken) for item in ours)
+        good = sum(not isinstance(item, BadInput) for item in ours)
         print(f"{what}: json_items.py {good} read, {len(ours) - good} counted as broken; ijson {_until_error(ijson, broken)}")
 
 
@@ -177,7 +178,7 @@ def write_lines(path: Path, records: list[dict[str, Any]], broken: bool) -> Path
 
 
 def read_here(path: Path) -> list[str]:
-    return [item.text for item in read(Piece(path), Reading()) if isinstance(item, Document)]
+    return [item.text for item in read(Piece(path), TextConfig()) if isinstance(item, Document)]
 
 
 def _count(items: Iterator[Any]) -> str:

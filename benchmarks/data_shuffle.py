@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, read, split
-from data.reading.records import Reading
+from data.source_config import TextConfig
 from data.steps.shuffle import ShuffleConfig, gather, scatter
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     config = ShuffleConfig(num_shards=options.shards, seed=0, compressed=options.compression == "zst")
-    pieces = split(find_files([str(options.folder)]), Reading())
+    pieces = split(find_files([str(options.folder)]), TextConfig())
     input_mb = sum(piece.num_bytes for piece in pieces) / 1e6
     work = Path(tempfile.mkdtemp(prefix="shuffle-", dir=options.folder.absolute().parent))
     parts = [work / f"part-{index:05d}" for index in range(len(pieces))]
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def lines(piece: Piece) -> Iterator[bytes]:
-    for item in read(piece, Reading()):
+    for item in read(piece, TextConfig()):
         if isinstance(item, Document):
             yield json.dumps({"text": item.text, "source": item.source, **item.meta}, ensure_ascii=False).encode() + b"\n"
 

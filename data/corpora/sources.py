@@ -16,7 +16,7 @@ from data.corpora.named import CORPORA, fetch
 from data.documents import DataError, Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, group, read, split
-from data.reading.records import BadInput, FileRead, Reading, Remark
+from data.reading.records import FIELD_NAMES, BadInput, FileRead, Remark
 from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -47,7 +47,6 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
     """
     found = []
     for index, source in enumerate(config.all_sources):
-        check_known(source)
         if source.corpus == "reverse":
             total = (source.reverse or ReverseConfig()).num_samples
             starts = range(0, total, _SAMPLES_PER_PART)
@@ -55,7 +54,7 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
             continue
         files = own_files(source) if source.path else fetch(CORPORA[source.corpus or ""], downloads)
         shard_bytes = config.shard_mib << 20
-        found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, _reading(source), shard_bytes), shard_bytes)]
+        found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, source, shard_bytes), shard_bytes)]
     return found
 
 
@@ -69,33 +68,32 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
     if part.samples:
         yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
     edit = CORPORA[source.corpus].edit if source.corpus else None
-    reading = _reading(source)
+    with_fields = _with_fields(source)
     for piece in part.pieces:
-        for item in read(piece, reading):
+        for item in read(piece, with_fields):
             if not isinstance(item, Document):
                 yield item
                 continue
             document = replace(item, text=edit(item.text)) if edit else item
             if source.chapters is not None:
-                yield from _chapters(document, source)
+                yield from _chapters(document, source.chapters)
             else:
                 yield replace(document, text=_fill(source.template, document)) if source.template else document
 
 
-def _chapters(document: Document, source: SourceConfig) -> Iterator[Document | Remark]:
+def _chapters(document: Document, wanted: ChaptersConfig) -> Iterator[Document | Remark]:
     """Yield the chapters that are asked for, and what was found and left out.
 
     Raises:
         DataError: If there are no headings, a number is missing, or the chapters asked for are not there.
     """
-    assert source.chapters is not None, "asked for by the caller"
-    found = split_chapters(document.text, source.chapters.absent)
+    found = split_chapters(document.text, wanted.absent)
     chapters = found.all
     # Where each volume begins at 1 again, chapters are counted through.
     several = len(found.volumes) > 1
     numbers = list(range(1, len(chapters) + 1)) if several else [chapter.number for chapter in chapters]
-    _check_chapters(document, found, numbers, source.chapters)
-    first, last = source.chapters.first, source.chapters.last or numbers[-1]
+    _check_chapters(document, found, numbers, wanted)
+    first, last = wanted.first, wanted.last or numbers[-1]
     said = (
         f"{len(chapters)} chapters in {len(found.volumes)} volumes, counted through"
         if several
@@ -136,20 +134,14 @@ def _check_chapters(document: Document, found: Chapters, numbers: Sequence[int],
 
 def _fill(template: str, document: Document) -> str:
     """Put a document's fields into a template; a field that it does not have is empty."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name == "text":
-            return document.text
-        return poems.form(document.text) if name == "form" else document.meta.get(name, "")
-
-    return _FIELD.sub(value, template)
+    values = {**document.meta, "text": document.text, "form": poems.form(document.text)}
+    return _FIELD.sub(lambda match: values.get(match[1], ""), template)
 
 
-def _reading(source: SourceConfig) -> Reading:
+def _with_fields(source: SourceConfig) -> SourceConfig:
     """Fields named in the template are read besides those that the section names."""
-    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in ("text", "title", "author", "dynasty", "form")}
-    return Reading(fields=wanted | source.fields, text_documents=source.text_documents, errors=source.errors)
+    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in {*FIELD_NAMES, "form"}}
+    return replace(source, fields=wanted | source.fields)
 
 
 def own_files(source: SourceConfig) -> list[Path]:

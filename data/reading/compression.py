@@ -84,14 +84,11 @@ def _detect_stream(path: Path, _size: int, _changed: int) -> str:
 
 
 def _head(path: Path) -> bytes:
-    head = b""
     with open_bytes(path) as file:
-        try:
-            while len(head) < _HEAD_BYTES and (more := file.read(_BUFFER_BYTES)):
-                head += more
-        except (EOFError, OSError):
-            if not head:
-                raise
+        whole = _Raw(file, (OSError, EOFError), ends=True)
+        head = io.BufferedReader(whole, _BUFFER_BYTES).read(_HEAD_BYTES)
+    if whole.error is not None and not head:
+        raise whole.error
     return head
 
 

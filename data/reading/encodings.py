@@ -61,7 +61,7 @@ _MAGIC = (
 
 
 class EncodingError(DataError):
-    """The bytes are not text in an encoding that we know."""
+    """The bytes are not text in an encoding that we know. Which file it is says the `BadInput` that is made of it."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ def detect(path: Path) -> str:
     Raises:
         EncodingError: If it is no text, or text in none of the known encodings; the message says which.
     """
-    try:
-        return _detect(_sample_file(path))
-    except EncodingError as error:
-        raise EncodingError(f"{path}: {error}") from None
+    return _detect(_sample_file(path))
 
 
 def detect_bytes(data: bytes, *, whole: bool) -> str:

@@ -1,7 +1,6 @@
 """Which files a path means: a file, a folder, a pattern, a saved Hugging Face dataset, or one on the hub."""
 
 import glob
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -10,10 +9,10 @@ from typing import Any
 
 from data.documents import DataError
 from data.source_config import HUB
+from ds_configs.files import read_object
 
 logger = logging.getLogger(__name__)
 
-"""What a path begins with to mean a dataset of the Hugging Face hub: hub:OWNER/NAME, and @REVISION behind it."""
 _HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.csv", "*.txt")
 
 
@@ -40,16 +39,12 @@ def find_files(paths: Sequence[str]) -> list[Path]:
                 again.append(file)
     if again:
         logger.warning("%d more names of files that are read already, such as %s, are left out", len(again), again[0])
-    _check_readable(list(files.values()))
-    return list(files.values())
-
-
-def _check_readable(files: Sequence[Path]) -> None:
-    locked = [file for file in files if not os.access(file, os.R_OK, effective_ids=True)]
+    locked = [file for file in files.values() if not os.access(file, os.R_OK, effective_ids=True)]
     if locked:
         raise DataError(
             f"{len(locked)} of {len(files)} files may not be read, the first: {locked[0]}. Change their permissions (chmod a+r)."
         )
+    return list(files.values())
 
 
 def _from_disk(path: str) -> list[Path]:
@@ -59,11 +54,8 @@ def _from_disk(path: str) -> list[Path]:
     if os.path.exists(path):
         return [Path(path)]
     found = []
-    for match in _matches(path):
-        if os.path.isfile(match):
-            found.append(Path(match))
-        else:
-            found += _from_folder(Path(match))
+    for match in map(Path, _matches(path)):
+        found += [match] if match.is_file() else _from_folder(match)
     return found
 
 
@@ -125,13 +117,13 @@ def _from_saved_dataset(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: a saved dataset's description that cannot be read: {error}") from None
+        return read_object(path)
+    except ValueError as error:
+        raise DataError(f"{error}; it should describe a saved dataset.") from None
 
 
 def _from_hub(path: str) -> list[Path]:
-    """Fetch the data files of a hub dataset into the hub's own cache; scripts in it are neither fetched nor run."""
+    """Fetch the data files of a hub dataset, hub:OWNER/NAME[@REVISION], into the hub's own cache; scripts are neither fetched nor run."""
     from huggingface_hub import snapshot_download
 
     name, _, revision = path.removeprefix(HUB).partition("@")

@@ -19,7 +19,8 @@ from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
-from data.reading.records import BadInput, Broken, FileRead, Found, Reading, from_record, from_text, printable
+from data.reading.records import BadInput, FileRead, Found, from_record, from_text, printable
+from data.source_config import TextConfig
 
 FORMATS = {
     ".txt": "text", ".md": "text", ".py": "text", ".csv": "csv", ".json": "json",
@@ -37,7 +38,7 @@ class Piece:
     num_bytes: int = 0
 
 
-def split(files: Iterable[Path], reading: Reading, piece_bytes: int = 256 << 20) -> list[Piece]:
+def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 20) -> list[Piece]:
     """Cut files into pieces of about `piece_bytes`, in order, where their format allows it without reading them.
 
     Plain jsonl and text by lines are cut at bytes, Parquet at row groups; the rest stays whole.
@@ -45,7 +46,7 @@ def split(files: Iterable[Path], reading: Reading, piece_bytes: int = 256 << 20)
     pieces = []
     for path in files:
         size = path.stat().st_size
-        if size > piece_bytes and _is_splittable(path, reading):
+        if size > piece_bytes and _is_splittable(path, config):
             starts = range(0, size, piece_bytes)
             pieces += [Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in starts]
         elif size > piece_bytes and path.suffix == ".parquet":
@@ -68,7 +69,7 @@ def group(pieces: Iterable[Piece], group_bytes: int) -> list[list[Piece]]:
     return groups
 
 
-def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileRead]:
+def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | FileRead]:
     """Yield what a piece holds, in the file's order, and at its end a `FileRead`.
 
     The same records come out however a file was cut into pieces.
@@ -81,27 +82,25 @@ def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileR
         known = " ".join(FORMATS)
         yield BadInput(str(piece.path), f'file type "{piece.path.suffix}" is not read; known: {known}, each also .gz or .zst')
         return
-    reader, make = _READERS[name]
     encoding = None
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
         if name not in ("parquet", "arrow"):
             encoding = detect_stream(piece.path)
-        for source, found, size in reader(piece, reading):
+        for found in _READERS[name](piece, config):
             num_records += 1
-            item = BadInput(source, found.reason) if isinstance(found, Broken) else make(found, source, reading)
+            item = found if isinstance(found, BadInput) else _document(name, *found, config)
             if isinstance(item, Document):
                 num_bytes += len(item.text.encode("utf-8"))
                 num_replaced += item.num_replaced
             else:
-                item = replace(item, num_bytes=len(repr(found)) if size is None else size)
                 num_bad_bytes += item.num_bytes
             yield item
         if not num_records and not piece.start and piece.end is None:
             yield BadInput(str(piece.path), "holds no record")
     except EncodingError as error:
         num_bad_bytes = _size(piece)
-        yield BadInput(str(piece.path), str(error).removeprefix(f"{piece.path}: "), num_bad_bytes)
+        yield BadInput(str(piece.path), str(error), num_bad_bytes)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         # How much is missing nobody knows: it counts as much as all that is there.
         rest = max(_size(piece), num_bytes)
@@ -109,6 +108,11 @@ def read(piece: Piece, reading: Reading) -> Iterator[Document | BadInput | FileR
         yield BadInput(str(piece.path), f"the rest of the file cannot be read: {error}", rest)
     # A record has more than its text; a compressed file holds more than its size.
     yield FileRead(printable(str(piece.path)), encoding, max(_size(piece), num_bytes + num_bad_bytes), num_replaced)
+
+
+def _document(name: str, source: str, record: Any, size: int | None, config: TextConfig) -> Document | BadInput:
+    item = (from_text if name == "text" else from_record)(record, source, config)
+    return replace(item, num_bytes=len(repr(record)) if size is None else size) if isinstance(item, BadInput) else item
 
 
 def _size(piece: Piece) -> int:
@@ -123,8 +127,8 @@ def _format(path: Path) -> str | None:
     return FORMATS.get(plain.suffix.lower())
 
 
-def _is_splittable(path: Path, reading: Reading) -> bool:
-    by_line = _format(path) == "lines" or (_format(path) == "text" and reading.text_documents == "line")
+def _is_splittable(path: Path, config: TextConfig) -> bool:
+    by_line = _format(path) == "lines" or (_format(path) == "text" and config.text_documents == "line")
     if not by_line or path.suffix in (".gz", ".zst"):
         return False
     try:
@@ -145,35 +149,36 @@ def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
     return pieces or [Piece(path)]
 
 
-def _read_text(piece: Piece, reading: Reading) -> Iterator[Found]:
-    if reading.text_documents != "file":
-        yield from _read_text_parts(piece, by_line=reading.text_documents == "line")
+def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
+    if config.text_documents != "file":
+        yield from _read_text_parts(piece, by_line=config.text_documents == "line")
         return
     with open_bytes(piece.path) as file:
         data = file.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:
         limit = MAX_RECORD_BYTES >> 20
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
-        yield str(piece.path), Broken(reason), _size(piece)
+        yield BadInput(str(piece.path), reason, _size(piece))
         return
     yield str(piece.path), data.decode(detect_stream(piece.path), ESCAPE).replace("\r\n", "\n"), len(data)
 
 
 def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
     part: list[str] = []
-    begin = 0
+    begin = ""
 
     def made() -> Found:
         text = "\n".join(part)
-        return f"{piece.path}@{begin}", text, len(text.encode("utf-8", "surrogatepass"))
+        return begin, text, len(text.encode("utf-8", "surrogatepass"))
 
-    for offset, line, num_bytes in _decoded_lines(piece):
-        if isinstance(line, Broken):
-            yield f"{piece.path}@{offset}", line, num_bytes
+    for found in _decoded_lines(piece):
+        if isinstance(found, BadInput):
+            yield found
             continue
+        source, line, _ = found
         blank = not line.strip()
         if not blank:
-            begin = begin if part else offset
+            begin = begin if part else source
             part.append(line.rstrip("\r\n"))
         if part and (blank or by_line):
             yield made()
@@ -182,39 +187,44 @@ def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
         yield made()
 
 
-def _decoded_lines(piece: Piece) -> Iterator[tuple[int, str | Broken, int]]:
-    """Yield (place, line, bytes of the line): lone surrogates stand for bytes that do not fit the encoding."""
+def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
+    """Yield the lines of a piece: lone surrogates stand for bytes that do not fit the encoding."""
     encoding = detect_stream(piece.path)
     if encoding.startswith(("utf-16", "utf-32")):
         with open_text(piece.path) as file:
-            yield from ((number, line, 2 * len(line)) for number, line in enumerate(file, start=1))
+            yield from ((f"{piece.path}@{number}", line, 2 * len(line)) for number, line in enumerate(file, start=1))
         return
     with open_bytes(piece.path) as raw:
-        for offset, line, num_bytes in lines(raw, piece.start, piece.end):
+        for offset, data, num_bytes in lines(raw, piece.start, piece.end):
+            source = f"{piece.path}@{offset}"
             codec = "utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig")
-            too_long = Broken(f"a line longer than {MAX_RECORD_BYTES >> 20} MiB")
-            yield offset, too_long if line is None else line.decode(codec, ESCAPE), num_bytes
+            if data is None:
+                yield BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes)
+            else:
+                yield source, data.decode(codec, ESCAPE), num_bytes
 
 
-def _read_jsonl(piece: Piece, _reading: Reading) -> Iterator[Found]:
-    for offset, line, num_bytes in _decoded_lines(piece):
-        source = f"{piece.path}@{offset}"
-        if isinstance(line, Broken):
-            yield source, line, num_bytes
-        elif line.strip():
+def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+    for found in _decoded_lines(piece):
+        if isinstance(found, BadInput):
+            yield found
+            continue
+        source, line, num_bytes = found
+        if line.strip():
             try:
                 yield source, json.loads(line), num_bytes
             except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
-                yield source, Broken(f"broken JSON: {error}"), num_bytes
+                yield BadInput(source, f"broken JSON: {error}", num_bytes)
 
 
-def _read_json(piece: Piece, _reading: Reading) -> Iterator[Found]:
+def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
     with open_text(piece.path) as file:
         for index, item in enumerate(json_items(file)):
-            yield f"{piece.path}[{index}]", item, item.num_bytes if isinstance(item, Broken) else None
+            source = f"{piece.path}[{index}]"
+            yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
 
 
-def _read_csv(piece: Piece, _reading: Reading) -> Iterator[Found]:
+def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
     num_bytes = 0
 
@@ -235,7 +245,7 @@ def _read_csv(piece: Piece, _reading: Reading) -> Iterator[Found]:
             except StopIteration:
                 break
             except csv.Error as error:
-                yield source, Broken(f"broken CSV near line {rows.line_num}: {error}"), num_bytes - begin
+                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", num_bytes - begin)
                 if header is None:  # Without the names of the fields the rest means nothing.
                     return
                 continue
@@ -243,19 +253,18 @@ def _read_csv(piece: Piece, _reading: Reading) -> Iterator[Found]:
                 header = row
             elif row and len(row) != len(header):
                 reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
-                yield source, Broken(reason), num_bytes - begin
+                yield BadInput(source, reason, num_bytes - begin)
             elif row:
                 yield source, dict(zip(header, row, strict=True)), num_bytes - begin
         if header is None:
-            yield str(piece.path), Broken("no header line with the names of the fields"), 0
+            yield BadInput(str(piece.path), "no header line with the names of the fields")
 
 
-# How what a format holds is found in a file, and made a document.
-_READERS: dict[str, tuple[Callable[[Piece, Reading], Iterator[Found]], Callable[[Any, str, Reading], Document | BadInput]]] = {
-    "text": (_read_text, from_text),
-    "lines": (_read_jsonl, from_record),
-    "json": (_read_json, from_record),
-    "csv": (_read_csv, from_record),
-    "parquet": (lambda piece, _: parquet_records(piece.path, piece.start, piece.end), from_record),
-    "arrow": (lambda piece, _: arrow_records(piece.path), from_record),
+_READERS: dict[str, Callable[[Piece, TextConfig], Iterator[Found]]] = {
+    "text": _read_text,
+    "lines": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "parquet": lambda piece, _: parquet_records(piece.path, piece.start, piece.end),
+    "arrow": lambda piece, _: arrow_records(piece.path),
 }

@@ -8,28 +8,29 @@ from dataclasses import replace
 from typing import Any
 
 from data.reading.compression import MAX_RECORD_BYTES
-from data.reading.records import Broken
+from data.reading.records import BadInput
 
 _CHUNK_CHARS = 1 << 20
 # Behind the end of an object or a comma, or at the beginning of a line: an object that lacks its closing brace has none.
 _NEXT_ITEM = re.compile(r"\}\s*,?\s*(?=\{)|,\s*(?=\{\s*\")|\n(?=\{)")
 
 
-def json_items(file: io.TextIOBase) -> Iterator[Any | Broken]:
+def json_items(file: io.TextIOBase) -> Iterator[Any | BadInput]:
     """Yield the items of a JSON array, or the single value, or several values one after the other (JSON lines).
 
     The standard library's C scanner parses one item at a time out of a sliding window, so memory is bounded by the
-    largest item. After a broken item it goes on at the next place that looks like the beginning of an object.
+    largest item. After a broken item, for which there is a `BadInput` without a source, it goes on at the next place that
+    looks like the beginning of an object.
     """
     window = _Window(file)
     in_array = window.skip("[")
     while window.skip(",") or not window.at_end():
         if in_array and window.skip("]"):
             if not window.at_end():
-                yield Broken(f"something follows the end of the array, at character {window.position}")
+                yield BadInput("", f"something follows the end of the array, at character {window.position}")
             return
         item = window.parse()
-        if not isinstance(item, Broken):
+        if not isinstance(item, BadInput):
             yield item
             continue
         goes_on = window.resume()
@@ -37,7 +38,7 @@ def json_items(file: io.TextIOBase) -> Iterator[Any | Broken]:
         if not goes_on:
             return
     if in_array:
-        yield Broken(f"the array is not closed: the file breaks off at character {window.position}")
+        yield BadInput("", f"the array is not closed: the file breaks off at character {window.position}")
 
 
 class _Window:
@@ -71,7 +72,7 @@ class _Window:
         self._at += 1
         return True
 
-    def parse(self) -> Any | Broken:
+    def parse(self) -> Any | BadInput:
         while True:
             try:
                 item, end = self._decoder.raw_decode(self._text, self._at)
@@ -79,17 +80,17 @@ class _Window:
                 # Only what breaks at the window's end may be whole further on.
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - 8
                 if cut and len(self._text) - self._at > MAX_RECORD_BYTES:
-                    return Broken(f"an item longer than {MAX_RECORD_BYTES >> 20} Mi characters at character {self.position}")
+                    return BadInput("", f"an item longer than {MAX_RECORD_BYTES >> 20} Mi characters at character {self.position}")
                 where = self._dropped + error.pos
                 if cut and self._more():
                     continue
                 self._skip_to(min(max(where - self._dropped, self._at + 1), len(self._text)))
-                return Broken(f"broken JSON at character {where}: {error.msg}")
+                return BadInput("", f"broken JSON at character {where}: {error.msg}")
             except (ValueError, RecursionError) as error:  # ValueError: a number of more digits than Python reads.
                 where = self.position
                 self._skip_to(self._at + 1)
                 what = "JSON nested too deeply" if isinstance(error, RecursionError) else "JSON that Python does not read"
-                return Broken(f"{what} at character {where}: {error}")
+                return BadInput("", f"{what} at character {where}: {error}")
             # A number or literal that touches the window's end (3, of 3.5e+7) may go on behind it.
             if end >= len(self._text) - 2 and not isinstance(item, (dict, list, str)) and self._more():
                 continue

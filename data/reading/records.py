@@ -3,35 +3,23 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from data.documents import Document
+from data.source_config import TextConfig
 
 _DIGITS = re.compile(r"\d+")
 _PLACE = re.compile(r"@\d+$|\[[\d:]+\]$")
 _LONE = re.compile("[\ud800-\udfff]")
 
-# Our name of a field -> names it has in files, looked for in this order.
-FIELD_NAMES = {
+# Our name of a field -> names it has in files, looked for in this order where `fields` of the configuration says nothing.
+FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "内容", "正文", "paragraphs"),
     "title": ("title", "题目", "标题", "題目", "標題"),
     "author": ("author", "作者"),
     "dynasty": ("dynasty", "朝代"),
 }
-
-
-Found = tuple[str, Any, int | None]
-"""Where it stands, a record or a text or what is `Broken`, and its size in bytes; None if it is not known without writing it down."""
-
-
-@dataclass(frozen=True)
-class Broken:
-    """What could not be read at some place of a file."""
-
-    reason: str
-    num_bytes: int = 0
-    """How much was passed over, in UTF-8, where only the reader can know."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +40,10 @@ class BadInput:
     def file(self) -> str:
         """The file without the place in it."""
         return _PLACE.sub("", self.source)
+
+
+Found = tuple[str, Any, int | None] | BadInput
+"""Where it stands, a record or a text, and its size in bytes; None if that is not known without writing it down."""
 
 
 @dataclass(frozen=True)
@@ -76,41 +68,25 @@ class Remark:
     chars_left_out: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How records become documents."""
-
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """Our name of a field (text, or any name that lands in `meta`) -> its name in the file. Beside it `FIELD_NAMES` apply."""
-    text_documents: Literal["file", "line", "paragraph"] = "file"
-    """What a document is in a text file: all of it, each line, or what stands between blank lines."""
-    errors: Literal["refuse", "replace"] = "refuse"
-    """Of bytes that do not fit the file's encoding: the record is bad input, or U+FFFD stands for them."""
-
-
-def from_record(record: Any, source: str, reading: Reading) -> Document | BadInput:
+def from_record(record: Any, source: str, config: TextConfig) -> Document | BadInput:
     """Pick the text and the other named fields out of a record; a text in a list of strings gets one line for each."""
     if not isinstance(record, dict):
         return BadInput(source, f"a {type(record).__name__} where an object with fields was expected")
-    values = {}
-    for name in {**FIELD_NAMES, **reading.fields}:
-        candidates = (reading.fields[name],) if name in reading.fields else FIELD_NAMES[name]
-        found = next((candidate for candidate in candidates if record.get(candidate) is not None), None)
-        if found is not None:
-            values[name] = record[found]
+    names = FIELD_NAMES | {ours: (theirs,) for ours, theirs in config.fields.items()}
+    found = {ours: next((record[name] for name in theirs if record.get(name) is not None), None) for ours, theirs in names.items()}
+    values = {name: value for name, value in found.items() if value is not None}
     if "text" not in values:
-        wanted = reading.fields.get("text") or " or ".join(FIELD_NAMES["text"])
-        return BadInput(source, f"no field {wanted}: it has {printable(', '.join(map(str, record)))[:200]}")
+        return BadInput(source, f"no field {' or '.join(names['text'])}: it has {printable(', '.join(map(str, record)))[:200]}")
     text = values.pop("text")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         text = "\n".join(text)
     if not isinstance(text, str):
         return BadInput(source, f"the text is a {type(text).__name__}, not a string")
     meta = {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for name, value in values.items()}
-    return from_text(text, source, reading, meta)
+    return from_text(text, source, config, meta)
 
 
-def from_text(text: str, source: str, reading: Reading, meta: Mapping[str, str] | None = None) -> Document | BadInput:
+def from_text(text: str, source: str, config: TextConfig, meta: Mapping[str, str] | None = None) -> Document | BadInput:
     """A document, unless it is empty or holds characters that cannot be written as UTF-8 and may not be replaced."""
     source = printable(source)
     if not text.strip():
@@ -119,7 +95,7 @@ def from_text(text: str, source: str, reading: Reading, meta: Mapping[str, str] 
     values = [text, *meta.values()]
     if all(map(_is_whole, values)):
         return Document(text, source, meta)
-    if reading.errors == "refuse":
+    if config.errors == "refuse":
         return BadInput(source, _what_is_broken(values))
     num_replaced = sum(len(_LONE.findall(value)) for value in values)
     text, *others = (_LONE.sub("\ufffd", value) for value in values)

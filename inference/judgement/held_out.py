@@ -25,7 +25,8 @@ from data.documents import DataError, Document
 from data.inspect import Subject
 from data.reading.files import find_files
 from data.reading.formats import read, split
-from data.reading.records import BadInput, Reading
+from data.reading.records import BadInput
+from data.source_config import TextConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
 from inference.judgement.verse import verse_lines
 
@@ -120,7 +121,7 @@ def texts_of_file(path: Path, tokenizer: Tokenizer, rows: Rows, *, chapters: boo
         DataError: If there is no such file, or no text in it.
     """
     texts, bad = [], 0
-    reading = Reading()
+    reading = TextConfig()
     for piece in split(find_files([str(path)]), reading):
         documents: list[str] = []
         for item in read(piece, reading):

@@ -14,7 +14,8 @@ from backports import zstd
 from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import read, split
-from data.reading.records import BadInput, FileRead, Reading
+from data.reading.records import BadInput, FileRead
+from data.source_config import TextConfig
 
 POEMS = [
     {"题目": "静夜思", "朝代": "唐", "作者": "李白", "内容": "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。"},
@@ -59,7 +60,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress
 
 
 def read_all(*paths: Path | str, piece_bytes: int = 1 << 20, **reading: Any) -> list[Document | BadInput]:
-    how = Reading(**reading)
+    how = TextConfig(**reading)
     files = find_files([str(path) for path in paths])
     return [item for piece in split(files, how, piece_bytes) for item in read(piece, how) if not isinstance(item, FileRead)]
 

@@ -12,7 +12,8 @@ import pytest
 from data.documents import DataError, Document
 from data.reading.compression import open_bytes
 from data.reading.formats import Piece, read
-from data.reading.records import BadInput, FileRead, Reading
+from data.reading.records import BadInput, FileRead
+from data.source_config import TextConfig
 from tests.data.reading.poems import COMPRESS, CSV, JSONL, POEMS, TEXTS, bad, parquet, read_all, texts
 
 
@@ -59,7 +60,7 @@ def test_what_is_lost_is_counted_in_bytes(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content)[:-50_000])
 
     for name in ("a.csv", "b.jsonl.gz"):
-        *_, lost, read_note = read(Piece(tmp_path / name), Reading())
+        *_, lost, read_note = read(Piece(tmp_path / name), TextConfig())
 
         assert isinstance(lost, BadInput)
         assert isinstance(read_note, FileRead)
@@ -74,8 +75,8 @@ def test_a_broken_byte_is_refused_with_its_line_or_replaced_and_counted(encoding
     path = tmp_path / "a.txt"
     path.write_bytes(content)
 
-    (refused, _) = read(Piece(path), Reading())
-    (replaced, note) = read(Piece(path), Reading(errors="replace"))
+    (refused, _) = read(Piece(path), TextConfig())
+    (replaced, note) = read(Piece(path), TextConfig(errors="replace"))
 
     assert isinstance(refused, BadInput)
     assert re.search(r'1 place, the first in line \d+; data\.errors="replace"', refused.reason)
@@ -148,7 +149,7 @@ def test_no_bytes_whatever_stop_a_reader(name, tmp_path):
         size = draw.randrange(200)
         path.write_bytes(draw.randbytes(size) if attempt % 2 else bytes(draw.choices(b'{}[]",:ab\n\\ \xe4\xb8\xad', k=size)))
 
-        assert all(isinstance(item, Document | BadInput | FileRead) for item in read(Piece(path), Reading()))
+        assert all(isinstance(item, Document | BadInput | FileRead) for item in read(Piece(path), TextConfig()))
 
 
 def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(tmp_path, monkeypatch):

@@ -88,10 +88,8 @@ def test_what_is_no_known_text_is_refused_with_the_reason(data, reason, tmp_path
     path = tmp_path / "什么.txt"
     path.write_bytes(data)
 
-    with pytest.raises(EncodingError, match=reason) as caught:
+    with pytest.raises(EncodingError, match=reason):
         detect(path)
-
-    assert "什么.txt" in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "encoding"), [(SIMPLIFIED, "utf-8"), (SIMPLIFIED, "gb18030"), (TRADITIONAL, "big5hkscs")])

@@ -8,7 +8,8 @@ import pytest
 from backports import zstd
 
 from data.reading.formats import Piece, group, read, split
-from data.reading.records import FileRead, Reading
+from data.reading.records import FileRead
+from data.source_config import TextConfig
 from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, parquet, read_all, texts
 
 
@@ -64,10 +65,10 @@ def test_a_file_cut_at_any_bytes_gives_every_record_once(piece_bytes, tmp_path):
 def test_parquet_is_cut_at_row_groups(tmp_path):
     path = tmp_path / "poems.parquet"
     path.write_bytes(parquet(POEMS * 20, row_group_size=7))
-    pieces = split([path], Reading(), 300)
+    pieces = split([path], TextConfig(), 300)
 
     assert len(pieces) > 3
-    assert [item for piece in pieces for item in read(piece, Reading()) if not isinstance(item, FileRead)] == read_all(path)
+    assert [item for piece in pieces for item in read(piece, TextConfig()) if not isinstance(item, FileRead)] == read_all(path)
 
 
 def test_small_files_share_a_group_and_keep_their_order(tmp_path):

@@ -115,9 +115,9 @@ def test_a_json_array_of_200_megabytes_is_read_in_little_memory(tmp_path):
             file.write("," + item)
         file.write("]")
     code = (
-        "import resource, sys; from pathlib import Path; from data.reading.formats import *; from data.reading.records import Reading\n"
+        "import resource, sys; from pathlib import Path; from data.reading.formats import *\n"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "count = sum(isinstance(item, Document) for item in read(Piece(Path(sys.argv[1])), Reading()))\n"
+        "count = sum(isinstance(item, Document) for item in read(Piece(Path(sys.argv[1])), TextConfig()))\n"
         "print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
