@@ -5,14 +5,13 @@ Files are read as data. Code that a folder may bring along is neither copied nor
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import tokenizers
 
 from data.config import TokenizerConfig
 from data.documents import DataError
 from data.tokenizers import sentencepiece_model, tokenizer_folder
-
-if TYPE_CHECKING:
-    import tokenizers
 
 # Where a tokenizer does not say which token ends a text.
 _USUAL_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
@@ -49,19 +48,14 @@ def adopt(config: TokenizerConfig, folder: Path) -> None:
     files = find_files(config.path)
     backend = _read_backend(files)
     names = _special_names(files, config)
+    names.setdefault("eos_token", next((token for token in _USUAL_ENDS if backend.token_to_id(token) is not None), ""))
     known = {name: token for name, token in names.items() if backend.token_to_id(token) is not None}
     if "eos_token" not in known:
-        candidates = [token for token in _USUAL_ENDS if backend.token_to_id(token) is not None]
-        if names.get("eos_token") or not candidates:
-            said = (
-                f'its end-of-text token "{names["eos_token"]}" is not in the vocabulary'
-                if names.get("eos_token")
-                else "no end-of-text token is named"
-            )
-            raise DataError(f"{files[0]}: {said}. Name one of its tokens: data.tokenizer.eos_token=...")
-        known["eos_token"] = candidates[0]
-    specials = [token for token in known.values() if not _is_special(backend, token)]
-    backend.add_special_tokens(specials)
+        named = names["eos_token"]
+        said = f'its end-of-text token "{named}" is not in the vocabulary' if named else "no end-of-text token is named"
+        raise DataError(f"{files[0]}: {said}. Name one of its tokens: data.tokenizer.eos_token=...")
+    special = {added.content for added in backend.get_added_tokens_decoder().values() if added.special}
+    backend.add_special_tokens([token for token in known.values() if token not in special])
     backend.no_truncation()
     backend.no_padding()
     tokenizer_folder.save(backend, folder, known)
@@ -76,9 +70,7 @@ def vocabulary(path: str) -> dict[str, int]:
     return _read_backend(find_files(path)).get_vocab(with_added_tokens=True)
 
 
-def _read_backend(files: list[Path]) -> "tokenizers.Tokenizer":
-    import tokenizers
-
+def _read_backend(files: list[Path]) -> tokenizers.Tokenizer:
     first = files[0]
     if first.suffix == ".model":
         return sentencepiece_model.convert(first.read_bytes(), str(first))
@@ -97,7 +89,7 @@ def _special_names(files: list[Path], config: TokenizerConfig) -> dict[str, str]
     """What the configuration, else the files beside the tokenizer, say about its special tokens."""
     settings: dict[str, Any] = {}
     for file in files[1:]:
-        if file.suffix == ".json" and file.name != "vocab.json":
+        if file.suffix == ".json":
             try:
                 settings |= json.loads(file.read_text(encoding="utf-8"))
             except (ValueError, TypeError) as error:
@@ -108,8 +100,4 @@ def _special_names(files: list[Path], config: TokenizerConfig) -> dict[str, str]
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token:
             names[name] = token
-    return names | {name: token for name, token in (("eos_token", config.eos_token), ("bos_token", config.bos_token)) if token}
-
-
-def _is_special(backend: "tokenizers.Tokenizer", token: str) -> bool:
-    return any(added.content == token and added.special for added in backend.get_added_tokens_decoder().values())
+    return names | {name: token for name in ("eos_token", "bos_token") if (token := getattr(config, name))}

@@ -7,12 +7,10 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import tokenizers
+import tokenizers
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ def flatten(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 class ReferenceEncoder:
     """The `tokenizers` library itself: what the other encoders are measured against."""
 
-    def __init__(self, backend: "tokenizers.Tokenizer") -> None:
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +118,7 @@ class GigatokenEncoder:
         self._chars_left = _GIGATOKEN_LIFE_CHARS
 
 
-def fastest(folder: Path, backend: "tokenizers.Tokenizer") -> Encoder:
+def fastest(folder: Path, backend: tokenizers.Tokenizer) -> Encoder:
     """Return the fastest encoder there is for a tokenizer folder on this machine."""
     reference = ReferenceEncoder(backend)
     content = (folder / "tokenizer.json").read_text(encoding="utf-8")

@@ -5,13 +5,12 @@ first (BPE), or the most probable cut is taken (unigram); what no piece covers f
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from data.documents import DataError
 from data.packages import require
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _SPACE = "\u2581"  # How sentencepiece writes a space.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
@@ -27,24 +26,21 @@ def library() -> Any:
     return require("sentencepiece", "a sentencepiece tokenizer")
 
 
-def convert(content: bytes, name: str) -> "tokenizers.Tokenizer":
+def convert(content: bytes, name: str) -> Tokenizer:
     """Return the backend of a model's content; `name` is for messages.
 
     Raises:
         DataError: If it is not a sentencepiece model, or of a kind that cannot be converted.
     """
-    import tokenizers
-    from tokenizers import AddedToken
-
     proto = _parse(content, name)
     if proto.trainer_spec.treat_whitespace_as_suffix:
         raise DataError(
             f"{name}: writes spaces behind words (treat_whitespace_as_suffix), which cannot be converted. Give a tokenizer.json."
         )
-    types = {_UNIGRAM: _unigram, _BPE: _bpe}
-    if proto.trainer_spec.model_type not in types:
+    model = {_UNIGRAM: _unigram, _BPE: _bpe}.get(proto.trainer_spec.model_type)
+    if model is None:
         raise DataError(f"{name}: a sentencepiece model of words or characters; BPE and unigram are known. Give a tokenizer.json.")
-    backend = tokenizers.Tokenizer(types[proto.trainer_spec.model_type](proto))
+    backend = Tokenizer(model(proto))
     _set_text_rules(backend, proto)
     special = (_UNKNOWN, _CONTROL)
     backend.add_special_tokens([AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in special])
@@ -77,12 +73,9 @@ def _user_defined(proto: Any) -> list[str]:
 
 def _prefix(symbols: list[str]) -> Any:
     """Put a space before a text. A text that is nothing but a symbol gets none: the backend prepares the symbols by the same rule."""
-    import tokenizers
-    from tokenizers import normalizers
-
     if not symbols:
         return normalizers.Prepend(_SPACE)
-    return normalizers.Replace(tokenizers.Regex(rf"\A(?!(?:{'|'.join(map(re.escape, symbols))})?\z)"), _SPACE)
+    return normalizers.Replace(Regex(rf"\A(?!(?:{'|'.join(map(re.escape, symbols))})?\z)"), _SPACE)
 
 
 def _has_bytes(proto: Any) -> bool:
@@ -90,8 +83,6 @@ def _has_bytes(proto: Any) -> bool:
 
 
 def _bpe(proto: Any) -> Any:
-    from tokenizers import models
-
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
     merges = []
@@ -104,24 +95,19 @@ def _bpe(proto: Any) -> Any:
 
 
 def _unigram(proto: Any) -> Any:
-    from tokenizers import models
-
     lowest = min((piece.score for piece in proto.pieces if piece.type == _NORMAL), default=0.0) - 20.0
     # A piece that is no text must never win against its letters, not even where all of those are unknown.
     pieces = [(piece.piece, piece.score if piece.type == _NORMAL else lowest * len(piece.piece)) for piece in proto.pieces]
     return models.Unigram(pieces, _unknown(proto), byte_fallback=_has_bytes(proto))
 
 
-def _set_text_rules(backend: "tokenizers.Tokenizer", proto: Any) -> None:
-    import tokenizers
-    from tokenizers import decoders, normalizers
-
+def _set_text_rules(backend: Tokenizer, proto: Any) -> None:
     spec = proto.normalizer_spec
     rules: list[Any] = []
     if spec.precompiled_charsmap:
         rules.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        rules += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        rules += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
         rules.append(_prefix(_user_defined(proto)))
     rules.append(normalizers.Replace(" ", _SPACE))

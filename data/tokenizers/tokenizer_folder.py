@@ -10,15 +10,13 @@ import re
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import tokenizers
 
 from data.documents import DataError
 from data.tokenizers.encoders import Encoder, ReferenceEncoder, fastest
-
-if TYPE_CHECKING:
-    import tokenizers
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -26,7 +24,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 class Tokenizer:
     """Text to ids and back."""
 
-    def __init__(self, folder: Path, backend: "tokenizers.Tokenizer", settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
         self._folder = folder
         self._backend = backend
         self._backend.encode_special_tokens = True
@@ -112,7 +110,7 @@ def _byte_of_letter() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
-def save(backend: "tokenizers.Tokenizer", folder: Path, settings: dict[str, Any]) -> None:
+def save(backend: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
     """Write a tokenizer as `folder`. `settings` holds the names of its special tokens, and what else AutoTokenizer reads."""
     folder.mkdir(parents=True, exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
@@ -127,10 +125,11 @@ def load(folder: Path | str) -> Tokenizer:
     Raises:
         DataError: If the folder has no tokenizer, or one without an end-of-text token.
     """
-    import tokenizers
-
     folder = Path(folder)
-    settings = read_settings(folder)
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exceptions
@@ -138,18 +137,6 @@ def load(folder: Path | str) -> Tokenizer:
     if backend.token_to_id(settings.get("eos_token") or "") is None:
         raise DataError(f"{folder}/tokenizer_config.json names no eos_token that is in the vocabulary; documents could not be told apart.")
     return Tokenizer(folder, backend, settings)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return a folder's tokenizer_config.json.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        return json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
 
 
 def fingerprint(folder: Path) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from data.config import END_OF_TEXT, TokenizerConfig
 from data.documents import DataError
 from data.tokenizers import sentencepiece_model, tokenizer_folder
@@ -51,10 +53,7 @@ def sample(texts: Iterable[str], share: float) -> Iterator[str]:
 
 
 def _train_byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = tokenizers.Tokenizer(models.BPE())
+    backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     assert config.vocab_size is not None, "checked by TokenizerConfig"
@@ -72,9 +71,6 @@ def _train_byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path)
 
 
 def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
@@ -82,8 +78,8 @@ def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Pat
     if config.vocab_size is not None:
         ranked = ranked[: config.vocab_size - 2]
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, UNKNOWN, *ranked])}
-    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(EVERY_CHARACTER), "isolated")
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(EVERY_CHARACTER), "isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([END_OF_TEXT, UNKNOWN])
     settings = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": UNKNOWN}
