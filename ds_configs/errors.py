@@ -1,7 +1,9 @@
-"""The errors that say what is wrong with a configuration, and how they show a value and guess what a misspelt name meant."""
+"""The errors that say what is wrong with a configuration; how they show a value, quote another error and guess a misspelt name."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+
+_MOST_NAMES = 100  # More are counted and not listed: nobody finds one among thousands.
 
 Report = Callable[[str, str], None]
 """Takes a problem: the dotted key that has it, and a sentence."""
@@ -58,4 +60,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     guess = nearest(name, names)
     if guess is not None:
         return f'Did you mean "{guess}"?'
+    if len(names) > _MOST_NAMES:
+        return f"None of the {len(names):,} names that are known here is like it."
     return f"Known here: {', '.join(names)}." if names else "Nothing is allowed here."
+
+
+def first_line(error: BaseException) -> str:
+    """What another's error says first, or its kind if it says nothing: for the one line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,28 +11,18 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ds_configs.files import object_or_nothing, write_json
 from inference.export import RECORD
 from inference.exporting.card import renew_evaluation
-from inference.exporting.source import find_source, max_positions
+from inference.exporting.source import find_source
 from inference.generate import set_threads
 from inference.generation.model_folder import find_folder
-from inference.generation.precision import DTYPES, choose_dtype
+from inference.generation.precision import DTYPES
 from inference.judgement import questions, results
-
-if TYPE_CHECKING:
-    from data.inspect import Subject
-    from inference.generation.engine import Engine
-    from inference.judgement.held_out import Rows
-    from inference.judgement.memorization import CorpusIndex
-
-Section = tuple[str, dict[str, Any]]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,123 +53,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What was asked for, with what it needs: loaded when it is first used."""
-
-    options: argparse.Namespace
-    folder: Path
-    """The Hugging Face folder."""
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The model."""
-        from inference.generation.engine import load_engine
-
-        dtype, why = choose_dtype(self.options.dtype)
-        if self.options.dtype == "auto":
-            print(f"precision: {dtype}, {why}", file=sys.stderr)
-        return load_engine(self.folder, dtype=dtype)
-
-    @cached_property
-    def subject(self) -> Subject:
-        """The store that the model was trained on."""
-        from inference.judgement.training_text import find_training_text
-
-        return find_training_text(self.options.corpus or self.folder)
-
-    @cached_property
-    def index(self) -> CorpusIndex:
-        """The training text."""
-        from inference.judgement.training_text import open_index
-
-        return open_index(self.subject)
-
-    @cached_property
-    def rows(self) -> Rows:
-        """How the run cuts text; a folder that does not say it gets rows as long as its model's positions."""
-        from inference.judgement.held_out import Rows
-
-        said = object_or_nothing(self.folder / RECORD).get("rows")
-        if said is None or said["seq_length"] is None:
-            rows = Rows(seq_length=min(max_positions(self.folder), 2048))
-            print(f"{self.folder} does not say how its run cut text: rows of {rows.seq_length} tokens are scored", file=sys.stderr)
-            return rows
-        return Rows(**said)
-
-
-def sections(job: Job) -> Iterator[Section]:
-    """Every section that was asked for: (name, figures). Figures of another precision than fp32 have it in their name.
-
-    Raises:
-        ValueError: If something cannot be read or does not fit.
-    """
-    for name, figures in _asked_for(job):
-        dtype = figures.get("dtype", "fp32")
-        yield (name if dtype == "fp32" else f"{name}, {dtype}"), figures
-
-
-def _asked_for(job: Job) -> Iterator[Section]:
-    options = job.options
-    other = options.text or options.memorization is not None or options.generated or options.tasks
-    if options.held_out or not other:
-        yield "held-out text", _held_out(job)
-    for path in options.text:
-        yield f"text of {path.name}", _text(job, path)
-    if options.memorization is not None:
-        yield "memorization", _memorization(job)
-    for path in options.generated:
-        yield f"generated texts of {path.name}", _generated(job, path)
-    for task in options.tasks:
-        yield f"task {Path(task).stem if questions.is_file(task) else task}", _task(job, task)
-
-
-def _held_out(job: Job) -> dict[str, Any]:
-    from data.tokenizers.tokenizer_folder import load
-    from inference.judgement.held_out import held_out_texts, score
-
-    texts = held_out_texts(job.subject)
-    by = job.options.by or (["source"] if len(texts) > 1 else [])
-    found = score(job.engine.core.module, load(job.folder), texts, job.rows, by=by, batch_size=job.options.batch_size)
-    return {"dtype": job.engine.dtype, "store": job.subject.manifest["identity"], **found}
-
-
-def _text(job: Job, path: Path) -> dict[str, Any]:
-    from data.tokenizers.tokenizer_folder import load
-    from inference.judgement.held_out import score, texts_of_file
-
-    tokenizer = load(job.folder)
-    texts = texts_of_file(path, tokenizer, job.rows, chapters="chapter" in job.options.by)
-    by = job.options.by or (["source"] if len(texts) > 1 else [])
-    found = score(job.engine.core.module, tokenizer, texts, job.rows, by=by, batch_size=job.options.batch_size)
-    return {"dtype": job.engine.dtype, **found}
-
-
-def _memorization(job: Job) -> dict[str, Any]:
-    from inference.judgement.continuation import Probe, continue_corpus
-
-    options = job.options
-    probe = Probe(
-        num_prefixes=options.memorization,
-        prefix_tokens=options.prefix_tokens,
-        new_tokens=options.new_tokens,
-        batch_size=options.batch_size,
-    )
-    return {"dtype": job.engine.dtype, "corpus": str(job.index.facts), **continue_corpus(job.engine, job.subject, job.index, probe)}
-
-
-def _generated(job: Job, path: Path) -> dict[str, Any]:
-    from inference.judgement.generated import judge_texts, read_generated
-
-    return judge_texts(read_generated(path), job.index, ngram_size=job.options.ngram_size, min_span=job.options.min_span)
-
-
-def _task(job: Job, task: str) -> dict[str, Any]:
-    from inference.judgement.harness import run_task
-
-    return {"dtype": job.engine.dtype, **run_task(job.engine, task, batch_size=job.options.batch_size)}
-
-
 def home_of(model: Path) -> Path:
     """The folder whose `evaluation.json` holds what is found out about a model: the run's, or a Hugging Face folder itself."""
     source = find_source(model)
@@ -197,10 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _check(options)
         home = home_of(options.model)
-        job = Job(options, find_folder(options.model))
-        checkpoint = object_or_nothing(job.folder / RECORD)
+        folder = find_folder(options.model)
+        checkpoint = object_or_nothing(folder / RECORD)
+        # Only now: torch takes a second to import, and a mistake should not wait for it.
+        from inference.judgement.sections import Job
+
         found: list[Mapping[str, Any]] = []
-        for name, result in sections(job):
+        for name, result in Job(options, folder).sections():
             results.add(home, name, result, checkpoint)
             found.append({"name": name, **result})
             print(results.markdown(found[-1]) + "\n", flush=True)
@@ -208,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             about = {key: checkpoint.get(key) for key in results.ABOUT}
             write_json(options.output, {"model": str(options.model), **about, "sections": found})
         if checkpoint.get("fingerprint"):
-            renew_evaluation(job.folder, home, checkpoint["fingerprint"])
+            renew_evaluation(folder, home, checkpoint["fingerprint"])
     except (ValueError, OSError) as error:
         print(f"inference.evaluate: {error}", file=sys.stderr)
         return 2

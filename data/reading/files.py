@@ -9,6 +9,7 @@ from typing import Any
 
 from data.documents import DataError
 from data.source_config import HUB
+from ds_configs.errors import first_line
 from ds_configs.files import read_object
 
 logger = logging.getLogger(__name__)
@@ -130,8 +131,7 @@ def _from_hub(path: str) -> list[Path]:
     try:
         folder = snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=list(_HUB_FILES))
     except Exception as error:  # Its errors have no common base: HTTP, offline mode, names, files.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{path}: cannot be fetched from the Hugging Face hub: {reason} Without a network, give a folder instead."
+            f"{path}: cannot be fetched from the Hugging Face hub: {first_line(error)} Without a network, give a folder instead."
         ) from error
     return _from_folder(Path(folder))

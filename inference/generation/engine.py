@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
 from inference.exporting.source import max_positions
 from inference.generation.precision import DTYPES
@@ -137,8 +138,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{folder}: does not load as a causal language model ({reason}). Export it again.") from error
+        raise CheckpointError(f"{folder}: does not load as a causal language model ({first_line(error)}). Export it again.") from error
 
 
 def _import_deepspeed() -> Any:

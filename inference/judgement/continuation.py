@@ -19,7 +19,8 @@ from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.text import TextStream
 from inference.generation.writing import generate
-from inference.judgement.memorization import CorpusIndex
+from inference.judgement.memorization import NGRAM_SIZE, CorpusIndex
+from inference.judgement.suffix_array import num_common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,6 @@ class Probe:
     prefix_tokens: int = 32
     new_tokens: int = 32
     batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("num_prefixes", "prefix_tokens", "new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; it must be 1 or more.")
 
 
 def continue_corpus(engine: Engine, subject: Subject, index: CorpusIndex, probe: Probe) -> dict[str, Any]:
@@ -70,14 +66,14 @@ def _hits(engine: Engine, passages: Sequence[np.ndarray], index: CorpusIndex, pr
         for ids, completion in zip(batch, done, strict=True):
             wanted = _text_behind(engine, ids, probe.prefix_tokens)
             hits.append(completion.text == wanted)
-            common.append(_num_common(completion.text, wanted))
+            common.append(num_common(completion.text, wanted))
             copied.append(index.measure(completion.text))
     return {
         "prefixes": len(passages),
         "hit_share": _mean(hits),
         "mean_chars_in_common": _mean(common),
         "mean_longest_run": _mean([one.longest_run for one in copied]),
-        "ngram_size": copied[0].ngram_size if copied else None,
+        "ngram_size": NGRAM_SIZE if copied else None,
         "ngram_share": _mean([one.ngram_share for one in copied if one.ngram_share is not None]),
     }
 
@@ -88,10 +84,6 @@ def _text_behind(engine: Engine, ids: Sequence[int], prefix: int) -> str:
     return "".join([*(stream.push(token) for token in ids[prefix:]), stream.close()])
 
 
-def _num_common(one: str, other: str) -> int:
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -100,8 +92,8 @@ def _passages(streams: Sequence[Stream], eos_ids: Sequence[int], probe: Probe) -
     """Evenly spaced passages of prefix and continuation, none across the end of a document; fewer where the text has fewer."""
     size = probe.prefix_tokens + probe.new_tokens
     places = [(stream, start, room) for stream in streams for start, room in _rooms(stream, size)]
-    ends = np.cumsum([room for _, _, room in places])
-    total = int(ends[-1]) if len(ends) else 0
+    ends = np.cumsum([room for _, _, room in places], dtype=np.int64)
+    total = int(ends[-1]) if places else 0
     count = min(probe.num_prefixes, total)
     found = []
     for target in (number * total // count for number in range(count)):
@@ -116,6 +108,5 @@ def _passages(streams: Sequence[Stream], eos_ids: Sequence[int], probe: Probe) -
 def _rooms(stream: Stream, size: int) -> Iterator[tuple[int, int]]:
     """(first token, passages that can begin from there on) of each document that is long enough."""
     starts = stream.document_starts()
-    ends = np.append(starts[1:], stream.num_tokens)
-    rooms = ends - starts - size + 1
-    yield from ((int(start), int(room)) for start, room in zip(starts, rooms, strict=True) if room > 0)
+    rooms = np.diff(starts, append=stream.num_tokens) - size + 1
+    yield from ((start, room) for start, room in zip(starts.tolist(), rooms.tolist(), strict=True) if room > 0)

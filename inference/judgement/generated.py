@@ -1,4 +1,4 @@
-"""Texts that a model wrote: how much of them is copied, how varied they are, and how verse keeps its rules."""
+"""Texts that a model wrote: how much of them is copied, how varied they are, and (by `verse.py`) how verse keeps its rules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 from data.corpora.poems import form
 from data.documents import DataError
-from inference.judgement import repetition, verse
+from inference.judgement import verse
 from inference.judgement.memorization import CorpusIndex
 
 log = logging.getLogger(__name__)
 
 _SHOWN_SPANS = 5
+_NGRAM_SIZES = (1, 2, 4)  # of variety
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ def judge_texts(texts: Sequence[Generated], index: CorpusIndex, *, ngram_size: i
         min_span: Characters of a copied passage.
     """
     measured = [index.measure(one.text, ngram_size=ngram_size, min_span=min_span) for one in texts]
-    characters = sum(one.characters for one in measured)
-    ngrams = [(one.ngram_share, one.characters - ngram_size + 1) for one in measured if one.ngram_share is not None]
+    characters = sum(len(one.text) for one in texts)
+    ngrams = [
+        (found.ngram_share, len(one.text) - ngram_size + 1)
+        for one, found in zip(texts, measured, strict=True)
+        if found.ngram_share is not None
+    ]
     copied = sum(span.end - span.start for one in measured for span in one.spans)
     spans = sorted(
         ({"text": number, **asdict(span)} for number, one in enumerate(measured, start=1) for span in one.spans),
@@ -82,18 +87,30 @@ def judge_texts(texts: Sequence[Generated], index: CorpusIndex, *, ngram_size: i
             "copied_share": copied / characters if characters else None,
         },
         "longest_passages": spans[:_SHOWN_SPANS],
-        "variety": repetition.figures([one.text for one in texts]),
+        "variety": variety([one.text for one in texts]),
     }
     poems = [one.prompt + one.text for one in texts]
-    if any(form("，".join(verse.verse_lines(poem))) in verse.FORMS for poem in poems):
-        found |= _verse(poems)
+    if any(form(verse.verse_lines(poem)) in verse.FORMS for poem in poems):
+        try:
+            found |= verse.figures(poems)
+        except DataError as error:  # An optional package; the other figures do not need it.
+            log.warning("verse is not judged: %s", error)
+            found["verse"] = None
     return found
 
 
-def _verse(poems: Sequence[str]) -> dict[str, Any]:
-    try:
-        figures = verse.figures(poems)
-    except DataError as error:  # An optional package; the other figures do not need it.
-        log.warning("verse is not judged: %s", error)
-        return {"verse": None}
-    return {"tones_and_rhymes": figures["system"], "forms": {"poems": figures["forms"]}, "verse": figures["by_form"]}
+def variety(texts: Sequence[str]) -> dict[str, float | None]:
+    """Shares of n-grams of characters, white space left out; None where no text is that long.
+
+    `distinct_n`: different n-grams over all texts, by their number (Li et al. 2016, "A diversity-promoting objective function").
+    `repeated_n`: of a text's n-grams, those that it has already had, on average (Welleck et al. 2020, "seq-rep-n").
+    """
+    plain = ["".join(text.split()) for text in texts]
+    found: dict[str, float | None] = {}
+    for size in _NGRAM_SIZES:
+        grams = [[text[start : start + size] for start in range(len(text) - size + 1)] for text in plain]
+        every = [gram for one in grams for gram in one]
+        found[f"distinct_{size}"] = len(set(every)) / len(every) if every else None
+        repeated = [1 - len(set(one)) / len(one) for one in grams if one]
+        found[f"repeated_{size}"] = sum(repeated) / len(repeated) if repeated else None
+    return found

@@ -5,6 +5,7 @@ The text is cut into rows as a run cuts its held-out text, so that the run's own
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import defaultdict
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from data.batches.windows import row_bounds
 from data.corpora.chapters import split_chapters
@@ -33,7 +35,6 @@ from inference.judgement.verse import verse_lines
 log = logging.getLogger(__name__)
 
 Grouping = Literal["source", "chapter", "form"]
-GROUPINGS: tuple[Grouping, ...] = ("source", "chapter", "form")
 _NO_CHAPTER = "no chapter heading"
 
 
@@ -173,32 +174,20 @@ def score(
             known = f"the model has {model.config.vocab_size}"
             raise DataError(f"{text.source}: holds token {text.ids.max()}, and {known}. Its tokenizer is not the model's.")
         nats = token_nats(model, text.ids, rows.bounds(text.starts, len(text.ids)), tokenizer.eos_id, batch_size)
-        scores = list(_per_document(text, nats, tokenizer.chars_per_id))
         whole_text = Score()
-        for one in scores:
-            whole_text.add(one)
-        whole_text.characters = text.num_chars if text.num_chars is not None else whole_text.characters
+        for start, end in itertools.pairwise([*text.starts.tolist(), len(text.ids)]):
+            ids = text.ids[start:end]
+            document = Score(float(nats[start:end].sum()), end - start, int(tokenizer.chars_per_id[ids].sum()), 1)
+            whole_text.add(document)
+            for kind, found in groups.items():
+                if kind != "source":
+                    found[_LABELS[kind](tokenizer.decode(ids.tolist()).strip())].add(document)
+        if text.num_chars is not None:
+            whole_text.characters = text.num_chars
         whole.add(whole_text)
-        for kind, found in groups.items():
-            if kind == "source":
-                found[text.source].add(whole_text)
-                continue
-            for label, one in zip(_labels(text, tokenizer, kind), scores, strict=True):
-                found[label].add(one)
+        if "source" in groups:
+            groups["source"][text.source].add(whole_text)
     return {**whole.figures(), **{f"by_{kind}": {name: one.figures() for name, one in found.items()} for kind, found in groups.items()}}
-
-
-def _per_document(text: Text, nats: np.ndarray, chars_per_id: np.ndarray) -> Iterator[Score]:
-    ends = [*text.starts[1:].tolist(), len(text.ids)]
-    for start, end in zip(text.starts.tolist(), ends, strict=True):
-        yield Score(float(nats[start:end].sum()), end - start, int(chars_per_id[text.ids[start:end]].sum()), 1)
-
-
-def _labels(text: Text, tokenizer: Tokenizer, kind: Grouping) -> Iterator[str]:
-    label = _LABELS[kind]
-    ends = [*text.starts[1:].tolist(), len(text.ids)]
-    for start, end in zip(text.starts.tolist(), ends, strict=True):
-        yield label(tokenizer.decode(text.ids[start:end].tolist()).strip())
 
 
 def _chapter(document: str) -> str:
@@ -209,13 +198,12 @@ def _chapter(document: str) -> str:
 
 def _form(document: str) -> str:
     """The form of a poem, whose title and author may stand on lines of their own."""
-    return form("，".join(verse_lines(document)))
+    return form(verse_lines(document))
 
 
 _LABELS: dict[str, Callable[[str], str]] = {"chapter": _chapter, "form": _form}
 
 
-@torch.inference_mode()
 def token_nats(model: Any, ids: np.ndarray, bounds: np.ndarray, eos_id: int, batch_size: int) -> np.ndarray:
     """(tokens,) what each token costs, -ln p(token | the tokens before it in its row), in nats.
 
@@ -228,19 +216,20 @@ def token_nats(model: Any, ids: np.ndarray, bounds: np.ndarray, eos_id: int, bat
     """
     nats = np.empty(len(ids), dtype=np.float64)
     before = np.concatenate([[eos_id], ids[:-1].astype(np.int64)])
-    for first in range(0, len(bounds) - 1, batch_size):
-        rows = [(int(start), int(end)) for start, end in zip(bounds[first:], bounds[first + 1 : first + 1 + batch_size], strict=False)]
-        longest = max(end - start for start, end in rows)
-        # Padding on the right: a causal model sees it nowhere.
-        inputs = torch.full((len(rows), longest), eos_id, dtype=torch.int64)
-        mask = torch.zeros_like(inputs)
-        for row, (start, end) in enumerate(rows):
-            inputs[row, : end - start] = torch.from_numpy(before[start:end])
-            mask[row, : end - start] = 1
-        logits: Tensor = model(  # (B, T, V)
-            input_ids=inputs.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-        ).logits
-        for row, (start, end) in enumerate(rows):
-            labels = torch.from_numpy(ids[start:end].astype(np.int64)).to(logits.device)
-            nats[start:end] = functional.cross_entropy(logits[row, : end - start].float(), labels, reduction="none").cpu().numpy()
+    rows = list(itertools.pairwise(bounds.tolist()))
+    for (start, end), logits in zip(rows, logits_of(model, [before[start:end] for start, end in rows], batch_size), strict=True):
+        labels = torch.from_numpy(ids[start:end].astype(np.int64)).to(logits.device)
+        nats[start:end] = functional.cross_entropy(logits.float(), labels, reduction="none").cpu().numpy()
     return nats
+
+
+@torch.inference_mode()
+def logits_of(model: Any, rows: Sequence[np.ndarray], batch_size: int) -> Iterator[Tensor]:
+    """(T, V) for each row of ids (T,), computed `batch_size` rows at a time."""
+    for first in range(0, len(rows), batch_size):
+        ids = [torch.from_numpy(row).to(model.device) for row in rows[first : first + batch_size]]
+        # Padding on the right: a causal model sees it nowhere.
+        inputs = pad_sequence(ids, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+        yield from (one[: len(row)] for one, row in zip(logits, ids, strict=True))

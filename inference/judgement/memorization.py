@@ -5,16 +5,16 @@ Which text that is, and where its suffix array is kept, is `training_text.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from inference.judgement.suffix_array import Matcher, sort_suffixes
+from inference.judgement.suffix_array import longest_matches
 
 BORDER = "\0"  # Between documents: no passage goes across it. A text in which it occurs is cut there.
+_NOWHERE = "\ud800"  # Half of a character, which no training text has.
+NGRAM_SIZE = 10
 _SHOWN_CHARS = 40
 
 
@@ -31,24 +31,20 @@ class Span:
 class Copied:
     """How much of one text is verbatim in the training text."""
 
-    characters: int
     longest_run: int
     """Characters of the longest passage."""
-    ngram_size: int
     ngram_share: float | None
-    """Of all runs of `ngram_size` characters, those that are in the training text; None for a text that is shorter."""
-    min_span: int
+    """Of all n-grams of characters, those that are in the training text; None for a text that is shorter than one."""
     copied_share: float | None
-    """Of all characters, those in verbatim passages of at least `min_span` characters; None for an empty text."""
+    """Of all characters, those in `spans`; None for an empty text."""
     spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Which text an index holds. `share` is below 1 where the text was too large and evenly spaced passages were taken."""
+    """Which text an index holds: all of a store's training text, or evenly spaced passages where that was too large."""
 
     identity: str
-    split: str
     characters: int
     documents: int
     tokens: int
@@ -56,76 +52,49 @@ class Facts:
 
     @property
     def share(self) -> float:
-        """How much of the split's tokens the index holds."""
+        """How much of the training text's tokens the index holds."""
         return self.tokens / self.tokens_of_split if self.tokens_of_split else 1.0
 
     def __str__(self) -> str:
         whole = f"{self.characters:,} characters in {self.documents:,} documents"
         if self.tokens == self.tokens_of_split:
-            return f"{whole}, the whole {self.split} split"
-        return f"{whole}, {self.share:.2%} of the tokens of the {self.split} split; what is copied from the rest is not seen"
+            return f"{whole}, the whole train split"
+        return f"{whole}, {self.share:.2%} of the tokens of the train split; what is copied from the rest is not seen"
 
 
+@dataclass(frozen=True)
 class CorpusIndex:
-    """The training text with its suffix array."""
+    """The training text, documents with a border between them, and its suffix array."""
 
-    def __init__(self, text: str, documents: np.ndarray, names: Sequence[str], facts: Facts, order: np.ndarray | None = None) -> None:
-        """Take the text as documents with a border between them.
-
-        Args:
-            text: All documents.
-            documents: (documents, 3) first character, number in its stream, index of the stream's name.
-            names: Of the streams.
-            facts: Which text it is.
-            order: Its sorted suffixes, None to sort them now.
-        """
-        self.text, self.documents, self.names, self.facts = text, documents, list(names), facts
-        self.order = sort_suffixes(text) if order is None else order
-        self._matcher = Matcher(text, self.order)
-
-    @classmethod
-    def of_texts(cls, texts: Sequence[str], name: str = "text") -> CorpusIndex:
-        """An index of documents at hand, in memory."""
-        starts = np.cumsum([0, *(len(text) + 1 for text in texts)])[:-1]
-        documents = np.array([[start, number, 0] for number, start in enumerate(starts)], dtype=np.int64).reshape(-1, 3)
-        text = BORDER.join(texts)
-        facts = Facts(hashlib.sha256(text.encode("utf-8")).hexdigest(), "given", len(text), len(texts), len(text), len(text))
-        return cls(text, documents, [name], facts)
+    text: str
+    documents: np.ndarray
+    """(documents, 3) first character, number in its stream, index of the stream's name."""
+    names: Sequence[str]
+    """Of the streams."""
+    facts: Facts
+    order: np.ndarray
+    """From `sort_suffixes`."""
 
     def longest_matches(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """For every character: the length of the longest passage of the training text that begins there, and one place of it.
+        """Lengths and places, by `suffix_array.longest_matches`, of the passages that begin at every character of `text`."""
+        return longest_matches(self.text, self.order, text.replace(BORDER, _NOWHERE))
 
-        Returns:
-            (characters,) lengths and (characters,) places in `self.text`, which mean nothing where the length is 0.
-        """
-        pieces = [self._matcher.longest_matches(piece) for piece in text.split(BORDER)]
-        gap = np.zeros(1, dtype=np.int64)
-        lengths, places = ([part for found in pieces for part in (found[which], gap)][:-1] for which in (0, 1))
-        return np.concatenate(lengths), np.concatenate(places)
-
-    def measure(self, text: str, *, ngram_size: int = 10, min_span: int = 20) -> Copied:
+    def measure(self, text: str, *, ngram_size: int = NGRAM_SIZE, min_span: int = 20) -> Copied:
         """How much of `text` is verbatim in the training text.
 
         Args:
             text: What was generated, without its prompt.
-            ngram_size: Characters of an n-gram.
+            ngram_size: Characters of an n-gram, 1 or more.
             min_span: Shorter passages are no spans: a handful of characters in common is language, not copying.
-
-        Raises:
-            ValueError: If a size is less than 1.
         """
-        for name, value in (("ngram_size", ngram_size), ("min_span", min_span)):
-            if value < 1:
-                raise ValueError(f"{name} = {value}; it must be 1 or more.")
+        assert ngram_size >= 1, f"ngram_size = {ngram_size}"
+        assert min_span >= 1, f"min_span = {min_span}"
         lengths, places = self.longest_matches(text)
         num_ngrams = len(text) - ngram_size + 1
         spans = tuple(self._spans(lengths, places, min_span))
         return Copied(
-            characters=len(text),
             longest_run=int(lengths.max(initial=0)),
-            ngram_size=ngram_size,
             ngram_share=int((lengths >= ngram_size).sum()) / num_ngrams if num_ngrams > 0 else None,
-            min_span=min_span,
             copied_share=sum(span.end - span.start for span in spans) / len(text) if text else None,
             spans=spans,
         )
@@ -146,9 +115,3 @@ class CorpusIndex:
         start, number, stream = self.documents[row].tolist()
         head = self.text[start : start + _SHOWN_CHARS].split(BORDER)[0].strip().split("\n")[0]
         return f"{self.names[stream]}, document {number}: {head}"
-
-
-def report(index: CorpusIndex, copied: Copied) -> dict[str, Any]:
-    """A measure as JSON values, with the text that it was held against."""
-    facts = index.facts
-    return {**asdict(copied), "corpus": {**asdict(facts), "share": facts.share}}

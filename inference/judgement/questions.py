@@ -7,22 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.documents import DataError
 
 _WANTED = '{"question": "...", "choices": ["...", "..."], "answer": number of the right choice, from 0}'
-
-
-@dataclass(frozen=True)
-class Question:
-    """The model is to find `choices[answer]` the likeliest continuation of `question`."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
 
 
 def is_file(task: str) -> bool:
@@ -39,11 +29,11 @@ def check_task(task: str) -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise DataError(f"--tasks {task} needs lm-evaluation-harness: .venv/bin/pip install -r requirements-lm-eval.txt")
     if is_file(task):
-        read_questions(Path(task))
+        check_questions(Path(task))
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a .jsonl file, an object per line, or of a .json file, a list of objects.
+def check_questions(path: Path) -> None:
+    """Check a .jsonl file, an object per line, or a .json file, a list of objects: `choices[answer]` is to be the likeliest continuation.
 
     Raises:
         DataError: If the file cannot be read, or one of them is no question.
@@ -55,11 +45,11 @@ def read_questions(path: Path) -> list[Question]:
         raise DataError(f"{path}: unreadable ({error}). It must be UTF-8 with an object per question: {_WANTED}.") from None
     if not isinstance(values, list) or not values:
         raise DataError(f"{path}: holds no questions. It must have an object per question: {_WANTED}.")
-    return [_question(value, f"{path}: question {number}") for number, value in enumerate(values, start=1)]
+    for number, value in enumerate(values, start=1):
+        _check_question(value if isinstance(value, dict) else {}, f"{path}: question {number}")
 
 
-def _question(value: Any, where: str) -> Question:
-    fields = value if isinstance(value, dict) else {}
+def _check_question(fields: dict[str, Any], where: str) -> None:
     question, choices, answer = fields.get("question"), fields.get("choices"), fields.get("answer")
     if not isinstance(question, str) or not question:
         raise DataError(f'{where}: has no "question". Wanted: {_WANTED}.')
@@ -69,4 +59,3 @@ def _question(value: Any, where: str) -> Question:
         raise DataError(
             f'{where}: "answer" = {json.dumps(answer, ensure_ascii=False)} is none of its {len(choices)} choices, which count from 0.'
         )
-    return Question(question, tuple(choices), answer)

@@ -6,6 +6,8 @@ from bisect import bisect_left
 
 import numpy as np
 
+_FIRST_SIZE = 16  # Characters of a passage that are looked at first.
+
 
 def sort_suffixes(text: str) -> np.ndarray:
     """(characters,) where each suffix of `text` begins, the suffixes in order of their code points, as Python compares strings.
@@ -35,53 +37,44 @@ def sort_suffixes(text: str) -> np.ndarray:
     return order.astype(np.int32) if length < 1 << 31 else order
 
 
-class Matcher:
-    """Finds the longest passages of other texts in one text."""
+def longest_matches(text: str, order: np.ndarray, query: str) -> tuple[np.ndarray, np.ndarray]:
+    """For every character of `query`: how long the longest passage is that begins there and is in `text`, and one place where.
 
-    _FIRST_SIZE = 16
+    Args:
+        text: Where to look.
+        order: What `sort_suffixes` made of it.
+        query: What to look for.
 
-    def __init__(self, text: str, order: np.ndarray) -> None:
-        """Take a text and what `sort_suffixes` made of it."""
-        self._text, self._order = text, order
-
-    def longest_matches(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        """For every character of `query`: how long the longest passage is that begins there and is in the text, and one place where.
-
-        Returns:
-            (characters,) lengths and (characters,) places in the text, which mean nothing where the length is 0.
-        """
-        lengths = np.zeros(len(query), dtype=np.int64)
-        places = np.zeros(len(query), dtype=np.int64)
-        length = place = 0
-        for start in range(len(query)):
-            if length and start - 1 + length == len(query):
-                # The passage before went on to the end of the query, so this one, its rest, does too.
-                length, place = length - 1, place + 1
-            else:
-                length, place = self._longest(query, start, max(self._FIRST_SIZE, length + 1))
-            lengths[start], places[start] = length, place
-        return lengths, places
-
-    def _longest(self, query: str, start: int, size: int) -> tuple[int, int]:
-        """The longest match of `query[start:]`; `size` is how much of it is looked at first."""
-        while True:
-            pattern = query[start : start + size]
-            length, place = self._match(pattern)
-            if length < size:
-                return length, place
-            size *= 2
-
-    def _match(self, pattern: str) -> tuple[int, int]:
-        size = len(pattern)
-        text = self._text
-        slot = bisect_left(self._order, pattern, key=lambda place: text[place : place + size])
-        # Of all suffixes, one of the two beside the place where the pattern belongs has most in common with it.
-        places = [int(place) for place in self._order[max(0, slot - 1) : slot + 1]]
-        found = [(_num_common(pattern, self._text[place : place + size]), place) for place in places]
-        return max(found, key=lambda match: match[0], default=(0, 0))
+    Returns:
+        (characters,) lengths and (characters,) places in `text`, which mean nothing where the length is 0.
+    """
+    lengths = np.zeros(len(query), dtype=np.int64)
+    places = np.zeros(len(query), dtype=np.int64)
+    length = place = 0
+    for start in range(len(query)):
+        if length and start - 1 + length == len(query):
+            # The passage before went on to the end of the query, so this one, its rest, does too.
+            length, place = length - 1, place + 1
+        else:
+            size = max(_FIRST_SIZE, length + 1)
+            while (found := _match(text, order, query[start : start + size]))[0] == size:
+                size *= 2
+            length, place = found
+        lengths[start], places[start] = length, place
+    return lengths, places
 
 
-def _num_common(one: str, other: str) -> int:
+def _match(text: str, order: np.ndarray, pattern: str) -> tuple[int, int]:
+    """How many characters of a pattern stand somewhere in the text, from its first on, and one place where."""
+    size = len(pattern)
+    slot = bisect_left(order, pattern, key=lambda place: text[place : place + size])
+    # Of all suffixes, one of the two beside the place where the pattern belongs has most in common with it.
+    places = [int(place) for place in order[max(0, slot - 1) : slot + 1]]
+    found = [(num_common(pattern, text[place : place + size]), place) for place in places]
+    return max(found, key=lambda match: match[0], default=(0, 0))
+
+
+def num_common(one: str, other: str) -> int:
     """How many characters two strings begin with in common, by halving: strings are compared faster than characters are looped over."""
     low, high = 0, min(len(one), len(other))
     while low < high:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from data.store.token_store import MANIFEST
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
 from inference.judgement.memorization import BORDER, CorpusIndex, Facts
+from inference.judgement.suffix_array import sort_suffixes
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,11 @@ def find_training_text(path: Path, stores: Path = Path("data/stores")) -> Subjec
     return find_subject(folder)
 
 
-def open_index(subject: Subject, split: str = "train", max_chars: int = MAX_CHARS) -> CorpusIndex:
-    """The index of a split of a store, read from beside the store or made there now.
+def open_index(subject: Subject, max_chars: int = MAX_CHARS) -> CorpusIndex:
+    """The index of a store's training text, read from beside the store or made there now.
 
     Args:
         subject: A store or a run, from `data.inspect.find_subject`.
-        split: "train" or "valid".
         max_chars: Of a larger text evenly spaced passages are taken, about so many characters in all, which is logged and in the facts.
 
     Raises:
@@ -72,22 +72,20 @@ def open_index(subject: Subject, split: str = "train", max_chars: int = MAX_CHAR
     """
     if subject.folder is None:
         raise DataError(f"{subject.path}: its store is not here, so nothing can be held against its text. Prepare the same text again.")
-    if split not in subject.manifest["splits"]:
-        raise DataError(f"{subject.path}: has no {split} split. Its splits: {', '.join(subject.manifest['splits'])}.")
-    folder = subject.folder.parent / "indexes" / f"{subject.folder.name}-{split}-{max_chars}"
+    folder = subject.folder.parent / "indexes" / f"{subject.folder.name}-train-{max_chars}"
     index = _read(folder, subject.manifest["identity"])
     if index is None:
-        log.info("sorting the %s text of %s, once", split, subject.folder)
-        index = _make(subject, split, max_chars)
+        log.info("sorting the train text of %s, once", subject.folder)
+        index = _make(subject, max_chars)
         _write(index, folder)
     if index.facts.tokens < index.facts.tokens_of_split:
         log.warning("%s: %s", subject.folder, index.facts)
     return index
 
 
-def _make(subject: Subject, split: str, max_chars: int) -> CorpusIndex:
+def _make(subject: Subject, max_chars: int) -> CorpusIndex:
     tokenizer = subject.tokenizer()
-    streams = subject.streams(split)
+    streams = subject.streams("train")
     total = sum(stream.num_tokens for _, stream in streams)
     budget = _budget([stream for _, stream in streams], tokenizer.chars_per_id, max_chars)
     texts: list[str] = []
@@ -101,8 +99,9 @@ def _make(subject: Subject, split: str, max_chars: int) -> CorpusIndex:
             start += len(text) + len(BORDER)
             tokens += end - first
     text = BORDER.join(texts)
-    facts = Facts(subject.manifest["identity"], split, len(text), len(texts), tokens, total)
-    return CorpusIndex(text, np.array(rows, dtype=np.int64).reshape(-1, 3), [name for name, _ in streams], facts)
+    documents = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    facts = Facts(subject.manifest["identity"], len(text), len(texts), tokens, total)
+    return CorpusIndex(text, documents, [name for name, _ in streams], facts, sort_suffixes(text))
 
 
 def _budget(streams: Sequence[Stream], chars_per_id: np.ndarray, max_chars: int) -> int:
@@ -157,7 +156,7 @@ def _read(folder: Path, identity: str) -> CorpusIndex | None:
         return None
     try:
         values: Mapping[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        facts = Facts(**{key: value for key, value in values.items() if key not in ("names", "layout")})
+        facts = Facts(**{field.name: values[field.name] for field in fields(Facts)})
         text = (folder / "text.txt").read_bytes().decode("utf-8")
         # Mapped: only the slots that a search looks at are read. As a plain array, whose items are reached faster.
         order = np.asarray(np.load(folder / "suffixes.npy", mmap_mode="r"))

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.corpora.poems import form
+from data.corpora.poems import clauses, form
 from inference.judgement.rhymes import LEVEL, OBLIQUE, SYSTEM, rhymes, tone_of_group, tones
 
 FORMS = ("五言绝句", "七言绝句", "五言律诗", "七言律诗")
-_CLAUSE_END = re.compile(r"[，。？！；、：\s]+")
 _SENTENCE_END = re.compile(r"[，。？！；]\s*$")
 _OPPOSITE = {LEVEL: OBLIQUE, OBLIQUE: LEVEL}
 # The four kinds of lines, by the tone of the second character (of the fourth where a line has seven) and of the last.
@@ -66,7 +65,7 @@ class Verdict:
 def verse_lines(text: str) -> list[str]:
     """The lines of a poem without punctuation; a title or an author on a line of its own, which ends in none, is left out."""
     written = [line for line in text.splitlines() if _SENTENCE_END.search(line)] or text.splitlines()
-    return [clause for line in written for clause in _CLAUSE_END.split(line) if clause]
+    return clauses("\n".join(written))
 
 
 def judge(lines: Sequence[str]) -> Verdict | None:
@@ -81,7 +80,7 @@ def judge(lines: Sequence[str]) -> Verdict | None:
     Raises:
         DataError: If a package is missing.
     """
-    kind = form("，".join(lines))
+    kind = form(lines)
     if kind not in FORMS:
         return None
     read = [[tones(character) for character in line] for line in lines]
@@ -90,8 +89,8 @@ def judge(lines: Sequence[str]) -> Verdict | None:
     found = [(_wrong(read, pattern), pattern) for pattern in _patterns(len(lines))]
     # Where a last character may be read in both tones, the rhyme tells which pattern is meant.
     wrong, pattern = min(found, key=lambda one: (len(one[0]), (one[1][0][1] == LEVEL) != first_rhymes))
-    endings = [one[-5:] for one in read]  # What comes in front of five characters is free or follows from them.
-    second = [one[1] for one in read]
+    # Number of a line, from 2 -> how its second character is to that of the line before.
+    differs = {number: _differ(read[number - 2][1], read[number - 1][1]) for number in range(2, len(lines) + 1)}
     return Verdict(
         form=kind,
         pattern=("平起" if (pattern[0][0] == LEVEL) == (len(lines[0]) == 5) else "仄起")
@@ -102,11 +101,11 @@ def judge(lines: Sequence[str]) -> Verdict | None:
         lone_level=tuple(
             number
             for number, (one, kind_of_line) in enumerate(zip(read, pattern, strict=True), start=1)
-            if kind_of_line == (LEVEL, LEVEL) and _is(one[-5], OBLIQUE) and _is(one[-3], OBLIQUE)
+            if kind_of_line == (LEVEL, LEVEL) and one[-5] == one[-3] == {OBLIQUE}
         ),
-        three_level=tuple(number for number, one in enumerate(endings, start=1) if all(_is(tone, LEVEL) for tone in one[-3:])),
-        not_opposed=tuple(number for number in range(2, len(lines) + 1, 2) if _are_one(second[number - 2], second[number - 1])),
-        not_linked=tuple(number for number in range(3, len(lines) + 1, 2) if _are_two(second[number - 2], second[number - 1])),
+        three_level=tuple(number for number, one in enumerate(read, start=1) if one[-3] == one[-2] == one[-1] == {LEVEL}),
+        not_opposed=tuple(number for number in range(2, len(lines) + 1, 2) if differs[number] is False),
+        not_linked=tuple(number for number in range(3, len(lines) + 1, 2) if differs[number]),
         unknown=sum(not tone for one in read for tone in one),
     )
 
@@ -161,29 +160,22 @@ def _may_be(found: frozenset[str], tone: str) -> bool:
     return not found or tone in found
 
 
-def _is(found: frozenset[str], tone: str) -> bool:
-    return found == {tone}
-
-
-def _are_one(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one) == len(other) == 1 and one == other
-
-
-def _are_two(one: frozenset[str], other: frozenset[str]) -> bool:
-    return len(one) == len(other) == 1 and one != other
+def _differ(one: frozenset[str], other: frozenset[str]) -> bool | None:
+    """Whether two characters have different tones; None where one of them may be read in both, or is unknown."""
+    return one != other if len(one) == len(other) == 1 else None
 
 
 def figures(texts: Iterable[str]) -> dict[str, Any]:
-    """How many of several poems keep each rule, by form.
+    """How many poems there are of each form, and of those that can be judged how many keep each rule.
 
     Raises:
         DataError: If a package is missing.
     """
-    poems = [(text, verse_lines(text)) for text in texts]
-    verdicts = [verdict for _, lines in poems if (verdict := judge(lines)) is not None]
-    kinds = Counter(form("，".join(lines)) for _, lines in poems)
+    poems = [verse_lines(text) for text in texts]
+    verdicts = [verdict for poem in poems if (verdict := judge(poem)) is not None]
+    kinds = Counter(map(form, poems))
     by_form = {kind: _shares([one for one in verdicts if one.form == kind]) for kind in FORMS if kinds[kind]}
-    return {"system": SYSTEM, "poems": len(poems), "judged": len(verdicts), "forms": dict(kinds), "by_form": by_form}
+    return {"tones_and_rhymes": SYSTEM, "forms": {"poems": dict(kinds)}, "verse": by_form}
 
 
 def _shares(verdicts: Sequence[Verdict]) -> dict[str, float | int]:

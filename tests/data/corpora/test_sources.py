@@ -158,4 +158,4 @@ def test_reversed_strings_are_the_same_every_time_and_of_every_length(tmp_path):
     ],
 )
 def test_the_form_of_a_poem_is_told_from_its_lines(text, form):
-    assert poems.form(text) == form
+    assert poems.form(poems.clauses(text)) == form

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from data.documents import DataError
 from data.tokenizers import tokenizer_folder
 from inference.evaluate import main
-from inference.judgement.questions import read_questions
+from inference.judgement.questions import check_questions
 from tests import processes
 from tests.checkout import ROOT
 
@@ -108,7 +108,7 @@ def test_cmmlu_is_asked_where_its_data_is_and_its_absence_is_one_line(folder: Pa
 def test_a_misspelt_benchmark_is_told_those_there_are(folder: Path) -> None:
     code, _, last = evaluate(folder, "--tasks", "cmlu")
     assert code == 2
-    assert "task cmlu: lm-evaluation-harness has none of this name. Did you mean cmmlu" in last
+    assert 'task cmlu: lm-evaluation-harness has none of this name. Did you mean "cmmlu"?' in last
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm_eval is installed")
@@ -130,4 +130,4 @@ def test_without_the_package_the_command_says_how_to_get_it(folder: Path, task: 
 def test_a_file_that_holds_something_else_is_told_where(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "verse.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=rf"verse\.jsonl: {message}"):
-        read_questions(tmp_path / "verse.jsonl")
+        check_questions(tmp_path / "verse.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference.judgement.repetition import figures as variety
+from inference.judgement.generated import variety
 from inference.judgement.rhymes import _groups, rhymes, tones
 from inference.judgement.verse import figures, judge, verse_lines
 
@@ -23,7 +23,7 @@ def verdict(poem: str):
 
 
 def test_the_table_has_106_groups_and_keeps_the_entering_tone_apart():
-    assert len({group for _, group, _ in _groups()}) == 106
+    assert len({group for group, _ in _groups()}) == 106
     # All four are level in the modern language.
     assert [tones(character) for character in "白国一发"] == [frozenset("仄")] * 4
     assert rhymes("流") & rhymes("楼") == {"下平聲十一尤"}
@@ -112,8 +112,8 @@ def test_a_title_is_no_line_of_the_poem():
 
 def test_figures_of_several_poems_are_shares_by_form():
     found = figures([GUANQUE, GUANQUE.replace("一层楼", "一层山"), BAIDI, "不是诗"])
-    assert (found["poems"], found["judged"], found["forms"]["杂言"]) == (4, 3, 1)
-    assert found["by_form"]["五言绝句"] | {"rhyme": 0.5, "regulated": 0.5, "tones": 1.0, "poems": 2} == found["by_form"]["五言绝句"]
+    assert found["forms"]["poems"] == {"五言绝句": 2, "七言绝句": 1, "杂言": 1}
+    assert found["verse"]["五言绝句"] | {"rhyme": 0.5, "regulated": 0.5, "tones": 1.0, "poems": 2} == found["verse"]["五言绝句"]
 
 
 def test_variety_is_counted_over_all_texts_and_repetition_inside_each():

@@ -1,0 +1,110 @@
+"""The sections of figures that a command of `inference.evaluate` asks for, found one by one; what they need is loaded when first used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.inspect import Subject
+from data.tokenizers.tokenizer_folder import load
+from ds_configs.files import object_or_nothing
+from inference.export import RECORD
+from inference.exporting.source import max_positions
+from inference.generation.engine import Engine, load_engine
+from inference.generation.precision import choose_dtype
+from inference.judgement.continuation import Probe, continue_corpus
+from inference.judgement.generated import judge_texts, read_generated
+from inference.judgement.held_out import Rows, Text, held_out_texts, score, texts_of_file
+from inference.judgement.memorization import CorpusIndex
+from inference.judgement.questions import is_file
+from inference.judgement.training_text import find_training_text, open_index
+
+Section = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line, and the Hugging Face folder of the model that it names."""
+
+    options: argparse.Namespace
+    folder: Path
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model."""
+        dtype, why = choose_dtype(self.options.dtype)
+        if self.options.dtype == "auto":
+            print(f"precision: {dtype}, {why}", file=sys.stderr)
+        return load_engine(self.folder, dtype=dtype)
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The store that the model was trained on."""
+        return find_training_text(self.options.corpus or self.folder)
+
+    @cached_property
+    def index(self) -> CorpusIndex:
+        """The training text."""
+        return open_index(self.subject)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """How the run cuts text; a folder that does not say it gets rows as long as its model's positions."""
+        said = object_or_nothing(self.folder / RECORD).get("rows")
+        if said is None or said["seq_length"] is None:
+            rows = Rows(seq_length=min(max_positions(self.folder), 2048))
+            print(f"{self.folder} does not say how its run cut text: rows of {rows.seq_length} tokens are scored", file=sys.stderr)
+            return rows
+        return Rows(**said)
+
+    def sections(self) -> Iterator[Section]:
+        """Every section that was asked for: (name, figures). Figures of another precision than fp32 have it in their name.
+
+        Raises:
+            ValueError: If something cannot be read or does not fit.
+        """
+        for name, figures in self._asked_for():
+            dtype = figures.get("dtype", "fp32")
+            yield (name if dtype == "fp32" else f"{name}, {dtype}"), figures
+
+    def _asked_for(self) -> Iterator[Section]:
+        options = self.options
+        other = options.text or options.memorization is not None or options.generated or options.tasks
+        if options.held_out or not other:
+            texts = held_out_texts(self.subject)
+            yield "held-out text", self._score(texts, store=self.subject.manifest["identity"])
+        for path in options.text:
+            texts = texts_of_file(path, load(self.folder), self.rows, chapters="chapter" in options.by)
+            yield f"text of {path.name}", self._score(texts)
+        if options.memorization is not None:
+            yield "memorization", self._memorization()
+        for path in options.generated:
+            found = judge_texts(read_generated(path), self.index, ngram_size=options.ngram_size, min_span=options.min_span)
+            yield f"generated texts of {path.name}", found
+        for task in options.tasks:
+            from inference.judgement.harness import run_task  # It needs a package that is optional.
+
+            found = run_task(self.engine, task, batch_size=options.batch_size)
+            yield f"task {Path(task).stem if is_file(task) else task}", {"dtype": self.engine.dtype, **found}
+
+    def _score(self, texts: list[Text], **facts: str) -> dict[str, Any]:
+        by = self.options.by or (["source"] if len(texts) > 1 else [])
+        model = self.engine.core.module
+        found = score(model, load(self.folder), texts, self.rows, by=by, batch_size=self.options.batch_size)
+        return {"dtype": self.engine.dtype, **facts, **found}
+
+    def _memorization(self) -> dict[str, Any]:
+        options = self.options
+        probe = Probe(
+            num_prefixes=options.memorization,
+            prefix_tokens=options.prefix_tokens,
+            new_tokens=options.new_tokens,
+            batch_size=options.batch_size,
+        )
+        found = continue_corpus(self.engine, self.subject, self.index, probe)
+        return {"dtype": self.engine.dtype, "corpus": str(self.index.facts), **found}
