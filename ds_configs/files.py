@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def replacing(path: Path) -> Iterator[Path]:
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; when the block ends well it becomes `path`, in the place of what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()  # The scratch folder itself is its owner's alone.
+        yield new
+        if path.exists():
+            path.rename(Path(scratch) / "old")
+        new.rename(path)
 
 
 def temporary_name(path: Path) -> Path:
@@ -65,9 +79,9 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, indent: int = 1) -> None:
     """Write a JSON value as `write_text` does."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:

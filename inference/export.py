@@ -8,19 +8,17 @@ How weights are laid out in each format is `model.hugging_face.conversion`; this
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ds_configs.files import object_or_nothing
+from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.exporting.card import renew_evaluation
-from inference.exporting.source import Source, find_source, load_run_config
+from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.config import ModelConfig
 from model.families import FAMILIES
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
@@ -75,16 +73,15 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     config, model_config = load_run_config(source.run)
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
-    newest = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
-    written = False
-    if object_or_nothing(out / RECORD) != _record(newest, format, config.values):
-        checkpoint = _verified(source, newest)
-        record = _record(checkpoint, format, config.values)
-        if object_or_nothing(out / RECORD) != record:
-            _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, record)
-            written = True
-    renew_evaluation(out, source.run, object_or_nothing(out / RECORD)["fingerprint"])
-    return written
+    checkpoint = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
+    there = object_or_nothing(out / RECORD)
+    if there != _record(checkpoint, format, config.values):
+        checkpoint = _verified(source, checkpoint)
+    record = _record(checkpoint, format, config.values)
+    if there != record:
+        _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, record)
+    renew_evaluation(out, source.run, checkpoint.fingerprint)
+    return there != record
 
 
 def export_of_run(source: Source) -> Path:
@@ -164,21 +161,17 @@ def _read_folder(folder: Path) -> _Model:
     from model.hugging_face.conversion import from_folder
 
     config, weights = from_folder(folder)
-    said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
-    ids = {name: said.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return _Model(weights, config, folder, ids, f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n")
+    return _Model(
+        weights, config, folder, token_ids(folder), f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n"
+    )
 
 
 def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
-    """Fill a temporary folder beside `out`, then put it in its place."""
     from safetensors import SafetensorError
 
     from model.hugging_face.conversion import to_folder
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", ignore_cleanup_errors=True) as scratch:
-        folder = Path(scratch) / "new"
-        folder.mkdir()
+    with replacing_folder(out) as folder:
         try:
             to_folder(model.weights, model.config, folder, record["format"])
         except SafetensorError as error:  # what the library makes of a full disk
@@ -189,13 +182,10 @@ def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
             if (model.tokenizer / name).is_file():
                 shutil.copyfile(model.tokenizer / name, folder / name)
         _complete_tokenizer(folder, model.config.max_seq_length)
-        _write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **model.token_ids})
-        _write_json(folder / "generation_config.json", model.token_ids)
+        write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **model.token_ids}, indent=2)
+        write_json(folder / "generation_config.json", model.token_ids, indent=2)
         (folder / "README.md").write_text(model.card, encoding="utf-8")
-        _write_json(folder / RECORD, record)
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        folder.rename(out)
+        write_json(folder / RECORD, record, indent=2)
 
 
 def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
@@ -205,11 +195,7 @@ def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
         # Padding is masked, so any token serves; a model without one of its own pads with its end of text.
         wanted = {"pad_token": settings.get("eos_token"), "model_max_length": max_seq_length}
         missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
-        _write_json(folder / "tokenizer_config.json", {**settings, **missing})
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
 
 
 def main(arguments: Sequence[str]) -> int:

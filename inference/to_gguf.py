@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ds_configs.files import object_or_nothing
-from inference.exporting.source import find_source
+from ds_configs.files import object_or_nothing, replacing
+from inference.exporting.source import find_source, token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
@@ -57,13 +57,11 @@ def to_gguf(folder: Path, out: Path) -> None:
         raise CheckpointError(f"{folder}: {lacking}, which llama.cpp's {architecture} does not compute.")
     if config.activation == "gelu":
         log.warning('%s: model.activation = "gelu"; llama.cpp approximates it (gelu_tanh), so logits differ by about 0.001.', folder)
-    tokens = _Tokens(folder, config.vocab_size)
 
-    partial = out.with_name(f".{out.name}.part")
-    writer = gguf.GGUFWriter(partial, architecture)
-    try:
+    with replacing(out) as partial:
+        writer = gguf.GGUFWriter(partial, architecture)
         _describe(writer, config, folder.resolve().name)
-        tokens.describe(writer)
+        _describe_tokens(writer, folder, config.vocab_size)
         names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture.upper()), config.num_layers)
         for name, tensor in _tensors(model, config, architecture):
             known = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -73,9 +71,6 @@ def to_gguf(folder: Path, out: Path) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _lacking(config: ModelConfig, architecture: str) -> str | None:
@@ -119,38 +114,29 @@ def _tensors(model: GPT, config: ModelConfig, architecture: str) -> Iterator[tup
             yield "lm_head.weight", tensor  # older versions of llama.cpp do not look for it in the embedding
 
 
-class _Tokens:
+def _describe_tokens(writer: Any, folder: Path, vocab_size: int) -> None:
     """The byte-level BPE of a folder, as GGUF says it."""
-
-    def __init__(self, folder: Path, vocab_size: int) -> None:
-        tokenizer = object_or_nothing(folder / "tokenizer.json")
-        bpe, pieces = tokenizer.get("model", {}), tokenizer.get("pre_tokenizer") or {}
-        differing = [key for key, value in GPT2_PIECES.items() if pieces.get(key, value) != value]
-        if bpe.get("type") != "BPE" or not pieces or differing or tokenizer.get("normalizer"):
-            raise CheckpointError(
-                f"{folder / 'tokenizer.json'}: is no byte-level BPE that cuts a text as GPT-2's does, the only kind that is written here "
-                '(data.tokenizer.kind "byte_bpe"). Use llama.cpp\'s convert_hf_to_gguf.py, which knows some published ones.'
-            )
-        added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", ())}
-        special = {entry["content"] for entry in tokenizer.get("added_tokens", ()) if entry["special"]}
-        names = {index: token for token, index in {**bpe["vocab"], **added}.items()}
-        # Rows of the embedding beyond the tokenizer's ids stand for nothing, and have to be called something.
-        self.tokens = [names.get(index, f"[PAD{index}]") for index in range(vocab_size)]
-        self.types = [UNUSED if index not in names else CONTROL if names[index] in special else NORMAL for index in range(vocab_size)]
-        self.merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]]
-        said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
-        self.ids = {name: said.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
-
-    def describe(self, writer: Any) -> None:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
-        writer.add_token_list(self.tokens)
-        writer.add_token_types(self.types)
-        writer.add_token_merges(self.merges)
-        writer.add_add_bos_token(False)
-        for name, index in self.ids.items():
-            if isinstance(index, int):
-                getattr(writer, f"add_{name}_token_id")(index)
+    tokenizer = object_or_nothing(folder / "tokenizer.json")
+    bpe, pieces = tokenizer.get("model", {}), tokenizer.get("pre_tokenizer") or {}
+    differing = [key for key, value in GPT2_PIECES.items() if pieces.get(key, value) != value]
+    if bpe.get("type") != "BPE" or not pieces or differing or tokenizer.get("normalizer"):
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'}: is no byte-level BPE that cuts a text as GPT-2's does, the only kind that is written here "
+            '(data.tokenizer.kind "byte_bpe"). Use llama.cpp\'s convert_hf_to_gguf.py, which knows some published ones.'
+        )
+    added = tokenizer.get("added_tokens", ())
+    special = {entry["id"] for entry in added if entry["special"]}
+    names = {index: token for token, index in bpe["vocab"].items()} | {entry["id"]: entry["content"] for entry in added}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    # Rows of the embedding beyond the tokenizer's ids stand for nothing, and have to be called something.
+    writer.add_token_list([names.get(index, f"[PAD{index}]") for index in range(vocab_size)])
+    writer.add_token_types([CONTROL if index in special else NORMAL if index in names else UNUSED for index in range(vocab_size)])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
+    writer.add_add_bos_token(False)
+    for name, index in token_ids(folder).items():
+        if isinstance(index, int):
+            getattr(writer, f"add_{name}")(index)
 
 
 def main(arguments: Sequence[str]) -> int:

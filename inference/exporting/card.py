@@ -33,7 +33,7 @@ def model_card(
         str(run.get("description", "")),
         f"Step {checkpoint.step} of the run, from its fp32 master weights (checkpoint `{checkpoint.tag}`).",
         _USE,
-        "## Model\n\n" + _table(_model_rows(model)),
+        "## Model\n\n" + results.facts_table(_model_rows(model)),
         "## Results\n\n" + _results(checkpoint),
         _EVALUATION_BEGINS + _EVALUATION_ENDS,
         "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, store) + _json(values.get("data", {})),
@@ -77,14 +77,13 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 def _model_rows(model: ModelConfig) -> dict[str, Any]:
     names = ("family", "vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size")
     shape = {name: getattr(model, name) for name in (*names, "norm", "position", "activation", "use_bias", "tie_embeddings")}
-    return {"parameters": f"{count_parameters(model):,}", **shape}
+    return {"parameters": count_parameters(model), **shape}
 
 
 def _results(checkpoint: Checkpoint) -> str:
-    metrics = checkpoint.manifest.get("metrics") or {}
-    rows = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()}
+    metrics = checkpoint.manifest.get("metrics")
     note = "Losses are in nats per token; `valid/` is text that was held out."
-    return f"{note}\n\n{_table(rows)}" if rows else "The checkpoint carries none."
+    return f"{note}\n\n{results.facts_table(metrics)}" if metrics else "The checkpoint carries none."
 
 
 def _seen(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:
@@ -104,17 +103,7 @@ def _text(checkpoint: Checkpoint, store: Mapping[str, Any]) -> str:
     rows |= {f"source: {file['name']}": f"`{file['sha256']}`" for file in files[:_NAMED_FILES]}
     if len(files) > _NAMED_FILES:
         rows["more sources"] = len(files) - _NAMED_FILES
-    return _table(rows) + "\n\n"
-
-
-def _table(rows: Mapping[str, Any]) -> str:
-    return "\n".join(
-        [
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {str(value).lower() if isinstance(value, bool) else value} |" for name, value in rows.items()),
-        ]
-    )
+    return results.facts_table(rows) + "\n\n"
 
 
 def _json(value: object) -> str:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ds_configs.errors import first_line
 from model.config import ModelConfig
 from model.gpt import GPT, layers
 from training.checkpoints.find_and_verify import PARTITION_FILE, CheckpointError
@@ -37,21 +38,10 @@ def load_gpt(folder: Path, config: ModelConfig) -> GPT:
     """The plain model with the weights of a checkpoint folder, fp32, on the CPU.
 
     Raises:
-        CheckpointError: If the files cannot be read, or do not hold this model's weights.
+        CheckpointError: If the files cannot be read, or do not hold exactly this model's weights.
     """
     model = GPT(config)
-    # assign: the tensors become the parameters, so that the model's own memory is never filled.
-    model.load_state_dict(read_state(folder, model), assign=True)
-    return model.eval()
-
-
-def read_state(folder: Path, model: GPT) -> dict[str, Tensor]:
-    """The fp32 weights of a checkpoint folder under the plain model's names and in its shapes; the values of `model` are not read.
-
-    Raises:
-        CheckpointError: If the files cannot be read, or do not hold exactly the model's weights.
-    """
-    tied = [str(entry.index) for entry in layers(model.config) if entry.tied]
+    tied = [str(entry.index) for entry in layers(config) if entry.tied]
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
     state: dict[str, Tensor] = {}
     for stored, flat in _weights(folder):
@@ -68,7 +58,9 @@ def read_state(folder: Path, model: GPT) -> dict[str, Tensor]:
         state.setdefault(name, weight)
     if missing := sorted(shapes.keys() - state.keys()):
         raise CheckpointError(f'{folder}: has no "{missing[0]}" ({len(missing)} weights are missing). {_MISMATCH}')
-    return state
+    # assign: the tensors become the parameters, so that the model's own memory is never filled.
+    model.load_state_dict(state, assign=True)
+    return model.eval()
 
 
 _MISMATCH = "Is it the checkpoint of that configuration, with all its files?"
@@ -117,7 +109,7 @@ def _from_partitions(files: Mapping[tuple[int, ...], Path]) -> Iterator[tuple[st
             for mapping, flat in zip(optimizer["param_slice_mappings"], optimizer["single_partition_of_fp32_groups"], strict=True):
                 for name, fragment in mapping.items():
                     pieces[name].append(flat.narrow(0, fragment.start, fragment.numel))
-        yield from ((name, _join(parts)) for name, parts in pieces.items())
+        yield from ((name, parts[0] if len(parts) == 1 else torch.cat(parts)) for name, parts in pieces.items())
 
 
 def _from_layers(files: Mapping[tuple[int, ...], Path]) -> Iterator[tuple[str, Tensor]]:
@@ -132,18 +124,10 @@ def _universal(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield path.parent.name, _load(path)["param"].reshape(-1)
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[tuple[int, ...], Path]:
     """The files whose names match, under the numbers in their names."""
-    matches = ((pattern.fullmatch(path.name), path) for path in _entries(folder))
+    matches = ((pattern.fullmatch(path.name), path) for path in sorted(folder.glob("*")))
     return {tuple(int(number) for number in match.groups()): path for match, path in matches if match}
-
-
-def _entries(folder: Path) -> Iterable[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -153,6 +137,5 @@ def _load(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(known):
             content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint file ({reason}). Use another checkpoint.") from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint file ({first_line(error)}). Use another checkpoint.") from error
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ds_configs
 from ds_configs.files import object_or_nothing
@@ -77,6 +77,12 @@ def max_positions(folder: Path) -> int:
     config = object_or_nothing(folder / "config.json")
     positions: int = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
     return positions
+
+
+def token_ids(folder: Path) -> dict[str, Any]:
+    """The ids of the special tokens that a Hugging Face folder names for generation, None for one that it does not name."""
+    said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
+    return {name: said.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def _known_runs(path: Path) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ds_configs.files import object_or_nothing
+from inference.exporting.source import token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
@@ -35,9 +36,7 @@ class FolderTokenizer:
             raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
         # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
         self._backend.encode_special_tokens = object_or_nothing(folder / "tokenizer_config.json").get("split_special_tokens", False)
-        eos = object_or_nothing(folder / "generation_config.json").get(
-            "eos_token_id", object_or_nothing(folder / "config.json").get("eos_token_id")
-        )
+        eos = token_ids(folder)["eos_token_id"]
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 
     def encode(self, text: str, *, begins_document: bool = False) -> list[int]:

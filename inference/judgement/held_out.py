@@ -196,12 +196,8 @@ def _chapter(document: str) -> str:
     return document.split("\n")[0].strip() if found.all and found.all[0].line == 1 else _NO_CHAPTER
 
 
-def _form(document: str) -> str:
-    """The form of a poem, whose title and author may stand on lines of their own."""
-    return form(verse_lines(document))
-
-
-_LABELS: dict[str, Callable[[str], str]] = {"chapter": _chapter, "form": _form}
+# A label of a document for each kind of group but "source". A poem's title and author may stand on lines of their own.
+_LABELS: dict[str, Callable[[str], str]] = {"chapter": _chapter, "form": lambda document: form(verse_lines(document))}
 
 
 def token_nats(model: Any, ids: np.ndarray, bounds: np.ndarray, eos_id: int, batch_size: int) -> np.ndarray:

@@ -46,13 +46,18 @@ def markdown(section: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in section.items() if key not in ("name", "made", *ABOUT) and not isinstance(value, dict | list)}
     parts = [f"### {section['name']}"]
     if plain:
-        parts.append(_table(["", ""], [[key, _shown(value)] for key, value in plain.items()]))
+        parts.append(facts_table(plain))
     for key, value in section.items():
         if isinstance(value, dict) and value:
             parts.append(_groups(key, value))
         if isinstance(value, list) and value:
             parts.append(_table(list(value[0]), [[_shown(cell) for cell in row.values()] for row in value]))
     return "\n\n".join(parts)
+
+
+def facts_table(facts: Mapping[str, Any]) -> str:
+    """A table of two columns, name and value."""
+    return _table(["", ""], [[name, _shown(value)] for name, value in facts.items()])
 
 
 def _groups(name: str, groups: Mapping[str, Any]) -> str:

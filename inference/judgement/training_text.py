@@ -7,14 +7,10 @@ store's name, which holds its identity.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +19,7 @@ from data.documents import DataError
 from data.inspect import Subject, find_subject
 from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
-from ds_configs.files import object_or_nothing
+from ds_configs.files import object_or_nothing, read_object, replacing_folder, write_json
 from inference.export import RECORD
 from inference.judgement.memorization import BORDER, CorpusIndex, Facts
 from inference.judgement.suffix_array import sort_suffixes
@@ -134,18 +130,11 @@ def _documents(stream: Stream, budget: int) -> Iterator[tuple[int, int, int]]:
 def _write(index: CorpusIndex, folder: Path) -> None:
     """The folder appears whole or not at all. Where it cannot be written, the next start makes the index again, which is said."""
     try:
-        folder.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True) as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
+        with replacing_folder(folder) as new:
             (new / "text.txt").write_bytes(index.text.encode("utf-8"))
             np.save(new / "suffixes.npy", index.order)
             np.save(new / "documents.npy", index.documents)
-            facts = {**asdict(index.facts), "names": index.names, "layout": LAYOUT}
-            (new / "facts.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            if folder.exists():  # Of another layout, or damaged.
-                shutil.rmtree(folder)
-            new.rename(folder)
+            write_json(new / "facts.json", {**asdict(index.facts), "names": index.names, "layout": LAYOUT})
     except OSError as error:
         log.warning("%s: the index cannot be kept (%s); it will be made again the next time", folder, error.strerror or error)
 
@@ -155,7 +144,8 @@ def _read(folder: Path, identity: str) -> CorpusIndex | None:
     if not folder.is_dir():
         return None
     try:
-        values: Mapping[str, Any] = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        values = read_object(folder / "facts.json")
+        layout, names = values["layout"], values["names"]
         facts = Facts(**{field.name: values[field.name] for field in fields(Facts)})
         text = (folder / "text.txt").read_bytes().decode("utf-8")
         # Mapped: only the slots that a search looks at are read. As a plain array, whose items are reached faster.
@@ -165,7 +155,7 @@ def _read(folder: Path, identity: str) -> CorpusIndex | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("%s: is damaged (%s) and is made again", folder, error)
         return None
-    if not fits or (facts.identity, values["layout"]) != (identity, LAYOUT):
+    if not fits or (facts.identity, layout) != (identity, LAYOUT):
         log.warning("%s: is not the index of this store and is made again", folder)
         return None
-    return CorpusIndex(text, documents, values["names"], facts, order)
+    return CorpusIndex(text, documents, names, facts, order)

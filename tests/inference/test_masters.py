@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.exporting.masters import load_gpt, read_state
+from inference.exporting.masters import load_gpt
 from inference.exporting.source import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
@@ -45,7 +45,7 @@ def test_masters_of_two_stages_and_two_replicas_are_read_exactly(saved_run: Path
 @pytest.mark.distributed
 def test_the_layer_files_of_a_bf16_run_are_not_the_masters(saved_run: Path) -> None:
     # If they were equal, the test above would pass with a reader that takes the wrong files.
-    state = read_state(saved(saved_run), GPT(model_of(saved_run)))
+    state = load_gpt(saved(saved_run), model_of(saved_run)).state_dict()
     layer = torch.load(saved(saved_run) / "layer_02-model_states.pt", weights_only=True)
     assert layer["qkv.weight"].dtype == torch.bfloat16
     assert not torch.equal(layer["qkv.weight"].float(), state["2.qkv.weight"])
@@ -54,7 +54,7 @@ def test_the_layer_files_of_a_bf16_run_are_not_the_masters(saved_run: Path) -> N
 @pytest.mark.distributed
 def test_reading_leaves_the_checkpoint_in_its_files(saved_run: Path) -> None:
     # A weight that no replica shares is a view of the mapped file, and so is the part of the flat piece around it.
-    state = read_state(saved(saved_run), GPT(model_of(saved_run)))
+    state = load_gpt(saved(saved_run), model_of(saved_run)).state_dict()
     whole = [weight for weight in state.values() if weight.untyped_storage().nbytes() > 4 * weight.numel()]
     assert whole, "every weight was copied"
 
@@ -77,7 +77,7 @@ def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_
         },
     }
     run = save_run(tmp_path / "fp32", verse, (1,), changes)
-    assert_same(read_state(saved(run, 1), GPT(model_of(run))), 1, model_of(run))
+    assert_same(load_gpt(saved(run, 1), model_of(run)).state_dict(), 1, model_of(run))
 
 
 @pytest.mark.distributed
@@ -86,7 +86,7 @@ def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path)
     command += ["--input_folder", str(saved(saved_run)), "--output_folder", str(tmp_path)]
     done = processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert_same(read_state(tmp_path, GPT(model_of(saved_run))), STEPS[-1], model_of(saved_run))
+    assert_same(load_gpt(tmp_path, model_of(saved_run)).state_dict(), STEPS[-1], model_of(saved_run))
 
 
 @pytest.mark.distributed
@@ -110,7 +110,7 @@ def test_deepspeeds_own_script_does_not_read_the_checkpoint_of_a_pipeline(saved_
 def test_a_missing_replica_is_named(run: Path) -> None:
     (saved(run) / "bf16_zero_pp_rank_1_mp_rank_01_optim_states.pt").unlink()
     with pytest.raises(CheckpointError, match=r"has 1 \*_optim_states.pt of stage 1 where there were 2"):
-        read_state(saved(run), GPT(model_of(run)))
+        load_gpt(saved(run), model_of(run))
 
 
 @pytest.mark.distributed
@@ -118,4 +118,4 @@ def test_a_missing_stage_is_a_missing_weight(run: Path) -> None:
     for path in saved(run).glob("*mp_rank_01_optim_states.pt"):
         path.unlink()
     with pytest.raises(CheckpointError, match=r'has no "6.norm.bias" \(14 weights are missing\)'):
-        read_state(saved(run), GPT(model_of(run)))
+        load_gpt(saved(run), model_of(run))
