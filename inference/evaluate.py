@@ -77,9 +77,9 @@ def main(arguments: Sequence[str]) -> int:
 
         found: list[Mapping[str, Any]] = []
         for name, result in Job(options, folder).sections():
-            results.add(home, name, result, checkpoint)
             found.append({"name": name, **result})
             print(results.markdown(found[-1]) + "\n", flush=True)
+            results.add(home, name, result, checkpoint)
         if options.output:
             about = {key: checkpoint.get(key) for key in results.ABOUT}
             write_json(options.output, {"model": str(options.model), **about, "sections": found})

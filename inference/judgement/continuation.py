@@ -27,10 +27,10 @@ from inference.judgement.suffix_array import num_common
 class Probe:
     """How a model is asked."""
 
-    num_prefixes: int = 100
-    prefix_tokens: int = 32
-    new_tokens: int = 32
-    batch_size: int = 8
+    num_prefixes: int
+    prefix_tokens: int
+    new_tokens: int
+    batch_size: int
 
 
 def continue_corpus(engine: Engine, subject: Subject, index: CorpusIndex, probe: Probe) -> dict[str, Any]:

@@ -119,7 +119,17 @@ class _Model(TemplateLM):
         raise DataError("it scores whole texts, which --text FILE does")
 
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
-        return [_written(self._engine, *request.args) for request in requests]
+        return [self._write(*request.args) for request in requests]
+
+    def _write(self, context: str, settings: dict[str, Any]) -> str:
+        """What the model writes greedily after a context, up to one of the task's stops."""
+        positions = self._engine.max_positions
+        new_tokens = min(int(settings.get("max_gen_toks", 256)), positions - 1)
+        prompt, room = self.tok_encode(context), positions - new_tokens
+        self.cut_contexts += len(prompt) > room
+        stop = settings.get("until") or ()
+        stops = tuple(one for one in ((stop,) if isinstance(stop, str) else stop) if one)
+        return generate(self._engine, [prompt[-room:]], Sampling(temperature=0, new_tokens=new_tokens, stop=stops))[0].text
 
 
 def _answer(logits: Tensor, rest: list[int]) -> tuple[float, bool]:
@@ -127,12 +137,3 @@ def _answer(logits: Tensor, rest: list[int]) -> tuple[float, bool]:
     scores = functional.log_softmax(logits[len(logits) - len(rest) :].float(), dim=-1)
     labels = torch.tensor(rest, device=scores.device)
     return float(scores.gather(1, labels[:, None]).sum()), bool((scores.argmax(-1) == labels).all())
-
-
-def _written(engine: Engine, context: str, settings: dict[str, Any]) -> str:
-    """What the model writes greedily after a context, up to one of the task's stops."""
-    new_tokens = min(int(settings.get("max_gen_toks", 256)), engine.max_positions - 1)
-    prompt = engine.tokenizer.encode(context)[-(engine.max_positions - new_tokens) :]
-    stop = settings.get("until") or ()
-    stops = tuple(one for one in ((stop,) if isinstance(stop, str) else stop) if one)
-    return generate(engine, [prompt], Sampling(temperature=0, new_tokens=new_tokens, stop=stops))[0].text

@@ -30,7 +30,9 @@ def add(folder: Path, name: str, result: Mapping[str, Any], checkpoint: Mapping[
     """
     about = {key: checkpoint.get(key) for key in ABOUT}
     sections = read_object(folder / FILE).get("sections", [])
-    kept = [one for one in sections if (one["name"], one["fingerprint"]) != (name, about["fingerprint"])]
+    if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
+        raise ValueError(f"{folder / FILE}: holds something else than sections of figures, so none is added. Move it away.")
+    kept = [one for one in sections if (one.get("name"), one.get("fingerprint")) != (name, about["fingerprint"])]
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(folder / FILE, {"sections": [*kept, {"name": name, **about, "made": made, **result}]})
 

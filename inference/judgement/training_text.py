@@ -26,17 +26,17 @@ from inference.judgement.suffix_array import sort_suffixes
 
 log = logging.getLogger(__name__)
 
+STORES = Path("data/stores")
 MAX_CHARS = 50_000_000
 LAYOUT = 1  # Raised when the files of an index change, so that one made before is made again.
 _PIECE_TOKENS = 1 << 20
 
 
-def find_training_text(path: Path, stores: Path = Path("data/stores")) -> Subject:
+def find_training_text(path: Path) -> Subject:
     """The text that a model was trained on.
 
     Args:
-        path: A run, a store, or an exported folder, which names the store it was trained on.
-        stores: Where the store of an exported folder is looked for, unless it lies in a run's folder.
+        path: A run, a store, or an exported folder. The store that a folder names is looked for in STORES, unless the folder is a run's.
 
     Raises:
         DataError: If the text is not known or not here.
@@ -50,9 +50,9 @@ def find_training_text(path: Path, stores: Path = Path("data/stores")) -> Subjec
     run = path.resolve().parent
     if object_or_nothing(run / STORE_RECORD).get("identity") == text["identity"]:
         return find_subject(run)
-    folder = stores / text["store"]
+    folder = STORES / text["store"]
     if not (folder / MANIFEST).is_file():
-        raise DataError(f"{path}: its training text, the store {text['store']}, is not in {stores}. Prepare the same text again.")
+        raise DataError(f"{path}: its training text, the store {text['store']}, is not in {STORES}. Prepare the same text again.")
     return find_subject(folder)
 
 

@@ -7,6 +7,7 @@ that the table does not have, breaks no rule. Tones and rhymes are those of `rhy
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -113,14 +114,11 @@ def judge(lines: Sequence[str]) -> Verdict | None:
 def _patterns(num_lines: int) -> list[list[tuple[str, str]]]:
     """The four patterns of a form, each line as its key in `_LINES`: lines of a couplet are opposed (对), couplets are linked (粘)."""
     found = []
-    for first in (OBLIQUE, LEVEL):
-        # The tone of the second character (of five), line by line.
-        begin = [first]
-        for number in range(1, num_lines):
-            begin.append(_OPPOSITE[begin[-1]] if number % 2 else begin[-1])
-        for end in (OBLIQUE, LEVEL):
-            ends = [end, *(LEVEL if number % 2 else OBLIQUE for number in range(1, num_lines))]
-            found.append(list(zip(begin, ends, strict=True)))
+    for first, end in itertools.product((OBLIQUE, LEVEL), repeat=2):
+        # Tones of the second character (of five) and of the last, line by line.
+        begins = [first if number % 4 in (0, 3) else _OPPOSITE[first] for number in range(num_lines)]
+        ends = [end, *(LEVEL if number % 2 else OBLIQUE for number in range(1, num_lines))]
+        found.append(list(zip(begins, ends, strict=True)))
     return found
 
 

@@ -19,6 +19,8 @@ from training.checkpoints.find_and_verify import CheckpointError
 
 from .conftest import STEPS, save_run
 
+pytestmark = pytest.mark.distributed
+
 
 def saved(run: Path, step: int = STEPS[-1]) -> Path:
     return run / "checkpoints" / f"step{step:08d}"
@@ -36,13 +38,11 @@ def assert_same(state: dict[str, Tensor], seed: int, config: ModelConfig) -> Non
         assert torch.equal(state[name], weight), name
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("step", STEPS)
 def test_masters_of_two_stages_and_two_replicas_are_read_exactly(saved_run: Path, step: int) -> None:
     assert_same(load_gpt(saved(saved_run, step), model_of(saved_run)).state_dict(), step, model_of(saved_run))
 
 
-@pytest.mark.distributed
 def test_the_layer_files_of_a_bf16_run_are_not_the_masters(saved_run: Path) -> None:
     # If they were equal, the test above would pass with a reader that takes the wrong files.
     state = load_gpt(saved(saved_run), model_of(saved_run)).state_dict()
@@ -51,7 +51,6 @@ def test_the_layer_files_of_a_bf16_run_are_not_the_masters(saved_run: Path) -> N
     assert not torch.equal(layer["qkv.weight"].float(), state["2.qkv.weight"])
 
 
-@pytest.mark.distributed
 def test_reading_leaves_the_checkpoint_in_its_files(saved_run: Path) -> None:
     # A weight that no replica shares is a view of the mapped file, and so is the part of the flat piece around it.
     state = load_gpt(saved(saved_run), model_of(saved_run)).state_dict()
@@ -59,7 +58,6 @@ def test_reading_leaves_the_checkpoint_in_its_files(saved_run: Path) -> None:
     assert whole, "every weight was copied"
 
 
-@pytest.mark.distributed
 def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_path: Path, verse: Path) -> None:
     changes = {
         "bf16": None,
@@ -80,7 +78,6 @@ def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_
     assert_same(load_gpt(saved(run, 1), model_of(run)).state_dict(), 1, model_of(run))
 
 
-@pytest.mark.distributed
 def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
     command += ["--input_folder", str(saved(saved_run)), "--output_folder", str(tmp_path)]
@@ -89,31 +86,21 @@ def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path)
     assert_same(load_gpt(tmp_path, model_of(saved_run)).state_dict(), STEPS[-1], model_of(saved_run))
 
 
-@pytest.mark.distributed
 def test_deepspeeds_own_script_does_not_read_the_checkpoint_of_a_pipeline(saved_run: Path, tmp_path: Path) -> None:
     """As docs/generation.md says; once it does, the page can change."""
-    command = [
-        sys.executable,
-        "-m",
-        "deepspeed.utils.zero_to_fp32",
-        str(saved_run / "checkpoints"),
-        str(tmp_path),
-        "-t",
-        saved(saved_run).name,
-    ]
+    folders = [str(saved_run / "checkpoints"), str(tmp_path)]
+    command = [sys.executable, "-m", "deepspeed.utils.zero_to_fp32", *folders, "-t", saved(saved_run).name]
     done = processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode != 0
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.distributed
 def test_a_missing_replica_is_named(run: Path) -> None:
     (saved(run) / "bf16_zero_pp_rank_1_mp_rank_01_optim_states.pt").unlink()
     with pytest.raises(CheckpointError, match=r"has 1 \*_optim_states.pt of stage 1 where there were 2"):
         load_gpt(saved(run), model_of(run))
 
 
-@pytest.mark.distributed
 def test_a_missing_stage_is_a_missing_weight(run: Path) -> None:
     for path in saved(run).glob("*mp_rank_01_optim_states.pt"):
         path.unlink()

@@ -157,6 +157,16 @@ def test_a_mistake_is_one_line(folder: Path, store: Path, arguments: list[str], 
     assert message in said[-1]
 
 
+def test_a_record_that_is_none_ends_in_one_line_after_the_table(
+    folder: Path, stores: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "evaluation.json").write_text('{"sections": ["x"]}', encoding="utf-8")
+    assert main([str(folder), *stores]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("### held-out text")
+    assert "evaluation.json: holds something else than sections of figures" in said.err.strip().splitlines()[-1]
+
+
 def test_a_folder_of_another_origin_is_scored_in_rows_of_its_positions(folder: Path, stores: list[str], capsys, tmp_path: Path) -> None:
     (folder / "export.json").unlink()
     evaluate(folder, *stores)

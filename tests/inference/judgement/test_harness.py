@@ -86,6 +86,18 @@ def test_a_list_is_as_good_as_lines_and_what_does_not_fit_is_counted(folder: Pat
 
 
 @needs_harness
+def test_a_text_that_is_to_be_written_is_cut_to_its_room_and_counted(folder: Path) -> None:
+    from inference.generation.engine import load_engine
+    from inference.judgement.harness import _Model
+
+    model = _Model(load_engine(folder), batch_size=1)
+    model._write("春眠不觉晓", {"max_gen_toks": 8})
+    assert model.cut_contexts == 0
+    model._write("春眠不觉晓，" * 40, {"max_gen_toks": 8})
+    assert model.cut_contexts == 1
+
+
+@needs_harness
 def test_cmmlu_is_asked_where_its_data_is_and_its_absence_is_one_line(folder: Path) -> None:
     subject = ("--tasks", "cmmlu_chinese_literature")
     code, table, last = evaluate(folder, *subject)
