@@ -36,12 +36,6 @@ class Probe:
 def continue_corpus(engine: Engine, subject: Subject, index: CorpusIndex, probe: Probe) -> dict[str, Any]:
     """Hits on training text and on held-out text, and how much of the continuations is anywhere in the training text.
 
-    Args:
-        engine: The model.
-        subject: Its run or store.
-        index: Of the training text.
-        probe: How many prefixes, how long, and how much is to follow.
-
     Raises:
         DataError: If prefix and continuation do not fit the model.
     """

@@ -54,14 +54,7 @@ def read_generated(path: Path) -> list[Generated]:
 
 
 def judge_texts(texts: Sequence[Generated], index: CorpusIndex, *, ngram_size: int, min_span: int) -> dict[str, Any]:
-    """Figures of texts; prompts count for verse only, whose first line they may be.
-
-    Args:
-        texts: From `read_generated`.
-        index: Of the training text.
-        ngram_size: Characters of an n-gram.
-        min_span: Characters of a copied passage.
-    """
+    """Figures of texts, sizes being those of `index.measure`; prompts count for verse only, whose first line they may be."""
     measured = [index.measure(one.text, ngram_size=ngram_size, min_span=min_span) for one in texts]
     characters = sum(len(one.text) for one in texts)
     ngrams = [

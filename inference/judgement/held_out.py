@@ -155,15 +155,9 @@ def _encode(source: str, documents: Sequence[str], tokenizer: Tokenizer, rows: R
 def score(
     model: Any, tokenizer: Tokenizer, texts: Iterable[Text], rows: Rows, *, by: Sequence[Grouping], batch_size: int
 ) -> dict[str, Any]:
-    """Score texts, all together and in groups. The groups of one kind add up to the whole.
+    """Score texts, all together and in groups: the groups of one kind add up to the whole.
 
-    Args:
-        model: A `transformers` causal language model.
-        tokenizer: Its tokenizer.
-        texts: From `held_out_texts` or `texts_of_file`.
-        rows: How they are cut.
-        by: Kinds of groups.
-        batch_size: Rows at a time.
+    `model` is a causal language model of `transformers`, which is given `batch_size` rows at a time.
 
     Raises:
         DataError: If a text has ids that the model does not know.
@@ -204,7 +198,7 @@ def token_nats(model: Any, ids: np.ndarray, bounds: np.ndarray, eos_id: int, bat
     """(tokens,) what each token costs, -ln p(token | the tokens before it in its row), in nats.
 
     Args:
-        model: A `transformers` causal language model.
+        model: As in `score`.
         ids: (tokens,).
         bounds: (rows + 1,) where rows begin, and the end of the last.
         eos_id: Stands before the first token. Every later row is given the last token of the row before.

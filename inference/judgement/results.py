@@ -17,13 +17,9 @@ ABOUT = ("checkpoint", "step", "fingerprint")
 
 
 def add(folder: Path, name: str, result: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
-    """Write a section, in the place of an earlier one of the same name and the same checkpoint.
+    """Write a section of JSON values, in the place of an earlier one of the same name and the same checkpoint.
 
-    Args:
-        folder: Of the run, or an exported one.
-        name: Of the section.
-        result: JSON values.
-        checkpoint: "checkpoint" (its tag), "step" and "fingerprint", from `export.json`; empty for a model of another origin.
+    Of `checkpoint`, which is the `export.json` of a model, or empty for one of another origin, `ABOUT` is kept.
 
     Raises:
         ValueError: If the file is there and is no such record.

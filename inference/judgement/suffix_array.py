@@ -40,10 +40,7 @@ def sort_suffixes(text: str) -> np.ndarray:
 def longest_matches(text: str, order: np.ndarray, query: str) -> tuple[np.ndarray, np.ndarray]:
     """For every character of `query`: how long the longest passage is that begins there and is in `text`, and one place where.
 
-    Args:
-        text: Where to look.
-        order: What `sort_suffixes` made of it.
-        query: What to look for.
+    `order` is what `sort_suffixes` made of `text`.
 
     Returns:
         (characters,) lengths and (characters,) places in `text`, which mean nothing where the length is 0.

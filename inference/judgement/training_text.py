@@ -33,10 +33,7 @@ _PIECE_TOKENS = 1 << 20
 
 
 def find_training_text(path: Path) -> Subject:
-    """The text that a model was trained on.
-
-    Args:
-        path: A run, a store, or an exported folder. The store that a folder names is looked for in STORES, unless the folder is a run's.
+    """The text of a run, a store, or an exported folder, which names a store: of the run that it lies in, or in STORES.
 
     Raises:
         DataError: If the text is not known or not here.
@@ -59,9 +56,7 @@ def find_training_text(path: Path) -> Subject:
 def open_index(subject: Subject, max_chars: int = MAX_CHARS) -> CorpusIndex:
     """The index of a store's training text, read from beside the store or made there now.
 
-    Args:
-        subject: A store or a run, from `data.inspect.find_subject`.
-        max_chars: Of a larger text evenly spaced passages are taken, about so many characters in all, which is logged and in the facts.
+    Of a text of more than `max_chars` evenly spaced passages are taken, about so many characters in all, which is logged and in the facts.
 
     Raises:
         DataError: If the run's store is not on this machine or is damaged.
