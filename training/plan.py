@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -22,14 +23,15 @@ from model.flops import count_parameters, flops_per_token, layer_work
 from model.partition import balance
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, Layout, Plan
+from training.planning.costs import GIB, Plan, plan_on
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
-from training.planning.faults import Save, best_interval_seconds, losses
-from training.planning.search import plan_on, search
+from training.planning.search import search
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
 
 LISTED = 8
+GBIT = 1e9 / 8  # In bytes.
+WEEK_SECONDS = 7 * 24 * 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(compare(Path(options.against)))
             return 0
         path, overrides = parse(options.words, DEFAULT_CONFIG)
-        config = resolve(ds_configs.read(path, overrides), devices_of(options))
+        config = resolve(ds_configs.read(path, overrides), read_pool(Path(options.hostfile)).slots if options.hostfile else None)
         print("\n".join(describe(config, options)))
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -58,11 +60,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="python -m training.plan", description="What a run will cost.")
     parser.add_argument("words", nargs="*", metavar="CONFIG or dotted.key=value")
-    parser.add_argument(
-        "--device",
-        choices=[*DEVICES, "here"],
-        help="here (the default without --hostfile and --devices): measured",
-    )
+    parser.add_argument("--device", choices=[*DEVICES, "here"], help="here (the default without --hostfile and --devices): measured")
     parser.add_argument("--devices", type=int, help="how many; lists the best layouts for them")
     parser.add_argument("--hostfile", help="whose slots are the devices")
     parser.add_argument("--slots", type=int, default=6, help="devices of a host (6), for --devices")
@@ -74,8 +72,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--restart-seconds", type=float, default=300, help="from a failure to the first step (300)")
     parser.add_argument("--timeline", metavar="FILE.svg", help="draw the pipeline's timeline")
     parser.add_argument("--against", metavar="RUN", help="compare with what a run on this machine has measured")
-    options = parser.parse_args(list(arguments))
-    for name in ("efficiency", "network_gbits", "save_gb_per_second", "snapshot_gb_per_second"):
+    options = parser.parse_intermixed_args(list(arguments))
+    for name in ("efficiency", "network_gbits", "failures_per_week", "save_gb_per_second", "snapshot_gb_per_second"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
@@ -83,51 +81,45 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def devices_of(options: argparse.Namespace) -> int | None:
-    """How many ranks there are; None where the configuration says it."""
-    return read_pool(Path(options.hostfile)).slots if options.hostfile else None
-
-
 def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
     """The plan as lines."""
     name = options.device or ("here" if not options.hostfile and options.devices is None else "max1550")
+    device: Device | None = None
     if name == "here":
         from training.planning.against import plan_here
 
-        run, plan, said = plan_here(config)
-        return [*said, *stages_table(plan, None), *summary(run, plan, None, options), *drawn(run, plan, options)]
-    device = DEVICES[name]
-    if options.efficiency is not None:
-        device = dataclasses.replace(device, efficiency=options.efficiency)
-    run = with_precision(config, config.precision is not False)
-    network = options.network_gbits * 1e9 / 8
-    plan = plan_on(
-        device,
-        run.model,
-        Layout.of(run.batch, balance(layer_work(run.model, run.data.seq_length), run.batch.stages)),
-        run.workload,
-        network,
-    )
-    lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan.layout)} of {device.name}", ""]
-    lines += [*stages_table(plan, device), *summary(run, plan, device, options), *drawn(run, plan, options)]
-    if options.devices is not None:
-        lines += ["", *best(run, device, options, network)]
-    return lines
+        run, plan, lines = plan_here(config)
+    else:
+        device = DEVICES[name]
+        device = dataclasses.replace(device, efficiency=options.efficiency or device.efficiency)
+        run = with_precision(config, config.precision is not False)
+        parts = balance(layer_work(run.model, run.data.seq_length), run.batch.stages)
+        plan = plan_on(device, run.model, run.workload, parts, options.network_gbits * GBIT)
+        lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {name}", ""]
+    lines += [*stages_table(plan, device), *summary(run, plan, device, options)]
+    if options.timeline:
+        from training.planning.timeline import write_timeline
+
+        title = f"{run.run.name}: {layout_words(plan)}, {plan.step_seconds:.3g} s a step"
+        write_timeline(Path(options.timeline), plan.played, title)
+        lines += ["", f"timeline     {options.timeline}"]
+    return [*lines, "", *best(run, device, options)] if device and options.devices is not None else lines
 
 
-def layout_words(layout: Layout) -> str:
+def layout_words(plan: Plan) -> str:
     """192 devices = 6 stages x 32 replicas ..."""
     return (
-        f"{layout.devices} devices = {layout.stages} stages x {layout.replicas} replicas, micro-batch {layout.micro_batch} x"
-        f" {layout.micro_batches} micro-batches"
+        f"{plan.devices} devices = {plan.stages} stages x {plan.workload.replicas} replicas, micro-batch {plan.workload.micro_batch} x"
+        f" {plan.workload.micro_batches} micro-batches"
     )
 
 
 def stages_table(plan: Plan, device: Device | None) -> list[str]:
     """One line a stage: layers, time, idle share, memory."""
     lines = ["stage  layers  busy s/step   idle   memory GiB" + (f" (of {device.memory_gib:g})" if device else "")]
-    for stage, (busy, idle, memory) in enumerate(zip(plan.played.busy, plan.played.bubble, plan.memory_bytes, strict=True)):
-        span = f"{plan.layout.parts[stage]}-{plan.layout.parts[stage + 1] - 1}"
+    bytes_of = plan.memory_bytes if device else plan.process_bytes
+    for stage, (busy, idle, memory) in enumerate(zip(plan.played.busy, plan.played.bubble, bytes_of, strict=True)):
+        span = f"{plan.parts[stage]}-{plan.parts[stage + 1] - 1}"
         full = "  DOES NOT FIT" if device and memory > device.memory_gib * GIB else ""
         lines.append(f"{stage:>5}  {span:>6}  {busy:>11.3f}  {idle:>5.1%}  {memory / GIB:>10.2f}{full}")
     return lines
@@ -137,10 +129,9 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
     """Step, traffic, run, failures, and what all of it rests on."""
     step, tokens = plan.step_seconds, run.tokens_per_step
     flops = flops_per_token(run.model, run.data.seq_length) * tokens
-    layout = plan.layout
     lines = [
         "",
-        f"step         {step:.3f} s, {tokens / step:,.0f} tokens/s, {flops / step / layout.devices / 1e12:.3g} TFLOP/s a device",
+        f"step         {step:.3f} s, {tokens / step:,.0f} tokens/s, {flops / step / plan.devices / 1e12:.3g} TFLOP/s a device",
         f"one stage busy at a time: {plan.naive_seconds:.3f} s a step, {plan.naive_seconds / step:.1f} times as long",
         f"traffic      {plan.activation_bytes / 1e6:.2f} MB a micro-batch and boundary, each way;"
         f" {plan.gradient_bytes / 1e6:.0f} MB a rank and step between replicas ({plan.exchange_seconds:.3f} s with the optimizer)",
@@ -148,7 +139,7 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
     last_step = run.last_step()
     if last_step is not None:
         hours = last_step * step / 3600
-        energy = f", {layout.devices * device.watts * hours / 1e3:,.0f} kWh for the devices alone" if device else ""
+        energy = f", {plan.devices * device.watts * hours / 1e3:,.0f} kWh for the devices alone" if device else ""
         lines.append(
             f"run          {last_step:,} steps, {last_step * tokens:.3g} tokens, {last_step * flops:.2g} FLOP: {hours:.2f} h{energy}"
         )
@@ -160,20 +151,38 @@ def failures(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[st
     """What saves and failures cost, at the run's interval and at the best one."""
     seconds = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
     snapshot = plan.snapshot_bytes / (options.snapshot_gb_per_second * 1e9)
-    save = Save(seconds=seconds, stall_seconds=min(snapshot, seconds) if run.training.async_save else seconds)
-    lines = [f"saves        of {save.seconds:.2g} s, for {save.stall_seconds:.2g} s of which training waits"]
+    stall = min(snapshot, seconds) if run.training.async_save else seconds
+    lines = [f"saves        of {seconds:.2g} s, for {stall:.2g} s of which training waits"]
     if run.training.async_save:
         lines[0] += f"; a rank's copy takes up to {plan.snapshot_bytes / GIB:.2f} GiB of its host's memory"
+    rate = options.failures_per_week / WEEK_SECONDS
     for label, interval in (
         (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * plan.step_seconds),
-        ("at the best interval", best_interval_seconds(save, options.failures_per_week)),
+        ("at the best interval", best_interval_seconds(seconds, stall, rate)),
     ):
-        lost = losses(save, interval, options.failures_per_week, options.restart_seconds)
+        saving, repeating = losses(interval, seconds, stall, rate, options.restart_seconds)
         lines.append(
-            f"failures     {label} ({interval / plan.step_seconds:,.0f} steps, {interval / 60:.1f} min): {lost.saving:.2%} of the time for"
-            f" saves, {lost.repeating:.2%} lost to failures"
+            f"failures     {label} ({interval / plan.step_seconds:,.0f} steps, {interval / 60:.1f} min): {saving:.2%} of the time for"
+            f" saves, {repeating:.2%} lost to failures"
         )
     return lines
+
+
+def best_interval_seconds(save_seconds: float, stall_seconds: float, rate: float) -> float:
+    """The interval that loses least: sqrt(2 x stall x time between failures); not shorter than a save takes.
+
+    J. W. Young, "A first order approximation to the optimum checkpoint interval", Communications of the ACM 17 (1974).
+    """
+    return max(save_seconds, math.sqrt(2 * stall_seconds / rate))
+
+
+def losses(interval_seconds: float, save_seconds: float, stall_seconds: float, rate: float, restart_seconds: float) -> tuple[float, float]:
+    """Shares of the time: what saves take, and what failures, `rate` a second, cost in steps that are done twice and in restarts.
+
+    A failure falls in the middle of an interval on average. To first order, for few failures.
+    """
+    saving = stall_seconds / (interval_seconds + stall_seconds)
+    return saving, min(1.0, rate * (interval_seconds / 2 + save_seconds + restart_seconds))
 
 
 def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespace) -> list[str]:
@@ -199,27 +208,9 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
     ]
 
 
-def drawn(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[str]:
-    """Write the picture if it was asked for."""
-    if not options.timeline:
-        return []
-    from training.planning.timeline import write_timeline
-
-    title = f"{run.run.name}: {layout_words(plan.layout)}, {plan.step_seconds:.3g} s a step"
-    write_timeline(Path(options.timeline), plan.played, title)
-    return ["", f"timeline     {options.timeline}"]
-
-
-def best(run: RunConfig, device: Device, options: argparse.Namespace, network: float) -> list[str]:
+def best(run: RunConfig, device: Device, options: argparse.Namespace) -> list[str]:
     """The fastest layouts for a number of devices."""
-    found, too_large = search(
-        run.model,
-        run.workload,
-        run.batch.train_batch_size,
-        (options.devices, min(options.slots, options.devices)),
-        lambda layout, workload: plan_on(device, run.model, layout, workload, network),
-        device.memory_gib * GIB,
-    )
+    found, too_large = search(run, device, options.devices, options.slots, options.network_gbits * GBIT)
     if not found:
         raise ValueError(
             f"{options.devices} devices: no layout divides a batch of {run.batch.train_batch_size} rows and fits in"
@@ -227,11 +218,11 @@ def best(run: RunConfig, device: Device, options: argparse.Namespace, network: f
         )
     lines = [f"best of {len(found)} layouts for {options.devices} devices ({too_large} do not fit in memory):"]
     lines.append("stages  replicas  micro-batch  micro-batches   s/step   tokens/s  idle  memory GiB")
-    for one in found[:LISTED]:
-        layout = one.layout
+    for plan in found[:LISTED]:
+        load = plan.workload
         lines.append(
-            f"{layout.stages:>6}  {layout.replicas:>8}  {layout.micro_batch:>11}  {layout.micro_batches:>13}  {one.step_seconds:>7.3f}"
-            f"  {run.tokens_per_step / one.step_seconds:>9,.0f}  {max(one.played.bubble):>4.0%}  {max(one.memory_bytes) / GIB:>10.1f}"
+            f"{plan.stages:>6}  {load.replicas:>8}  {load.micro_batch:>11}  {load.micro_batches:>13}  {plan.step_seconds:>7.3f}"
+            f"  {run.tokens_per_step / plan.step_seconds:>9,.0f}  {max(plan.played.bubble):>4.0%}  {max(plan.memory_bytes) / GIB:>10.1f}"
         )
     return lines
 

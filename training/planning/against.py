@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from model.hardware.processors import usable_processors
 from model.partition import balance
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
-from training.planning.costs import GIB, Layout, Plan, plan_step, recomputed
+from training.planning.costs import GIB, Plan, plan_step, recomputed
 from training.planning.here import measure
 
 
@@ -29,25 +28,21 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     precision = choose_precision(config.precision, "cpu", checkpoint.precision if checkpoint else None)
     run = with_precision(config, precision.bf16)
     batch, workload = run.batch, run.workload
-    seconds, per_parameter = measure(run.values["model"], workload, batch.world_size)
-    seconds = recomputed(seconds, workload)
+    layers, per_parameter = measure(run.values["model"], workload, batch.world_size)
+    seconds = recomputed(layers, workload)
     if checkpoint:
         parts = checkpoint.manifest["partition"]
     else:
         measured = run.values.get("pipeline", {}).get("partition", "flops") == "measured"
         work = [sum(one) for one in seconds] if measured else layer_work(run.model, workload.seq_length)
         parts = balance(work, batch.stages)
-    layout = Layout.of(batch, parts)
     held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
-    plan = plan_step(
-        run.model, layout, workload, seconds, transfer=0.0, exchange=[per_parameter * parameters / batch.replicas for parameters in held]
-    )
-    plan = replace(plan, memory_bytes=plan.process_bytes)
+    exchange = [per_parameter * parameters / batch.replicas for parameters in held]
+    plan = plan_step(run.model, workload, parts, seconds, transfer=0.0, exchange=exchange)
     said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
     if batch.world_size > usable_processors():
         said.append(f"they take turns on {usable_processors()} cores; --device plans for devices that are not here")
-    said.append("")
-    return run, plan, said
+    return run, plan, [*said, ""]
 
 
 def compare(folder: Path) -> str:
@@ -74,7 +69,7 @@ def compare(folder: Path) -> str:
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
     snapshot = plan.snapshot_bytes if run.training.async_save else 0
-    for stage, memory in enumerate(plan.memory_bytes):
+    for stage, memory in enumerate(plan.process_bytes):
         planned = (memory + snapshot) / GIB
         if (peak := peaks.get(f"memory/stage_{stage}_run_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")

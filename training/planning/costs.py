@@ -11,7 +11,6 @@ from model.config import ModelConfig
 from model.flops import Workload, block_matrix_parameters, layer_work, stage_summary
 from training.planning.devices import Device
 from training.planning.schedule import Played, StageSeconds, one_after_the_other, play
-from training.run.batch import Batch
 
 GIB = 2**30
 # Of a layer's work, forward and backward: the backward pass does twice the forward's products.
@@ -25,37 +24,11 @@ SCRATCH_BYTES = 100 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How many devices do what."""
-
-    stages: int
-    replicas: int
-    micro_batch: int
-    micro_batches: int
-    parts: tuple[int, ...]
-
-    @classmethod
-    def of(cls, batch: Batch, parts: Sequence[int]) -> Layout:
-        """As a configuration says it."""
-        return cls(
-            stages=batch.stages,
-            replicas=batch.replicas,
-            micro_batch=batch.micro_batch,
-            micro_batches=batch.accumulation,
-            parts=tuple(parts),
-        )
-
-    @property
-    def devices(self) -> int:
-        """All of them."""
-        return self.stages * self.replicas
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A layout and what one optimizer step of it costs."""
+    """What one optimizer step costs, with these layers on each stage."""
 
-    layout: Layout
+    workload: Workload
+    parts: Sequence[int]
     played: Played
     naive_seconds: float
     memory_bytes: tuple[int, ...]
@@ -73,6 +46,16 @@ class Plan:
     exchange_seconds: float
 
     @property
+    def stages(self) -> int:
+        """Of each pipeline."""
+        return len(self.parts) - 1
+
+    @property
+    def devices(self) -> int:
+        """One for each stage of each replica."""
+        return self.stages * self.workload.replicas
+
+    @property
     def step_seconds(self) -> float:
         """One optimizer step."""
         return self.played.seconds
@@ -80,8 +63,8 @@ class Plan:
 
 def plan_step(
     config: ModelConfig,
-    layout: Layout,
     workload: Workload,
+    parts: Sequence[int],
     seconds: Sequence[tuple[float, float]],
     *,
     transfer: float,
@@ -91,23 +74,22 @@ def plan_step(
 
     Args:
         config: The model.
-        layout: Which layers are on which stage, and how often.
-        workload: Sequence length, precision and the like.
+        workload: Sequence length, micro-batches, replicas, precision and the like.
+        parts: The first layer of each stage, then the number of layers.
         seconds: Of each layer, forward and backward, one micro-batch.
         transfer: Seconds of one micro-batch over one boundary.
         exchange: Of each stage, seconds once a step.
     """
     stages = [
-        StageSeconds(
-            forward=sum(one for one, _ in seconds[start:stop]), backward=sum(two for _, two in seconds[start:stop]), step=exchange[stage]
-        )
-        for stage, (start, stop) in enumerate(pairwise(layout.parts))
+        StageSeconds(forward=sum(one for one, _ in seconds[start:stop]), backward=sum(two for _, two in seconds[start:stop]), step=step)
+        for (start, stop), step in zip(pairwise(parts), exchange, strict=True)
     ]
-    rows = stage_summary(config, layout.parts, workload)
+    rows = stage_summary(config, parts, workload)
     return Plan(
-        layout=layout,
-        played=play(stages, layout.micro_batches, transfer),
-        naive_seconds=one_after_the_other(stages, layout.micro_batches, transfer),
+        workload=workload,
+        parts=parts,
+        played=play(stages, workload.micro_batches, transfer),
+        naive_seconds=one_after_the_other(stages, workload.micro_batches, transfer),
         memory_bytes=tuple(row.peak_bytes for row in rows),
         process_bytes=tuple(row.kept_bytes + row.activation_bytes + row.update_bytes + SCRATCH_BYTES for row in rows),
         checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
@@ -118,11 +100,23 @@ def plan_step(
     )
 
 
-def layer_seconds_on(device: Device, config: ModelConfig, workload: Workload) -> list[tuple[float, float]]:
-    """Of each layer, (forward, backward) seconds of one micro-batch on a device that reaches its efficiency everywhere."""
+def plan_on(device: Device, config: ModelConfig, workload: Workload, parts: Sequence[int], network_bytes_per_second: float) -> Plan:
+    """A step on devices of a kind that reach their efficiency everywhere. All stages of a host share its links to other hosts."""
     tokens = workload.seq_length * workload.micro_batch
-    totals = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
-    return recomputed([(total * FORWARD_SHARE, total * (1 - FORWARD_SHARE)) for total in totals], workload)
+    layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
+    matrices = block_matrix_parameters(config)
+    exchange = []
+    for row, (start, stop) in zip(stage_summary(config, parts, workload), pairwise(parts), strict=True):
+        network = ring_bytes(row.parameters, workload) * (len(parts) - 1) / network_bytes_per_second
+        exchange.append(network + optimizer_seconds(device, config, workload, row.parameters, sum(matrices[start:stop])))
+    return plan_step(
+        config,
+        workload,
+        parts,
+        recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in layers], workload),
+        transfer=activation_bytes(config, workload) / (device.link_gb_per_second * 1e9),
+        exchange=exchange,
+    )
 
 
 def recomputed(seconds: list[tuple[float, float]], workload: Workload) -> list[tuple[float, float]]:
@@ -132,18 +126,14 @@ def recomputed(seconds: list[tuple[float, float]], workload: Workload) -> list[t
     return [(forward, backward + forward) for forward, backward in seconds[:-1]] + seconds[-1:]
 
 
-def optimizer_seconds_on(device: Device, config: ModelConfig, layout: Layout, workload: Workload) -> list[float]:
-    """Of each stage: masters and moments are read and written once (memory bandwidth), and Muon's matrices multiplied."""
-    matrices = block_matrix_parameters(config)
-    found = []
-    for row, (start, stop) in zip(stage_summary(config, layout.parts, workload), pairwise(layout.parts), strict=True):
-        seconds = UPDATE_BYTES * row.parameters / workload.replicas / (device.memory_gb_per_second * 1e9)
-        if workload.muon:
-            # A quintic iteration on an m x n matrix, m the smaller side, multiplies m x n by n x m, m x m by m x m, m x m by m x n.
-            products = NEWTON_SCHULZ_STEPS * 2 * sum(matrices[start:stop]) * 3 * config.hidden_size
-            seconds += products / workload.replicas / device.flops(workload.bf16)
-        found.append(seconds)
-    return found
+def optimizer_seconds(device: Device, config: ModelConfig, workload: Workload, parameters: int, in_matrices: int) -> float:
+    """Of a stage: masters and moments are read and written once (memory bandwidth), and Muon's matrices multiplied."""
+    seconds = UPDATE_BYTES * parameters / workload.replicas / (device.memory_gb_per_second * 1e9)
+    if workload.muon:
+        # A quintic iteration on an m x n matrix, m the smaller side, multiplies m x n by n x m, m x m by m x m, m x m by m x n.
+        products = NEWTON_SCHULZ_STEPS * 2 * in_matrices * 3 * config.hidden_size
+        seconds += products / workload.replicas / device.flops(workload.bf16)
+    return seconds
 
 
 def activation_bytes(config: ModelConfig, workload: Workload) -> int:
@@ -158,11 +148,3 @@ def ring_bytes(parameters: int, workload: Workload) -> int:
     """
     size = parameters * (2 if workload.bf16 else 4)
     return math.ceil((2 + 1) * size * (workload.replicas - 1) / workload.replicas)
-
-
-def exchange_seconds_on(config: ModelConfig, layout: Layout, workload: Workload, network_bytes_per_second: float) -> list[float]:
-    """Of each stage, once a step: its gradients and weights over the network. All stages of a host share its links."""
-    rows = stage_summary(config, layout.parts, workload)
-    if workload.replicas == 1:
-        return [0.0] * len(rows)
-    return [ring_bytes(row.parameters, workload) * layout.stages / network_bytes_per_second for row in rows]

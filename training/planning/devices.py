@@ -20,7 +20,6 @@ NETWORK_GBITS = 200.0
 class Device:
     """One device, as a rank sees it."""
 
-    name: str
     bf16_tflops: float
     fp32_tflops: float
     memory_gib: float
@@ -37,47 +36,16 @@ class Device:
 
 
 DEVICES = {
-    device.name: device
-    for device in (
-        Device(
-            name="max1550",
-            bf16_tflops=832,
-            fp32_tflops=52,
-            memory_gib=119.2,
-            watts=600,
-            link_gb_per_second=15,
-            efficiency=0.2,
-            memory_gb_per_second=3277,
-        ),
-        Device(
-            name="max1550-tile",
-            bf16_tflops=416,
-            fp32_tflops=26,
-            memory_gib=59.6,
-            watts=300,
-            link_gb_per_second=15,
-            efficiency=0.2,
-            memory_gb_per_second=1638,
-        ),
-        Device(
-            name="a100",
-            bf16_tflops=312,
-            fp32_tflops=19.5,
-            memory_gib=74.5,
-            watts=400,
-            link_gb_per_second=300,
-            efficiency=0.4,
-            memory_gb_per_second=2039,
-        ),
-        Device(
-            name="h100",
-            bf16_tflops=989,
-            fp32_tflops=67,
-            memory_gib=74.5,
-            watts=700,
-            link_gb_per_second=450,
-            efficiency=0.35,
-            memory_gb_per_second=3350,
-        ),
-    )
+    "max1550": Device(
+        bf16_tflops=832, fp32_tflops=52, memory_gib=119.2, watts=600, link_gb_per_second=15, efficiency=0.2, memory_gb_per_second=3277
+    ),
+    "max1550-tile": Device(
+        bf16_tflops=416, fp32_tflops=26, memory_gib=59.6, watts=300, link_gb_per_second=15, efficiency=0.2, memory_gb_per_second=1638
+    ),
+    "a100": Device(
+        bf16_tflops=312, fp32_tflops=19.5, memory_gib=74.5, watts=400, link_gb_per_second=300, efficiency=0.4, memory_gb_per_second=2039
+    ),
+    "h100": Device(
+        bf16_tflops=989, fp32_tflops=67, memory_gib=74.5, watts=700, link_gb_per_second=450, efficiency=0.35, memory_gb_per_second=3350
+    ),
 }

@@ -1,6 +1,6 @@
 """Measure on this machine what a stage's layers and optimizer take, with as many processes at work as a run would have.
 
-    python -m training.planning.here   < JSON        > JSON
+    python -m training.planning.here JSON        > JSON
 
 One process of several that measure at the same time: stages on a CPU share caches and memory, and a layer alone would be too fast.
 """
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from ds_configs import build_section
 from model.config import ModelConfig
@@ -44,17 +47,12 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tu
     cores = usable_processors()
     together = min(processes, cores)
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes)), "DS_ACCELERATOR": "cpu"}
-    command = bound([sys.executable, "-m", "training.planning.here"])
+    asked = json.dumps({"model": values, "workload": asdict(workload)})
+    command = bound([sys.executable, "-m", "training.planning.here", asked])
     started = [
-        subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(together)
     ]
-    asked = json.dumps({"model": values, "workload": asdict(workload)})
-    for process in started:
-        assert process.stdin
-        process.stdin.write(asked)
-        process.stdin.close()
-        process.stdin = None
     answers = []
     for process in started:
         output, errors = process.communicate()
@@ -62,11 +60,9 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tu
             raise ValueError(f"measuring this machine failed: {(errors.strip().splitlines() or ['no message'])[-1]}")
         answers.append(json.loads(output))
     turns = processes / together
-    layers = [
-        tuple(turns * sum(answer["layers"][index][half] for answer in answers) / len(answers) for half in (0, 1))
-        for index in range(len(answers[0]["layers"]))
-    ]
-    return [(forward, backward) for forward, backward in layers], turns * sum(answer["optimizer"] for answer in answers) / len(answers)
+    layers = turns * np.mean([answer["layers"] for answer in answers], axis=0)
+    optimizer = turns * statistics.mean(answer["optimizer"] for answer in answers)
+    return [(forward, backward) for forward, backward in layers.tolist()], optimizer
 
 
 def main() -> None:
@@ -75,9 +71,9 @@ def main() -> None:
 
     from model.hardware.timing import layer_pass_seconds
 
-    asked = json.load(sys.stdin)
+    asked = json.loads(sys.argv[1])
     workload = Workload(**asked["workload"])
-    config = build_section(ModelConfig, preset(asked["model"]), "model", "standard input")
+    config = build_section(ModelConfig, preset(asked["model"]), "model", "command line")
     layers = layer_pass_seconds(
         config,
         shape=(workload.micro_batch, workload.seq_length),

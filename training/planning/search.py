@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from model.config import ModelConfig
-from model.flops import Workload, layer_work
+from model.flops import layer_work
 from model.partition import balance
-from training.planning.costs import (
-    Layout,
-    Plan,
-    activation_bytes,
-    exchange_seconds_on,
-    layer_seconds_on,
-    optimizer_seconds_on,
-    plan_step,
-)
+from training.config import RunConfig
+from training.planning.costs import GIB, Plan, plan_on
 from training.planning.devices import Device
 
 # Message sizes and kernels stop paying beyond; more would only lengthen the list.
 LARGEST_MICRO_BATCH = 64
 
 
-def plan_on(device: Device, config: ModelConfig, layout: Layout, workload: Workload, network_bytes_per_second: float) -> Plan:
-    """One step of a layout on devices of a kind."""
-    exchange = exchange_seconds_on(config, layout, workload, network_bytes_per_second)
-    update = optimizer_seconds_on(device, config, layout, workload)
-    return plan_step(
-        config,
-        layout,
-        workload,
-        layer_seconds_on(device, config, workload),
-        transfer=activation_bytes(config, workload) / (device.link_gb_per_second * 1e9) if layout.stages > 1 else 0.0,
-        exchange=[one + other for one, other in zip(exchange, update, strict=True)],
-    )
-
-
-def layouts(config: ModelConfig, batch: int, devices: int, slots: int) -> Iterator[tuple[int, int, int, int]]:
+def layouts(num_layers: int, batch: int, devices: int, slots: int) -> Iterator[tuple[int, int, int, int]]:
     """All (stages, replicas, micro-batch, micro-batches) that use every device and divide the batch; a pipeline stays within a host."""
-    num_layers = 2 * config.num_layers + 4
-    for stages in range(1, min(devices, num_layers, slots) + 1):
+    slots = min(slots, devices)
+    for stages in range(1, min(num_layers, slots) + 1):
         if devices % stages or slots % stages:
             continue
         replicas = devices // stages
@@ -50,32 +28,19 @@ def layouts(config: ModelConfig, batch: int, devices: int, slots: int) -> Iterat
             micro_batch *= 2
 
 
-def search(
-    config: ModelConfig,
-    workload: Workload,
-    batch: int,
-    shape: tuple[int, int],
-    plan: Callable[[Layout, Workload], Plan],
-    memory_bytes: float,
-) -> tuple[list[Plan], int]:
-    """Every layout that fits in memory, the fastest first, and how many do not fit.
+def search(run: RunConfig, device: Device, devices: int, slots: int, network_bytes_per_second: float) -> tuple[list[Plan], int]:
+    """The run's model and global batch on `devices`, `slots` of them in a host.
 
-    Args:
-        config: The model.
-        workload: Sequence length and precision; the rest is the layout's.
-        batch: Samples of an optimizer step.
-        shape: Devices, and devices of a host.
-        plan: What a layout costs.
-        memory_bytes: Of a device.
+    Returns:
+        Every layout that fits in memory, the fastest first, and how many do not fit.
     """
-    work = layer_work(config, workload.seq_length)
+    work = layer_work(run.model, run.data.seq_length)
     found, too_large = [], 0
-    for stages, replicas, micro_batch, micro_batches in layouts(config, batch, *shape):
-        parts = tuple(balance(work, stages))
-        layout = Layout(stages=stages, replicas=replicas, micro_batch=micro_batch, micro_batches=micro_batches, parts=parts)
-        planned = plan(layout, dataclasses.replace(workload, micro_batch=micro_batch, micro_batches=micro_batches, replicas=replicas))
-        if max(planned.memory_bytes) > memory_bytes:
+    for stages, replicas, micro_batch, micro_batches in layouts(len(work), run.batch.train_batch_size, devices, slots):
+        workload = dataclasses.replace(run.workload, micro_batch=micro_batch, micro_batches=micro_batches, replicas=replicas)
+        plan = plan_on(device, run.model, workload, balance(work, stages), network_bytes_per_second)
+        if max(plan.memory_bytes) > device.memory_gib * GIB:
             too_large += 1
         else:
-            found.append(planned)
-    return sorted(found, key=lambda one: one.step_seconds), too_large
+            found.append(plan)
+    return sorted(found, key=lambda plan: plan.step_seconds), too_large

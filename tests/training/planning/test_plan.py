@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -10,10 +11,9 @@ import ds_configs
 from model.flops import count_parameters
 from training import plan as command
 from training.config import resolve, with_precision
-from training.planning.costs import Layout, ring_bytes
+from training.planning.costs import ring_bytes
 from training.planning.devices import DEVICES
-from training.planning.faults import Save, best_interval_seconds, losses
-from training.planning.search import layouts, plan_on, search
+from training.planning.search import layouts, search
 
 REFERENCE = "ds_configs/hongloumeng_500m.json"
 
@@ -24,20 +24,19 @@ def run():
 
 
 def test_the_best_interval_loses_less_than_any_other():
-    save = Save(seconds=40.0, stall_seconds=20.0)
-    best = best_interval_seconds(save, 2.0)
-    lost = [losses(save, best * factor, 2.0, 300.0).all for factor in (0.5, 0.8, 1.0, 1.25, 2.0)]
+    rate = 2.0 / command.WEEK_SECONDS
+    best = command.best_interval_seconds(40.0, 20.0, rate)
+    lost = [sum(command.losses(best * factor, 40.0, 20.0, rate, 300.0)) for factor in (0.5, 0.8, 1.0, 1.25, 2.0)]
     assert min(lost) == lost[2]
-    assert best_interval_seconds(save, 0) == float("inf")
-    assert best_interval_seconds(Save(seconds=40.0, stall_seconds=0.0), 2.0) == 40.0, "one save after the other"
+    assert command.best_interval_seconds(40.0, 0.0, rate) == 40.0, "one save after the other"
 
 
 def test_a_ring_sends_twice_the_gradients_and_once_the_weights_less_a_replicas_share(run):
     assert ring_bytes(3200, run.workload) == 3 * 2 * 3100  # bf16
 
 
-def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts(run):
-    found = list(layouts(run.model, 768, 192, 6))
+def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts():
+    found = list(layouts(52, 768, 192, 6))
     assert {stages for stages, *_ in found} == {1, 2, 3, 6}
     for stages, replicas, micro_batch, micro_batches in found:
         assert stages * replicas == 192
@@ -45,17 +44,14 @@ def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts(run
 
 
 def test_the_fastest_layout_that_fits_is_first_and_what_does_not_fit_is_counted(run):
-    device = DEVICES["a100"]
-
-    def planned(layout, workload):
-        return plan_on(device, run.model, layout, workload, 25e9)
-
-    found, too_large = search(run.model, run.workload, 768, (192, 6), planned, memory_bytes=5 * 2**30)
+    small = dataclasses.replace(DEVICES["a100"], memory_gib=5)
+    found, too_large = search(run, small, 192, 6, network_bytes_per_second=25e9)
     assert found
     assert too_large
-    assert len(found) + too_large == len(list(layouts(run.model, 768, 192, 6)))
+    assert len(found) + too_large == len(list(layouts(52, 768, 192, 6)))
     assert [one.step_seconds for one in found] == sorted(one.step_seconds for one in found)
     assert all(max(one.memory_bytes) <= 5 * 2**30 for one in found)
+    assert {one.devices for one in found} == {192}
 
 
 def test_half_the_efficiency_takes_the_products_twice_the_time(capsys):
@@ -94,6 +90,12 @@ def test_a_mistake_is_said(capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_layout_is_what_the_configuration_says(run):
-    layout = Layout.of(run.batch, [0, 9, 18, 27, 36, 45, 52])
-    assert (layout.stages, layout.replicas, layout.micro_batch, layout.micro_batches, layout.devices) == (6, 32, 1, 24, 192)
+def test_a_change_may_stand_behind_the_options(capsys):
+    assert command.main([REFERENCE, "--device", "a100", "training.steps=7"]) == 0
+    assert "run          7 steps" in capsys.readouterr().out
+
+
+def test_a_figure_that_cannot_be_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main([REFERENCE, "--failures-per-week", "0"])
+    assert "--failures-per-week must be more than 0" in capsys.readouterr().err
