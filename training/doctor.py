@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.diagnosis.cluster import check_hosts
-from training.diagnosis.findings import Finding, note, table
-from training.diagnosis.links import Trial, check_links, config_for
+from training.diagnosis.findings import note, table
+from training.diagnosis.links import check_links, config_for
 from training.diagnosis.machine import check_machine
-from training.supervision.hosts import Pool, read_pool
+from training.supervision.hosts import read_pool
 
 # Of these the launcher passes none on by itself; without OMP_NUM_THREADS every rank on a CPU starts as many threads as there are cores.
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "DS_ACCELERATOR", "ZE_FLAT_DEVICE_HIERARCHY", "GLOO_SOCKET_IFNAME")
@@ -30,8 +30,8 @@ PREFIXES = ("CCL_", "FI_", "I_MPI_", "NCCL_")
 BEFORE_LINKS = {"pdsh", "ssh", "reports", "environment file", "devices", "communication", "slots", "software"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(prog="python -m training.doctor", description="Find what is wrong before a job does.")
     parser.add_argument("--hostfile", help="check its hosts too, over ssh")
     parser.add_argument("--ssh-port", help="where sshd listens, as for deepspeed --ssh_port")
@@ -43,22 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     links.add_argument("--master-port", help="as for deepspeed --master_port")
     links.add_argument("--mebibytes", type=int, default=64, help="what is sent at a time to measure (64)")
     links.add_argument("--limit-seconds", type=float, default=60.0, help="without a step of any rank, after which it is over (60)")
-    options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    return parser.parse_args(list(arguments))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    options = parse_options(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.write_env:
             print(write_environment_file(Path(os.environ.get("DS_ENV_FILE", ".deepspeed_env"))))
             return 0
         pool = read_pool(Path(options.hostfile)) if options.hostfile else None
-        trial = _trial(options, pool) if options.links else None
+        if options.mebibytes < 1 or options.limit_seconds < 1:
+            raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
+        config, hosts = config_for(options.links[0], options.links[1:], pool) if options.links else (None, ())
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     findings = check_machine(Path(options.directory), os.environ)
     if pool:
-        findings += check_hosts(pool, Path(options.directory), _ssh_options(options))
+        findings += check_hosts(pool, Path(options.directory), options.ssh_port)
     speeds = ""
-    if trial:
-        more, speeds = _links(trial, findings)
+    in_the_way = [one.check for one in findings if one.state == "bad" and one.check in BEFORE_LINKS]
+    if config and in_the_way:
+        findings.append(note("links", f"not tried: first mend {', '.join(dict.fromkeys(in_the_way))}"))
+    elif config:
+        # So that whatever ends this command ends the ranks on all hosts too.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        more, speeds = check_links(options, config, hosts)
         findings += more
     print(table(findings))
     if speeds:
@@ -66,42 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = sum(one.state == "bad" for one in findings)
     print(f"\n{wrong} of {len(findings)} checks found something to mend." if wrong else f"\n{len(findings)} checks, nothing to mend.")
     return 1 if wrong else 0
-
-
-def _ssh_options(options: argparse.Namespace) -> list[str]:
-    return ["-p", options.ssh_port] if options.ssh_port else []
-
-
-def _trial(options: argparse.Namespace, pool: Pool | None) -> Trial:
-    """What `--links` is to start.
-
-    Raises:
-        ValueError: If the configuration is wrong, the slots do not fit it, or a number is no size.
-    """
-    if options.mebibytes < 1 or options.limit_seconds < 1:
-        raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
-    config, hosts = config_for(options.links[0], options.links[1:], pool)
-    given = {"--ssh_port": options.ssh_port, "--master_addr": options.master_addr, "--master_port": options.master_port}
-    return Trial(
-        config=config,
-        hosts=hosts,
-        hostfile=options.hostfile,
-        launcher_options=tuple(word for name, value in given.items() if value for word in (name, value)),
-        ssh_options=tuple(_ssh_options(options)),
-        mebibytes=options.mebibytes,
-        limit_seconds=options.limit_seconds,
-    )
-
-
-def _links(trial: Trial, before: Sequence[Finding]) -> tuple[list[Finding], str]:
-    """Try them, unless it is known already that ranks cannot start."""
-    in_the_way = [one.check for one in before if one.state == "bad" and one.check in BEFORE_LINKS]
-    if in_the_way:
-        return [note("links", f"not tried: first mend {', '.join(dict.fromkeys(in_the_way))}")], ""
-    # So that whatever ends this command ends the ranks on all hosts too.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    return check_links(trial)
 
 
 def write_environment_file(path: Path) -> str:

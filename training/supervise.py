@@ -18,14 +18,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ds_configs
 from ds_configs.files import write_text
 from training.checkpoints.find_and_verify import published, step_of
-from training.config import RunConfig, resolve
+from training.config import resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
@@ -33,12 +32,11 @@ from training.run.batch import KEYS, resolve_batch
 from training.run.signals import HANDLED, leaving, listen, say
 from training.run_folder.lock import hold
 from training.supervision.attempt import Attempt, Ended
-from training.supervision.hosts import Host, Pool, answering, choose, on_each, read_pool, write_hostfile
+from training.supervision.hosts import Host, answering, choose, on_each, read_pool, write_hostfile
 from training.supervision.leftovers import SCRIPT, end
 
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
-HOSTFILE_OPTIONS = ("--hostfile", "-H")
 # Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
 KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listen(leaving("stopped before anything was started."))
     try:
         supervisor = Supervisor(Job(command), options)
-        lock = hold(supervisor.folder)
+        hold(supervisor.folder)  # Until this process ends.
     except ValueError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -57,8 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return supervisor.run()
     finally:
         supervisor.tidy()
-        if lock is not None:
-            os.close(lock)
 
 
 def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -80,7 +76,6 @@ def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     return options, command
 
 
-@dataclass
 class Job:
     """A command that starts a run, taken apart.
 
@@ -88,42 +83,19 @@ class Job:
         ValueError: If it starts no run, or its configuration or hostfile is wrong.
     """
 
-    command: list[str]
-    config: RunConfig = field(init=False)
-    pool: Pool | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        place = next((index for index, word in enumerate(self.command) if Path(word).name == SCRIPT), None)
+    def __init__(self, command: Sequence[str]) -> None:
+        # "--hostfile=FILE" becomes two words, of which the second is replaced later.
+        self._command = [part for word in command for part in (word.split("=", 1) if word.startswith("--hostfile=") else [word])]
+        place = next((index for index, word in enumerate(self._command) if Path(word).name == SCRIPT), None)
         if place is None:
-            raise ValueError(f"{' '.join(self.command)}: starts no {SCRIPT}. Give the whole command behind --.")
-        self._place = place
-        hostfile = self._hostfile()
-        self.pool = read_pool(Path(self.command[hostfile])) if hostfile is not None else None
-        path, overrides = parse(self.words, local.DEFAULT_CONFIG if self.command[:place] in ([], ["bash"]) else DEFAULT_CONFIG)
-        loaded = ds_configs.read(path, overrides)
-        self.config = resolve(loaded, self.pool.slots if self.pool else None)
-
-    @property
-    def words(self) -> list[str]:
-        """CONFIG and overrides."""
-        return self.command[self._place + 1 :]
-
-    @property
-    def ssh_options(self) -> list[str]:
-        """What the launcher is told about ssh."""
-        port = next((self.command[index + 1] for index, word in enumerate(self.command[:-1]) if word == "--ssh_port"), None)
-        return ["-p", port] if port else []
-
-    def _hostfile(self) -> int | None:
-        """The place of the hostfile's path in the command."""
-        for index, word in enumerate(self.command[: self._place]):
-            if word in HOSTFILE_OPTIONS:
-                return index + 1
-            if word.startswith("--hostfile="):
-                self.command[index : index + 1] = word.split("=", 1)
-                self._place += 1
-                return index + 1
-        return None
+            raise ValueError(f"{' '.join(command)}: starts no {SCRIPT}. Give the whole command behind --.")
+        launcher, self.words = self._command[:place], self._command[place + 1 :]
+        self._hostfile = _behind(launcher, ("--hostfile", "-H"))
+        self.pool = None if self._hostfile is None else read_pool(Path(self._command[self._hostfile]))
+        port = _behind(launcher, ("--ssh_port",))
+        self.ssh_port = None if port is None else self._command[port]
+        path, overrides = parse(self.words, local.DEFAULT_CONFIG if launcher in ([], ["bash"]) else DEFAULT_CONFIG)
+        self.config = resolve(ds_configs.read(path, overrides), self.pool.slots if self.pool else None)
 
     def fits(self, ranks: int) -> bool:
         """Whether the global batch can be divided over this many ranks."""
@@ -139,14 +111,18 @@ class Job:
 
     def command_on(self, hosts: Sequence[Host], hostfile: Path) -> list[str]:
         """The command for these hosts; with fewer or more ranks than the hostfile says, the global batch is kept by accumulation."""
-        place = self._hostfile()
-        if self.pool is None or place is None:
-            return self.command
+        if self.pool is None or self._hostfile is None:
+            return self._command
         write_hostfile(hostfile, hosts)
-        command = [*self.command[:place], str(hostfile), *self.command[place + 1 :]]
+        command = [*self._command[: self._hostfile], str(hostfile), *self._command[self._hostfile + 1 :]]
         if sum(host.slots for host in hosts) != self.pool.slots:
             command += [f"{key}={json.dumps(value)}" for key, value in self._kept_batch().items()]
         return command
+
+
+def _behind(words: Sequence[str], options: Sequence[str]) -> int | None:
+    """The place of the word behind the first of these options."""
+    return next((index + 1 for index, word in enumerate(words) if word in options), None)
 
 
 class Supervisor:
@@ -182,7 +158,7 @@ class Supervisor:
             if attempt.signal_number or ended.code in STOPPED:
                 self._note("stopped", step=step, exit_code=ended.code)
                 return ended.code
-            if ended.code == EXIT_USER_ERROR and step == started_from and self._all_answer(hosts):
+            if ended.code == EXIT_USER_ERROR and step == started_from and all(answering(hosts, self.job.ssh_port).values()):
                 return self._give_up(f"a restart would not help: {ended.cause}", EXIT_USER_ERROR)
             failures = 1 if step != before else failures + 1
             self._note("failed", step=step, exit_code=ended.code, cause=ended.cause, first_host=ended.first_host, without_progress=failures)
@@ -223,7 +199,7 @@ class Supervisor:
         found: dict[str, str | None] = {"here": str(end(self.job.words, Path.cwd()))}
         if remote and (self.folder / "hostfile").exists():
             command = [sys.executable, "-m", "training.supervision.leftovers", json.dumps(self.job.words)]
-            found |= on_each(remote, command, self.job.ssh_options)
+            found |= on_each(remote, command, self.job.ssh_port)
         left = {name: count for name, count in found.items() if count not in (None, "", "0")}
         if left:
             self._note("ended leftovers", processes=left)
@@ -233,8 +209,7 @@ class Supervisor:
         pool = self.job.pool
         if pool is None:
             return []
-        alone = len(pool.all) == 1 and pool.all[0].is_here
-        answers = {pool.all[0].name: True} if alone else answering(pool.all, self.job.ssh_options)
+        answers = answering(pool.all, self.job.ssh_port)
         chosen = choose(pool, lambda host: answers[host.name] and host.name not in self._dropped, self.job.fits)
         missing = {host.name: self._why_not(host, answers[host.name]) for host in pool.wanted if host not in chosen}
         if missing or any(host in pool.spares for host in chosen):
@@ -244,10 +219,6 @@ class Supervisor:
     def _why_not(self, host: Host, answers: bool) -> str:
         silent = "does not answer to ssh, or does not see this folder"
         return self._dropped.get(host.name, "not needed: the batch divides over fewer" if answers else silent)
-
-    def _all_answer(self, hosts: Sequence[Host]) -> bool:
-        remote = [host for host in hosts if not host.is_here]
-        return all(answering(remote, self.job.ssh_options).values())
 
     def _blame(self, ended: Ended, *, gained: bool) -> None:
         """A host on which failures begin again and again is left out, if another can do its work or others are left."""

@@ -109,8 +109,7 @@ def test_a_stopped_rank_on_the_other_host_is_named_and_ended(hosts, doctor, conf
 def test_a_cut_link_names_the_host_behind_it_whose_ranks_then_end_themselves(hosts, doctor, config):
     process = doctor(hosts.hostfile((2, 2)), "--limit-seconds", "15", "--mebibytes", "256", "--links", str(config))
     wait_for(process, "links: meet: done")
-    cable = ("ip", "link", "set", "cable0")
-    subprocess.run(hosts.all[1].command(*cable, "down"), check=True)
+    hosts.all[1].set_link("down")
     try:
         code, said = end_of(process)
         assert code == 1, said
@@ -118,7 +117,7 @@ def test_a_cut_link_names_the_host_behind_it_whose_ranks_then_end_themselves(hos
         assert "beta: no answer when the ranks were to be ended" in said
         nothing_is_left(hosts)
     finally:
-        subprocess.run(hosts.all[1].command(*cable, "up"), check=True)
+        hosts.all[1].set_link("up")
 
 
 def test_names_that_resolve_to_loopback_are_refused_in_one_line(hosts, doctor, config, root):

@@ -5,6 +5,7 @@ What a rank does is `link_rank.py`; what its reports mean is `link_reports.py`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import queue
@@ -15,17 +16,16 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import ds_configs
 from training.config import RunConfig, resolve
 from training.diagnosis.findings import Finding, bad
-from training.diagnosis.link_rank import STEPS
-from training.diagnosis.link_reports import Reports, explain_error, explain_stand_still, findings, speed_table
+from training.diagnosis.link_reports import ORDER, Reports, explain_error, explain_stand_still, findings, speeds
 from training.launch.local import launcher, resolve_here
 from training.launch.parent import bound
 from training.launch.stop_ranks import end_group
 from training.run.signals import say
+from training.supervision import leftovers
 from training.supervision.attempt import REMEMBERED_LINES, cause_of
 from training.supervision.hosts import Host, Pool, on_each
 
@@ -34,36 +34,6 @@ MODULE = "training.diagnosis.link_rank"
 AFTERMATH_SECONDS = 3.0
 # Ranks have a limit of their own in the rendezvous, and say more than is seen from here.
 MARGIN_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What is started, and where."""
-
-    config: RunConfig
-    hosts: tuple[Host, ...]
-    hostfile: str | None
-    launcher_options: tuple[str, ...] = ()
-    """`--master_port` and others that a person would give `deepspeed`."""
-    ssh_options: tuple[str, ...] = ()
-    mebibytes: int = 64
-    limit_seconds: float = 60.0
-    token: str = field(default_factory=lambda: f"links-{uuid.uuid4().hex}")
-
-    @property
-    def stages(self) -> int:
-        """Of each pipeline."""
-        return self.config.batch.stages
-
-    def start(self) -> tuple[list[str], dict[str, str]]:
-        """Command and environment, as the run's ranks are started: by the command `deepspeed`, or on one machine by its per-node half."""
-        words = [MODULE, self.token, "--stages", str(self.stages), "--precision", json.dumps(self.config.precision).strip('"')]
-        words += ["--mebibytes", str(self.mebibytes), "--limit-seconds", str(self.limit_seconds)]
-        if self.hostfile:
-            runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", self.hostfile, *self.launcher_options]
-            return [*runner, "--module", *words], dict(os.environ)
-        command, environment = launcher(self.hosts[0].slots)
-        return [*command, "--module", *words], environment
 
 
 def config_for(path: str, overrides: Sequence[str], pool: Pool | None) -> tuple[RunConfig, tuple[Host, ...]]:
@@ -86,14 +56,20 @@ def config_for(path: str, overrides: Sequence[str], pool: Pool | None) -> tuple[
     return config, pool.wanted
 
 
-def check_links(trial: Trial) -> tuple[list[Finding], str]:
+def check_links(options: argparse.Namespace, config: RunConfig, hosts: Sequence[Host]) -> tuple[list[Finding], str]:
     """Start the ranks and wait until they are through, one fails, or nothing moves any more. Nothing of them is left afterwards.
+
+    Args:
+        options: The doctor's.
+        config: The run whose ranks they would be.
+        hosts: With as many slots as it has ranks there.
 
     Returns:
         The findings, and the table of speeds if it came to that.
     """
-    reports = Reports([host.name for host in trial.hosts for _ in range(host.slots)], time.monotonic())
-    command, environment = trial.start()
+    token = f"links-{uuid.uuid4().hex}"
+    reports = Reports([host.name for host in hosts for _ in range(host.slots)], time.monotonic())
+    command, environment = _command(options, config, hosts, token)
     process = subprocess.Popen(
         bound(command),
         env=environment,
@@ -103,34 +79,54 @@ def check_links(trial: Trial) -> tuple[list[Finding], str]:
         start_new_session=True,
     )
     stopped: Finding | None = bad("links", "interrupted", "start it again")
+    left: list[str] = []
     try:
-        stopped = _listen(process, reports, trial)
+        stopped = _listen(process, command, reports, options.limit_seconds + MARGIN_SECONDS)
     finally:
         end_group(process.pid, process.poll() or 0)
         process.wait()
-        left = _end_ranks(trial) if stopped else []
-    found = findings(reports, trial.stages, stopped)
+        if stopped:
+            end_ranks = [sys.executable, "-m", leftovers.__name__, json.dumps([token]), MODULE]
+            ended = on_each(hosts, end_ranks, options.ssh_port, limit_seconds=60.0)
+            left = [name for name, said in ended.items() if said is None]
+    found = findings(reports, config.batch.stages)
+    if stopped is None:
+        slow, table = speeds(reports)
+        return [*found, *slow], table if reports.speeds else ""
+    found.append(stopped)
     if left:
         said = f"{', '.join(left)}: no answer when the ranks were to be ended"
-        way = f"they end themselves within two minutes; else on that host: pkill -KILL -f {trial.token}"
-        found.append(bad("clean-up", said, way))
-    return found, speed_table(reports) if reports.speeds and not stopped else ""
+        found.append(bad("clean-up", said, f"they end themselves within two minutes; else on that host: pkill -KILL -f {token}"))
+    return found, ""
 
 
-def _listen(process: subprocess.Popen[bytes], reports: Reports, trial: Trial) -> Finding | None:
+def _command(options: argparse.Namespace, config: RunConfig, hosts: Sequence[Host], token: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment, as the run's ranks are started: by the command `deepspeed`, or on one machine by its per-node half."""
+    words = [MODULE, token, "--stages", str(config.batch.stages), "--precision", str(config.precision).lower()]
+    words += ["--mebibytes", str(options.mebibytes), "--limit-seconds", str(options.limit_seconds)]
+    if not options.hostfile:
+        command, environment = launcher(hosts[0].slots)
+        return [*command, "--module", *words], environment
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", options.hostfile]
+    for name in ("ssh_port", "master_addr", "master_port"):
+        if value := getattr(options, name):
+            command += [f"--{name}", value]
+    return [*command, "--module", *words], dict(os.environ)
+
+
+def _listen(process: subprocess.Popen[bytes], command: Sequence[str], reports: Reports, limit_seconds: float) -> Finding | None:
     """Take reports until the end. Returns what went wrong."""
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     others: deque[str] = deque(maxlen=REMEMBERED_LINES)
-    told: set[str] = set()
-    limit = trial.limit_seconds + MARGIN_SECONDS
+    steps = deque(ORDER)
     failed_at: float | None = None
     while True:
         now = time.monotonic()
         if failed_at is not None and now - failed_at > AFTERMATH_SECONDS:
             return explain_error(reports)
-        if now - reports.progress_at > limit:
-            return explain_stand_still(reports, limit, now)
+        if now - reports.progress_at > limit_seconds:
+            return explain_stand_still(reports, limit_seconds, now)
         try:
             line = lines.get(timeout=0.2)
         except queue.Empty:
@@ -141,16 +137,14 @@ def _listen(process: subprocess.Popen[bytes], reports: Reports, trial: Trial) ->
             others.append(line.rstrip())
         if reports.errors and failed_at is None:
             failed_at = time.monotonic()
-        for step in STEPS:
-            if step not in told and reports.passed(step):
-                told.add(step)
-                say(f"links: {step}: done by all {len(reports.ranks)} ranks")
+        while reports.passed(steps[0]):
+            say(f"links: {steps.popleft()}: done by all {len(reports.ranks)} ranks")
     if reports.errors:
         return explain_error(reports)
-    if reports.passed(STEPS[-1]):
+    if steps[0] == "end":
         return None
     code = process.wait()
-    return bad("ranks", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(trial.start()[0][:8])} ...")
+    return bad("ranks", f"the launcher ended with code {code}: {cause_of(code, others)}", f"try it: {' '.join(command[:8])} ...")
 
 
 def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:
@@ -158,10 +152,3 @@ def _read(process: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> N
     for raw in process.stdout:
         lines.put(raw.decode("utf-8", errors="replace"))
     lines.put(None)
-
-
-def _end_ranks(trial: Trial) -> list[str]:
-    """End what is left of the ranks on every host. Returns the hosts that did not answer."""
-    command = [sys.executable, "-m", "training.supervision.leftovers", json.dumps([trial.token]), MODULE]
-    ended = on_each(trial.hosts, command, trial.ssh_options, limit_seconds=60.0)
-    return [name for name, said in ended.items() if said is None]

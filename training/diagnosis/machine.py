@@ -12,11 +12,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from packaging.requirements import Requirement
 
 from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices, has_tiles
 from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
+from training.launch.environment import NEWEST, OLDEST
 from training.launch.process_group import backend, quiet
 from training.launch.world import is_loopback, own_addresses
 from training.run_folder.provenance import software
@@ -30,12 +32,11 @@ SLOW_BYTES_PER_SECOND = 50e6
 
 def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]:
     """All checks of the machine this runs on, in the order in which their causes come before their effects."""
-    devices = devices_here()
     return [
         check_python(),
         check_versions(),
         check_obsolete(),
-        *(_without_devices(devices) if isinstance(devices, ValueError) else _with_devices(devices, environment)),
+        *check_devices(environment),
         check_extension_locks(),
         check_environment_files(environment),
         check_own_name(),
@@ -47,7 +48,7 @@ def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]
 def check_python() -> Finding:
     """Versions that torch and DeepSpeed are pinned for."""
     version = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info[:2] <= (3, 12):
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
         return good("Python", version)
     return bad("Python", version, "use 3.11 or 3.12: PYTHON=/path/to/it ./run_pretrain.sh")
 
@@ -78,24 +79,16 @@ def check_obsolete() -> Finding:
     return good("old Intel packages", "none")
 
 
-def devices_here() -> Devices | ValueError:
-    """What ranks can be put on, or why that is not known."""
-    try:
-        return find_devices()
-    except ValueError as error:
-        return error
-
-
-def _without_devices(error: ValueError) -> list[Finding]:
-    return [
-        bad("devices", str(error), "unset DS_ACCELERATOR, or install the build of torch for the device"),
-        note("precision", "not known without a device"),
-        note("communication", "not known without a device"),
-    ]
-
-
-def _with_devices(devices: Devices, environment: Mapping[str, str]) -> list[Finding]:
+def check_devices(environment: Mapping[str, str]) -> list[Finding]:
     """The devices, what a device of theirs is, what "auto" will be on them, and how their ranks will talk."""
+    try:
+        devices = find_devices()
+    except ValueError as error:
+        return [
+            bad("devices", str(error), "unset DS_ACCELERATOR, or install the build of torch for the device"),
+            note("precision", "not known without a device"),
+            note("communication", "not known without a device"),
+        ]
     precision = choose_precision("auto", devices.kind)
     return [
         note("devices", f"{devices}; no accelerator: ranks share cores") if devices.is_cpu else good("devices", str(devices)),
@@ -116,8 +109,6 @@ def check_tiles(devices: Devices, chosen: str | None) -> Finding:
 
 def check_backend() -> Finding:
     """Whether torch has what ranks will talk through."""
-    import torch
-
     with quiet():
         wanted = backend()
     if torch.distributed.is_available() and getattr(torch.distributed, f"is_{wanted}_available", lambda: False)():
@@ -135,34 +126,28 @@ def check_extension_locks() -> Finding:
 
 
 def environment_files(environment: Mapping[str, str]) -> list[Path]:
-    """Where DeepSpeed looks for variables that its launcher passes on: in the home folder, then here."""
+    """Where DeepSpeed finds variables that its launcher passes on: in the home folder, then here."""
     name = environment.get("DS_ENV_FILE", ".deepspeed_env")
-    return list(dict.fromkeys([Path.home() / name, Path(name)]))  # A name from the root on is both.
+    return [path for path in dict.fromkeys([Path.home() / name, Path(name)]) if path.is_file()]  # A name from the root on is both.
 
 
 def names_passed_on(environment: Mapping[str, str]) -> set[str]:
     """The variables in these files. Of a shell's own, the launcher passes on few."""
-    files = [path for path in environment_files(environment) if path.is_file()]
-    return {line.partition("=")[0] for path in files for line in path.read_text(encoding="utf-8").splitlines()}
+    lines = [line for path in environment_files(environment) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line.partition("=")[0] for line in lines}
 
 
 def check_environment_files(environment: Mapping[str, str]) -> Finding:
-    """Both files; the first that is wrong."""
-    paths = environment_files(environment)
-    found = [check_environment_file(path) for path in paths if path.is_file()] or [check_environment_file(paths[-1])]
-    return next((one for one in found if one.state == "bad"), found[-1])
-
-
-def check_environment_file(path: Path) -> Finding:
     """DeepSpeed splits every line at "=", and ends at one that has none."""
-    if not path.is_file():
-        return good("environment file", f"no {path}; `--write-env` writes one")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.count("=") < 1 or line.startswith("#"):
-            what = f'"{line}"' if line.strip() else "blank"
-            said = f"{path}:{number} is {what}: DeepSpeed ends with a ValueError"
-            return bad("environment file", said, "delete the line: only NAME=value may stand there")
-    return good("environment file", f"{path}: every line is NAME=value")
+    said = f"no {environment.get('DS_ENV_FILE', '.deepspeed_env')}; `--write-env` writes one"
+    for path in environment_files(environment):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if "=" not in line or line.startswith("#"):
+                what = f'"{line}"' if line.strip() else "blank"
+                wrong = f"{path}:{number} is {what}: DeepSpeed ends with a ValueError"
+                return bad("environment file", wrong, "delete the line: only NAME=value may stand there")
+        said = f"{path}: every line is NAME=value"
+    return good("environment file", said)
 
 
 def check_own_name() -> Finding:

@@ -83,21 +83,22 @@ def write_hostfile(path: Path, hosts: Sequence[Host]) -> None:
     path.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts), encoding="utf-8")
 
 
-def on(host: Host, command: Sequence[str], ssh_options: Sequence[str] = ()) -> list[str]:
+def on(host: Host, command: Sequence[str], ssh_port: str | None = None) -> list[str]:
     """The command as it is run on a host, in this folder."""
     if host.is_here:
         return list(command)
     remote = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER_SECONDS}", *ssh_options, host.name, remote]
+    port = ["-p", ssh_port] if ssh_port else []
+    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER_SECONDS}", *port, host.name, remote]
 
 
 def on_each(
-    hosts: Sequence[Host], command: Sequence[str], ssh_options: Sequence[str] = (), limit_seconds: float = 2 * ANSWER_SECONDS
+    hosts: Sequence[Host], command: Sequence[str], ssh_port: str | None = None, limit_seconds: float = 2 * ANSWER_SECONDS
 ) -> dict[str, str | None]:
     """Run a command on all hosts at once. By host: the last line it printed to standard output, or None if it failed or did not answer."""
 
     def run(host: Host) -> str | None:
-        words = on(host, command, ssh_options)
+        words = on(host, command, ssh_port)
         try:
             done = subprocess.run(words, capture_output=True, text=True, timeout=limit_seconds, check=False, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.TimeoutExpired):
@@ -110,9 +111,9 @@ def on_each(
         return dict(zip([host.name for host in hosts], threads.map(run, hosts), strict=True))
 
 
-def answering(hosts: Sequence[Host], ssh_options: Sequence[str] = ()) -> dict[str, bool]:
+def answering(hosts: Sequence[Host], ssh_port: str | None = None) -> dict[str, bool]:
     """Which hosts answer and see this folder."""
-    return {name: said is not None for name, said in on_each(hosts, ["true"], ssh_options).items()}
+    return {name: said is not None for name, said in on_each(hosts, ["true"], ssh_port).items()}
 
 
 def choose(pool: Pool, usable: Callable[[Host], bool], fits: Callable[[int], bool]) -> list[Host]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -37,7 +36,7 @@ def test_a_device_that_is_not_there_is_a_finding_like_others(tmp_path, capsys, m
 def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, text, said):
     path = tmp_path / "environment"
     path.write_text(text, encoding="utf-8")
-    finding = machine.check_environment_file(path)
+    finding = machine.check_environment_files({"DS_ENV_FILE": str(path)})
     assert finding.state == "bad"
     assert said in finding.said
 
@@ -63,7 +62,7 @@ def test_the_environment_file_that_is_written_is_one_that_deepspeed_can_read(tmp
     read = dict(line.split("=", maxsplit=1) for line in path.read_text(encoding="utf-8").split("\n"))
     assert read["CCL_ATL_TRANSPORT"] == "ofi"
     assert read["OMP_NUM_THREADS"] == "1"
-    assert machine.check_environment_file(path).state == "good"
+    assert machine.check_environment_files({"DS_ENV_FILE": str(path)}).state == "good"
     with pytest.raises(ValueError, match="exists"):
         doctor.write_environment_file(path)
 
@@ -83,9 +82,14 @@ def test_a_folder_that_cannot_be_written_is_bad(tmp_path):
     assert machine.check_disk(Path("/proc/no_such_folder")).state == "bad"
 
 
-def report(**changes):
-    values = {"loopback": False, "token": "t", "software": ["Python 3.11.7"], "devices": {"kind": "cpu", "count": 2}, "time": 1000.0}
-    return json.dumps(values | changes)
+REPORT = {"loopback": False, "token": "t", "software": ["Python 3.11.7"], "devices": {"kind": "cpu", "count": 2}, "time": 1000.0}
+
+
+def compare(**reports):
+    """By check: what is said of hosts whose reports are like REPORT but for this."""
+    hosts = [Host(name, 6) for name in reports]
+    found = cluster.compare(hosts, {name: REPORT | changes for name, changes in reports.items()}, "t", (999.0, 1001.0))
+    return {one.check: one for one in found}
 
 
 @pytest.mark.parametrize(
@@ -95,37 +99,34 @@ def report(**changes):
         ({"time": 900.0}, "clocks"),
         ({"software": ["Python 3.12.1"]}, "software"),
         ({"devices": {"kind": "xpu", "count": 12}}, "slots"),
-        (None, "reports"),
     ],
 )
 def test_what_differs_on_one_host_is_named_with_the_host(changes, check):
-    hosts = [Host("alpha", 6), Host("beta", 6)]
-    reports = {"alpha": report(), "beta": None if changes is None else report(**changes)}
-    findings = {one.check: one for one in cluster.compare(hosts, reports, "t", (999.0, 1001.0))}
-    assert findings[check].state == "bad"
-    assert "beta" in findings[check].said or check == "software"
-    assert findings[check].fix
-    assert "alpha" not in findings[check].said
+    finding = compare(alpha={}, beta=changes)[check]
+    assert finding.state == "bad"
+    assert "beta" in finding.said or check == "software"
+    assert finding.fix
+    assert "alpha" not in finding.said
+
+
+def test_a_host_that_answers_but_cannot_report_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    *_, finding = cluster.check_hosts(Pool((Host("localhost", 2),)), tmp_path)
+    assert (finding.check, finding.said) == ("reports", "localhost: .venv does not run there")
 
 
 def test_names_that_are_loopbacks_are_bad_on_cpus_of_two_hosts_unless_an_interface_is_passed_on(tmp_path, monkeypatch):
     passed_on = tmp_path / "environment"
     monkeypatch.setenv("DS_ENV_FILE", str(passed_on))
-    alpha, beta = Host("alpha", 6), Host("beta", 6)
-    reports = {"alpha": report(), "beta": report(loopback=True)}
-    (finding,) = cluster.check_names([alpha, beta], reports)
+    loopback = {"loopback": True}
+    on_devices = loopback | {"devices": {"kind": "xpu", "count": 6}}
+    finding = compare(alpha={}, beta=loopback)["names"]
     assert (finding.state, finding.said) == ("note", "beta: the own name is a loopback address")
-    assert cluster.check_names([beta], reports) == []
-    reports["alpha"] = report(loopback=True)
-    (finding,) = cluster.check_names([alpha, beta], reports)
-    assert finding.state == "bad"
+    assert "names" not in compare(beta=loopback)
+    assert compare(alpha=loopback, beta=loopback)["names"].state == "bad"
+    assert compare(alpha=on_devices, beta=on_devices)["names"].state == "note"
     passed_on.write_text("GLOO_SOCKET_IFNAME=eth0", encoding="utf-8")
-    (finding,) = cluster.check_names([alpha, beta], reports)
-    assert finding.state == "note"
-    reports = dict.fromkeys(reports, report(loopback=True, devices={"kind": "xpu", "count": 6}))
-    passed_on.unlink()
-    (finding,) = cluster.check_names([alpha, beta], reports)
-    assert finding.state == "note"
+    assert compare(alpha=loopback, beta=loopback)["names"].state == "note"
 
 
 def test_this_host_reports_through_the_same_command_as_others(tmp_path):

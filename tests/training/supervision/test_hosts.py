@@ -84,5 +84,5 @@ def test_commands_run_here_without_ssh_and_elsewhere_in_the_same_folder(tmp_path
     monkeypatch.chdir(tmp_path)
     assert on_each([Host("localhost", 1)], ["pwd"]) == {"localhost": str(tmp_path)}
     assert on_each([Host("localhost", 1)], ["false"]) == {"localhost": None}
-    *_, host, remote = on(Host("elsewhere", 1), ["echo", "two words"], ["-p", "2222"])
-    assert (host, remote) == ("elsewhere", f"cd {tmp_path} && echo 'two words'")
+    *_, option, port, host, remote = on(Host("elsewhere", 1), ["echo", "two words"], ssh_port="2222")
+    assert (option, port, host, remote) == ("-p", "2222", "elsewhere", f"cd {tmp_path} && echo 'two words'")

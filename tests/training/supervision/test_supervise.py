@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests import processes
+from training import supervise
 
 pytestmark = pytest.mark.distributed
 OPTIONS = ("--delay-seconds", "0.2")
@@ -151,3 +152,16 @@ def test_two_supervisors_of_one_run_are_one_too_many(make_run, root):
     assert done.returncode == 2
     assert "another start of this run is going on" in done.stdout
     run.stop()
+
+
+def test_with_fewer_hosts_the_hostfile_is_replaced_and_the_global_batch_kept(tmp_path):
+    hostfile = tmp_path / "two"
+    hostfile.write_text("a slots=2\nb slots=2\n", encoding="utf-8")
+    config = ["ds_configs/quickstart.json", "gradient_accumulation_steps=null"]
+    job = supervise.Job(["deepspeed", "--ssh_port", "2222", f"--hostfile={hostfile}", "run_pretrain.sh", *config])
+    start = ["deepspeed", "--ssh_port", "2222", "--hostfile", str(tmp_path / "next"), "run_pretrain.sh", *config]
+    assert job.ssh_port == "2222"
+    assert job.command_on(job.pool.wanted, tmp_path / "next") == start
+    kept = [f"train_batch_size={job.config.batch.train_batch_size}", "train_micro_batch_size_per_gpu=4", "gradient_accumulation_steps=null"]
+    assert job.command_on(job.pool.wanted[:1], tmp_path / "next") == [*start, *kept]
+    assert (tmp_path / "next").read_text(encoding="utf-8") == "a slots=2\n"
