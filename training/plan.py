@@ -23,9 +23,8 @@ from model.flops import count_parameters, flops_per_token, layer_work
 from model.partition import balance
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, Plan, plan_on
+from training.planning.costs import GIB, Plan, plan_on, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
-from training.planning.search import search
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
 
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.against:
-            from training.planning.against import compare
+            from training.planning.here import compare
 
             print(compare(Path(options.against)))
             return 0
@@ -86,7 +85,7 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
     name = options.device or ("here" if not options.hostfile and options.devices is None else "max1550")
     device: Device | None = None
     if name == "here":
-        from training.planning.against import plan_here
+        from training.planning.here import plan_here
 
         run, plan, lines = plan_here(config)
     else:

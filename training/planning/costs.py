@@ -1,18 +1,26 @@
-"""What the parts of a step cost: seconds of each stage, bytes on each link, memory; from a device's figures or measured here."""
+"""What the parts of a step cost: seconds of each stage, bytes on each link, memory; from a device's figures or measured here.
+
+And which stages x replicas x micro-batches cost least.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from model.config import ModelConfig
 from model.flops import Workload, block_matrix_parameters, layer_work, stage_summary
+from model.partition import balance
+from training.config import RunConfig
 from training.planning.devices import Device
 from training.planning.schedule import Played, StageSeconds, one_after_the_other, play
 
 GIB = 2**30
+# Message sizes and kernels stop paying beyond; more would only lengthen the list.
+LARGEST_MICRO_BATCH = 64
 # Of a layer's work, forward and backward: the backward pass does twice the forward's products.
 FORWARD_SHARE = 1 / 3
 # Per parameter: gradient, master and two moments are read, master, moments and weight written.
@@ -148,3 +156,34 @@ def ring_bytes(parameters: int, workload: Workload) -> int:
     """
     size = parameters * (2 if workload.bf16 else 4)
     return math.ceil((2 + 1) * size * (workload.replicas - 1) / workload.replicas)
+
+
+def layouts(num_layers: int, batch: int, devices: int, slots: int) -> Iterator[tuple[int, int, int, int]]:
+    """All (stages, replicas, micro-batch, micro-batches) that use every device and divide the batch; a pipeline stays within a host."""
+    slots = min(slots, devices)
+    for stages in range(1, min(num_layers, slots) + 1):
+        if devices % stages or slots % stages:
+            continue
+        replicas = devices // stages
+        micro_batch = 1
+        while micro_batch <= LARGEST_MICRO_BATCH and batch % (micro_batch * replicas) == 0:
+            yield stages, replicas, micro_batch, batch // (micro_batch * replicas)
+            micro_batch *= 2
+
+
+def search(run: RunConfig, device: Device, devices: int, slots: int, network_bytes_per_second: float) -> tuple[list[Plan], int]:
+    """The run's model and global batch on `devices`, `slots` of them in a host.
+
+    Returns:
+        Every layout that fits in memory, the fastest first, and how many do not fit.
+    """
+    work = layer_work(run.model, run.data.seq_length)
+    found, too_large = [], 0
+    for stages, replicas, micro_batch, micro_batches in layouts(len(work), run.batch.train_batch_size, devices, slots):
+        workload = dataclasses.replace(run.workload, micro_batch=micro_batch, micro_batches=micro_batches, replicas=replicas)
+        plan = plan_on(device, run.model, workload, balance(work, stages), network_bytes_per_second)
+        if max(plan.memory_bytes) > device.memory_gib * GIB:
+            too_large += 1
+        else:
+            found.append(plan)
+    return sorted(found, key=lambda plan: plan.step_seconds), too_large

@@ -11,9 +11,8 @@ import ds_configs
 from model.flops import count_parameters
 from training import plan as command
 from training.config import resolve, with_precision
-from training.planning.costs import ring_bytes
+from training.planning.costs import layouts, ring_bytes, search
 from training.planning.devices import DEVICES
-from training.planning.search import layouts, search
 
 REFERENCE = "ds_configs/hongloumeng_500m.json"
 
