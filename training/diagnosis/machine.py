@@ -24,7 +24,7 @@ from training.launch.world import is_loopback, own_addresses
 from training.run_folder.provenance import software
 
 # Where one of these can be imported, DeepSpeed takes the old backend or the old extension instead of torch's own.
-OBSOLETE = ("oneccl_bind_pt", "oneccl-bindings-for-pytorch", "intel-extension-for-pytorch", "intel_extension_for_pytorch")
+OBSOLETE = ("oneccl_bind_pt", "oneccl-bindings-for-pytorch", "intel-extension-for-pytorch")
 STALE_LOCK_SECONDS = 600
 PROBE_BYTES = 64 << 20
 SLOW_BYTES_PER_SECOND = 50e6
