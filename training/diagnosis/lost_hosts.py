@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 
-from training.launch.parent import children_of, command_of, parent_of
+from training.launch.parent import all_processes, ancestors, children_of, command_of
 
 WORLD_INFO = "--world_info="
 # DeepSpeed has pdsh connect to so many hosts at once: more are not started before others have ended.
@@ -22,8 +21,9 @@ PDSH_FAN_OUT = 1024
 
 def lost_ranks() -> dict[int, str]:
     """The ranks of hosts that are given up, and their hosts as the hostfile names them."""
-    word = _world_info()
-    pdsh = word and next((process for process in _processes() if _is_pdsh(command_of(process), word)), None)
+    arguments = (argument for process in ancestors() for argument in command_of(process))
+    word = next((argument for argument in arguments if argument.startswith(WORLD_INFO)), None)
+    pdsh = word and next((process for process in all_processes() if _is_pdsh(command_of(process), word)), None)
     if not word or not pdsh:
         return {}
     hosts: dict[str, list[int]] = json.loads(base64.urlsafe_b64decode(word.removeprefix(WORLD_INFO)))
@@ -34,20 +34,5 @@ def lost_ranks() -> dict[int, str]:
     return {rank: host for rank, (host, _) in enumerate(ranks) if host not in called}
 
 
-def _world_info() -> str | None:
-    """The launcher's argument that says which hosts the job has, from the command of an ancestor of this process."""
-    process: int | None = os.getppid()
-    while process:
-        for argument in command_of(process):
-            if argument.startswith(WORLD_INFO):
-                return argument
-        process = parent_of(process)
-    return None
-
-
 def _is_pdsh(command: list[str], word: str) -> bool:
     return Path(command[0]).name == "pdsh" and word in command
-
-
-def _processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]

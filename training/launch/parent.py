@@ -52,8 +52,21 @@ def command_of(process: int) -> list[str]:
 
 def children_of(process: int) -> list[int]:
     """The process ids of the children that are running."""
-    running = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return sorted(child for child in running if parent_of(child) == process)
+    return sorted(child for child in all_processes() if parent_of(child) == process)
+
+
+def ancestors() -> list[int]:
+    """The process ids of this process and of those that it descends from, upwards."""
+    found, process = [], os.getpid()
+    while process:
+        found.append(process)
+        process = parent_of(process) or 0
+    return found
+
+
+def all_processes() -> list[int]:
+    """The process ids of this machine."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def watch_launcher(environment: Mapping[str, str]) -> None:

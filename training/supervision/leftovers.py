@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.launch.parent import parent_of
+from training.launch.parent import all_processes, ancestors, command_of, parent_of
 
 SCRIPT = "run_pretrain.sh"
 # A rank that is asked to end saves if it can; one that waits for dead peers cannot.
@@ -27,26 +27,16 @@ LEAVE_SECONDS = 10.0
 
 def find(words: Sequence[str], folder: Path, script: str = SCRIPT) -> list[int]:
     """Process ids of the start of these words, the processes that this one descends from left out."""
-    ancestors = set()
-    process: int | None = os.getpid()
-    while process:
-        ancestors.add(process)
-        process = parent_of(process)
-    running = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and int(entry.name) not in ancestors)
-    return [int(entry.name) for entry in running if _belongs(entry, words, folder, script)]
+    own = ancestors()
+    return [process for process in all_processes() if process not in own and _belongs(process, words, folder, script)]
 
 
-def _belongs(entry: Path, words: Sequence[str], folder: Path, script: str) -> bool:
-    try:
-        command = (entry / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")[:-1]
-        here = (entry / "cwd").resolve() == folder
-    except OSError:
-        return False
+def _belongs(process: int, words: Sequence[str], folder: Path, script: str) -> bool:
+    command = command_of(process)
     start = next((index for index, word in enumerate(command) if Path(word).name == script), None)
-    if start is None or not here:
+    if start is None or Path(f"/proc/{process}/cwd").resolve() != folder:
         return False
-    given = {_bare(word) for word in command[start + 1 :]}
-    return given.issuperset(map(_bare, words))
+    return {_bare(word) for word in command[start + 1 :]}.issuperset(map(_bare, words))
 
 
 def _bare(word: str) -> str:
