@@ -64,6 +64,11 @@ def put_in_place(temporary: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def with_ending(prefix: Path, ending: str) -> Path:
+    """The file of this ending among those whose names begin with `prefix`, in which a dot begins no ending."""
+    return prefix.with_name(prefix.name + ending)
+
+
 def sync(path: Path) -> None:
     """Have a file's content, or a folder's names, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

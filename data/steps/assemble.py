@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from data.documents import DataError
 from data.steps import report, tokenization
 from data.steps.clean import bad_input
 from data.steps.holdout import warn_of_large_share
-from data.steps.pipeline import Linked, Steps, Tokenized, valid_budget
+from data.steps.pipeline import Pair, Steps, valid_budget
 from data.steps.tasks import Task, run
-from data.steps.tokenization import SPLITS, add_up
+from data.steps.tokenization import DOCUMENTS, add_up
 from data.store import packed_rows, token_store
 from data.store.fits_config import check_length, check_sources
 from data.store.identity import Identity
 from data.tokenizers import tokenizer_folder
+from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,8 @@ def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -
     folder.mkdir()
     shutil.copytree(steps.tokenizer, folder / "tokenizer")
     made = tokenizer_folder.load(folder / "tokenizer")
-    linked: dict[str, list[Linked]] = {name: _link_split(config, getattr(steps, name), name, folder) for name in SPLITS}
-    splits: dict[str, Any] = {name: _describe_split(config, linked[name], name) for name in SPLITS}
+    linked = {name: _link_split(config, pairs, name, folder, made.vocab_size) for name, pairs in steps.pairs.items()}
+    splits: dict[str, Any] = {name: _describe_split(config, pairs, name) for name, pairs in linked.items()}
     check_length(splits["train"]["tokens"], config)
     check_sources(config, splits["train"])
     if not splits["valid"]["tokens"]:
@@ -64,35 +66,34 @@ def describe(made: tokenizer_folder.Tokenizer, folder: Path) -> dict[str, Any]:
     }
 
 
-def _link_split(config: DataConfig, tokenized: Sequence[Tokenized], name: str, folder: Path) -> list[Linked]:
-    """Give the store's names to the shards of one split, as many as its budget has room for."""
-    linked: list[Linked] = []
-    for prefix, source, counts in (pair for item in tokenized for pair in item.pairs(name)):
-        budget, of = (config.max_train_tokens, linked)
-        if name == "valid":
-            budget, of = valid_budget(config), [other for other in linked if other.source == source]
-        left = None if budget is None else budget - sum(other.counts["tokens"] for other in of)
+def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path, vocab_size: int) -> list[Pair]:
+    """Give names in the store to the pairs of one split, as many as its budget has room for, the last one cut where it ends."""
+    linked: list[Pair] = []
+    for pair in pairs:
+        budget, counted = config.max_train_tokens, linked
+        if split == "valid":
+            budget, counted = valid_budget(config), [other for other in linked if other.source == pair.source]
+        left = None if budget is None else budget - sum(other.counts["tokens"] for other in counted)
         if left is not None and left <= 0:
             continue
-        if left is not None and counts["tokens"] > left:
-            vocab_size = tokenizer_folder.load(folder / "tokenizer").vocab_size
-            cut = Task(folder.parent / "5-cut" / f"{name}-{source}-{left}", tokenization.truncate, (prefix, left, vocab_size))
+        if left is not None and pair.counts["tokens"] > left:
+            cut = Task(folder.parent / "5-cut" / f"{split}-{pair.source}-{left}", tokenization.truncate, (pair.prefix, left, vocab_size))
             (counts,) = run([cut], 1)
-            prefix = cut.output
-        shard = f"{name}-{len(linked):05d}"
+            pair = replace(pair, prefix=cut.output, counts=counts)
+        named = replace(pair, name=f"{split}-{len(linked):05d}")
         for ending in (".bin", ".idx"):
-            _link(prefix.with_name(prefix.name + ending), folder / (shard + ending))
+            _link(with_ending(named.prefix, ending), folder / (named.name + ending))
         if config.documents is not None:
             (folder / "documents").mkdir(exist_ok=True)
-            _link(tokenization.documents_path(prefix), folder / "documents" / f"{shard}.parquet")
-        linked.append(Linked(shard, prefix, source, counts))
+            _link(with_ending(named.prefix, DOCUMENTS), folder / "documents" / (named.name + DOCUMENTS))
+        linked.append(named)
     return linked
 
 
-def _describe_split(config: DataConfig, linked: Sequence[Linked], name: str) -> dict[str, Any]:
+def _describe_split(config: DataConfig, linked: Sequence[Pair], name: str) -> dict[str, Any]:
     """What the manifest says about a split: training mixes weighted sources, validation scores each by itself."""
     apart = config.is_weighted or (name == "valid" and len(config.all_sources) > 1)
-    streams: dict[int, list[Linked]] = {}
+    streams: dict[int, list[Pair]] = {}
     for item in linked:
         streams.setdefault(item.source if apart else 0, []).append(item)
     named = [

@@ -1,8 +1,9 @@
 """The first steps of a preparation: read and clean each part, and leave out copies."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from data.steps import intermediate
 from data.steps.intermediate import save_array
 from data.steps.tasks import Result
 from data.store.fits_config import check_bad_ratio
+from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
+
+# What lies beside the documents of a part.
+SKETCHES = ".sketch"  # Their hashes, for finding copies.
+LENGTHS = ".lengths.npy"  # (documents,) int32, in characters.
 
 _NUM_BAD_SAMPLES = 20
 _NUM_LOGGED = 10
@@ -33,24 +39,22 @@ def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
     read = _Read()
     lengths: list[int] = []
 
-    def kept(add: Any) -> Iterator[Document]:
+    def kept(add: Callable[[Document], None]) -> Iterator[str]:
         for item in sources.documents(config, part):
             read.count(item)
-            if not isinstance(item, Document):
-                continue
-            document = cleaner.clean(item)
+            document = cleaner.clean(item) if isinstance(item, Document) else None
             if document is not None:
                 lengths.append(len(document.text))
                 add(replace(document, of_source=part.source) if config.mixes_sources else document)
-                yield document
+                yield document.text
 
     with intermediate.writer(output) as add:
         if config.deduplicate is not None:
-            write_sketches(sketch_path(output), (document.text for document in kept(add)), config.deduplicate)
+            write_sketches(with_ending(output, SKETCHES), kept(add), config.deduplicate)
         else:
             for _ in kept(add):
                 pass
-    save_array(lengths_path(output), np.array(lengths, dtype=np.int32))
+    save_array(with_ending(output, LENGTHS), np.array(lengths, dtype=np.int32))
     rules = {name: asdict(count) for name, count in cleaner.counts.items()}
     return {**asdict(read), "rules": rules, "documents": len(lengths), "chars": sum(lengths)}
 
@@ -87,17 +91,7 @@ class _Read:
             self.bytes_in += item.num_bytes
             self.files.append({"path": item.path, "encoding": item.encoding, "replaced": item.num_replaced})
         else:
-            self.remarks.append({"source": item.source, "text": item.text, "chars_left_out": item.chars_left_out})
-
-
-def sketch_path(prefix: Path) -> Path:
-    """Where a part's hashes lie."""
-    return prefix.with_name(prefix.name + ".sketch")
-
-
-def lengths_path(prefix: Path) -> Path:
-    """Where the lengths of a part's documents lie: (documents,) int32, in characters."""
-    return prefix.with_name(prefix.name + ".lengths.npy")
+            self.remarks.append(asdict(item))
 
 
 def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
@@ -130,8 +124,7 @@ def _say(results: Sequence[Result]) -> None:
     """Log what a person should know about the input; all of it is in the report."""
     remarks = [remark for result in results for remark in result["remarks"]]
     for remark in remarks[:_NUM_LOGGED]:
-        left_out = f": {remark['chars_left_out']:,} characters left out" if remark["chars_left_out"] else ""
-        logger.info("%s: %s%s", remark["source"], remark["text"], left_out)
+        logger.info("%s", said(remark))
     if len(remarks) > _NUM_LOGGED:
         logger.info("(%d more of this kind are in the report)", len(remarks) - _NUM_LOGGED)
     replaced = [file for result in results for file in result["files"] if file["replaced"]]
@@ -142,20 +135,25 @@ def _say(results: Sequence[Result]) -> None:
         )
 
 
+def said(remark: dict[str, Any]) -> str:
+    """A remark of a result as a line."""
+    left_out = f": {remark['chars_left_out']:,} characters left out" if remark["chars_left_out"] else ""
+    return f"{remark['source']}: {remark['text']}{left_out}"
+
+
 def drop_copies(config: DataConfig, prefixes: Sequence[Path], output: Path) -> Result:
     """Find the copies among all parts and write for each part which documents stay: (documents,) bool."""
     assert config.deduplicate is not None, "asked for by the caller"
-    found = find_duplicates([sketch_path(prefix) for prefix in prefixes], config.deduplicate)
-    documents, chars, chars_in = [], [], 0
+    found = find_duplicates([with_ending(prefix, SKETCHES) for prefix in prefixes], config.deduplicate)
+    documents, chars = [], []
     for prefix, reasons in zip(prefixes, found.reasons, strict=True):
         keep = reasons == KEPT
-        lengths = np.load(lengths_path(prefix))
+        lengths = np.load(with_ending(prefix, LENGTHS))
         save_array(keep_path(output, prefix), keep)
         documents.append(int(np.count_nonzero(keep)))
         chars.append(int(lengths[keep].sum(dtype=np.int64)))
-        chars_in += int(lengths.sum(dtype=np.int64))
     dropped = {"exact": found.count(EXACT), "near": found.count(NEAR)}
-    return {"documents": documents, "chars": chars, "chars_in": chars_in, "dropped": dropped, "samples": _samples(found, prefixes)}
+    return {"documents": documents, "chars": chars, "dropped": dropped, "samples": _samples(found, prefixes)}
 
 
 def keep_path(output: Path, prefix: Path) -> Path:
@@ -165,17 +163,11 @@ def keep_path(output: Path, prefix: Path) -> Path:
 
 def _samples(found: Duplicates, prefixes: Sequence[Path]) -> list[dict[str, str]]:
     samples = []
-    for reason in (EXACT, NEAR):
-        chosen = [sample for sample in found.samples if sample[0] == reason][:_NUM_DUPLICATE_SAMPLES]
-        for _, dropped, first in chosen:
-            copy, original = (_document(prefixes[piece], index) for piece, index in (dropped, first))
-            kind = "exact" if reason == EXACT else "near"
+    for kind, reason in (("exact", EXACT), ("near", NEAR)):
+        for _, dropped, first in [sample for sample in found.samples if sample[0] == reason][:_NUM_DUPLICATE_SAMPLES]:
+            copy, original = (next(islice(intermediate.read(prefixes[piece]), index, None)) for piece, index in (dropped, first))
             samples.append({"kind": kind, "source": copy.source, "like": original.source, "text": excerpt(copy.text)})
     return samples
-
-
-def _document(prefix: Path, index: int) -> Document:
-    return next(document for number, document in enumerate(intermediate.read(prefix)) if number == index)
 
 
 def total_rules(results: Sequence[Result]) -> dict[str, RuleCount]:

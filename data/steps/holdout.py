@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from data.config import DataConfig, ValidationConfig
+from data.config import ValidationConfig
 from data.documents import DataError, Document
 
 logger = logging.getLogger(__name__)
@@ -69,22 +69,6 @@ def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
     at = line_break + 1 if 0 <= line_break < len(document.text) - 1 else at
     yield "train", replace(document, text=document.text[:at])
     yield "valid", replace(document, text=document.text[at:])
-
-
-def plan_holdouts(config: DataConfig, ends: Mapping[int, Place]) -> dict[int, Holdout]:
-    """Work out the rule for each source that is told apart, so that a part of every one is held out.
-
-    Args:
-        config: The data section.
-        ends: For each source the place behind its last document.
-
-    Raises:
-        DataError: If nothing would be left of one to train on.
-    """
-    several = len(ends) > 1
-    return {
-        source: plan_holdout(config.validation, end, f"{config.source_names[source]}: " if several else "") for source, end in ends.items()
-    }
 
 
 def plan_holdout(rule: ValidationConfig, end: Place, where: str = "") -> Holdout:

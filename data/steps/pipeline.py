@@ -13,46 +13,26 @@ from data.config import DataConfig
 from data.corpora import sources
 from data.documents import DataError
 from data.steps import clean, tokenization
-from data.steps.holdout import START, Holdout, Place, plan_holdouts
+from data.steps.holdout import START, Holdout, Place, plan_holdout
 from data.steps.intermediate import DocumentFile
 from data.steps.shuffle import shuffle
-from data.steps.tasks import Result, Runner, Task
+from data.steps.tasks import Result, Runner, Task, execute
 from data.tokenizers import adoption, tokenizer_folder, trainers
-from ds_configs.files import write_json
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Tokenized:
-    """What came of one shard."""
+class Pair:
+    """The ids of some documents of one split and source: of a shard, or what a budget has room for of them."""
 
-    source: int
-    output: Path
-    """Prefix of the pairs of both splits."""
-    result: Result
-    """Per split: documents, tokens, chars; and per pair, under its name."""
-
-    def pairs(self, split: str) -> list[tuple[Path, int, Result]]:
-        """Prefix, source and counts of each pair of a split that has documents."""
-        found = []
-        for name, counts in self.result["pairs"].items():
-            of_split, _, source = name.partition("-")
-            if of_split == split and counts["documents"]:
-                found.append((tokenization.split_prefix(self.output, name), int(source or self.source), counts))
-        return found
-
-
-@dataclass(frozen=True)
-class Linked:
-    """A shard of the store."""
-
-    name: str
     prefix: Path
-    """Of its files in the work folder, cut where a budget ended."""
+    """Of its files in the work folder."""
     source: int
     counts: dict[str, int]
     """Its documents, tokens and chars."""
+    name: str = ""
+    """In the store, once it is there."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +42,9 @@ class Steps:
     cleaned: list[Result]
     copies: Result | None
     tokenizer: Path
-    train: list[Tokenized]
-    """Shards whose training documents are used, in order. The last one may go beyond the budget."""
-    valid: list[Tokenized]
+    pairs: dict[str, list[Pair]]
+    """Those that hold documents, in order. The last ones may go beyond the budget."""
+    shards_without_gigatoken: int
 
 
 def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> Steps:
@@ -89,11 +69,14 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     told = [0 if config.mixes_sources else part.source for part in parts]
     files = [DocumentFile(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
     shards, ends = _number_through(shuffle(config, files, work, run) if config.shuffle else files)
-    text = _Text(shards, plan_holdouts(config, ends), sum(sizes["chars"]))
+    names = config.source_names
+    holdouts = {source: plan_holdout(config.validation, end, f"{names[source]}: " if len(ends) > 1 else "") for source, end in ends.items()}
+    text = _Text(shards, holdouts, sum(sizes["chars"]))
     folder = work / "tokenizer"
-    make_tokenizer(config, text, folder)
-    train, valid = _tokenize(config, text, folder, work / "4-tokens", run)
-    return Steps(cleaned, copies, folder, train, valid)
+    training = Task(folder, make_tokenizer, (config, text))
+    if not training.result_path.is_file():
+        execute(training)
+    return Steps(cleaned, copies, folder, *_tokenize(config, text, folder, work / "4-tokens", run))
 
 
 def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], documents: Sequence[int]) -> None:
@@ -128,11 +111,8 @@ def _number_through(files: Sequence[DocumentFile]) -> tuple[list[DocumentFile], 
     return shards, ends
 
 
-def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> None:
-    """Train or take over the tokenizer, unless an earlier start did."""
-    done = folder.with_name("tokenizer.done.json")
-    if done.is_file():
-        return
+def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> Result:
+    """Train the tokenizer or take it over."""
     shutil.rmtree(folder, ignore_errors=True)
     if config.tokenizer.kind == "existing":
         adoption.adopt(config.tokenizer, folder)
@@ -140,17 +120,21 @@ def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> None:
         trainers.train(tokenization.training_texts(text.shards, text.holdouts), config.tokenizer, folder, text.chars)
     made = tokenizer_folder.load(folder)
     logger.info("tokenizer: %s, %d tokens", config.tokenizer.kind, made.vocab_size)
-    write_json(done, {"vocab_size": made.vocab_size})
+    return {"vocab_size": made.vocab_size}
 
 
-def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, run: Runner) -> tuple[list[Tokenized], list[Tokenized]]:
-    """Tokenize the shards that the budgets ask for, and return those of each split. `output` is the folder for the ids."""
-    used: dict[str, list[Tokenized]] = {"train": [], "valid": []}
+def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, run: Runner) -> tuple[dict[str, list[Pair]], int]:
+    """Tokenize the shards that the budgets ask for: the pairs of each split, and how many shards gigatoken failed.
+
+    `output` is the folder for the ids.
+    """
+    pairs: dict[str, list[Pair]] = {"train": [], "valid": []}
+    without_gigatoken = 0
     for source, holdout in text.holdouts.items():
         shards = [shard for shard in text.shards if shard.source == source]
         left = config.max_train_tokens
         if left is not None:
-            left -= sum(item.result["train"]["tokens"] for item in used["train"])
+            left -= sum(pair.counts["tokens"] for pair in pairs["train"])
             if left <= 0:
                 raise DataError(
                     f"data.max_train_tokens = {config.max_train_tokens} is reached before {config.source_names[source]} begins, of which"
@@ -167,10 +151,13 @@ def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, ru
             calls = [(config, shard, holdout, tokenizer) for shard in some]
             tasks = [Task(prefix, tokenization.tokenize_shard, call) for prefix, call in zip(prefixes, calls, strict=True)]
             results = run(tasks, config.num_workers, _enough(budget, budgets.get(budget or "")))
-            done = [Tokenized(source, prefix, result) for prefix, result in zip(prefixes, results, strict=False)]
-            for name, items in used.items():
-                items += [item for item in done if item.result[name]["documents"]]
-    return used["train"], used["valid"]
+            without_gigatoken += sum("without_gigatoken" in result for result in results)
+            for prefix, result in zip(prefixes, results, strict=False):
+                for name, counts in result["pairs"].items():
+                    split, _, mixed = name.partition("-")
+                    if counts["documents"]:
+                        pairs[split].append(Pair(tokenization.split_prefix(prefix, name), int(mixed or source), counts))
+    return pairs, without_gigatoken
 
 
 def _enough(split: str | None, limit: int | None) -> Callable[[list[Result]], bool] | None:

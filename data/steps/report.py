@@ -2,45 +2,43 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.config import DataConfig
-from data.steps.clean import bad_input, total_rules
-from data.steps.pipeline import Linked, Steps
+from data.steps.clean import bad_input, said, total_rules
+from data.steps.pipeline import Pair, Steps
 from data.steps.tasks import Result
-from data.steps.tokenization import SPLITS, chars_path, counts_path
+from data.steps.tokenization import CHARS, COUNTS
 from data.tokenizers import tokenizer_folder
-from ds_configs.files import write_json
+from ds_configs.files import with_ending, write_json
 
 _NUM_FREQUENT = 20
 _NUM_BAD_SAMPLES = 100
 _NUM_LISTED = 20  # In the table; report.json has all.
 
 
-def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Linked]], splits: dict[str, Any], folder: Path) -> None:
+def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Pair]], splits: dict[str, Any], folder: Path) -> None:
     """Write report.json, report.txt and, where matplotlib is installed, lengths.png into a store's folder.
 
-    Args:
-        config: The data section.
-        steps: What each step did.
-        linked: The shards of both splits.
-        splits: What the manifest says about them.
-        folder: The store's.
+    `linked` are the pairs of each split, of which none is empty; `splits` is what the manifest says about them.
     """
-    lengths = {name: _lengths(linked[name]) for name in SPLITS}
+    lengths = {name: np.concatenate([np.load(with_ending(pair.prefix, CHARS)) for pair in pairs]) for name, pairs in linked.items()}
     content = {
         "corpus": config.name,
         "steps": _with_tokens(config, _steps(steps), splits),
         "bad_input": _bad_input(steps.cleaned),
         "files": _files(steps.cleaned),
         "remarks": [remark for result in steps.cleaned for remark in result["remarks"]],
-        "splits": {name: {**_totals(splits[name]), "document_chars": _quantiles(lengths[name])} for name in SPLITS},
-        "shards_without_gigatoken": len({item.output for item in (*steps.train, *steps.valid) if "without_gigatoken" in item.result}),
-        "tokens": _tokens(steps.tokenizer, [item for name in SPLITS for item in linked[name]]),
+        "splits": {
+            name: {**{unit: split[unit] for unit in ("documents", "chars", "tokens")}, "document_chars": _quantiles(lengths[name])}
+            for name, split in splits.items()
+        },
+        "shards_without_gigatoken": steps.shards_without_gigatoken,
+        "tokens": _tokens(steps.tokenizer, [pair for pairs in linked.values() for pair in pairs]),
     }
     write_json(folder / "report.json", content)
     (folder / "report.txt").write_text(table(content), encoding="utf-8")
@@ -54,9 +52,8 @@ def table(content: dict[str, Any]) -> str:
         tokens = ("~" if step["tokens_are"] == "estimated" else "") + f"{step['tokens']:,}"
         lines.append(f"{step['name']:<24}{step['documents']:>14,}{step['chars']:>18,}{tokens:>18}{step['dropped']:>12,}")
     for name, split in content["splits"].items():
-        per_token = split["chars"] / max(1, split["tokens"])
         lines.append(f"{name:<24}{split['documents']:>14,}{split['chars']:>18,}")
-        lines.append(f"{'':<24}{split['tokens']:,} tokens, {per_token:.3f} characters a token")
+        lines.append(f"{'':<24}{split['tokens']:,} tokens, {split['chars'] / split['tokens']:.3f} characters a token")
     tokens = content["tokens"]
     lines += ["", f"unknown or single bytes: {tokens['fallback_ratio']:.4%} of the tokens", "most frequent tokens:"]
     lines += ["  ".join(f"{json.dumps(entry['token'], ensure_ascii=False)} {entry['count']:,}" for entry in tokens["frequent"])]
@@ -74,7 +71,7 @@ def _with_tokens(config: DataConfig, rows: list[dict[str, Any]], splits: dict[st
     Only what is left in the end is tokenized; the tokens of earlier steps are estimated from their characters, unless each
     character is a token.
     """
-    num_tokens, num_chars = (sum(splits[name][unit] for name in SPLITS) for unit in ("tokens", "chars"))
+    num_tokens, num_chars = (sum(split[unit] for split in splits.values()) for unit in ("tokens", "chars"))
     around = config.tokenizer.add_bos + config.tokenizer.add_eos
     made = []
     for row in rows:
@@ -90,37 +87,20 @@ def _with_tokens(config: DataConfig, rows: list[dict[str, Any]], splits: dict[st
 
 def _steps(steps: Steps) -> list[dict[str, Any]]:
     """Documents and characters behind each step, and what it dropped."""
-    rows = [
-        {
-            "name": "read",
-            "documents": sum(result["documents_in"] for result in steps.cleaned),
-            "chars": sum(result["chars_in"] for result in steps.cleaned),
-            "dropped": 0,
-        }
-    ]
+    documents, chars = (sum(result[unit] for result in steps.cleaned) for unit in ("documents_in", "chars_in"))
+    rows = [_row("read", documents, chars, 0)]
     for name, count in total_rules(steps.cleaned).items():
-        kept = count.documents_in - count.documents_dropped
-        row = {"name": f"clean: {name}", "documents": kept, "chars": count.chars_out, "dropped": count.documents_dropped}
-        rows.append({**row, "changed": count.documents_changed, "samples": count.samples})
+        kept, dropped = count.documents_in - count.documents_dropped, count.documents_dropped
+        rows.append(_row(f"clean: {name}", kept, count.chars_out, dropped, changed=count.documents_changed, samples=count.samples))
     if steps.copies is not None:
-        documents = sum(result["documents"] for result in steps.cleaned)
-        dropped = steps.copies["dropped"]
-        rows.append(
-            {
-                "name": "deduplicate",
-                "documents": documents - sum(dropped.values()),
-                "chars": sum(steps.copies["chars"]),
-                "dropped": sum(dropped.values()),
-                "dropped_exact": dropped["exact"],
-                "dropped_near": dropped["near"],
-                "samples": steps.copies["samples"],
-            }
-        )
+        kept, chars = (sum(steps.copies[unit]) for unit in ("documents", "chars"))
+        copies = {f"dropped_{kind}": number for kind, number in steps.copies["dropped"].items()}
+        rows.append(_row("deduplicate", kept, chars, sum(copies.values()), **copies, samples=steps.copies["samples"]))
     return rows
 
 
-def _totals(split: dict[str, Any]) -> dict[str, int]:
-    return {name: split[name] for name in ("documents", "chars", "tokens")}
+def _row(name: str, documents: int, chars: int, dropped: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "documents": documents, "chars": chars, "dropped": dropped, **more}
 
 
 def _files(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -133,29 +113,29 @@ def _files(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _bad_input(results: Sequence[Result]) -> dict[str, Any]:
-    reasons: Counter[str] = Counter()
-    files: Counter[str] = Counter()
-    for result in results:
-        reasons.update(result["bad_reasons"])
-        files.update(result["bad_files"])
+    reasons, files = (_ranked(result[counts] for result in results) for counts in ("bad_reasons", "bad_files"))
     samples = [sample for result in results for sample in result["bad"]][:_NUM_BAD_SAMPLES]
-    return {**bad_input(results), "by_reason": _ranked(reasons), "by_file": _ranked(files), "samples": samples}
+    return {**bad_input(results), "by_reason": reasons, "by_file": files, "samples": samples}
 
 
-def _ranked(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def _ranked(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Several counts together, the largest first."""
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _table_of_input(content: dict[str, Any]) -> list[str]:
     """What was read and what could not be, as lines; report.json holds the whole lists."""
     encodings = Counter(file["encoding"] or "not text" for file in content["files"])
-    lines = ["", "files by encoding: " + (", ".join(f"{name} {count:,}" for name, count in _ranked(encodings).items()) or "none")]
+    lines = ["", "files by encoding: " + (", ".join(f"{name} {count:,}" for name, count in _ranked([encodings]).items()) or "none")]
     replaced = [file for file in content["files"] if file["replaced"]]
     lines += [
         f"  {file['path']}: {file['encoding']}, unreadable places replaced by \ufffd: {file['replaced']:,}"
         for file in replaced[:_NUM_LISTED]
     ]
-    lines += [f"  {remark['source']}: {remark['text']}{_left_out(remark)}" for remark in content["remarks"][:_NUM_LISTED]]
+    lines += [f"  {said(remark)}" for remark in content["remarks"][:_NUM_LISTED]]
     bad = content["bad_input"]
     lines += ["", f"could not be read: {bad['records']:,} of {bad['of_records']:,} records, {bad['bytes']:,} of {bad['of_bytes']:,} bytes"]
     for title, counts in (("reason", bad["by_reason"]), ("file", bad["by_file"])):
@@ -166,32 +146,22 @@ def _table_of_input(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _left_out(remark: dict[str, Any]) -> str:
-    return f": {remark['chars_left_out']:,} characters left out" if remark["chars_left_out"] else ""
-
-
-def _lengths(linked: Sequence[Linked]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype=np.int32), *(np.load(chars_path(item.prefix)) for item in linked)])
-
-
 def _quantiles(lengths: np.ndarray) -> dict[str, int]:
     """Lengths of documents in characters; the report's numbers are whole so that they never differ in a last digit."""
-    if not len(lengths):
-        return {}
     names = ("least", "quarter", "median", "three_quarters", "most")
     return {name: int(value) for name, value in zip(names, np.quantile(lengths, (0, 0.25, 0.5, 0.75, 1)), strict=True)}
 
 
-def _tokens(folder: Path, linked: Sequence[Linked]) -> dict[str, Any]:
+def _tokens(folder: Path, pairs: Sequence[Pair]) -> dict[str, Any]:
     made = tokenizer_folder.load(folder)
     counts = np.zeros(made.vocab_size, dtype=np.int64)
-    for item in linked:
-        counts += np.load(counts_path(item.prefix))
+    for pair in pairs:
+        counts += np.load(with_ending(pair.prefix, COUNTS))
     frequent = np.argsort(-counts, kind="stable")[:_NUM_FREQUENT]
     return {
         "vocab_size": made.vocab_size,
         "used": int(np.count_nonzero(counts)),
-        "fallback_ratio": round(float(counts[made.fallback_ids].sum() / max(1, counts.sum())), 8),
+        "fallback_ratio": round(float(counts[made.fallback_ids].sum() / counts.sum()), 8),
         "frequent": [{"id": int(i), "token": made.token(int(i)), "count": int(counts[i])} for i in frequent if counts[i]],
     }
 
@@ -205,7 +175,7 @@ def _draw(lengths: np.ndarray, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    longest = max(2, int(lengths.max(initial=2)))
+    longest = max(2, int(lengths.max()))
     axes.hist(lengths, bins=np.unique(np.geomspace(1, longest + 1, 60).astype(int)).tolist(), color="#8c2f39")
     axes.set(xscale="log", xlabel="characters in a document", ylabel="documents", title=f"{len(lengths):,} documents")
     figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -3,11 +3,12 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from data.config import DataConfig, TokenizerConfig
+from data.config import DataConfig
 from data.documents import DataError, Document
 from data.steps import intermediate
 from data.steps.holdout import Holdout, SplitName
@@ -16,10 +17,16 @@ from data.steps.tasks import Result
 from data.store import token_store
 from data.tokenizers import tokenizer_folder
 from data.tokenizers.encoders import Encoder, OtherIds
+from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
 
 SPLITS: tuple[SplitName, ...] = ("train", "valid")
+
+# What lies beside the .bin and .idx of a pair in the work folder.
+CHARS = ".chars.npy"  # (documents,) int32: their lengths in characters.
+COUNTS = ".counts.npy"  # (V,) int64: how often each id occurs.
+DOCUMENTS = ".parquet"  # The cleaned documents, if they are kept.
 
 _BATCH_CHARS = 1 << 20
 
@@ -28,37 +35,6 @@ def training_texts(shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdou
     """Yield the texts of the training split in order."""
     assigned = (item for shard in shards for item in holdouts[shard.source].assign(shard.read(), shard.place))
     return (document.text for name, document in assigned if name == "train")
-
-
-class Tokens:
-    """Turns documents into ids with their begin and end tokens, many at a time."""
-
-    def __init__(
-        self, corpus_tokenizer: tokenizer_folder.Tokenizer, config: TokenizerConfig, where: str, encoder: Encoder | None = None
-    ) -> None:
-        """Args: corpus_tokenizer: Whose ids. config: Which tokens around a document. where: For messages. encoder: None for the fastest."""
-        if config.add_bos and corpus_tokenizer.bos_id is None:
-            raise DataError(
-                f"{where}: data.tokenizer.add_bos is true, but the tokenizer names no begin-of-text token. Set data.tokenizer.bos_token."
-            )
-        self._encode = encoder or corpus_tokenizer.fast
-        self._before = [corpus_tokenizer.bos_id] if config.add_bos and corpus_tokenizer.bos_id is not None else []
-        self._after = [corpus_tokenizer.eos_id] if config.add_eos else []
-
-    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of all texts end to end, and (len(texts),) how many belong to each."""
-        ids, lengths = self._encode(texts)
-        longer = lengths + len(self._before) + len(self._after)
-        ends = np.cumsum(longer)
-        framed = np.empty(int(longer.sum()), dtype=np.uint32)
-        # Ids of text i move up by the special tokens of the texts before it, and by its own first.
-        moved = np.arange(len(texts)) * (len(self._before) + len(self._after)) + len(self._before)
-        framed[np.arange(len(ids)) + np.repeat(moved, lengths)] = ids
-        if self._before:
-            framed[ends - longer] = self._before
-        if self._after:
-            framed[ends - 1] = self._after
-        return framed, longer
 
 
 def tokenize_shard(config: DataConfig, shard: DocumentFile, holdout: Holdout, folder: Path, output: Path) -> Result:
@@ -81,36 +57,54 @@ def tokenize_shard(config: DataConfig, shard: DocumentFile, holdout: Holdout, fo
 
 
 def _write_shard(
-    config: DataConfig,
-    documents: Iterable[tuple[SplitName, Document]],
-    corpus_tokenizer: tokenizer_folder.Tokenizer,
-    encoder: Encoder,
-    output: Path,
+    config: DataConfig, documents: Iterable[tuple[SplitName, Document]], ours: tokenizer_folder.Tokenizer, encode: Encoder, output: Path
 ) -> Result:
-    tokens = Tokens(corpus_tokenizer, config.tokenizer, config.name, encoder)
+    encode = _with_ends(config, ours, encode)
     # Each mixed source is scored by itself, so it has a pair of its own.
     names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
-    parts = {name: _Part(split_prefix(output, name), corpus_tokenizer.vocab_size) for name in names}
-    batches: dict[str, _Batch] = {name: _Batch(tokens, part.add) for name, part in parts.items()}
+    pairs = {name: _PairWriter(split_prefix(output, name), ours.vocab_size, encode) for name in names}
     with contextlib.ExitStack() as stack:
         keep: dict[str, Callable[[Document], None]] = {}
-        for name, part in parts.items():
-            stack.enter_context(part.shard)
+        for name, pair in pairs.items():
+            stack.enter_context(pair.shard)
             if config.documents is not None:
-                keep[name] = stack.enter_context(intermediate.parquet_writer(documents_path(part.prefix)))
+                keep[name] = stack.enter_context(intermediate.parquet_writer(with_ending(pair.prefix, DOCUMENTS)))
         for assigned, document in documents:
             name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
-            batches[name].add(document.text)
+            pairs[name].add(document.text)
             if keep:
                 keep[name](document)
-        for batch in batches.values():
-            batch.flush()
-    for part in parts.values():
-        save_array(chars_path(part.prefix), np.array(part.chars, dtype=np.int32))
-        save_array(counts_path(part.prefix), part.counts)
-    counts = {name: part.count() for name, part in parts.items()}
+        for pair in pairs.values():
+            pair.flush()
+    counts = {name: pair.count() for name, pair in pairs.items()}
     result: Result = {split: add_up(count for name, count in counts.items() if name.startswith(split)) for split in SPLITS}
     return {**result, "pairs": counts}
+
+
+def _with_ends(config: DataConfig, ours: tokenizer_folder.Tokenizer, encode: Encoder) -> Encoder:
+    """An encoder that puts the begin and end tokens of documents around the ids of each text."""
+    if config.tokenizer.add_bos and ours.bos_id is None:
+        raise DataError(
+            f"{config.name}: data.tokenizer.add_bos is true, but the tokenizer names no begin-of-text token. Set data.tokenizer.bos_token."
+        )
+    before = [ours.bos_id] if config.tokenizer.add_bos and ours.bos_id is not None else []
+    after = [ours.eos_id] if config.tokenizer.add_eos else []
+
+    def encode_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids, lengths = encode(texts)
+        longer = lengths + len(before) + len(after)
+        ends = np.cumsum(longer)
+        framed = np.empty(int(longer.sum()), dtype=np.uint32)
+        # Ids of text i move up by the special tokens of the texts before it, and by its own first.
+        moved = np.arange(len(texts)) * (len(before) + len(after)) + len(before)
+        framed[np.arange(len(ids)) + np.repeat(moved, lengths)] = ids
+        if before:
+            framed[ends - longer] = before
+        if after:
+            framed[ends - 1] = after
+        return framed, longer
+
+    return encode_documents
 
 
 def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -123,52 +117,20 @@ def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def split_prefix(output: Path, name: str) -> Path:
     """Prefix of a pair that `tokenize_shard` wrote: "train", "valid", or "valid-1" of a source that was mixed with others."""
-    return output.with_name(f"{output.name}.{name}")
+    return with_ending(output, f".{name}")
 
 
-def chars_path(prefix: Path) -> Path:
-    """Where the lengths of the documents in characters lie: (documents,) int32."""
-    return prefix.with_name(prefix.name + ".chars.npy")
+class _PairWriter:
+    """Writes the ids of texts, which are collected until there are enough to be worth encoding, and counts."""
 
-
-def counts_path(prefix: Path) -> Path:
-    """Where it is counted how often each id occurs: (V,) int64."""
-    return prefix.with_name(prefix.name + ".counts.npy")
-
-
-def documents_path(prefix: Path) -> Path:
-    """Where the cleaned documents lie, if they are kept."""
-    return prefix.with_name(prefix.name + ".parquet")
-
-
-class _Part:
-    def __init__(self, prefix: Path, vocab_size: int) -> None:
+    def __init__(self, prefix: Path, vocab_size: int, encode: Encoder) -> None:
         self.prefix = prefix
         self.shard = token_store.ShardWriter(prefix, vocab_size)
-        self.chars: list[int] = []
-        self.counts = np.zeros(vocab_size, dtype=np.int64)
-
-    def count(self) -> dict[str, int]:
-        return {"documents": self.shard.num_documents, "tokens": self.shard.num_tokens, "chars": sum(self.chars)}
-
-    def add(self, texts: Sequence[str], ids: np.ndarray, lengths: np.ndarray) -> None:
-        self.chars += map(len, texts)
-        self.counts += np.bincount(ids, minlength=len(self.counts))
-        ids = ids.astype(self.shard.dtype)
-        start = 0
-        for length in lengths.tolist():
-            self.shard.add(ids[start : start + length])
-            start += length
-
-
-class _Batch:
-    """Collects texts until a batch is worth encoding."""
-
-    def __init__(self, tokens: Tokens, receive: Callable[[Sequence[str], np.ndarray, np.ndarray], None]) -> None:
-        self._tokens = tokens
-        self._receive = receive
+        self._encode = encode
         self._texts: list[str] = []
         self._num_chars = 0
+        self._chars: list[int] = []
+        self._counts = np.zeros(vocab_size, dtype=np.int64)
 
     def add(self, text: str) -> None:
         self._texts.append(text)
@@ -177,9 +139,20 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        if self._texts:
-            self._receive(self._texts, *self._tokens(self._texts))
-            self._texts, self._num_chars = [], 0
+        if not self._texts:
+            return
+        ids, lengths = self._encode(self._texts)
+        self._chars += map(len, self._texts)
+        self._counts += np.bincount(ids, minlength=len(self._counts))
+        for document in np.split(ids.astype(self.shard.dtype), np.cumsum(lengths)[:-1]):
+            self.shard.add(document)
+        self._texts, self._num_chars = [], 0
+
+    def count(self) -> dict[str, int]:
+        """Write what belongs to the pair, and return its numbers of documents, tokens and characters."""
+        save_array(with_ending(self.prefix, CHARS), np.array(self._chars, dtype=np.int32))
+        save_array(with_ending(self.prefix, COUNTS), self._counts)
+        return {"documents": self.shard.num_documents, "tokens": self.shard.num_tokens, "chars": sum(self._chars)}
 
 
 def truncate(prefix: Path, max_tokens: int, vocab_size: int, output: Path) -> Result:
@@ -189,19 +162,13 @@ def truncate(prefix: Path, max_tokens: int, vocab_size: int, output: Path) -> Re
     num_documents = max(1, int(np.searchsorted(ends, max_tokens, side="right")))
     counts = np.zeros(vocab_size, dtype=np.int64)
     with token_store.ShardWriter(output, vocab_size) as writer:
-        for ids in _documents(shard, ends[:num_documents]):
+        for start, end in pairwise([0, *ends[:num_documents].tolist()]):
+            ids = shard.read(start, end - start)
             writer.add(ids)
             counts += np.bincount(ids, minlength=vocab_size)
-    chars = np.load(chars_path(prefix))[:num_documents]
-    save_array(chars_path(output), chars)
-    save_array(counts_path(output), counts)
-    if documents_path(prefix).is_file():
-        intermediate.copy_parquet(documents_path(prefix), num_documents, documents_path(output))
+    chars = np.load(with_ending(prefix, CHARS))[:num_documents]
+    save_array(with_ending(output, CHARS), chars)
+    save_array(with_ending(output, COUNTS), counts)
+    if with_ending(prefix, DOCUMENTS).is_file():
+        intermediate.copy_parquet(with_ending(prefix, DOCUMENTS), num_documents, with_ending(output, DOCUMENTS))
     return {"documents": num_documents, "tokens": writer.num_tokens, "chars": int(chars.sum(dtype=np.int64))}
-
-
-def _documents(shard: token_store.Shard, ends: Iterable[int]) -> Iterator[np.ndarray]:
-    start = 0
-    for end in ends:
-        yield shard.read(start, int(end) - start)
-        start = int(end)

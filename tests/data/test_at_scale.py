@@ -19,6 +19,7 @@ from data.documents import DataError
 from data.prepare import prepare
 from data.steps import clean
 from data.steps.tasks import Task, run
+from ds_configs.files import with_ending
 
 LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"
 
@@ -94,7 +95,7 @@ def test_what_is_done_is_not_done_again_and_enough_is_enough(parted, tmp_path):
 @pytest.mark.distributed
 def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path):
     every = [Task(tmp_path / "work" / str(index), clean.drop_copies, (parted, [tmp_path / "cut"])) for index in range(2)]
-    clean.sketch_path(tmp_path / "cut").write_bytes(b"123")
+    with_ending(tmp_path / "cut", clean.SKETCHES).write_bytes(b"123")
     cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
 
     with pytest.raises(DataError, match="no whole number of sketches"):
