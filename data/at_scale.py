@@ -27,7 +27,7 @@ from data.documents import DataError, Document
 from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
-from ds_configs.files import write_json
+from ds_configs.files import with_ending, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _import_datatrove() -> None:
 
 
 def _error_path(task: Task) -> Path:
-    return task.output.with_name(f"{task.output.name}.error.json")
+    return with_ending(task.output, ".error.json")
 
 
 def _check(tasks: Sequence[Task], reason: str, logs: Path) -> None:

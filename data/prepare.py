@@ -26,7 +26,7 @@ from data.steps.identify import FileHashes, identify
 from data.steps.packages import check_packages
 from data.steps.tasks import Runner, lock
 from data.store import token_store
-from data.store.fits_config import check_length, check_recorded_bad_input
+from data.store.fits_config import check_store
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 
@@ -63,9 +63,7 @@ def plan(config: DataConfig) -> Plan:
     identity = identify(config, hashes, before.manifest if before else None)
     if Path(config.directory).is_dir() and os.access(config.directory, os.W_OK):
         hashes.save()
-    if before and before.manifest["identity"] == identity.sha256:
-        return Plan(identity, before.folder, before, hashes)
-    if before:
+    if before and before.manifest["identity"] != identity.sha256:
         logger.info("not the text that %s was made from: %s", before.folder, changes(before.manifest, identity))
     return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before, hashes)
 
@@ -107,8 +105,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
             token_store.verify(folder, manifest)
             if config.store is not None:
                 megatron.verify(config, manifest)
-            check_length(manifest["splits"]["train"]["tokens"], config)
-            check_recorded_bad_input(folder, manifest, config)
+            check_store(folder, manifest, config)
             logger.info("%s is up to date", folder)
             return folder
         files = sources.files_of(config)
@@ -137,7 +134,7 @@ def _check_unchanged(config: DataConfig, meant: Plan, work: Path) -> None:
     meant.hashes.save()
     if now.sha256 != meant.identity.sha256:
         shutil.rmtree(work)
-        what = changes({"format": meant.identity.format, **meant.identity.as_manifest()}, now)
+        what = changes(meant.identity.as_manifest(), now)
         raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
 
 

@@ -18,7 +18,7 @@ from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, Wi
 from data.config import DataConfig
 from data.documents import DataError
 from data.store import token_store
-from data.store.fits_config import check_length, check_recorded_bad_input, check_sources
+from data.store.fits_config import check_sources, check_store
 from data.store.identity import text_of
 from data.store.registry import find_store, why_not
 from data.tokenizers import tokenizer_folder
@@ -129,8 +129,7 @@ class Corpus:
         """The training split."""
         parts = self.manifest["splits"]["train"]["streams"]
         streams = [self._stream(part) for part in parts]
-        counted = [{**part, "tokens": stream.num_tokens} for part, stream in zip(parts, streams, strict=True)]
-        check_sources(self.config, {"streams": counted})
+        check_sources({part["source"]: stream.num_tokens for part, stream in zip(parts, streams, strict=True)}, self.config)
         # A single stream is ordered by the run's seed itself.
         seeds = [mix(self.seed, part["source"]) if part["source"] else self.seed for part in parts]
         windows = [self._windows(stream, seed) for stream, seed in zip(streams, seeds, strict=True)]
@@ -141,8 +140,9 @@ class Corpus:
     def valid(self) -> ValidationSet:
         """The held-out split, its sources one behind the other."""
         split = self.manifest["splits"]["valid"]
-        (stream,) = [self._stream(part) for part in _joined(split["streams"])]
-        return ValidationSet(stream, self.config, self.tokenizer, split["chars"])
+        first, *others = split["streams"]
+        part = {"shards": [name for part in split["streams"] for name in part["shards"]]} if others else first
+        return ValidationSet(self._stream(part), self.config, self.tokenizer, split["chars"])
 
     @cached_property
     def valid_sources(self) -> dict[str, ValidationSet]:
@@ -170,13 +170,6 @@ def open_stream(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) ->
     return Stream([token_store.Shard(folder / name) for name in part["shards"]])
 
 
-def _joined(streams: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Held-out parts of all sources are scored one behind the other."""
-    if len(streams) == 1:
-        return streams
-    return [{"shards": [name for part in streams for name in part["shards"]]}]
-
-
 def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG", share: slice = slice(None)) -> Corpus:
     """Open the store that `config` was prepared as. No raw file is looked at.
 
@@ -201,8 +194,7 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     _check_pair(manifest)
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
-    check_length(manifest["splits"]["train"]["tokens"], config)
-    check_recorded_bad_input(folder, manifest, config)
+    check_store(folder, manifest, config)
     corpus = Corpus(folder, manifest, config, seed)
     if config.is_weighted:
         _ = corpus.train  # Says which of the sources cannot be mixed.

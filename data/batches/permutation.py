@@ -1,11 +1,18 @@
 """Seeded order without a table: a permutation of any size, one element at a time.
 
 A shuffled array of the windows of a 45-billion-token corpus would cost every rank 180 MB per epoch; this costs nothing, and
-any element is found without the ones before it, which is what makes resuming exact at every sample.
+any element is found without the ones before it, which is what makes resuming exact at every sample. This file imports no numpy,
+since whatever checks a configuration imports it.
 """
+
+from collections.abc import Sequence
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
+
+
+Ranges = Sequence[tuple[int, int]]
+"""Of sample indices: the first, and the one behind the last; in ascending order, apart from each other or touching."""
 
 
 def mix(*values: int) -> int:
@@ -35,3 +42,12 @@ def permute(index: int, size: int, key: int) -> int:
         index = left << half_bits | right
         if index < size:
             return index
+
+
+def place(number: int, skipped: Ranges) -> int:
+    """The index of a run's sample `number` (0, 1, 2 ...) in the order of all samples, some of which it leaves out."""
+    for first, end in skipped:
+        if number < first:
+            break
+        number += end - first
+    return number

@@ -4,12 +4,11 @@ Everything here is a pure function of (seed, sample index).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data.batches.permutation import mix, permute
-from data.batches.skipping import Ranges, place
+from data.batches.permutation import Ranges, mix, permute, place
 from data.batches.token_stream import Stream
 from data.documents import DataError
 
@@ -18,16 +17,6 @@ if TYPE_CHECKING:
 
 # Weights are kept in every run of so many samples, each of which has its own order.
 _BLOCK = 1000
-
-
-class Windows(Protocol):
-    """One stream as an endless sequence of windows, epoch after epoch."""
-
-    per_epoch: int
-
-    def read(self, index: int) -> np.ndarray:
-        """Return window `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
-        ...
 
 
 class StreamWindows:
@@ -50,7 +39,7 @@ class StreamWindows:
         self._num_offsets = stream.num_tokens - self.per_epoch * seq_length
 
     def read(self, index: int) -> np.ndarray:
-        """See `Windows`."""
+        """Return window `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
         epoch, position = divmod(index, self.per_epoch)
         offset = mix(self._seed, epoch, 0) % self._num_offsets
         window = permute(position, self.per_epoch, mix(self._seed, epoch, 1))
@@ -72,10 +61,14 @@ class DocumentWindows:
         self.per_epoch = len(self._starts)
 
     def read(self, index: int) -> np.ndarray:
-        """See `Windows`. The last window may go on with the first document."""
+        """Return window `index` (0, 1, 2 ... through all epochs): (T+1,) ids. The last one may go on with the first document."""
         epoch, position = divmod(index, self.per_epoch)
         window = permute(position, self.per_epoch, mix(self._seed, epoch, 1))
         return self._stream.read(int(self._starts[window]), self._seq_length + 1)
+
+
+Windows = StreamWindows | DocumentWindows
+"""One stream as an endless sequence of windows, epoch after epoch."""
 
 
 def window_starts(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:

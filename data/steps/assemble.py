@@ -39,7 +39,7 @@ def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -
     linked = {name: _link_split(config, pairs, name, folder, made.vocab_size) for name, pairs in steps.pairs.items()}
     splits: dict[str, Any] = {name: _describe_split(config, pairs, name) for name, pairs in linked.items()}
     check_length(splits["train"]["tokens"], config)
-    check_sources(config, splits["train"])
+    check_sources({part["source"]: part["tokens"] for part in splits["train"]["streams"]}, config)
     if not splits["valid"]["tokens"]:
         raise DataError(f"{config.name}: nothing is held out for validation. Raise data.validation.ratio, or bring more text.")
     held_out = splits["valid"]["tokens"]

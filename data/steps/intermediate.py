@@ -16,7 +16,7 @@ import numpy as np
 from data.documents import Document
 from data.reading.compression import open_bytes, zstd
 from data.steps.holdout import START, Place
-from ds_configs.files import replacing
+from ds_configs.files import replacing, with_ending
 
 ZSTD_LEVEL = 1  # Level 3 is a third slower and saves a tenth.
 # What is in memory at a time of a Parquet file.
@@ -40,14 +40,11 @@ class DocumentFile:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the documents that stay as the file has them, one a line."""
-        return lines(self.prefix, self._mask())
+        return lines(self.prefix, self.keep)
 
     def read(self) -> Iterator[Document]:
         """Yield the documents that stay."""
-        return read(self.prefix, self._mask())
-
-    def _mask(self) -> np.ndarray | None:
-        return np.load(self.keep) if self.keep else None
+        return read(self.prefix, self.keep)
 
 
 @cache
@@ -62,7 +59,7 @@ def is_compressed() -> bool:
 
 def paths_of(prefix: Path) -> tuple[Path, Path]:
     """The names that the documents at `prefix` can have, the one that is written on this machine first."""
-    plain, compressed = (prefix.with_name(prefix.name + ending) for ending in (".jsonl", ".jsonl.zst"))
+    plain, compressed = with_ending(prefix, ".jsonl"), with_ending(prefix, ".jsonl.zst")
     return (compressed, plain) if is_compressed() else (plain, compressed)
 
 
@@ -97,20 +94,20 @@ def write_lines(path: Path, compressed: bool) -> Iterator[Callable[[bytes], Any]
             yield file.write
 
 
-def read(prefix: Path, keep: np.ndarray | None = None) -> Iterator[Document]:
-    """Yield the documents of a file in order, those for which `keep` (documents,) is false left out."""
+def read(prefix: Path, keep: Path | None = None) -> Iterator[Document]:
+    """Yield the documents of a file in order, those left out for which the array in the file `keep`, (documents,), is false."""
     for line in lines(prefix, keep):
         text, source, meta, *of_source = json.loads(line)
         yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
 
 
-def lines(prefix: Path, keep: np.ndarray | None = None) -> Iterator[bytes]:
+def lines(prefix: Path, keep: Path | None = None) -> Iterator[bytes]:
     """As `read`, each document as the line that it is in the file."""
     with open_bytes(path_of(prefix)) as file:
         if keep is None:
             yield from file
         else:
-            yield from (line for line, kept in zip(file, keep.tolist(), strict=True) if kept)
+            yield from (line for line, kept in zip(file, np.load(keep).tolist(), strict=True) if kept)
 
 
 @contextlib.contextmanager

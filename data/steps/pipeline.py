@@ -140,17 +140,21 @@ def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, ru
                     f"data.max_train_tokens = {config.max_train_tokens} is reached before {config.source_names[source]} begins, of which"
                     " nothing would be trained on. Set data.shuffle=true, or give the sources weights."
                 )
-        budgets = {"train": left, "valid": config.validation.max_tokens if config.mixes_sources else valid_budget(config)}
-        # A share of every shard is held out, so what is enough for training has its held-out documents with it. Held-out
-        # documents at the end need all shards.
-        stages = [(shards, "train" if holdout.share is not None else None)]
         if holdout.from_shard is not None:
-            stages = [(shards[: holdout.from_shard], "train"), (shards[holdout.from_shard :], "valid")]
-        for some, budget in stages:
+            held_out = config.validation.max_tokens if config.mixes_sources else valid_budget(config)
+            stages = [
+                (shards[: holdout.from_shard], _enough("train", left)),
+                (shards[holdout.from_shard :], _enough("valid", held_out)),
+            ]
+        elif holdout.share is not None:  # Of every shard, so what is enough for training has its held-out documents with it.
+            stages = [(shards, _enough("train", left))]
+        else:  # The held-out documents are at the end.
+            stages = [(shards, None)]
+        for some, enough in stages:
             prefixes = [output / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
             calls = [(config, shard, holdout, tokenizer) for shard in some]
             tasks = [Task(prefix, tokenization.tokenize_shard, call) for prefix, call in zip(prefixes, calls, strict=True)]
-            results = run(tasks, config.num_workers, _enough(budget, budgets.get(budget or "")))
+            results = run(tasks, config.num_workers, enough)
             without_gigatoken += sum("without_gigatoken" in result for result in results)
             for prefix, result in zip(prefixes, results, strict=False):
                 for name, counts in result["pairs"].items():
@@ -160,11 +164,9 @@ def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, ru
     return pairs, without_gigatoken
 
 
-def _enough(split: str | None, limit: int | None) -> Callable[[list[Result]], bool] | None:
+def _enough(split: str, budget: int | None) -> Callable[[list[Result]], bool] | None:
     """Whether the first shards fill the budget of a split; None where there is none, and all shards are needed."""
-    if split is None or limit is None:
-        return None
-    return lambda results: sum(result[split]["tokens"] for result in results) >= limit
+    return None if budget is None else lambda results: sum(result[split]["tokens"] for result in results) >= budget
 
 
 def valid_budget(config: DataConfig) -> int | None:

@@ -24,12 +24,13 @@ from data.reading.compression import zstd
 from data.steps import intermediate
 from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result, Runner, Task
-from ds_configs.files import replacing
+from ds_configs.files import replacing, with_ending
 
 # Splits by position in the text need the shards' characters; of more documents than this a share is chosen by hash.
 _COUNT_CHARS_BELOW = 100_000
 _BYTES_PER_CHAR = 3
 _DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
+_INDEX = ".index.npy"  # Beside a part, where its runs lie in it: (shards, batches, 3) uint64.
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # A run says itself whether it is compressed; no line of text begins so.
 
 
@@ -68,7 +69,11 @@ def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Pat
     results = run(
         [Task(shard, gather_file, (parts, index, dealing, count_chars)) for index, shard in enumerate(shards)], config.num_workers
     )
-    for path in (*parts, *map(_index_path, parts), *(path for file in files for path in intermediate.paths_of(file.prefix))):
+    for path in (
+        *parts,
+        *(with_ending(part, _INDEX) for part in parts),
+        *(path for file in files for path in intermediate.paths_of(file.prefix)),
+    ):
         path.unlink(missing_ok=True)
     return [DocumentFile(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
 
@@ -109,7 +114,7 @@ def scatter(records: Iterable[bytes], part: int, config: ShuffleConfig, output: 
                 index.append(runs)
                 count += len(batch)
         # By shard, so that `gather` reads the rows of its shard and no others.
-        save_array(_index_path(output), np.stack(index, axis=1) if index else np.zeros((config.num_shards, 0, 3), dtype=np.uint64))
+        save_array(with_ending(output, _INDEX), np.stack(index, axis=1) if index else np.zeros((config.num_shards, 0, 3), dtype=np.uint64))
     return count
 
 
@@ -142,16 +147,11 @@ def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _index_path(part: Path) -> Path:
-    """Where the runs of a part lie in it: (shards, batches, 3) uint64."""
-    return part.with_name(f"{part.name}.index.npy")
-
-
 def _runs(part: Path, shard: int, num_shards: int) -> Iterator[bytes]:
     """Yield the runs of a shard in one part, decompressed."""
     again = f"Delete the folder {part.parent}; the next start makes it again."
     try:
-        index = np.load(_index_path(part), mmap_mode="r")
+        index = np.load(with_ending(part, _INDEX), mmap_mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{part}: its index cannot be read ({error}). {again}") from error
     if len(index) != num_shards:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.documents import DataError
-from ds_configs.files import write_json
+from ds_configs.files import with_ending, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Task:
     @property
     def result_path(self) -> Path:
         """Where the result lies once the task is done."""
-        return self.output.with_name(self.output.name + ".done.json")
+        return with_ending(self.output, ".done.json")
 
 
 class Runner(Protocol):

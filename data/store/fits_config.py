@@ -21,15 +21,14 @@ def check_length(num_tokens: int, config: DataConfig) -> None:
         )
 
 
-def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
-    """Refuse a weighted mixture in which a source could not fill one window.
+def check_sources(tokens: Mapping[int, int], config: DataConfig) -> None:
+    """Refuse a weighted mixture in which a source, by its number in `tokens`, could not fill one window.
 
     Raises:
         DataError: If one has no training tokens, or too few.
     """
     if not config.is_weighted:
         return
-    tokens = {part["source"]: part["tokens"] for part in train["streams"]}
     for source, name in enumerate(config.source_names):
         if tokens.get(source, 0) < config.seq_length + 1:
             raise DataError(
@@ -38,12 +37,13 @@ def check_sources(config: DataConfig, train: dict[str, Any]) -> None:
             )
 
 
-def check_recorded_bad_input(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
-    """Hold what a store's preparation could not read against the configuration of today.
+def check_store(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
+    """Hold a finished store, and what its preparation could not read, against the configuration of today.
 
     Raises:
-        DataError: Above `data.max_bad_ratio`.
+        DataError: If it does not fill one window, or above `data.max_bad_ratio`.
     """
+    check_length(manifest["splits"]["train"]["tokens"], config)
     if "bad_input" in manifest:  # A finished pair of another program has none.
         check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
 

@@ -47,7 +47,8 @@ class Identity:
 
     def as_manifest(self) -> dict[str, Any]:
         """What a store's manifest says of it."""
-        return {"identity": self.sha256, "rules": self.rules, "inputs": self.inputs, "tokenizer_inputs": self.tokenizer}
+        said = {"rules": self.rules, "inputs": self.inputs, "tokenizer_inputs": self.tokenizer}
+        return {"format": self.format, "identity": self.sha256, **said}
 
 
 STORE_RECORD = "store.json"  # In the folder of a run: the manifest of the store that it reads.

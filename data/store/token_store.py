@@ -11,6 +11,7 @@ import io
 import json
 import struct
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -18,17 +19,13 @@ from typing import Any
 import numpy as np
 
 from data.documents import DataError
-from ds_configs.files import digest, put_in_place, sha256_of, temporary_name, write_json
+from ds_configs.files import digest, put_in_place, sha256_of, temporary_name, with_ending, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
 
 
-def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
-    """The smallest type of DeepSpeed's that holds every id."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
-
-
+@cache
 def _indexed_dataset() -> ModuleType:
     """DeepSpeed's module of Megatron's format.
 
@@ -38,19 +35,16 @@ def _indexed_dataset() -> ModuleType:
     name = "deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset"
     if "deepspeed" in sys.modules:
         return importlib.import_module(name)
-    alias = "data._deepspeed_indexed_dataset"
-    if alias not in sys.modules:
-        package = importlib.util.find_spec("deepspeed")
-        assert package is not None, "deepspeed is in requirements.txt"
-        assert package.submodule_search_locations, "deepspeed is a package"
-        path = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
-        spec = importlib.util.spec_from_file_location(alias, path)
-        assert spec is not None, f"{path} is a Python file"
-        assert spec.loader is not None, f"{path} is a Python file"
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[alias] = module
-    return sys.modules[alias]
+    package = importlib.util.find_spec("deepspeed")
+    assert package is not None, "deepspeed is in requirements.txt"
+    assert package.submodule_search_locations, "deepspeed is a package"
+    path = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location("data._deepspeed_indexed_dataset", path)
+    assert spec is not None, f"{path} is a Python file"
+    assert spec.loader is not None, f"{path} is a Python file"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Shard:
@@ -62,7 +56,7 @@ class Shard:
         Raises:
             DataError: If it is missing, no such pair, or shorter or longer than its index says.
         """
-        index, ids = (prefix.with_name(prefix.name + ending) for ending in (".idx", ".bin"))
+        index, ids = with_ending(prefix, ".idx"), with_ending(prefix, ".bin")
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed's reader prints its progress.
                 self._dataset = _indexed_dataset().MMapIndexedDataset(str(prefix), skip_warmup=True)
@@ -71,7 +65,9 @@ class Shard:
             raise DataError(f"{index}: not a readable Megatron index with its .bin beside it ({error or type(error).__name__}).") from error
         self.num_tokens = int(sizes.sum(dtype=np.int64))
         itemsize, rest = divmod(ids.stat().st_size, max(1, self.num_tokens))
-        self._repair_dtype(itemsize)
+        if self.dtype == np.uint64 and itemsize == np.dtype(np.uint16).itemsize:
+            # Megatron-LM and gpt-neox write code 8 for uint16, which DeepSpeed reads as uint64: what fits the file's size is meant.
+            self._dataset._index._dtype = np.uint16
         if rest or itemsize != np.dtype(self.dtype).itemsize:
             raise DataError(
                 f"{ids}: {ids.stat().st_size} bytes, but its index says {self.num_tokens} tokens of {np.dtype(self.dtype).itemsize} bytes."
@@ -96,11 +92,6 @@ class Shard:
         if wrong:
             raise DataError(f"{name}.idx is damaged: it has {wrong}. Copy it again from where it was made, or make it again.")
 
-    def _repair_dtype(self, itemsize: int) -> None:
-        """Megatron-LM and gpt-neox write code 8 for uint16, which DeepSpeed reads as uint64: what fits the file's size is meant."""
-        if self.dtype == np.uint64 and itemsize == np.dtype(np.uint16).itemsize:
-            self._dataset._index._dtype = np.uint16
-
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]] | type[np.signedinteger[Any]]:
         """The type of the ids."""
@@ -123,10 +114,10 @@ class ShardWriter:
     """Writes one .bin/.idx pair. It appears whole when the `with` block ends well, and not at all without a document."""
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
-        self._finals = {ending: prefix.with_name(prefix.name + ending) for ending in (".bin", ".idx")}
-        self._temporaries = {ending: temporary_name(path) for ending, path in self._finals.items()}
+        self._finals = [with_ending(prefix, ending) for ending in (".bin", ".idx")]
+        self._temporaries = [temporary_name(path) for path in self._finals]
         self._builder: Any = None
-        self.dtype = token_dtype(vocab_size)
+        self.dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32  # The smallest of DeepSpeed's types that holds every id.
         self.num_documents = 0
         self.num_tokens = 0
 
@@ -136,7 +127,7 @@ class ShardWriter:
     def add(self, ids: np.ndarray) -> None:
         """Write one document of ids."""
         if self._builder is None:
-            self._builder = _indexed_dataset().MMapIndexedDatasetBuilder(str(self._temporaries[".bin"]), dtype=self.dtype)
+            self._builder = _indexed_dataset().MMapIndexedDatasetBuilder(str(self._temporaries[0]), dtype=self.dtype)
         self._builder.add_item_numpy(ids)
         self._builder.end_document()
         self.num_documents += 1
@@ -145,11 +136,11 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None and self._builder is not None:
-                self._builder.finalize(str(self._temporaries[".idx"]))
-                for ending, path in self._temporaries.items():
-                    put_in_place(path, self._finals[ending])
+                self._builder.finalize(str(self._temporaries[1]))
+                for temporary, final in zip(self._temporaries, self._finals, strict=True):
+                    put_in_place(temporary, final)
         finally:
-            for path in self._temporaries.values():
+            for path in self._temporaries:
                 path.unlink(missing_ok=True)
 
 

@@ -174,7 +174,7 @@ def test_packed_rows_hold_every_token_but_the_unfinished_last_row(make, whole, l
     split = token_store.read_manifest(folder)["splits"]["train"]
     rows = pyarrow.parquet.read_table(folder / "packed-train.parquet")["input_ids"].combine_chunks().values.to_numpy()
     (rows_of,) = open_corpus(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"), 1).train._windows
-    stream = getattr(rows_of, "_stream")  # noqa: B009 (of one of several classes)
+    stream = rows_of._stream
 
     assert split["packed"]["left_out_tokens"] < 32
     assert len(rows) + split["packed"]["left_out_tokens"] == split["tokens"] == stream.num_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from data.batches.skipping import place
+from data.batches.permutation import place
 from training.checkpoints.load import choose_checkpoint, load_checkpoint
 from training.checkpoints.reshard import needs_resharding
 from training.config import RunConfig

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.batches.skipping import place
+from data.batches.permutation import place
 from ds_configs.errors import require
 
 

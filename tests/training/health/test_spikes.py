@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from data.batches.skipping import place
+from data.batches.permutation import place
 from ds_configs.errors import FieldError
 from tests.training.conftest import train_many
 from tests.training.faults import STRANGE_SAMPLES
