@@ -11,7 +11,6 @@ waits for the tasks and does what is done once (comparing sketches, training a t
 """
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -27,7 +26,7 @@ from data.documents import DataError, Document
 from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
-from ds_configs.files import with_ending, write_json
+from ds_configs.files import read_object, with_ending, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +97,7 @@ class Cluster:
     """Reserved for a worker."""
 
     def run(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
-        """Do what `tasks.run` does, with this cluster's workers; a single task runs in this process.
-
-        Raises:
-            DataError: Of a task, or if tasks ended without a result.
-        """
+        """Do what `tasks.run` does, and raise what it raises, with this cluster's workers; a single task runs in this process."""
         if len(tasks) > 1:
             for folder in {task.output.parent for task in tasks}:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -113,22 +108,35 @@ class Cluster:
                     break
         return run_here(tasks, 1, enough)  # Everything is done; this reads the results.
 
-    def _launch(self, missing: Sequence[Task]) -> None:
-        if not missing:
+    def _launch(self, tasks: Sequence[Task]) -> None:
+        """Run tasks without a result.
+
+        Raises:
+            DataError: What a task said, or how many have no result now and where to look.
+        """
+        if not tasks:
             return
-        for task in missing:
+        for task in tasks:
             _error_path(task).unlink(missing_ok=True)
-        logs = self.logs / f"{missing[0].output.parent.name}-{time.strftime('%Y%m%d-%H%M%S')}-{missing[0].output.name}"
+        step = tasks[0].output.parent
+        logs = self.logs / f"{step.name}-{time.strftime('%Y%m%d-%H%M%S')}-{tasks[0].output.name}"
+        reason = "they ended without a result"
         try:
-            self._execute(RunTasks(missing, os.getcwd()), min(len(missing), _RANKS_PER_WORKER * self.workers), logs)
-        except (KeyboardInterrupt, SystemExit, DataError):
+            self._execute(RunTasks(tasks, os.getcwd()), min(len(tasks), _RANKS_PER_WORKER * self.workers), logs)
+        except DataError:
             raise
         except Exception as error:  # Of any library below; what counts is which results are there.
             logger.debug("the executor failed", exc_info=True)
             reason = f"{type(error).__name__}: {error}"
-        else:
-            reason = "they ended without a result"
-        _check(missing, reason, logs)
+        missing = [task for task in tasks if not task.result_path.is_file()]
+        for task in missing:
+            if said := read_object(_error_path(task)):
+                raise DataError(said["error"])
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(tasks)} tasks of {step} failed ({reason}); their logs are in {logs}."
+                " What is done stays done: start again to go on."
+            )
 
     def _execute(self, step: RunTasks, num_ranks: int, logs: Path) -> None:
         """Run a step's tasks and wait for them."""
@@ -213,23 +221,6 @@ def _import_datatrove() -> None:
 
 def _error_path(task: Task) -> Path:
     return with_ending(task.output, ".error.json")
-
-
-def _check(tasks: Sequence[Task], reason: str, logs: Path) -> None:
-    """Raise what stopped the tasks, if any has no result.
-
-    Raises:
-        DataError: What a task said, or how many have no result and where to look.
-    """
-    missing = [task for task in tasks if not task.result_path.is_file()]
-    for task in missing:
-        if _error_path(task).is_file():
-            raise DataError(json.loads(_error_path(task).read_text(encoding="utf-8"))["error"])
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(tasks)} tasks of {missing[0].output.parent} failed ({reason}); their logs are in {logs}."
-            " What is done stays done: start again to go on."
-        )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -65,8 +65,10 @@ class Subject:
         """The ids of a training sample of the run, in the order it reads them.
 
         Raises:
-            DataError: If there is no run to say which order that is.
+            DataError: If there is no such sample, or no run to say which order that is.
         """
+        if number < 0:
+            raise DataError(f"--sample {number}: samples count from 0.")
         if self.run is None or self.config is None:
             raise DataError(f"{self.path}: the order of samples belongs to a run. Name one (runs/NAME), or use --window.")
         corpus = Corpus(self._store(), self.manifest, self.config, seed=self.run.values.get("run", {}).get("seed", 1024))
@@ -172,7 +174,7 @@ def _words(value: Any) -> str:
 
 def _seen(subject: Subject) -> Iterator[str]:
     """How far a run has read."""
-    if subject.run is None or subject.config is None:
+    if subject.config is None:
         return
     order = ", ".join(f"{key} {value}" for key, value in spell_out_order(subject.config).items() if value not in (None, [None]))
     yield f"\nThe run reads it with {order}."
@@ -228,21 +230,14 @@ def main(arguments: Sequence[str]) -> int:
             if subject.folder is not None and options.documents > 0:
                 print("\nFirst documents")
                 print("\n".join(documents(subject, options.split, options.documents)))
-        for ids in _asked_for(subject, options):
-            print(subject.tokenizer().decode(ids))
+        if options.sample is not None:
+            print(subject.tokenizer().decode(subject.sample(options.sample)))
+        if options.window is not None:
+            print(subject.tokenizer().decode(window(subject, options.split, options.window)))
     except (DataError, CheckpointError, ds_configs.ConfigError) as error:
         print(f"data.inspect: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _asked_for(subject: Subject, options: argparse.Namespace) -> Iterator[list[int]]:
-    if options.sample is not None:
-        if options.sample < 0:
-            raise DataError(f"--sample {options.sample}: samples count from 0.")
-        yield subject.sample(options.sample)
-    if options.window is not None:
-        yield window(subject, options.split, options.window)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def flip_bit(path: Path, byte: int) -> None:
+    """As a disk does it: no size changes."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
 def big_lines(path: Path, count: int, seed: int = 0) -> str:
     """A JSONL file of documents, long enough for several shards of 1 MiB."""
     draw = np.random.default_rng(seed)

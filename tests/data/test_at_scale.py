@@ -20,6 +20,7 @@ from data.prepare import prepare
 from data.steps import clean
 from data.steps.tasks import Task, run
 from ds_configs.files import with_ending
+from tests.data.stores import contents
 
 LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"
 
@@ -36,47 +37,40 @@ def write_corpus(folder: Path, num_files=4):
     return folder
 
 
-def config(tmp_path, **changes):
-    values = {
-        "seq_length": 16,
-        "path": str(tmp_path / "网页"),
-        "tokenizer": TokenizerConfig(kind="byte_bpe", vocab_size=300),
-        "validation": ValidationConfig(ratio=0.1),
-        "deduplicate": DeduplicateConfig(near=NearConfig()),
-        "shuffle": True,
-        "shard_mib": 1,
-        "directory": str(tmp_path / "stores"),
-    }
-    return DataConfig(**{**values, **changes})
-
-
 def tasks(settings, folder: Path):
     """Reading and cleaning, as the preparation has them."""
     parts = sources.parts(settings, folder)
     return [Task(folder / f"{index:05d}", clean.clean_part, (settings, part)) for index, part in enumerate(parts)]
 
 
-def contents(folder: Path):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 @pytest.fixture
 def parted(tmp_path):
     """The configuration of a corpus in several parts."""
-    write_corpus(tmp_path / "网页")
-    return config(tmp_path)
+    return DataConfig(
+        seq_length=16,
+        path=str(write_corpus(tmp_path / "网页")),
+        tokenizer=TokenizerConfig(kind="byte_bpe", vocab_size=300),
+        validation=ValidationConfig(ratio=0.1),
+        deduplicate=DeduplicateConfig(near=NearConfig()),
+        shuffle=True,
+        shard_mib=1,
+        directory=str(tmp_path / "stores"),
+    )
 
 
-@pytest.mark.distributed
-def test_two_local_workers_write_what_one_process_writes(parted, tmp_path):
-    here = run(tasks(parted, tmp_path / "here"), 1)
-    cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a script on PATH in the place of one of Slurm's commands, and has it asked without a pause."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(at_scale, "_POLL_SECONDS", 0.01)
 
-    there = cluster.run(tasks(parted, tmp_path / "there"), 2)
+    def put(name, text):
+        path = tmp_path / "bin" / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    assert len(here) >= 4
-    assert there == here
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    return put
 
 
 def test_what_is_done_is_not_done_again_and_enough_is_enough(parted, tmp_path):
@@ -130,7 +124,7 @@ def test_our_rules_run_between_datatroves_own_reader_and_writer(tmp_path):
 
 
 @pytest.mark.distributed
-def test_slurm_gets_an_array_of_jobs_and_is_waited_for(parted, tmp_path, monkeypatch):
+def test_slurm_gets_an_array_of_jobs_and_is_waited_for(parted, tmp_path, install):
     # sbatch that runs the array at once, in the way Slurm does it, and no queue: what is in the script is what is tested.
     programs = {
         "sbatch": f"""#!{sys.executable}
@@ -148,13 +142,8 @@ print("Submitted batch job 7")
         "squeue": "#!/bin/bash\nexit 1\n",
         "scontrol": "#!/bin/bash\necho node1\n",
     }
-    (tmp_path / "bin").mkdir()
     for name, text in programs.items():
-        path = tmp_path / "bin" / name
-        path.write_text(text, encoding="utf-8")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(at_scale, "_POLL_SECONDS", 0.01)
+        install(name, text)
     cluster = Cluster(executor="slurm", workers=1, logs=tmp_path / "logs", slurm={"partition": "work", "time": "01:00:00"})
 
     there = cluster.run(tasks(parted, tmp_path / "there"), 2)
@@ -165,19 +154,12 @@ print("Submitted batch job 7")
 
 
 @pytest.fixture
-def squeue(tmp_path, monkeypatch):
+def squeue(tmp_path, install):
     """Puts a script in squeue's place; it is told how often it was asked before as $asked."""
 
     def put(script):
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        path = tmp_path / "bin" / "squeue"
         count = tmp_path / "asked"
-        path.write_text(
-            f"#!/bin/bash\nasked=$(cat {count} 2>/dev/null || echo 0); echo $((asked + 1)) > {count}\n{script}\n", encoding="utf-8"
-        )
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-        monkeypatch.setattr(at_scale, "_POLL_SECONDS", 0.01)
+        install("squeue", f"#!/bin/bash\nasked=$(cat {count} 2>/dev/null || echo 0); echo $((asked + 1)) > {count}\n{script}\n")
         return count
 
     return put

@@ -19,7 +19,7 @@ from data.steps.identify import FileHashes
 from data.store import token_store
 from data.store.registry import find_store, record_path
 from data.tokenizers import tokenizer_folder
-from tests.data.stores import contents, large_config, texts_of
+from tests.data.stores import contents, flip_bit, large_config, texts_of
 
 
 def test_a_second_preparation_uses_the_store_that_is_there(make):
@@ -78,10 +78,7 @@ def test_looking_for_a_store_needs_neither_torch_nor_deepspeed(make):
 
 
 def test_a_damaged_store_is_refused_by_the_next_preparation(make):
-    path = prepare(make()) / "train-00000.bin"
-    data = bytearray(path.read_bytes())
-    data[3] ^= 64
-    path.write_bytes(data)
+    flip_bit(prepare(make()) / "train-00000.bin", 3)
 
     with pytest.raises(DataError, match=r"was changed after it was written .* Delete"):
         prepare(make())

@@ -14,6 +14,7 @@ from data.documents import DataError
 from data.prepare import prepare
 from data.source_config import ChaptersConfig
 from data.store import token_store
+from tests.data.stores import flip_bit
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +190,7 @@ def test_windows_longer_than_the_text_are_refused(config):
 @pytest.mark.parametrize("name", ["train-00000.bin", "tokenizer/tokenizer.json", "report.json"])
 def test_a_store_with_a_flipped_bit_is_refused(config, tmp_path, name):
     copy = dataclasses.replace(config, directory=str(tmp_path))
-    path = prepare(copy) / name
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.write_bytes(data)
+    flip_bit(prepare(copy) / name, 100)
 
     with pytest.raises(DataError, match="was changed after it was written"):
         open_corpus(copy, seed=1)

@@ -11,53 +11,41 @@ from data.batches.corpus import open_corpus
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
+from tests.data.stores import flip_bit
 
-
-def test_a_store_of_another_program_is_used_as_it_is(write_as_megatron, make, whole, tmp_path):
-    ids = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]
-    write_as_megatron(tmp_path / "theirs", ids, [0, 1, 2, 3, 4], 8, np.uint16)
-    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
-    config = make(
-        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=2)
-    )
-
-    prepare(config)
-    corpus = open_corpus(config, seed=1)
-
-    assert corpus.train.num_tokens == 80
-    assert corpus.valid.num_tokens == 39
-    assert corpus.valid._stream.read(0, 39).tolist() == ids[2] + ids[3]
-    assert corpus.valid.num_chars() > 0
-
-
-def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(write_as_megatron, make, whole, tmp_path):
-    write_as_megatron(tmp_path / "theirs", [[1, 60000] * 50, [1] * 50], [0, 1, 2], 8, np.uint16)
-    existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
-    config = make(
-        path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=ValidationConfig(last_documents=1)
-    )
-
-    with pytest.raises(DataError, match=r"holds the id 60000, but the tokenizer at .* has 130\. It was made with another tokenizer"):
-        prepare(config)
+IDS = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]
 
 
 @pytest.fixture
 def theirs(write_as_megatron, make, whole, tmp_path):
     """A pair of another program and the configuration that uses it."""
-    write_as_megatron(
-        tmp_path / "theirs", [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))], [0, 1, 2, 3, 4], 8, np.uint16
-    )
+    write_as_megatron(tmp_path / "theirs", IDS, [0, 1, 2, 3, 4], 8, np.uint16)
     existing = TokenizerConfig(kind="existing", path=str(whole / "tokenizer"))
     validation = ValidationConfig(last_documents=2)
     return make(path=None, chapters=None, store=str(tmp_path / "theirs"), tokenizer=existing, validation=validation)
 
 
+def test_a_store_of_another_program_is_used_as_it_is(theirs):
+    prepare(theirs)
+    corpus = open_corpus(theirs, seed=1)
+
+    assert corpus.train.num_tokens == 80
+    assert corpus.valid.num_tokens == 39
+    assert corpus.valid._stream.read(0, 39).tolist() == IDS[2] + IDS[3]
+    assert corpus.valid.num_chars() > 0
+
+
+def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(theirs, write_as_megatron):
+    write_as_megatron(Path(theirs.store), [[1, 60000] * 50, [1] * 50, [1]], [0, 1, 2, 3], 8, np.uint16)
+
+    with pytest.raises(DataError, match=r"holds the id 60000, but the tokenizer at .* has 130\. It was made with another tokenizer"):
+        prepare(theirs)
+
+
 def test_a_bit_that_has_flipped_on_the_disk_is_noticed_though_no_time_has_changed(theirs):
     prepare(theirs)
     path = Path(f"{theirs.store}.bin")
-    content = bytearray(path.read_bytes())
-    content[4] ^= 1
-    path.write_bytes(content)
+    flip_bit(path, 4)
     # As the disk does it: what is remembered of the file still fits.
     memory = Path(theirs.directory) / ".hashes.json"
     known = json.loads(memory.read_text(encoding="utf-8"))
