@@ -29,6 +29,7 @@ from data.store import token_store
 from data.store.fits_config import check_store
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
+from data.tokenizers import tokenizer_folder
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _registered(config: DataConfig, folder: Path) -> Path:
 
 
 def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
-    from data.steps import assemble, megatron, pipeline
+    from data.steps import megatron
 
     folder = meant.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -111,16 +112,35 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
         files = sources.files_of(config)
         check_packages(config, files)
         _check_disk(folder.parent, sum(path.stat().st_size for path in files), work)
-        work.mkdir(exist_ok=True)
-        if config.store is not None:
-            made = megatron.describe(config, meant.identity, work)
-        else:
-            steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
-            made = assemble.assemble(config, steps, meant.identity, work)
-        _check_unchanged(config, meant, work)
-        made.replace(folder)
+        _build(config, meant, run, work).replace(folder)
         shutil.rmtree(work)
-    _show(folder)
+    report = folder / "report.txt"
+    if report.is_file():  # Of a finished pair of another program there is none.
+        logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
+    return folder
+
+
+def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:
+    """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed."""
+    from data.steps import assemble, megatron, pipeline
+
+    folder = work / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if config.store is not None:
+        content = megatron.describe(config, folder)
+    else:
+        steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
+        content = assemble.assemble(config, steps, folder)
+    made = tokenizer_folder.load(folder / "tokenizer")
+    tokenizer = {
+        "sha256": tokenizer_folder.fingerprint(folder / "tokenizer"),
+        "vocab_size": made.vocab_size,
+        "eos_id": made.eos_id,
+        "bos_id": made.bos_id,
+    }
+    token_store.write_manifest(folder, {"name": config.name, **meant.identity.as_manifest(), "tokenizer": tokenizer, **content})
+    _check_unchanged(config, meant, work)
     return folder
 
 
@@ -136,12 +156,6 @@ def _check_unchanged(config: DataConfig, meant: Plan, work: Path) -> None:
         shutil.rmtree(work)
         what = changes(meant.identity.as_manifest(), now)
         raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
-
-
-def _show(folder: Path) -> None:
-    report = folder / "report.txt"
-    if report.is_file():
-        logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
 
 
 def _check_disk(folder: Path, input_bytes: int, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report, manifest."""
+"""Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report."""
 
 import logging
 import os
@@ -16,27 +16,23 @@ from data.steps.holdout import warn_of_large_share
 from data.steps.pipeline import Pair, Steps, valid_budget
 from data.steps.tasks import Task, run
 from data.steps.tokenization import DOCUMENTS, add_up
-from data.store import packed_rows, token_store
+from data.store import packed_rows
 from data.store.fits_config import check_length, check_sources
-from data.store.identity import Identity
 from data.tokenizers import tokenizer_folder
 from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -> Path:
-    """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
+def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
+    """Fill a store's folder, and return what its manifest says of the splits and of the input.
 
     Raises:
         DataError: If the training split is shorter than one window.
     """
-    folder = work / "store"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     shutil.copytree(steps.tokenizer, folder / "tokenizer")
-    made = tokenizer_folder.load(folder / "tokenizer")
-    linked = {name: _link_split(config, pairs, name, folder, made.vocab_size) for name, pairs in steps.pairs.items()}
+    vocab_size = tokenizer_folder.load(folder / "tokenizer").vocab_size
+    linked = {name: _link_split(config, pairs, name, folder, vocab_size) for name, pairs in steps.pairs.items()}
     splits: dict[str, Any] = {name: _describe_split(config, pairs, name) for name, pairs in linked.items()}
     check_length(splits["train"]["tokens"], config)
     check_sources({part["source"]: part["tokens"] for part in splits["train"]["streams"]}, config)
@@ -51,19 +47,7 @@ def assemble(config: DataConfig, steps: Steps, identity: Identity, work: Path) -
     report.write(config, steps, linked, splits, folder)
     if config.pack is not None:
         splits["train"]["packed"] = packed_rows.write(folder, splits["train"], config.pack.length)
-    content = {"name": config.name, **identity.as_manifest(), "tokenizer": describe(made, folder), "splits": splits}
-    token_store.write_manifest(folder, {**content, "bad_input": bad_input(steps.cleaned)})
-    return folder
-
-
-def describe(made: tokenizer_folder.Tokenizer, folder: Path) -> dict[str, Any]:
-    """What the manifest says about the tokenizer."""
-    return {
-        "sha256": tokenizer_folder.fingerprint(folder / "tokenizer"),
-        "vocab_size": made.vocab_size,
-        "eos_id": made.eos_id,
-        "bos_id": made.bos_id,
-    }
+    return {"splits": splits, "bad_input": bad_input(steps.cleaned)}
 
 
 def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path, vocab_size: int) -> list[Pair]:

@@ -23,12 +23,12 @@ _LARGE_SHARE = 0.25
 class Place:
     """Where a shard stands in the whole text, or in that of its source where sources are told apart."""
 
-    shard: int
-    first_document: int
-    first_char: int
+    shard: int = 0
+    first_document: int = 0
+    first_char: int = 0
 
 
-START = Place(0, 0, 0)
+START = Place()
 
 
 @dataclass(frozen=True)

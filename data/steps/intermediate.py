@@ -140,16 +140,12 @@ def parquet_writer(path: Path) -> Iterator[Callable[[Document], None]]:
 
 
 def copy_parquet(source: Path, num_rows: int, target: Path) -> None:
-    """Copy the first rows of a Parquet file."""
+    """Copy the first rows of a Parquet file, which holds the text of one shard."""
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(source)
-    left = num_rows
-    with replacing(target) as temporary, pyarrow.parquet.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as copy:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
-            if left > 0:
-                copy.write_batch(batch.slice(0, left))
-                left -= batch.num_rows
+    with replacing(target) as temporary:
+        rows = pyarrow.parquet.read_table(source).slice(0, num_rows)
+        pyarrow.parquet.write_table(rows, temporary, row_group_size=_ROWS_PER_GROUP, compression="zstd")
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

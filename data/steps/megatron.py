@@ -1,6 +1,5 @@
 """Use a .bin/.idx pair that another program of Megatron's family wrote, as it is."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,32 +7,28 @@ import numpy as np
 
 from data.config import DataConfig
 from data.documents import DataError
-from data.steps import assemble
 from data.steps.holdout import Place, plan_holdout
 from data.store import token_store
 from data.store.fits_config import check_length
-from data.store.identity import Identity
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.files import sha256_of
 
 _BLOCK_TOKENS = 16 << 20
 
 
-def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
-    """Make a store's folder whose manifest points to the pair; its ids are read once, to see that the tokenizer knows them.
+def describe(config: DataConfig, folder: Path) -> dict[str, Any]:
+    """Put the tokenizer into a store's folder, and return what its manifest says of the pair.
+
+    The ids are read once, to see that the tokenizer knows them.
 
     Raises:
-        DataError: If the pair is damaged or was made with a larger vocabulary.
+        DataError: If the pair is damaged, was made with a larger vocabulary, or is too short.
     """
     assert config.store is not None, "asked for by the caller"
-    folder = work / "store"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     adoption.adopt(config.tokenizer, folder / "tokenizer")
-    made = tokenizer_folder.load(folder / "tokenizer")
     shard = token_store.Shard(Path(config.store))
     shard.check_index(config.store)
-    _check_ids(shard, made, config)
+    _check_ids(shard, tokenizer_folder.load(folder / "tokenizer").vocab_size, config)
     sizes = shard.document_sizes
     holdout = plan_holdout(config.validation, Place(1, len(sizes), shard.num_tokens))
     if holdout.from_document is not None:
@@ -45,28 +40,16 @@ def describe(config: DataConfig, identity: Identity, work: Path) -> Path:
         later = starts[starts >= wanted]
         boundary = int(later[0]) if len(later) else wanted
     held_out_end = min(shard.num_tokens, boundary + (config.validation.max_tokens or shard.num_tokens))
-    check_length(boundary, config)
+    train_end = min(boundary, config.max_train_tokens or boundary)
+    check_length(train_end, config)
     if held_out_end == boundary:
         raise DataError(f"{config.store}: nothing is held out for validation. Raise data.validation.ratio.")
     pair = {"prefix": str(Path(config.store).resolve()), "bytes": Path(f"{config.store}.bin").stat().st_size}
-    train_end = min(boundary, config.max_train_tokens or boundary)
-    splits = {
-        name: {
-            "tokens": end - start,
-            "documents": None,
-            "chars": None,
-            "streams": [{"name": config.name, "source": 0, "range": [start, end]}],
-        }
-        for name, start, end in (("train", 0, train_end), ("valid", boundary, held_out_end))
-    }
-    content = {
-        "name": config.name,
-        **identity.as_manifest(),
-        "tokenizer": assemble.describe(made, folder),
-        "splits": splits,
-    }
-    token_store.write_manifest(folder, {**content, "pair": pair})
-    return folder
+    splits = {}
+    for name, start, end in (("train", 0, train_end), ("valid", boundary, held_out_end)):
+        stream = {"name": config.name, "source": 0, "range": [start, end]}
+        splits[name] = {"tokens": end - start, "documents": None, "chars": None, "streams": [stream]}
+    return {"splits": splits, "pair": pair}
 
 
 def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
@@ -84,11 +67,11 @@ def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
             )
 
 
-def _check_ids(shard: token_store.Shard, made: tokenizer_folder.Tokenizer, config: DataConfig) -> None:
+def _check_ids(shard: token_store.Shard, vocab_size: int, config: DataConfig) -> None:
     for start in range(0, shard.num_tokens, _BLOCK_TOKENS):
         ids = shard.read(start, min(_BLOCK_TOKENS, shard.num_tokens - start))
-        if int(ids.max()) >= made.vocab_size or int(ids.min()) < 0:
+        if int(ids.max()) >= vocab_size or int(ids.min()) < 0:
             raise DataError(
-                f"{config.store}.bin holds the id {int(ids.max())}, but the tokenizer at {config.tokenizer.path} has {made.vocab_size}."
+                f"{config.store}.bin holds the id {int(ids.max())}, but the tokenizer at {config.tokenizer.path} has {vocab_size}."
                 " It was made with another tokenizer: give that one."
             )

@@ -5,7 +5,7 @@ Every step leaves its files and results in the work folder, so that a start afte
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,12 +71,11 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     shards, ends = _number_through(shuffle(config, files, work, run) if config.shuffle else files)
     names = config.source_names
     holdouts = {source: plan_holdout(config.validation, end, f"{names[source]}: " if len(ends) > 1 else "") for source, end in ends.items()}
-    text = _Text(shards, holdouts, sum(sizes["chars"]))
     folder = work / "tokenizer"
-    training = Task(folder, make_tokenizer, (config, text))
+    training = Task(folder, make_tokenizer, (config, shards, holdouts, sum(sizes["chars"])))
     if not training.result_path.is_file():
         execute(training)
-    return Steps(cleaned, copies, folder, *_tokenize(config, text, folder, work / "4-tokens", run))
+    return Steps(cleaned, copies, folder, *_tokenize(config, shards, holdouts, folder, work / "4-tokens", run))
 
 
 def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], documents: Sequence[int]) -> None:
@@ -86,16 +85,6 @@ def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], doc
                 f"data.sources: no text is left of {name}: all of it was unreadable, dropped by data.clean, or a copy of another source's."
                 " Check it, or remove it."
             )
-
-
-@dataclass(frozen=True)
-class _Text:
-    """All documents behind the shuffle."""
-
-    shards: Sequence[DocumentFile]
-    holdouts: dict[int, Holdout]
-    """Of each source."""
-    chars: int
 
 
 def _number_through(files: Sequence[DocumentFile]) -> tuple[list[DocumentFile], dict[int, Place]]:
@@ -111,27 +100,31 @@ def _number_through(files: Sequence[DocumentFile]) -> tuple[list[DocumentFile], 
     return shards, ends
 
 
-def make_tokenizer(config: DataConfig, text: _Text, folder: Path) -> Result:
+def make_tokenizer(
+    config: DataConfig, shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout], num_chars: int, folder: Path
+) -> Result:
     """Train the tokenizer or take it over."""
     shutil.rmtree(folder, ignore_errors=True)
     if config.tokenizer.kind == "existing":
         adoption.adopt(config.tokenizer, folder)
     else:
-        trainers.train(tokenization.training_texts(text.shards, text.holdouts), config.tokenizer, folder, text.chars)
+        trainers.train(tokenization.training_texts(shards, holdouts), config.tokenizer, folder, num_chars)
     made = tokenizer_folder.load(folder)
     logger.info("tokenizer: %s, %d tokens", config.tokenizer.kind, made.vocab_size)
     return {"vocab_size": made.vocab_size}
 
 
-def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, run: Runner) -> tuple[dict[str, list[Pair]], int]:
+def _tokenize(
+    config: DataConfig, shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout], tokenizer: Path, output: Path, run: Runner
+) -> tuple[dict[str, list[Pair]], int]:
     """Tokenize the shards that the budgets ask for: the pairs of each split, and how many shards gigatoken failed.
 
     `output` is the folder for the ids.
     """
     pairs: dict[str, list[Pair]] = {"train": [], "valid": []}
     without_gigatoken = 0
-    for source, holdout in text.holdouts.items():
-        shards = [shard for shard in text.shards if shard.source == source]
+    for source, holdout in holdouts.items():
+        of_source = [shard for shard in shards if shard.source == source]
         left = config.max_train_tokens
         if left is not None:
             left -= sum(pair.counts["tokens"] for pair in pairs["train"])
@@ -143,13 +136,13 @@ def _tokenize(config: DataConfig, text: _Text, tokenizer: Path, output: Path, ru
         if holdout.from_shard is not None:
             held_out = config.validation.max_tokens if config.mixes_sources else valid_budget(config)
             stages = [
-                (shards[: holdout.from_shard], _enough("train", left)),
-                (shards[holdout.from_shard :], _enough("valid", held_out)),
+                (of_source[: holdout.from_shard], _enough("train", left)),
+                (of_source[holdout.from_shard :], _enough("valid", held_out)),
             ]
         elif holdout.share is not None:  # Of every shard, so what is enough for training has its held-out documents with it.
-            stages = [(shards, _enough("train", left))]
+            stages = [(of_source, _enough("train", left))]
         else:  # The held-out documents are at the end.
-            stages = [(shards, None)]
+            stages = [(of_source, None)]
         for some, enough in stages:
             prefixes = [output / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
             calls = [(config, shard, holdout, tokenizer) for shard in some]

@@ -79,12 +79,8 @@ def _key(place: str) -> str:
 
 def outdated(config: DataConfig) -> list[Path]:
     """Stores of this name in another format. They are not read."""
-    found = []
-    for path in sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}")):
-        manifest = _read(path)
-        if manifest.get("format") != FORMAT:
-            found.append(path.parent)
-    return found
+    manifests = sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}"))
+    return [path.parent for path in manifests if _read(path).get("format") != FORMAT]
 
 
 def record_path(config: DataConfig) -> Path:

@@ -42,6 +42,11 @@ def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(th
         prepare(theirs)
 
 
+def test_a_budget_shorter_than_a_window_is_refused_when_the_store_is_made(theirs):
+    with pytest.raises(DataError, match=r"theirs: 16 training tokens are less than one window of data\.seq_length \+ 1 = 17"):
+        prepare(dataclasses.replace(theirs, max_train_tokens=16))
+
+
 def test_a_bit_that_has_flipped_on_the_disk_is_noticed_though_no_time_has_changed(theirs):
     prepare(theirs)
     path = Path(f"{theirs.store}.bin")
