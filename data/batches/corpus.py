@@ -191,7 +191,8 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     folder, manifest = found.folder, found.manifest
     total = sum(file["bytes"] for file in manifest["files"].values())
     token_store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES, share=share)
-    _check_pair(manifest)
+    if "pair" in manifest:
+        _check_pair(manifest["pair"])
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_store(folder, manifest, config)
@@ -201,10 +202,7 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     return corpus
 
 
-def _check_pair(manifest: dict[str, Any]) -> None:
-    pair = manifest.get("pair")
-    if pair is None:
-        return
+def _check_pair(pair: dict[str, Any]) -> None:
     path = Path(f"{pair['prefix']}.bin")
     if not path.is_file() or path.stat().st_size != pair["bytes"]:
         raise DataError(f"{path} is not the file that was prepared: it is missing or has another size. Prepare the data again.")

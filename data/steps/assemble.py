@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.batches.token_stream import Stream
 from data.config import DataConfig
 from data.documents import DataError
 from data.steps import report, tokenization
@@ -16,12 +17,15 @@ from data.steps.holdout import warn_of_large_share
 from data.steps.pipeline import Pair, Steps, valid_budget
 from data.steps.tasks import Task, run
 from data.steps.tokenization import DOCUMENTS, add_up
-from data.store import packed_rows
+from data.store import token_store
 from data.store.fits_config import check_length, check_sources
 from data.tokenizers import tokenizer_folder
 from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
+
+_PACKED = "packed-train.parquet"
+_ROWS_PER_GROUP = 1 << 14
 
 
 def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
     warn_of_large_share(held_out, held_out + splits["train"]["tokens"], config.validation)
     report.write(config, steps, linked, splits, folder)
     if config.pack is not None:
-        splits["train"]["packed"] = packed_rows.write(folder, splits["train"], config.pack.length)
+        splits["train"]["packed"] = _pack(folder, splits["train"], config.pack.length)
     return {"splits": splits, "bad_input": bad_input(steps.cleaned)}
 
 
@@ -98,3 +102,24 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _pack(folder: Path, split: dict[str, Any], length: int) -> dict[str, int]:
+    """Write a split's tokens once more as Parquet rows of `length` ids, documents end to end; only the unfinished last row is left out.
+
+    Returns:
+        What the manifest says of them.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    stream = Stream([token_store.Shard(folder / name) for part in split["streams"] for name in part["shards"]])
+    num_rows, left_out = divmod(stream.num_tokens, length)
+    schema = pyarrow.schema([("input_ids", pyarrow.list_(pyarrow.int32(), length))])
+    with pyarrow.parquet.ParquetWriter(folder / _PACKED, schema, compression="zstd") as file:
+        for first in range(0, num_rows, _ROWS_PER_GROUP):
+            count = min(_ROWS_PER_GROUP, num_rows - first)
+            ids = stream.read(first * length, count * length).astype("int32")
+            rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(ids), length)
+            file.write_table(pyarrow.Table.from_arrays([rows], schema=schema))
+    return {"rows": num_rows, "length": length, "left_out_tokens": left_out}

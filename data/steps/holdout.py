@@ -107,11 +107,5 @@ def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> No
     if held_out <= max(_LARGE_SHARE, 2 * (rule.ratio or 0)) * total:
         return
     named = next(name for name in ("last_documents", "ratio", "last_shards") if getattr(rule, name) is not None)
-    logger.warning(
-        "%s of %s tokens are held out for validation (%.0f%%) by data.validation.%s = %g. Is that meant?",
-        f"{held_out:,}",
-        f"{total:,}",
-        100 * held_out / total,
-        named,
-        getattr(rule, named),
-    )
+    said = f"{held_out:,} of {total:,} tokens are held out for validation ({held_out / total:.0%})"
+    logger.warning("%s by data.validation.%s = %g. Is that meant?", said, named, getattr(rule, named))

@@ -71,10 +71,8 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
     """
     for folder in {task.output.parent for task in tasks}:
         folder.mkdir(parents=True, exist_ok=True)
-    results: dict[int, Result] = {}
-    for index, task in enumerate(tasks):
-        if task.result_path.is_file():
-            results[index] = json.loads(task.result_path.read_text(encoding="utf-8"))
+    done = {index: task.result_path for index, task in enumerate(tasks) if task.result_path.is_file()}
+    results: dict[int, Result] = {index: json.loads(path.read_text(encoding="utf-8")) for index, path in done.items()}
     missing = [index for index in range(len(tasks)) if index not in results]
     if results:
         logger.info("%s: %d of %d parts are done already", tasks[0].output.parent.name, len(results), len(tasks))
