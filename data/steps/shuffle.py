@@ -60,20 +60,14 @@ def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Pat
     num_shards = max(1, -(-sum(file.chars for file in files) * _BYTES_PER_CHAR // (config.shard_mib << 20)))
     dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compressed=intermediate.is_compressed())
     parts = [folder / f"part-{index:05d}" for index in range(len(files))]
-    run(
-        [Task(part, scatter_file, (file, index, dealing)) for index, (file, part) in enumerate(zip(files, parts, strict=True))],
-        config.num_workers,
-    )
+    calls = [(file, index, dealing) for index, file in enumerate(files)]
+    run([Task(part, scatter_file, call) for part, call in zip(parts, calls, strict=True)], config.num_workers)
     count_chars = sum(file.documents for file in files) < _COUNT_CHARS_BELOW
     shards = [folder / f"shard-{index:05d}" for index in range(num_shards)]
-    results = run(
-        [Task(shard, gather_file, (parts, index, dealing, count_chars)) for index, shard in enumerate(shards)], config.num_workers
-    )
-    for path in (
-        *parts,
-        *(with_ending(part, _INDEX) for part in parts),
-        *(path for file in files for path in intermediate.paths_of(file.prefix)),
-    ):
+    tasks = [Task(shard, gather_file, (parts, index, dealing, count_chars)) for index, shard in enumerate(shards)]
+    results = run(tasks, config.num_workers)
+    dealt = [path for file in files for path in intermediate.paths_of(file.prefix)]
+    for path in (*parts, *(with_ending(part, _INDEX) for part in parts), *dealt):
         path.unlink(missing_ok=True)
     return [DocumentFile(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
 

@@ -87,22 +87,14 @@ def _with_ends(config: DataConfig, ours: tokenizer_folder.Tokenizer, encode: Enc
         raise DataError(
             f"{config.name}: data.tokenizer.add_bos is true, but the tokenizer names no begin-of-text token. Set data.tokenizer.bos_token."
         )
-    before = [ours.bos_id] if config.tokenizer.add_bos and ours.bos_id is not None else []
-    after = [ours.eos_id] if config.tokenizer.add_eos else []
 
     def encode_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths = encode(texts)
-        longer = lengths + len(before) + len(after)
-        ends = np.cumsum(longer)
-        framed = np.empty(int(longer.sum()), dtype=np.uint32)
-        # Ids of text i move up by the special tokens of the texts before it, and by its own first.
-        moved = np.arange(len(texts)) * (len(before) + len(after)) + len(before)
-        framed[np.arange(len(ids)) + np.repeat(moved, lengths)] = ids
-        if before:
-            framed[ends - longer] = before
-        if after:
-            framed[ends - 1] = after
-        return framed, longer
+        if config.tokenizer.add_eos:
+            ids, lengths = np.insert(ids, np.cumsum(lengths), ours.eos_id), lengths + 1
+        if config.tokenizer.add_bos and ours.bos_id is not None:
+            ids, lengths = np.insert(ids, np.cumsum(lengths) - lengths, ours.bos_id), lengths + 1
+        return ids, lengths
 
     return encode_documents
 
