@@ -114,8 +114,14 @@ _ASCENDING = (("warmup_min_lr", "warmup_max_lr"), ("cycle_min_lr", "cycle_max_lr
 
 
 def contradictions(section: str, entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, what is wrong) of well-typed parameters that contradict each other. `section` is optimizer or scheduler."""
+    """Yield (dotted key, what is wrong) of well-typed parameters that contradict each other, or of one that is missing.
+
+    `section` is optimizer or scheduler.
+    """
     params = entry.get("params", {})
+    for needed in ("cycle_min_lr", "cycle_max_lr") if entry["type"] == "OneCycle" else ():
+        if needed not in params:
+            yield section, f"{section}.params.{needed} is missing; OneCycle has no default for it."
     restless = entry["type"] == "SGD" and (not params.get("momentum") or params.get("dampening"))
     if restless and params.get("nesterov"):
         yield f"{section}.params.nesterov", f"{section}.params.nesterov = true needs a momentum above 0 and no dampening."

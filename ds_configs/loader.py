@@ -117,6 +117,6 @@ def _check_by_type(section: str, tables: Mapping[str, Table | Refused], values: 
         report(f"{section}.type", f'{section}.type = "{entry["type"]}" is not known. {did_you_mean(entry["type"], usable)}')
     elif isinstance(table, Refused):
         report(f"{section}.type", f'{section}.type = "{entry["type"]}" cannot be used: {table.reason}')
-    elif isinstance(entry.get("params"), dict) and convert(table, entry["params"], f"{section}.params", report) is not FAILED:
+    elif isinstance(params := entry.get("params", {}), dict) and convert(table, params, f"{section}.params", report) is not FAILED:
         for key, problem in contradictions(section, entry):
             report(key, problem)

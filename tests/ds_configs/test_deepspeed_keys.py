@@ -153,6 +153,7 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
         ({"optimizer": {"type": "AdamW", "params": {"max_grad_norm": 1}}}, '"gradient_clipping". Use that.'),
         ({"scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 9}}}, "derived from the run's length"),
         ({"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_max_lr": 9}}}, 'unknown key "scheduler.params.warmup_max_lr"'),
+        ({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 0.1}}}, "scheduler.params.cycle_max_lr is missing; OneCycle has"),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage = 4; it must be one of 0, 1, 2, 3."),
         ({"zero_optimization": {"stage3_max_live_parameters": 4}}, "belongs to ZeRO stage 3"),
         ({"data_types": {"grad_accum_dtype": "float32"}}, 'it must be one of "fp32", "bf16", "fp16".'),
