@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from inference.generation.engine import Engine, load_engine
-from inference.generation.model_folder import find_folder
+from inference.generation.loading import find_folder
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
 

@@ -20,8 +20,7 @@ from inference.export import RECORD
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import find_source
 from inference.generate import set_threads
-from inference.generation.model_folder import find_folder
-from inference.generation.precision import DTYPES
+from inference.generation.loading import DTYPES, find_folder
 from inference.judgement import questions, results
 
 

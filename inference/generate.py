@@ -10,38 +10,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import io
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
-from inference.generation.batches import Batch, plan
-from inference.generation.model_folder import find_folder
-from inference.generation.precision import DTYPES, choose_dtype
-from inference.generation.prompts import Display, PromptError, read_prompts
+from inference.generation.loading import DTYPES, choose_dtype, find_folder
+from inference.generation.prompts import Batch, Display, plan, read_prompts
 from inference.generation.settings import Sampling
 from inference.generation.stopping import BOUNDARIES
 from model.hardware.processors import usable_processors
 
 if TYPE_CHECKING:
     from inference.generation.engine import Engine
-    from inference.generation.writing import Completion
-
-Write = Callable[[Mapping[str, Any], "Completion"], None]
-"""Called with (the facts of one text: prompt, sample, seed, settings; its completion)."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, every option at its default where it is not given."""
-    default = Sampling()
     parser = argparse.ArgumentParser(prog="python -m inference.generate", description="Continue prompts with a trained model.")
     parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="text to continue; may be given several times")
@@ -49,7 +41,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--new-document", action="store_true", help="each text begins a document (a chapter, a poem); needs no prompt")
     parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="texts for each prompt (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the texts there: .jsonl with facts, anything else as text")
-    parser.add_argument("--new-tokens", type=int, default=default.new_tokens, metavar="N", help="tokens to add at most (%(default)s)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end a text before this; may be given several times")
     parser.add_argument(
         "--stop-at",
@@ -58,15 +49,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=tuple(BOUNDARIES),
         help="end a text there (chapter: 第...回, 章 or 卷 on a new line)",
     )
-    parser.add_argument("--temperature", type=float, default=default.temperature, metavar="X", help="0 is greedy (%(default)s)")
-    parser.add_argument(
-        "--top-k", type=int, default=default.top_k, metavar="K", help="draw from the K likeliest tokens, 0 is all (%(default)s)"
-    )
-    parser.add_argument(
-        "--top-p", type=float, default=default.top_p, metavar="P", help="draw from the likeliest tokens that make up P (%(default)s)"
-    )
-    parser.add_argument("--repetition-penalty", type=float, default=default.repetition_penalty, metavar="X", help="1 is none (%(default)s)")
-    parser.add_argument("--seed", type=int, default=default.seed, metavar="N", help="same seed, same text (%(default)s)")
+    for setting in (each for each in dataclasses.fields(Sampling) if each.metadata):
+        kind, shown = type(setting.default), setting.metadata["help"] + " (%(default)s)"
+        name = f"--{setting.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, default=setting.default, metavar=setting.metadata["metavar"], help=shown)
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="texts at a time (%(default)s)")
     parser.add_argument(
         "--dtype",
@@ -79,50 +65,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(engine: Engine, batches: Sequence[Batch], num_samples: int, shown: TextIO, write: Write) -> int:
-    """Continue all batches; show text as it comes, and hand every text to `write`, in order.
+def continue_all(engine: Engine, batches: Sequence[Batch], num_samples: int, shown: TextIO) -> Iterator[dict[str, Any]]:
+    """Continue all batches; show text as it comes.
 
-    Returns:
-        The number of tokens generated.
+    Yields:
+        The facts of every text in order: prompt, sample, seed, settings, and those of its completion.
     """
     from inference.generation.writing import generate
 
     display = Display([prompt for batch in batches for prompt in batch.prompts], shown)
-    done = num_tokens = 0
+    done = 0
+
+    def show(row: int, piece: str, last: bool) -> None:
+        display.add(done + row, piece, last)
+
     for batch in batches:
-        show = functools.partial(_show, display, done)
         for row, completion in enumerate(generate(engine, batch.tokens, batch.sampling, show)):
             settings = dataclasses.asdict(batch.sampling) | {"dtype": engine.dtype}
             seed = settings.pop("seed") + row
-            write({"prompt": batch.prompts[row], "sample": done % num_samples + 1, "seed": seed, "settings": settings}, completion)
-            num_tokens += completion.num_tokens
+            facts = {"prompt": batch.prompts[row], "sample": done % num_samples + 1, "seed": seed, "settings": settings}
+            yield facts | dataclasses.asdict(completion)
             done += 1
-    return num_tokens
-
-
-def _show(display: Display, first: int, row: int, piece: str, last: bool) -> None:
-    display.add(first + row, piece, last)
-
-
-def open_output(path: Path | None, *, several: bool, about: Mapping[str, Any]) -> Write:
-    """What writes texts to a file: objects, one a line, for .jsonl; else texts, with a blank line after each if there are several.
-
-    Args:
-        path: The file; None writes nothing.
-        several: Whether more than one text will come.
-        about: Facts of the model, which every object holds.
-    """
-    if path is None:
-        return lambda facts, completion: None
-    file = path.open("w", encoding="utf-8", buffering=1)
-
-    def write(facts: Mapping[str, Any], completion: Completion) -> None:
-        if path.suffix == ".jsonl":
-            file.write(json.dumps({**facts, **dataclasses.asdict(completion), **about}, ensure_ascii=False) + "\n")
-        else:
-            file.write(f"{facts['prompt']}{completion.text}\n" + ("\n" if several else ""))
-
-    return write
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -140,20 +103,21 @@ def main(arguments: Sequence[str]) -> int:
         if is_first and options.dtype == "auto":
             print(f"precision: {dtype}, {why}", file=sys.stderr)
         engine = load_engine(folder, dtype=dtype, tp_size=num_processes)
-        about = {
-            "model": str(options.model),
-            "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint"),
-            "new_document": options.new_document,
-        }
-        several = sum(len(batch.prompts) for batch in batches) > 1
-        write = open_output(options.output if is_first else None, several=several, about=about)
+        output = options.output.open("w", encoding="utf-8", buffering=1) if options.output and is_first else None
     except (ValueError, OSError) as error:
         if is_first:
             print(f"inference.generate: {error}", file=sys.stderr)
         return 2
-    start = time.perf_counter()
+    about = {"model": str(options.model), "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint")}
+    start, num_tokens = time.perf_counter(), 0
+    between = "\n" if sum(len(batch.prompts) for batch in batches) > 1 else ""
     try:
-        num_tokens = run(engine, batches, options.num_samples, _standard_output() if is_first else io.StringIO(), write)
+        for text in continue_all(engine, batches, options.num_samples, _standard_output() if is_first else io.StringIO()):
+            num_tokens += text["num_tokens"]
+            if output and options.output.suffix == ".jsonl":
+                output.write(json.dumps(text | about | {"new_document": options.new_document}, ensure_ascii=False) + "\n")
+            elif output:
+                output.write(f"{text['prompt']}{text['text']}\n{between}")
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -201,13 +165,13 @@ def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batc
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
     sampling = sampling_of(options)
     if options.batch_size < 1:
-        raise PromptError(f"batch size = {options.batch_size}; it must be 1 or more.")
+        raise ValueError(f"batch size = {options.batch_size}; it must be 1 or more.")
     if options.num_samples < 1:
-        raise PromptError(f"number of samples = {options.num_samples}; it must be 1 or more.")
+        raise ValueError(f"number of samples = {options.num_samples}; it must be 1 or more.")
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise PromptError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
+        raise ValueError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
     if num_processes > 1 and (options.prompt_file == "-" or not (options.prompt or options.prompt_file or options.new_document)):
-        raise PromptError("several processes cannot share standard input. Give prompts with --prompt or --prompt-file.")
+        raise ValueError("several processes cannot share standard input. Give prompts with --prompt or --prompt-file.")
     prompts = read_prompts(options.prompt, options.prompt_file, may_be_empty=options.new_document)
     texts = [prompt for prompt in prompts for _ in range(options.num_samples)]
     folder = find_folder(options.model, num_processes)

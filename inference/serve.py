@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from inference.exporting.source import find_source, max_positions
 from inference.generate import set_threads
-from inference.generation.model_folder import find_folder
-from inference.generation.precision import choose_dtype
+from inference.generation.loading import choose_dtype, find_folder
 from inference.server.limits import Limits
 
 if TYPE_CHECKING:

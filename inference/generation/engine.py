@@ -17,7 +17,7 @@ from torch import nn
 from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
 from inference.exporting.source import max_positions
-from inference.generation.precision import DTYPES
+from inference.generation.loading import DTYPES
 from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError
 
@@ -62,9 +62,7 @@ def load_engine(folder: Path, *, dtype: str = "fp32", tp_size: int = 1) -> Engin
     model = _from_pretrained(folder, _TORCH[dtype])
     # The library leaves out a mask that masks nothing, and then warns of every end of a text that it might be padding.
     model.config.pad_token_id = None
-    _fuse_gelu(model)
-    if dtype in ("bf16", "int8"):
-        _linearize(model)
+    _take_torchs_layers(model, linearize=dtype in ("bf16", "int8"))
     # DeepSpeed prints to standard output, which is for generated text alone.
     with contextlib.redirect_stdout(io.StringIO()):
         core = deepspeed.init_inference(
@@ -87,27 +85,21 @@ def _check_device(accelerator: Any, dtype: str, tp_size: int) -> None:
         raise CheckpointError(f"dtype = {dtype}; it is not to be had on {device}. Use fp32 or bf16.")
 
 
-def _fuse_gelu(model: nn.Module) -> None:
-    """Give GPT-2 torch's own GELU by tanh instead of transformers', which spells it out in eight operations: the same formula."""
+def _take_torchs_layers(model: nn.Module, *, linearize: bool) -> None:
+    """Give GPT-2 torch's own layers instead of transformers', which compute the same.
+
+    transformers spells GELU by tanh out in eight operations, and its Conv1D holds the transposed matrix of a linear layer. In fp32 a
+    Conv1D is the faster of the two for one token, in bf16 the linear layer is (0.85 and 1.1 times as fast on an EPYC 9004), and only
+    linear layers are quantised.
+    """
     from transformers.activations import NewGELUActivation
+    from transformers.pytorch_utils import Conv1D
 
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, NewGELUActivation):
                 setattr(parent, name, nn.GELU(approximate="tanh"))
-
-
-def _linearize(model: nn.Module) -> None:
-    """Give GPT-2 linear layers instead of transformers' Conv1D, which holds the transposed matrix.
-
-    In fp32 a Conv1D is the faster of the two for one token, in bf16 the linear layer is (0.85 and 1.1 times as fast on an EPYC 9004), and
-    only linear layers are quantised.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, Conv1D):
+            elif linearize and isinstance(layer, Conv1D):
                 linear = nn.utils.skip_init(nn.Linear, *layer.weight.shape, dtype=layer.weight.dtype)
                 linear.weight, linear.bias = nn.Parameter(layer.weight.detach().t().contiguous()), layer.bias
                 setattr(parent, name, linear)

@@ -1,19 +1,21 @@
-"""Where prompts come from and where their continuations go: options, files, the terminal. Torch is not needed here."""
+"""Where prompts come from, how they are cut into batches, and how texts are shown. Torch is not needed here."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from inference.exporting.source import max_positions
+from inference.generation.settings import Sampling
+from inference.generation.text import FolderTokenizer
+
 # A byte-level model that has learned little also writes control characters, and a terminal obeys them.
 _CONTROLS = {code: None for code in [*range(32), 127, *range(128, 160)] if chr(code) not in "\n\t"}
-
-
-class PromptError(ValueError):
-    """The prompts cannot be used; the message is one line that says what to do."""
 
 
 def read_prompts(given: Sequence[str], file: str | None, *, may_be_empty: bool = False) -> list[str]:
@@ -25,7 +27,7 @@ def read_prompts(given: Sequence[str], file: str | None, *, may_be_empty: bool =
         may_be_empty: Whether a prompt may have no text; without any, one such prompt is the answer, and standard input is not read.
 
     Raises:
-        PromptError: If there is none, one is empty, or the file cannot be read.
+        ValueError: If there is none, one is empty, or the file cannot be read.
     """
     prompts = list(given)
     if may_be_empty and file is None and not given:
@@ -36,12 +38,12 @@ def read_prompts(given: Sequence[str], file: str | None, *, may_be_empty: bool =
         prompts += _read(file)
     if not prompts:
         source = {None: "no prompt", "-": "standard input holds no prompt"}.get(file, f"{file}: holds no prompt")
-        raise PromptError(f'{source}. Give one with --prompt "...", or one a line with --prompt-file FILE or on standard input.')
+        raise ValueError(f'{source}. Give one with --prompt "...", or one a line with --prompt-file FILE or on standard input.')
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip() and not (may_be_empty and not prompt):
-            raise PromptError(f"prompt {number} is empty. Write at least one character for the model to continue.")
+            raise ValueError(f"prompt {number} is empty. Write at least one character for the model to continue.")
         if any(0xD800 <= ord(letter) < 0xE000 for letter in prompt):
-            raise PromptError(f"prompt {number} is not UTF-8. Set the terminal to UTF-8, or put the prompt into a UTF-8 file.")
+            raise ValueError(f"prompt {number} is not UTF-8. Set the terminal to UTF-8, or put the prompt into a UTF-8 file.")
     return prompts
 
 
@@ -52,9 +54,9 @@ def _read(file: str) -> list[str]:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         lines = [line for line in text.decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise PromptError(f"{where}: is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
+        raise ValueError(f"{where}: is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise PromptError(f"{where}: cannot be read ({error.strerror}). Name a text file with one prompt a line.") from None
+        raise ValueError(f"{where}: cannot be read ({error.strerror}). Name a text file with one prompt a line.") from None
     return [_parse(line, f"{where}: prompt {number}") for number, line in enumerate(lines, start=1)] if file.endswith(".jsonl") else lines
 
 
@@ -64,8 +66,49 @@ def _parse(line: str, where: str) -> str:
     except (ValueError, KeyError, TypeError):
         prompt = None
     if not isinstance(prompt, str):
-        raise PromptError(f'{where} is not an object like {{"prompt": "..."}}: {line[:60]}')
+        raise ValueError(f'{where} is not an object like {{"prompt": "..."}}: {line[:60]}')
     return prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are continued together, and how: number i, from 0, with the seed `sampling.seed` + i."""
+
+    prompts: list[str]
+    tokens: list[list[int]]
+    sampling: Sampling
+
+
+def plan(prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: int, *, begin_documents: bool = False) -> list[Batch]:
+    """Cut prompts into batches, with no more new tokens than the model has positions for; what is cut is said.
+
+    Raises:
+        ValueError: If a prompt alone fills the positions, or has no tokens.
+    """
+    tokenizer, positions = FolderTokenizer(folder), max_positions(folder)
+    tokens = [tokenizer.encode(prompt, begins_document=begin_documents) for prompt in prompts]
+    for number, ids in enumerate(tokens, start=1):
+        if not ids and begin_documents:
+            raise ValueError(f"{folder}: its model has no end-of-text token, so a document cannot begin with nothing. Give a prompt.")
+        if not ids:
+            raise ValueError(f"prompt {number} is nothing to the tokenizer of {folder}. Use characters that it was trained on.")
+        if len(ids) >= positions:
+            raise ValueError(
+                f"prompt {number} has {len(ids)} tokens and the model {positions} positions, so nothing can follow. Shorten the prompt."
+            )
+    batches = []
+    for start in range(0, len(prompts), batch_size):
+        stop = min(start + batch_size, len(prompts))
+        room = positions - max(len(ids) for ids in tokens[start:stop])
+        if room < sampling.new_tokens:
+            several = f"the longest of prompts {start + 1} to {stop}" if stop - start > 1 else f"prompt {start + 1}"
+            which = "the prompt" if len(set(prompts)) == 1 else several
+            print(
+                f"Adding {room} tokens instead of {sampling.new_tokens}: {which} leaves no more of {positions} positions.", file=sys.stderr
+            )
+        fitting = dataclasses.replace(sampling, new_tokens=min(room, sampling.new_tokens), seed=sampling.seed + start)
+        batches.append(Batch(list(prompts[start:stop]), tokens[start:stop], fitting))
+    return batches
 
 
 class Display:

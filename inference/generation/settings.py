@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from inference.generation.stopping import Stops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Settings of one generation.
+    """Settings of one generation; those with a help text are options of the command.
 
     The order of effect: repetition penalty, temperature, top-k, top-p.
     """
 
-    new_tokens: int = 200
-    temperature: float = 0.8
-    """0 takes the likeliest token every time (greedy)."""
-    top_k: int = 0
-    """Draw from this many likeliest tokens; 0 is no limit."""
-    top_p: float = 0.95
-    """Draw from the likeliest tokens that together have this probability; 1 is no limit."""
-    repetition_penalty: float = 1.0
+    new_tokens: int = field(default=200, metadata={"metavar": "N", "help": "tokens to add at most"})
+    temperature: float = field(default=0.8, metadata={"metavar": "X", "help": "0 is greedy"})
+    top_k: int = field(default=0, metadata={"metavar": "K", "help": "draw from the K likeliest tokens, 0 is all"})
+    top_p: float = field(default=0.95, metadata={"metavar": "P", "help": "draw from the likeliest tokens that make up P"})
+    repetition_penalty: float = field(default=1.0, metadata={"metavar": "X", "help": "1 is none"})
     """Above 1, tokens of the prompt and of the text so far become less likely."""
-    seed: int = 0
+    seed: int = field(default=0, metadata={"metavar": "N", "help": "same seed, same text"})
     stop: tuple[str, ...] = ()
     """Texts that end the generated text; they are not part of it."""
     stop_at: tuple[str, ...] = ()
@@ -43,4 +41,9 @@ class Sampling:
             raise ValueError(f"repetition penalty = {self.repetition_penalty:g}; it must be from 0.01 to 100, 1 is none.")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed = {self.seed}; it must be 0 or more and below 2**63.")
-        Stops(self.stop, self.stop_at)
+        _ = self.stops  # checks them
+
+    @cached_property
+    def stops(self) -> Stops:
+        """Both kinds of stops together."""
+        return Stops(self.stop, self.stop_at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 _NUMERALS = "0-9０-９〇零○一二三四五六七八九十百千两廿卅"
 _HEADING = r"[ \t\u3000]*第[ \t\u3000]*"
@@ -18,36 +18,26 @@ BOUNDARIES = {
 }
 
 
-@dataclass(frozen=True)
 class Stops:
     """What ends a text; it is not part of the text itself."""
 
-    strings: tuple[str, ...] = ()
-    boundaries: tuple[str, ...] = ()
-    """Of BOUNDARIES."""
-    _whole: re.Pattern[str] = field(init=False, repr=False)
-    _begun: re.Pattern[str] = field(init=False, repr=False)
+    def __init__(self, strings: Sequence[str] = (), boundaries: Sequence[str] = ()) -> None:
+        """Texts, and names of BOUNDARIES.
 
-    def __post_init__(self) -> None:
-        if "" in self.strings:
+        Raises:
+            ValueError: If a text is empty, or there is no such boundary.
+        """
+        if "" in strings:
             raise ValueError("a text to stop at is empty; give at least one character.")
-        if unknown := set(self.boundaries) - BOUNDARIES.keys():
+        if unknown := set(boundaries) - BOUNDARIES.keys():
             raise ValueError(f"stop at = {', '.join(sorted(unknown))}; it must be one of {', '.join(BOUNDARIES)}.")
-        pairs = [BOUNDARIES[name] for name in self.boundaries]
-        whole = [re.escape(string) for string in self.strings] + [pattern for pattern, _ in pairs]
-        begun = [rf"(?:{_beginnings(string)})\Z" for string in self.strings if len(string) > 1] + [pattern for _, pattern in pairs]
+        pairs = [BOUNDARIES[name] for name in boundaries]
+        whole = [re.escape(string) for string in strings] + [pattern for pattern, _ in pairs]
+        begun = [rf"(?:{_beginnings(string)})\Z" for string in strings if len(string) > 1] + [pattern for _, pattern in pairs]
         # (?!) matches nowhere.
-        object.__setattr__(self, "_whole", re.compile("|".join(whole) or r"(?!)"))
-        object.__setattr__(self, "_begun", re.compile("|".join(begun) or r"(?!)"))
-
-    def find(self, text: str, start: int) -> re.Match[str] | None:
-        """The first stop at or after `start`; what is before it counts as context."""
-        return self._whole.search(text, start)
-
-    def certain(self, text: str, start: int) -> int:
-        """Up to where no stop can begin any more, whatever follows."""
-        begun = self._begun.search(text, start)
-        return begun.start() if begun else len(text)
+        self.whole = re.compile("|".join(whole) or r"(?!)")
+        self.begun = re.compile("|".join(begun) or r"(?!)")
+        """Matches where a stop may begin that has not come to its end."""
 
 
 class StopFinder:
@@ -61,23 +51,21 @@ class StopFinder:
     def add(self, piece: str) -> str:
         """More text; returned is what can be shown by now."""
         self._text += piece
-        return self._look(self._stops.certain(self._text, self._told))
+        begun = self._stops.begun.search(self._text, self._told)
+        return self._look(begun.start() if begun else len(self._text))
 
     def rest(self) -> str:
         """What was kept back, when nothing will follow."""
         return "" if self.found is not None else self._look(len(self._text))
 
     def _look(self, certain: int) -> str:
-        match = self._stops.find(self._text, self._told)
+        """The text up to a stop, or up to where none can begin any more."""
+        match = self._stops.whole.search(self._text, self._told)
         # One that may have begun before this one comes first, so that the pieces in which a text comes do not matter.
-        if match is None or match.start() > certain:
-            return self._until(certain)
-        self.found = match[0]
-        return self._until(match.start())
-
-    def _until(self, position: int) -> str:
-        shown = self._text[self._told : position]
-        self._told = position
+        if match and match.start() <= certain:
+            self.found, certain = match[0], match.start()
+        shown = self._text[self._told : certain]
+        self._told = certain
         return shown
 
 

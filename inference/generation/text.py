@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder, and token ids turned into text while they arrive.
+"""The tokenizer of a Hugging Face folder, and token ids turned into text while they arrive, up to where it stops.
 
 The tokenizers library is used directly: a folder's `tokenizer.json` is all that is needed, and importing `transformers` takes seconds.
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from ds_configs.files import object_or_nothing
 from inference.exporting.source import token_ids
+from inference.generation.stopping import StopFinder, Stops
 from training.checkpoints.find_and_verify import CheckpointError
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
+
+FinishReason = Literal["end_of_text", "stop", "length"]
+"""Why a text has no more: the model ended it, a stop was written, or the limit was reached."""
 
 
 class FolderTokenizer:
@@ -92,3 +97,39 @@ class TextStream:
         before = self._tokenizer.decode(self._ids[self._context : self._told])
         self._context, self._told = self._told, len(self._ids)
         return text[len(before) :].replace(BROKEN, "")
+
+
+class GrowingText:
+    """What follows one prompt, token by token."""
+
+    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
+        self._eos_ids = tokenizer.eos_ids
+        self._stream = TextStream(tokenizer, prompt)
+        # The end of the prompt tells whether the new text begins a line.
+        self._stops = StopFinder(stops, tokenizer.decode(prompt[-4:])[-1:])
+        self.text = ""
+        """What is certain by now."""
+        self.length = 0
+        """Characters that were written, including those that may become part of a stop."""
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def push(self, token: int) -> str:
+        """The text that is certain with one more token."""
+        self.num_tokens += 1
+        if token in self._eos_ids:
+            return self.close("end_of_text")
+        written = self._stream.push(token)
+        self.length += len(written)
+        shown = self._stops.add(written)
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        self.text += shown
+        return shown
+
+    def close(self, reason: FinishReason) -> str:
+        """The rest of the text, when no token will follow."""
+        shown = self._stops.add(self._stream.close()) + self._stops.rest()
+        self.finish_reason = reason if self._stops.found is None else "stop"
+        self.text += shown
+        return shown

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +15,11 @@ from torch import Tensor
 from inference.generation.drawing import Draw, Repetition, Usable
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
-from inference.generation.stopping import StopFinder, Stops
-from inference.generation.text import FolderTokenizer, TextStream
+from inference.generation.stopping import Stops
+from inference.generation.text import FinishReason, FolderTokenizer, GrowingText
 
 OnText = Callable[[int, str, bool], None]
 """Called with (index of the prompt, a piece of new text, whether it was the last)."""
-
-FinishReason = Literal["end_of_text", "stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
     device = engine.core.module.device
     tokens = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    collector = _Collector(engine.tokenizer, prompts, Stops(sampling.stop, sampling.stop_at), on_text)
+    collector = _Collector(engine.tokenizer, prompts, sampling.stops, on_text)
     engine.core.generate(
         input_ids=tokens,
         attention_mask=mask,
@@ -61,7 +59,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         stopping_criteria=[collector.finished],
         streamer=collector,
     )
-    return collector.completions()
+    return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in collector.rows]
 
 
 def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
@@ -78,42 +76,11 @@ def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
     )
 
 
-class _Row:
-    """One text that grows token by token."""
-
-    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
-        self._eos_ids = tokenizer.eos_ids
-        self._stream = TextStream(tokenizer, prompt)
-        # The end of the prompt tells whether the new text begins a line.
-        self._stops = StopFinder(stops, tokenizer.decode(prompt[-4:])[-1:])
-        self.text = ""
-        self.num_tokens = 0
-        self.finish_reason: FinishReason | None = None
-
-    def push(self, token: int) -> str:
-        """The text that is certain with one more token."""
-        self.num_tokens += 1
-        if token in self._eos_ids:
-            return self.close("end_of_text")
-        shown = self._stops.add(self._stream.push(token))
-        if self._stops.found is not None:
-            self.finish_reason = "stop"
-        self.text += shown
-        return shown
-
-    def close(self, reason: FinishReason) -> str:
-        """The rest of the text, when no token will follow."""
-        shown = self._stops.add(self._stream.close()) + self._stops.rest()
-        self.finish_reason = reason if self._stops.found is None else "stop"
-        self.text += shown
-        return shown
-
-
 class _Collector:
     """The streamer that `generate` calls: first with the prompts (B, T), then with one new token (B,) of every row at a time."""
 
     def __init__(self, tokenizer: FolderTokenizer, prompts: Sequence[Sequence[int]], stops: Stops, on_text: OnText | None) -> None:
-        self._rows = [_Row(tokenizer, prompt, stops) for prompt in prompts]
+        self.rows = [GrowingText(tokenizer, prompt, stops) for prompt in prompts]
         self._on_text = on_text or (lambda row, piece, last: None)
         self._prompts_seen = False
 
@@ -121,20 +88,16 @@ class _Collector:
         if not self._prompts_seen:
             self._prompts_seen = True
             return
-        for index, (row, token) in enumerate(zip(self._rows, tokens.tolist(), strict=True)):
+        for index, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
             if row.finish_reason is None:  # else the row is over, and these are padding
                 shown = row.push(token)
                 self._on_text(index, shown, row.finish_reason is not None)
 
     def end(self) -> None:
-        for index, row in enumerate(self._rows):
+        for index, row in enumerate(self.rows):
             if row.finish_reason is None:
                 self._on_text(index, row.close("length"), True)
 
     def finished(self, tokens: Tensor, scores: Tensor, **_: Any) -> Tensor:
         """The library's question after each token, and after `put`: which rows (B,) are over."""
-        return torch.tensor([row.finish_reason is not None for row in self._rows], device=tokens.device)
-
-    def completions(self) -> list[Completion]:
-        """All rows, when the end has come."""
-        return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in self._rows]
+        return torch.tensor([row.finish_reason is not None for row in self.rows], device=tokens.device)

@@ -13,7 +13,7 @@ import pytest
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
 from inference.generate import main, parse, sampling_of
-from inference.generation.batches import plan
+from inference.generation.prompts import plan
 from inference.generation.settings import Sampling
 from tests import processes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.generation.prompts import Display, PromptError, read_prompts
+from inference.generation.prompts import Display, read_prompts
 
 
 def standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes, terminal: bool = False) -> None:
@@ -40,7 +40,7 @@ def test_standard_input_is_read_when_it_is_named_or_nothing_else_is_given(monkey
 
 def test_nobody_waits_for_a_person_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     standard_input(monkeypatch, b"", terminal=True)
-    with pytest.raises(PromptError, match=r"^no prompt\. Give one with --prompt"):
+    with pytest.raises(ValueError, match=r"^no prompt\. Give one with --prompt"):
         read_prompts([], None)
 
 
@@ -55,7 +55,7 @@ def test_nobody_waits_for_a_person_to_type(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_file_without_usable_prompts_says_so(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "prompts.txt"
     file.write_bytes(content)
-    with pytest.raises(PromptError) as caught:
+    with pytest.raises(ValueError) as caught:
         read_prompts([], str(file))
     assert message in str(caught.value)
 
@@ -63,16 +63,16 @@ def test_a_file_without_usable_prompts_says_so(tmp_path: Path, content: bytes, m
 def test_a_line_of_jsonl_that_is_no_prompt_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "好"}\n{"text": "不"}\n', encoding="utf-8")
-    with pytest.raises(PromptError, match=r'prompt 2 is not an object like .*: \{"text": "不"\}'):
+    with pytest.raises(ValueError, match=r'prompt 2 is not an object like .*: \{"text": "不"\}'):
         read_prompts([], str(file))
 
 
 def test_a_missing_file_an_empty_prompt_and_broken_bytes_are_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match=r"nowhere\.txt: cannot be read"):
+    with pytest.raises(ValueError, match=r"nowhere\.txt: cannot be read"):
         read_prompts([], str(tmp_path / "nowhere.txt"))
-    with pytest.raises(PromptError, match="prompt 2 is empty"):
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
         read_prompts(["却说", " "], None)
-    with pytest.raises(PromptError, match="prompt 1 is not UTF-8"):
+    with pytest.raises(ValueError, match="prompt 1 is not UTF-8"):
         read_prompts(["\udce5\udce5"], None)
 
 

@@ -1,10 +1,30 @@
-"""What the weights are held in while text is written. Torch is imported only where something is measured."""
+"""What is loaded for a command line: which folder, in which precision. Torch is imported only to export a run, or to choose by "auto"."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+
+from inference.export import export_of_run
+from inference.exporting.source import find_source
+from training.checkpoints.find_and_verify import CheckpointError
 
 DTYPES = ("fp32", "bf16", "fp16", "int8")
+
+
+def find_folder(path: Path, num_processes: int = 1) -> Path:
+    """The Hugging Face folder to load: the path itself, or the export of a run or of its named checkpoint, made or renewed on the way.
+
+    Raises:
+        CheckpointError: If there is no model at the path.
+    """
+    source = find_source(path)
+    if source.kind == "folder":
+        return path
+    if num_processes > 1:
+        raise CheckpointError(
+            f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
+        )
+    return export_of_run(source)
 
 
 def choose_dtype(wanted: str, num_processes: int = 1) -> tuple[str, str]:
@@ -25,6 +45,5 @@ def choose_dtype(wanted: str, num_processes: int = 1) -> tuple[str, str]:
     devices = find_devices()
     if num_processes > 1 and devices.is_cpu:
         return "fp32", "which several processes on a CPU use unless --dtype says otherwise"
-    setting: Literal["auto"] = "auto"
-    precision = choose_precision(setting, devices.kind)
+    precision = choose_precision("auto", devices.kind)
     return precision.name, precision.reason
