@@ -21,8 +21,9 @@ from data.tokenizers.trainers import train
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.server.batcher import Batcher
+from inference.server.limits import Limits
 from inference.server.metrics import Metrics
-from inference.server.sequence import Piece, Sequence, Settings
+from inference.server.sequence import Piece, Sequence
 
 VERSE = "床前明月光，疑是地上霜。举头望明月，低头思故乡。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
 
@@ -45,7 +46,7 @@ def write(engine: Engine, batcher: Batcher, number: int, tokens: int, first_seed
 
     sampling = [Sampling(new_tokens=tokens, temperature=1, top_p=1, seed=first_seed + index) for index in range(number)]
     prompt = engine.tokenizer.encode(VERSE[:12])
-    sequences = [Sequence(prompt, Settings(settings, tokens), engine.tokenizer, tell) for settings in sampling]
+    sequences = [Sequence(prompt, settings, tokens, engine.tokenizer, tell) for settings in sampling]
     start = time.perf_counter()
     batcher.submit(sequences)
     for _ in sequences:
@@ -61,7 +62,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(Path(folder), options.dtype)
-    batcher = Batcher(engine, options.texts, 256, options.texts, Metrics())
+    limits = Limits(max_context=256, max_prompt_tokens=255, max_tokens=256, max_batch=options.texts, max_queue=options.texts)
+    batcher = Batcher(engine, limits, Metrics())
     batcher.start()
     write(engine, batcher, options.texts, 4, 0)
     at_once = one_by_one = 0.0

@@ -8,22 +8,20 @@ RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, or any Hug
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import ipaddress
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from inference.exporting.source import find_source, max_positions
 from inference.generate import set_threads
 from inference.generation.loading import choose_dtype, find_folder
 from inference.server.limits import Limits
-
-if TYPE_CHECKING:
-    import socket
 
 # int8 would let a text depend on those that are written beside it.
 _DTYPES = ("auto", "fp32", "bf16", "fp16")
@@ -31,10 +29,6 @@ KEY_VARIABLE = "HONGLOU_API_KEY"
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 # Without positions of its own (rotary), a model has no limit, but memory has.
 _UNLIMITED_CONTEXT = 2048
-
-
-class ServeError(ValueError):
-    """The server cannot be started; the message is one line that says what to do."""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -48,24 +42,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=_DTYPES, default="auto", help="precision of the weights; auto is what is faster here (%(default)s)"
     )
-    parser.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and text together (the model's positions)")
-    parser.add_argument("--max-prompt-tokens", type=int, metavar="N", help="tokens of a prompt (one less than --max-context)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="tokens to add to a prompt (--max-context)")
-    for name, what in (
-        ("max_batch", "texts that are written at a time"),
-        ("max_queue", "texts that wait for their turn"),
-        ("max_choices", "texts of one request: prompts times n"),
-        ("max_body_bytes", "bytes of a request"),
-        ("max_connections", "open connections"),
-    ):
-        default = getattr(Limits, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=f"{what} (%(default)s)")
-    for name, what in (
-        ("request_seconds", "for a request to arrive, and for a client to take its answer"),
-        ("grace_seconds", "for texts to be finished when the server is stopped"),
-    ):
-        default = getattr(Limits, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default, metavar="S", help=f"{what} (%(default)g)")
+    for limit in dataclasses.fields(Limits):
+        kind, shown = (float, "S") if limit.name.endswith("_seconds") else (int, "N")
+        default, value = (argparse.SUPPRESS, "") if limit.default is dataclasses.MISSING else (limit.default, " (%(default)s)")
+        name = f"--{limit.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, default=default, metavar=shown, help=limit.metadata["help"] + value)
     return parser.parse_args(arguments)
 
 
@@ -73,7 +54,7 @@ def read_key(file: Path | None) -> str | None:
     """The API key of a file or of the environment; None if there is none.
 
     Raises:
-        ServeError: If there is one that cannot be used.
+        ValueError: If there is one that cannot be used.
     """
     key = os.environ.get(KEY_VARIABLE)
     where = KEY_VARIABLE
@@ -82,9 +63,9 @@ def read_key(file: Path | None) -> str | None:
         try:
             key = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ServeError(f"{file}: cannot be read ({error}). Put the key there, on one line.") from None
+            raise ValueError(f"{file}: cannot be read ({error}). Put the key there, on one line.") from None
     if key is not None and (len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key):
-        raise ServeError(f"{where}: an API key has at least 16 ASCII characters and no spaces. Make one: openssl rand -hex 32")
+        raise ValueError(f"{where}: an API key has at least 16 ASCII characters and no spaces. Make one: openssl rand -hex 32")
     return key
 
 
@@ -92,39 +73,28 @@ def check_exposure(host: str, key: str | None) -> None:
     """Who can be reached by others must ask for a key.
 
     Raises:
-        ServeError: If the address is none, or not loopback and there is no key.
+        ValueError: If the address is none, or not loopback and there is no key.
     """
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise ServeError(f"--host {host}: is no address. Give one, such as 127.0.0.1 (this machine only) or 0.0.0.0 (everybody).") from None
+        raise ValueError(f"--host {host}: is no address. Give one, such as 127.0.0.1 (this machine only) or 0.0.0.0 (everybody).") from None
     if key is None and not address.is_loopback:
-        raise ServeError(f"--host {host}: others can reach it, so a key is needed. Set {KEY_VARIABLE} or give --api-key-file.")
+        raise ValueError(f"--host {host}: others can reach it, so a key is needed. Set {KEY_VARIABLE} or give --api-key-file.")
 
 
 def build_limits(options: argparse.Namespace, folder: Path) -> Limits:
     """Limits as asked for, within the model's positions.
 
     Raises:
-        ServeError: If more is asked for than the model has.
-        ValueError: If one makes no sense.
+        ValueError: If more is asked for than the model has, or one makes no sense.
     """
     positions = max_positions(folder)
-    context = options.max_context or (positions if positions < sys.maxsize else _UNLIMITED_CONTEXT)
+    given = {limit.name: getattr(options, limit.name) for limit in dataclasses.fields(Limits) if hasattr(options, limit.name)}
+    context = given.get("max_context", positions if positions < sys.maxsize else _UNLIMITED_CONTEXT)
     if context > positions:
-        raise ServeError(f"--max-context {context}: the model of {folder} has {positions} positions.")
-    return Limits(
-        context_length=context,
-        max_tokens=context if options.max_tokens is None else options.max_tokens,
-        max_prompt_tokens=max(1, context - 1) if options.max_prompt_tokens is None else options.max_prompt_tokens,
-        max_batch=options.max_batch,
-        max_queue=options.max_queue,
-        max_choices=options.max_choices,
-        max_body_bytes=options.max_body_bytes,
-        max_connections=options.max_connections,
-        request_seconds=options.request_seconds,
-        grace_seconds=options.grace_seconds,
-    )
+        raise ValueError(f"--max-context {context}: the model of {folder} has {positions} positions.")
+    return Limits(**{"max_context": context, "max_prompt_tokens": max(1, context - 1), "max_tokens": context, **given})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -135,19 +105,18 @@ def main(arguments: Sequence[str]) -> int:
     try:
         missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
-            raise ServeError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
+            raise ValueError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
         key = read_key(options.api_key_file)
         check_exposure(options.host, key)
-        folder = find_folder(options.model, 1)
+        folder = find_folder(options.model)
         limits = build_limits(options, folder)
-        # Only now: what can be wrong with an address is told before seconds are spent on loading.
-        from inference.server.listening import listen
-
+        # What can be wrong with an address is told before seconds are spent on loading.
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         try:
-            listener = listen(options.host, options.port)
+            listener = socket.create_server((options.host, options.port), family=family, backlog=1024)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ServeError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
+            raise ValueError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
         return _serve(options, folder, limits, key, listener)
     except (ValueError, OSError) as error:
         print(f"inference.serve: {error}", file=sys.stderr)
@@ -158,11 +127,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str | None, listener: socket.socket) -> int:
     from inference.generation.engine import load_engine
-    from inference.server.app import PAGE, Service, build_app
+    from inference.server.app import build_app
     from inference.server.batcher import Batcher
     from inference.server.completions import Writer
     from inference.server.corpus import Corpus
-    from inference.server.guard import Access
     from inference.server.listening import serve
     from inference.server.metrics import Metrics
 
@@ -172,9 +140,9 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
     engine = load_engine(folder, dtype=dtype)
     metrics = Metrics()
-    batcher = Batcher(engine, limits.max_batch, limits.context_length, limits.max_queue, metrics)
+    batcher = Batcher(engine, limits, metrics)
     writer = Writer(name, engine.tokenizer, engine.vocab_size, limits, batcher, metrics)
-    app = build_app(Service(writer, PAGE.read_text(encoding="utf-8"), Corpus(source.run or source.path)), Access(key))
+    app = build_app(writer, Corpus(source.run or source.path), key)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)

@@ -5,54 +5,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import re
-import time
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from inference.server import schemas
 from inference.server.completions import Job, Writer
 from inference.server.corpus import Corpus
-from inference.server.errors import ApiError, of_validation
-from inference.server.guard import Access, Guard
+from inference.server.errors import ApiError, as_api_error
+from inference.server.guard import Guard
 
-PAGE = Path(__file__).with_name("static") / "index.html"
+_PAGE = (Path(__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for status in (400, 401, 403, 404, 405, 408, 413, 503)}
 router = APIRouter(responses=_ERRORS)
 
 
-@dataclass(frozen=True)
-class Service:
-    """Everything that the paths below need."""
-
-    writer: Writer
-    page: str
-    corpus: Corpus
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def model(self) -> schemas.Model:
-        """What is served."""
-        return schemas.Model(id=self.writer.model, created=self.created)
-
-    def check_model(self, name: str) -> None:
-        """There is one model, and who means another should know."""
-        if name != self.writer.model:
-            raise ApiError(
-                404, f'there is no such model here; this server has "{self.writer.model}".', param="model", code="model_not_found"
-            )
-
-
-def build_app(service: Service, access: Access) -> Guard:
-    """The application, with the guard around it."""
+def build_app(writer: Writer, corpus: Corpus, key: str | None) -> Guard:
+    """The application, with the guard around it; with a key, only who has it is served."""
     app = FastAPI(
         title="Honglou",
         description="Continues text with a trained model. Compatible with OpenAI's completions.",
@@ -60,16 +35,18 @@ def build_app(service: Service, access: Access) -> Guard:
         docs_url=None,  # these pages would load scripts from another host
         redoc_url=None,
     )
-    app.state.service = service
+    app.state.writer, app.state.corpus = writer, corpus
     app.include_router(router)
-    app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(Exception, _answer_failure)
-    writer = service.writer
-    return Guard(app, access, writer.limits, writer.metrics, content_security_policy(service.page))
+    for kind in (HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    return Guard(app, key, writer.limits, writer.metrics, _content_security_policy(_PAGE))
 
 
-def content_security_policy(page: str) -> str:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return as_api_error(error).response()  # the guard logs what is no mistake of the client's
+
+
+def _content_security_policy(page: str) -> str:
     """Lets the page run its own script and style, known by their hashes, and speak to this server; nothing else."""
 
     def hashes(tag: str) -> str:
@@ -82,20 +59,20 @@ def content_security_policy(page: str) -> str:
     )
 
 
-def _service(request: Request) -> Service:
-    return cast(Service, request.app.state.service)
+def _writer(request: Request) -> Writer:
+    return cast(Writer, request.app.state.writer)
 
 
 @router.get("/", response_class=HTMLResponse)
-async def page(request: Request) -> HTMLResponse:
+async def page() -> HTMLResponse:
     """The page for people."""
-    return HTMLResponse(_service(request).page)
+    return HTMLResponse(_PAGE)
 
 
 @router.get("/health")
 async def health(request: Request) -> schemas.Health:
     """200 while texts can be written, otherwise 503."""
-    if not _service(request).writer.batcher.alive:
+    if not _writer(request).batcher.alive:
         raise ApiError(503, "no text can be written; restart the server.")
     return schemas.Health()
 
@@ -103,60 +80,68 @@ async def health(request: Request) -> schemas.Health:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(_service(request).writer.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(_writer(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> schemas.Models:
     """The model that is served."""
-    return schemas.Models(data=[_service(request).model])
+    writer = _writer(request)
+    return schemas.Models(data=[schemas.Model(id=writer.model, created=writer.created)])
 
 
 @router.get("/v1/models/{name}")
 async def model(name: str, request: Request) -> schemas.Model:
     """The same by its name."""
-    _service(request).check_model(name)
-    return _service(request).model
+    _writer(request).check_model(name)
+    return (await models(request)).data[0]
 
 
 @router.get("/v1/info")
 async def info(request: Request) -> schemas.Info:
     """Limits, and what this server can do."""
-    service = _service(request)
-    limits = service.writer.limits
+    writer, limits = _writer(request), _writer(request).limits
     return schemas.Info(
-        model=service.writer.model,
-        context_length=limits.context_length,
+        model=writer.model,
+        context_length=limits.max_context,
         max_tokens=limits.max_tokens,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_choices=limits.max_choices,
-        copied=service.corpus.available,
+        copied=request.app.state.corpus.available,
     )
 
 
-@router.post("/v1/completions", response_model=schemas.Completion)
-async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
-    """Continue one or several prompts."""
-    service = _service(request)
-    service.check_model(body.model)
-    job = service.writer.begin(body)
-    if body.stream:
-        return _Stream(job)
+async def _job(body: schemas.CompletionRequest, request: Request) -> AsyncIterator[Job]:
+    """The texts of a request, which are given up when the answer ends, however it does."""
+    job = _writer(request).begin(body)
     try:
-        return JSONResponse((await _unless_gone(request, job)).model_dump())
+        yield job
     finally:
         job.cancel()
+
+
+@router.post("/v1/completions", response_model=schemas.Completion)
+async def completions(job: Annotated[Job, Depends(_job)], request: Request) -> Response:
+    """Continue one or several prompts."""
+    if job.request.stream:
+        return StreamingResponse(job.events(), media_type="text/event-stream")
+    return JSONResponse((await _unless_gone(request, job)).model_dump())
 
 
 @router.post("/v1/copied")
 async def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copied:
     """Which stretches of a text stand word for word in the training corpus."""
-    return await asyncio.to_thread(_service(request).corpus.copied, body.text)
+    return cast(schemas.Copied, await asyncio.to_thread(request.app.state.corpus.copied, body.text))
 
 
 async def _unless_gone(request: Request, job: Job) -> schemas.Completion:
     """All texts; given up when the client hangs up."""
-    writing, leaving = asyncio.ensure_future(job.whole()), asyncio.ensure_future(_gone(request))
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    writing, leaving = asyncio.ensure_future(job.whole()), asyncio.ensure_future(gone())
     try:
         await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():
@@ -165,42 +150,3 @@ async def _unless_gone(request: Request, job: Job) -> schemas.Completion:
     finally:
         writing.cancel()
         leaving.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-class _Stream(StreamingResponse):
-    """Events of a job, which is given up when the answer ends, however it does."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.events(), media_type="text/event-stream")
-        self._job = job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._job.cancel()
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if not isinstance(error, ApiError):
-        says = {404: "there is nothing at this path.", 405: "this method is not allowed here."}
-        headers = dict(error.headers or {})
-        error = ApiError(error.status_code, says.get(error.status_code, "the request cannot be read."))
-        error.advice |= headers
-    return Response(json.dumps(error.body(), ensure_ascii=False), error.status, error.advice, "application/json")
-
-
-async def _answer_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return await _answer_http(request, of_validation(list(error.errors())))
-
-
-async def _answer_failure(request: Request, error: Exception) -> Response:
-    # The guard logs it.
-    return await _answer_http(request, ApiError(500, "the server failed; its log says why."))

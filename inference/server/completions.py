@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -13,14 +12,13 @@ from typing import Any
 
 from inference.generation.settings import Sampling
 from inference.generation.text import BROKEN, FolderTokenizer
-from inference.server.batcher import Batcher, QueueFullError, StoppingError
+from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
 from inference.server.limits import Limits
 from inference.server.metrics import Metrics
-from inference.server.schemas import Choice, Completion, CompletionRequest, Logprobs, Usage
-from inference.server.sequence import Piece, Sequence, Settings, Token
+from inference.server.schemas import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Logprobs, Usage
+from inference.server.sequence import Piece, Sequence, Token
 
-DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _LOWEST_LOGPROB = -9999.0  # OpenAI's, for what JSON cannot say
 
 
@@ -34,20 +32,22 @@ class Writer:
     limits: Limits
     batcher: Batcher
     metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def check_model(self, name: str) -> None:
+        """There is one model, and who means another should know."""
+        if name != self.model:
+            raise ApiError(404, f'there is no such model here; this server has "{self.model}".', param="model", code="model_not_found")
 
     def begin(self, request: CompletionRequest) -> Job:
         """Begin the texts of a request. Whoever does not wait for all of them calls `Job.cancel`.
 
         Raises:
-            ApiError: If the request is beyond a limit, or nothing more can be queued.
+            ApiError: If the request is for another model or beyond a limit, or nothing more can be queued.
         """
-        job = Job(self, request, asyncio.get_running_loop())
-        try:
-            self.batcher.submit(job.sequences)
-        except QueueFullError:
-            raise busy(f"{self.limits.max_queue} texts are waiting already. Try again a little later.") from None
-        except StoppingError:
-            raise busy("the server is stopping.") from None
+        self.check_model(request.model)
+        job = Job(self, request)
+        self.batcher.submit(job.sequences)
         return job
 
     def prompts(self, request: CompletionRequest) -> list[list[int]]:
@@ -82,11 +82,11 @@ class Writer:
         wanted = _max_tokens(request)
         if wanted > limits.max_tokens:
             raise ApiError(400, f"max_tokens = {wanted}; at most {limits.max_tokens} are written.", param="max_tokens")
-        if len(ids) + wanted > limits.context_length:
-            room = limits.context_length - len(ids)
+        if len(ids) + wanted > limits.max_context:
+            room = limits.max_context - len(ids)
             raise ApiError(
                 400,
-                f"the prompt has {len(ids)} tokens and max_tokens = {wanted}, but the model holds {limits.context_length} in all. "
+                f"the prompt has {len(ids)} tokens and max_tokens = {wanted}, but the model holds {limits.max_context} in all. "
                 f"Ask for at most {room}.",
                 param="max_tokens",
                 code="context_length_exceeded",
@@ -104,12 +104,12 @@ class Job:
 
     writer: Writer
     request: CompletionRequest
-    loop: asyncio.AbstractEventLoop
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
         prompts, request = self.writer.prompts(self.request), self.request
+        self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._started = time.perf_counter()
         # A seed of its own for each request that has none.
@@ -128,18 +128,17 @@ class Job:
             seed=seed,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
         )
-        settings = Settings(sampling, _max_tokens(request), request.logprobs, bool(request.echo))
 
         def tell(piece: Piece) -> None:
             with contextlib.suppress(RuntimeError):  # the server has ended, and its loop with it
-                self.loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+                self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
 
-        return Sequence(prompt, settings, self.writer.tokenizer, tell)
+        return Sequence(prompt, sampling, _max_tokens(request), self.writer.tokenizer, tell, request.logprobs, bool(request.echo))
 
     def cancel(self) -> None:
         """Give up what is not finished."""
         for sequence in self.sequences:
-            sequence.cancel()
+            sequence.cancelled = True
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """(index of the text, piece) until all texts are over.
@@ -180,7 +179,7 @@ class Job:
             if self.request.stream_options and self.request.stream_options.include_usage:
                 yield _event(self._completion([], self.usage()).model_dump_json())
         except ApiError as error:
-            yield _event(json.dumps(error.body(), ensure_ascii=False))
+            yield _event(error.body())
         yield _event("[DONE]")
 
     def usage(self) -> Usage:

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 
 class ApiError(HTTPException):
     """An answer other than 200. Extra headers say what to do, such as Retry-After."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0) -> None:
-        headers = {"Retry-After": str(retry_after)} if retry_after else {}
-        if status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if status in (408, 413):
-            headers["Connection"] = "close"  # the rest of the body is not read
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(status, message, headers)
-        self.status, self.message, self.param, self.code, self.advice = status, message, param, code, headers
+        self.param, self.code = param, code
 
-    def body(self) -> dict[str, Any]:
-        """The object that the openai client reads."""
+    def body(self) -> str:
+        """The object that the openai client reads, as JSON."""
         kinds = {401: "authentication_error", 404: "not_found_error"}
-        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        kind = kinds.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
+        return json.dumps({"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}, ensure_ascii=False)
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(self.body(), self.status_code, self.headers, "application/json")
 
 
 def busy(message: str) -> ApiError:
     """503: the same request may succeed a little later."""
-    return ApiError(503, message, code="overloaded", retry_after=2)
+    return ApiError(503, message, code="overloaded", headers={"Retry-After": "2"})
 
 
-def of_validation(errors: list[Any]) -> ApiError:
-    """The first thing that is wrong with a body, by the name of its parameter."""
-    first = errors[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
-    name = where[0] if where else None
-    if first["type"] == "extra_forbidden":
+def as_api_error(error: Exception) -> ApiError:
+    """What is answered when this was raised. What is no mistake of the client's is for the caller to log."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _of_validation(error.errors()[0])
+    if isinstance(error, HTTPException):
+        says = {404: "there is nothing at this path.", 405: "this method is not allowed here."}
+        return ApiError(error.status_code, says.get(error.status_code, "the request cannot be read."), headers=error.headers)
+    return ApiError(500, "the server failed; its log says why.")
+
+
+def _of_validation(wrong: Mapping[str, Any]) -> ApiError:
+    """By the name of the parameter."""
+    name = next((str(part) for part in wrong["loc"] if part != "body"), None)
+    if wrong["type"] == "extra_forbidden":
         return ApiError(400, f"{name} is not supported here. Leave it out.", param=name, code="unsupported_parameter")
-    if first["type"] == "json_invalid":
+    if wrong["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON.", code="invalid_json")
-    message = first["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"{name}: {message}." if name else f"the body: {message}.", param=name, code="invalid_value")
+    message = wrong["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"{name or 'the body'}: {message}.", param=name, code="invalid_value")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
-from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference.server.errors import ApiError
+from inference.server.errors import ApiError, as_api_error
 from inference.server.limits import Limits
 from inference.server.metrics import Metrics
 
@@ -24,35 +21,11 @@ _OPEN = ("/", "/health", "/openapi.json")
 _PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/completions", "/v1/copied", "/v1/info", "/v1/models")
 
 
-@dataclass(frozen=True)
-class Access:
-    """Who may ask. Without a key, only who asks for this machine by a name of its own."""
-
-    key: str | None
-
-    def check(self, path: str, headers: Headers) -> None:
-        """Let a request through, or not.
-
-        Raises:
-            ApiError: 401 without the key; 403 when a page of somebody else's has been made to point here (DNS rebinding).
-        """
-        if self.key is None:
-            host = headers.get("host", "")
-            name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-            if name not in LOOPBACK_NAMES:
-                raise ApiError(403, "without an API key, this server answers only to 127.0.0.1, [::1] and localhost.")
-        elif path not in _OPEN:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.key.encode())
-            if scheme.lower() != "bearer" or not right:
-                raise ApiError(401, 'an API key is needed: "Authorization: Bearer KEY".', code="invalid_api_key")
-
-
 class Guard:
-    """ASGI middleware, outside of everything else."""
+    """ASGI middleware, outside of everything else. Without a key, only who asks for this machine by a name of its own is served."""
 
-    def __init__(self, app: ASGIApp, access: Access, limits: Limits, metrics: Metrics, policy: str) -> None:
-        self._app, self._access, self._limits, self._metrics = app, access, limits, metrics
+    def __init__(self, app: ASGIApp, key: str | None, limits: Limits, metrics: Metrics, policy: str) -> None:
+        self._app, self._key, self._limits, self._metrics = app, key, limits, metrics
         self._headers = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -66,19 +39,37 @@ class Guard:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         answer = _Answer(self._headers, self._limits.request_seconds, send)
+        path = scope["path"]
         try:
             headers = Headers(scope=scope)
-            self._access.check(scope["path"], headers)
+            self._check_access(path, headers)
             await self._app(scope, _Body(self._limits, headers, receive), answer.send)
-        except ApiError as error:
-            await answer.refuse(error)
-        except Exception:
-            logger.exception("inference.serve: %s %s failed", scope["method"], scope["path"])
-            await answer.refuse(ApiError(500, "the server failed; its log says why."))
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                logger.exception("inference.serve: %s %s failed", scope["method"], path)
+            if not answer.status:
+                await as_api_error(error).response()(scope, receive, answer.send)
         finally:
-            path = scope["path"] if scope["path"] in _PATHS else "other"
-            self._metrics.requests.labels(path, str(answer.status or "none")).inc()
+            self._metrics.requests.labels(path if path in _PATHS else "other", str(answer.status or "none")).inc()
         return None
+
+    def _check_access(self, path: str, headers: Headers) -> None:
+        """Let a request through, or not.
+
+        Raises:
+            ApiError: 401 without the key; 403 when a page of somebody else's has been made to point here (DNS rebinding).
+        """
+        if self._key is None:
+            host = headers.get("host", "")
+            name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+            if name not in LOOPBACK_NAMES:
+                raise ApiError(403, "without an API key, this server answers only to 127.0.0.1, [::1] and localhost.")
+        elif path not in _OPEN:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key.encode())
+            if scheme.lower() != "bearer" or not right:
+                advice = {"WWW-Authenticate": "Bearer"}
+                raise ApiError(401, 'an API key is needed: "Authorization: Bearer KEY".', code="invalid_api_key", headers=advice)
 
 
 class _Body:
@@ -98,7 +89,7 @@ class _Body:
             async with asyncio.timeout(self._limits.request_seconds):
                 message = await self._receive()
         except TimeoutError:
-            raise ApiError(408, f"the request did not arrive within {self._limits.request_seconds:g} s.") from None
+            raise _unread(408, f"the request did not arrive within {self._limits.request_seconds:g} s.") from None
         self._num_bytes += len(message.get("body", b""))
         if self._num_bytes > self._limits.max_body_bytes:
             raise self._too_large()
@@ -106,7 +97,12 @@ class _Body:
         return message
 
     def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body is larger than {self._limits.max_body_bytes} bytes.")
+        return _unread(413, f"the body is larger than {self._limits.max_body_bytes} bytes.")
+
+
+def _unread(status: int, message: str) -> ApiError:
+    """For a body whose rest is not read, so that no other request can follow it."""
+    return ApiError(status, message, headers={"Connection": "close"})
 
 
 class _Answer:
@@ -119,21 +115,9 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in self._headers.items():
-                headers[name] = value
+            MutableHeaders(scope=message).update(self._headers)
         try:
             async with asyncio.timeout(self._seconds):
                 await self._send(message)
         except TimeoutError:
             raise OSError("the client takes nothing") from None
-
-    async def refuse(self, error: ApiError) -> None:
-        """Say no, if nothing was said yet."""
-        if self.status:
-            return
-        body = json.dumps(error.body(), ensure_ascii=False).encode()
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.advice}
-        pairs: list[Any] = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": pairs})
-        await self.send({"type": "http.response.body", "body": body})

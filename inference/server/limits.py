@@ -1,37 +1,30 @@
-"""How much a request, and all of them together, may ask for. Torch is not needed here."""
+"""How much a request, and all of them together, may ask for: each an option of the command. Torch is not needed here."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Beyond these a request is refused with a line that names the limit."""
 
-    context_length: int
-    """Tokens of a prompt and its text together."""
-    max_tokens: int
-    """Tokens that may be added to one prompt."""
-    max_prompt_tokens: int
-    max_batch: int = 16
-    """Texts that are written at the same time."""
-    max_queue: int = 64
-    """Texts that wait for their turn."""
-    max_choices: int = 16
-    """Texts of one request: prompts times n."""
-    max_body_bytes: int = 1_048_576
-    max_connections: int = 128
-    request_seconds: float = 30.0
-    """For a request to arrive; and for a client to take what is sent to it."""
-    grace_seconds: float = 30.0
-    """For texts to be finished after SIGTERM or Ctrl-C."""
+    max_context: int = field(metadata={"help": "tokens of prompt and text together (the model's positions)"})
+    max_prompt_tokens: int = field(metadata={"help": "tokens of a prompt (one less than --max-context)"})
+    max_tokens: int = field(metadata={"help": "tokens to add to a prompt (--max-context)"})
+    max_batch: int = field(default=16, metadata={"help": "texts that are written at a time"})
+    max_queue: int = field(default=64, metadata={"help": "texts that wait for their turn"})
+    max_choices: int = field(default=16, metadata={"help": "texts of one request: prompts times n"})
+    max_body_bytes: int = field(default=1_048_576, metadata={"help": "bytes of a request"})
+    max_connections: int = field(default=128, metadata={"help": "open connections"})
+    request_seconds: float = field(default=30, metadata={"help": "for a request to arrive, and for a client to take its answer"})
+    grace_seconds: float = field(default=30, metadata={"help": "for texts to be finished when the server is stopped"})
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value < 1 and not (field.name == "grace_seconds" and value >= 0):
-                raise ValueError(f"{field.name.replace('_', ' ')} = {value:g}; it must be 1 or more.")
-        if self.max_prompt_tokens > self.context_length:
-            raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; the model has {self.context_length} positions.")
+        for limit in dataclasses.fields(self):
+            value = getattr(self, limit.name)
+            if value < 1 and not (limit.name == "grace_seconds" and value >= 0):
+                raise ValueError(f"{limit.name.replace('_', ' ')} = {value:g}; it must be 1 or more.")
+        if self.max_prompt_tokens > self.max_context:
+            raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; the model has {self.max_context} positions.")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http
-import json
 import signal
 import socket
 import sys
@@ -18,16 +16,6 @@ from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
 from inference.server.limits import Limits
 from inference.server.metrics import Metrics
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
-
-    Raises:
-        OSError: If it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=1024)
 
 
 def serve(app: ASGIApp, listener: socket.socket, batcher: Batcher, limits: Limits, metrics: Metrics) -> int:
@@ -66,15 +54,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         print(f"inference.serve: stopping; texts have {self._grace_seconds:g} s to be finished.", file=sys.stderr, flush=True)
         self._batcher.wind_down()
-        ending = asyncio.create_task(self._end_texts())
+        ending = asyncio.get_running_loop().call_later(self._grace_seconds, self._batcher.give_up)
         await super().shutdown(sockets)
         ending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ending
-
-    async def _end_texts(self) -> None:
-        await asyncio.sleep(self._grace_seconds)
-        await asyncio.to_thread(self._batcher.stop)
 
 
 def _protocol(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
@@ -111,12 +93,11 @@ def _protocol(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
                 self._say_and_close(ApiError(400, "this is not HTTP/1.1."))
 
         def _say_and_close(self, error: ApiError) -> None:
-            metrics.requests.labels("other", str(error.status)).inc()
-            body = json.dumps(error.body()).encode()
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close", **error.advice}
-            head = f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
-            head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            self.transport.write(head.encode() + b"\r\n" + body)
+            status, answer = error.status_code, error.response()
+            metrics.requests.labels("other", str(status)).inc()
+            head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+            self.transport.write(head.encode() + b"\r\n" + answer.body)
             self.transport.close()
 
         def _forget_deadline(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_TOP_LOGPROBS = 5
 MAX_STOPS = 4
 MIN_TEMPERATURE = 0.01
@@ -17,6 +18,17 @@ NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "logit_bias": (None, {}),
     "suffix": (None, ""),
 }
+
+
+def _has_whole_characters(value: Any) -> Any:
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+            raise ValueError("holds half a surrogate pair, which is no character")
+    return value
+
+
+# Of texts with a limited length, pydantic sees to it itself.
+WholeCharacters = AfterValidator(_has_whole_characters)
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -37,8 +49,8 @@ class CompletionRequest(Strict):
     """What to continue, and how."""
 
     model: str = Field(max_length=256)
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
-    max_tokens: int | None = Field(default=16, ge=0, description="Tokens to add at most; 0 only with echo.")
+    prompt: Annotated[str | list[str] | list[TokenId] | list[list[TokenId]], WholeCharacters]
+    max_tokens: int | None = Field(default=DEFAULT_MAX_TOKENS, ge=0, description="Tokens to add at most; 0 only with echo.")
     temperature: float | None = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, description="0 takes the likeliest token (greedy).")
     top_p: float | None = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     n: int | None = Field(default=1, ge=1)
@@ -56,11 +68,6 @@ class CompletionRequest(Strict):
         if not isinstance(values, dict):
             return values
         return {name: value for name, value in values.items() if not _does_nothing(name, value)}
-
-    @field_validator("prompt", "stop", "model", "user")
-    @classmethod
-    def _are_characters(cls, value: Any) -> Any:
-        return _checked_text(value)
 
     @field_validator("temperature")
     @classmethod
@@ -80,13 +87,6 @@ class CompletionRequest(Strict):
 
 def _does_nothing(name: str, value: Any) -> bool:
     return not isinstance(value, bool) and any(value == none for none in NO_EFFECT.get(name, ()))
-
-
-def _checked_text(value: Any) -> Any:
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-            raise ValueError("holds half a surrogate pair, which is no character")
-    return value
 
 
 class Logprobs(BaseModel):
@@ -164,12 +164,7 @@ class Health(BaseModel):
 class CopiedRequest(Strict):
     """Text to look up in the training corpus."""
 
-    text: str
-
-    @field_validator("text")
-    @classmethod
-    def _are_characters(cls, value: Any) -> Any:
-        return _checked_text(value)
+    text: Annotated[str, WholeCharacters]
 
 
 class Span(BaseModel):

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from data.config import TokenizerConfig
-from data.tokenizers.trainers import train
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import Completion, generate
+from tests.inference.tiny_folder import NUM_TOKENS, VOCAB_SIZE, save_tiny
 from training.checkpoints.find_and_verify import CheckpointError
 
-NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 64
+POSITIONS = 64
 GREEDY = Sampling(new_tokens=24, temperature=0)
 PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红"]
 
@@ -24,24 +23,10 @@ PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风�
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
     """A GPT-2 with random weights that prefers ids which are no tokens."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
-    path = tmp_path_factory.mktemp("hf") / "model"
-    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=NUM_TOKENS), path)
-    torch.manual_seed(1)
-    config = GPT2Config(
-        vocab_size=VOCAB_SIZE,
-        n_positions=POSITIONS,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.4,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    model = GPT2LMHeadModel(config)
+    path = save_tiny("gpt2", tmp_path_factory.mktemp("hf") / "model", verse, positions=POSITIONS, n_head=2, tie_word_embeddings=False)
+    model = GPT2LMHeadModel.from_pretrained(path)
     with torch.no_grad():
         model.lm_head.weight[NUM_TOKENS:] *= 10
     model.save_pretrained(path)

@@ -10,29 +10,26 @@ from typing import Any
 
 import pytest
 
-from data.config import TokenizerConfig
-from data.tokenizers.trainers import train
 from inference.generate import main, parse, sampling_of
 from inference.generation.prompts import plan
 from inference.generation.settings import Sampling
 from tests import processes
+from tests.inference.tiny_folder import NUM_TOKENS, save_tiny
 
 PROMPT = "床前明月光，"
+POSITIONS = 64
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
     """An OPT with random weights: the one of our formats that also runs on several processes."""
-    import torch
-    from transformers import OPTConfig, OPTForCausalLM
+    return save_tiny(
+        "opt", tmp_path_factory.mktemp("hf") / "model", verse, positions=POSITIONS, num_attention_heads=2, vocab_size=NUM_TOKENS
+    )
 
-    path = tmp_path_factory.mktemp("hf") / "model"
-    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=300), path)
-    torch.manual_seed(1)
-    sizes = {"vocab_size": 300, "max_position_embeddings": 64, "hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32}
-    config = OPTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2, init_std=0.4, bos_token_id=0, eos_token_id=0, pad_token_id=0)
-    OPTForCausalLM(config).save_pretrained(path)
-    return path
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_text_goes_to_standard_output_and_everything_else_to_standard_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +46,7 @@ def test_texts_are_written_to_a_file_as_objects_or_as_text(folder: Path, tmp_pat
     options = ["--temperature", "0", "--new-tokens", "20", "--batch-size", "2"]
     assert main([str(folder), *given, *options, "--output", str(tmp_path / "texts.jsonl")]) == 0
     shown = capsys.readouterr().out
-    entries = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = lines(tmp_path / "texts.jsonl")
     assert [entry["prompt"] for entry in entries] == prompts
     assert [entry["num_tokens"] for entry in entries] == [20, 20, 20]
     assert [shown.index(f"[{number}/3]") for number in (1, 2, 3)] == sorted(shown.index(f"[{number}/3]") for number in (1, 2, 3))
@@ -63,12 +60,8 @@ def test_texts_are_written_to_a_file_as_objects_or_as_text(folder: Path, tmp_pat
 def test_equal_prompts_of_two_batches_get_different_texts(folder: Path, tmp_path: Path) -> None:
     options = ["--new-tokens", "20", "--temperature", "1", "--top-p", "1", "--batch-size", "1"]
     assert main([str(folder), "--prompt", PROMPT, "--prompt", PROMPT, *options, "--output", str(tmp_path / "texts.jsonl")]) == 0
-    first, second = (json.loads(line)["text"] for line in (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines())
-    assert first != second
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    first, second = lines(tmp_path / "texts.jsonl")
+    assert first["text"] != second["text"]
 
 
 def test_each_prompt_has_its_samples_and_a_line_says_how_to_get_one_again(folder: Path, tmp_path: Path) -> None:
@@ -122,7 +115,7 @@ def test_a_document_can_begin_with_a_prompt_or_with_nothing(folder: Path, tmp_pa
 def test_new_tokens_beyond_the_positions_are_cut_and_it_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["红", PROMPT * 3]
     batches = plan(prompts, folder, Sampling(new_tokens=50), batch_size=1)
-    room = 64 - len(batches[1].tokens[0])
+    room = POSITIONS - len(batches[1].tokens[0])
     assert [batch.sampling.new_tokens for batch in batches] == [50, room]
     assert capsys.readouterr().err == f"Adding {room} tokens instead of 50: prompt 2 leaves no more of 64 positions.\n"
 
@@ -169,11 +162,10 @@ def test_mistakes_about_the_folder_are_told_before_torch_is_imported(tmp_path: P
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = processes.run([sys.executable, "-c", program], cwd=elsewhere, env=environment)
     assert done.stdout == "[2, 2, 2] []\n", done.stderr
-    lines = done.stderr.splitlines()
-    assert len(lines) == 3
-    assert "nowhere: no such folder. Train one" in lines[0]
-    assert "neither a run" in lines[1]
-    assert "pyproject.toml: is a file" in lines[2]
+    nowhere, neither, file = done.stderr.splitlines()
+    assert "nowhere: no such folder. Train one" in nowhere
+    assert "neither a run" in neither
+    assert "pyproject.toml: is a file" in file
 
 
 def test_several_processes_need_an_exported_folder_and_no_standard_input(
@@ -196,17 +188,9 @@ def test_several_processes_need_an_exported_folder_and_no_standard_input(
 def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: Path) -> None:
     options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20", "--dtype", "fp32"]
     assert main([str(folder), *options, "--output", str(tmp_path / "one.jsonl")]) == 0
-    command = [
-        str(Path(sys.executable).with_name("torchrun")),
-        "--nproc_per_node",
-        "2",
-        "--standalone",
-        "-m",
-        "inference.generate",
-        str(folder),
-    ]
+    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node=2", "--standalone", "-m", "inference.generate"]
+    command = [*torchrun, str(folder), *options, "--output", str(tmp_path / "two.jsonl")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += [*options, "--output", str(tmp_path / "two.jsonl")]
     done = processes.run(command, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr
     # Sums of halves differ in the last bits; a draw would have to lie exactly between two tokens to change.

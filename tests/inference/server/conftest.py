@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from data.config import TokenizerConfig
-from data.tokenizers.trainers import train
 from tests import processes
 from tests.checkout import ROOT
 from tests.inference.server.browser import Browser, find_browser
 from tests.inference.server.known_texts import KnownTexts, make_known_texts
+from tests.inference.tiny_folder import save_tiny
 from tests.quickstart import MARKS
 
-NUM_TOKENS, VOCAB_SIZE, POSITIONS = 300, 310, 256
+POSITIONS = 256
 KEY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Callable[[str], Path]:
-    """A Hugging Face folder of a family, with random weights. Ten ids are no tokens."""
+    """A Hugging Face folder of a family."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
         if family not in made:
-            made[family] = _save(family, tmp_path_factory.mktemp(family) / f"tiny-{family}", verse)
+            made[family] = save_tiny(family, tmp_path_factory.mktemp(family) / f"tiny-{family}", verse, positions=POSITIONS)
         return made[family]
 
     return make
-
-
-def _save(family: str, path: Path, verse: Path) -> Path:
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
-
-    train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=NUM_TOKENS), path)
-    torch.manual_seed(1)
-    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    size: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
-    model: Any
-    if family == "gpt2":
-        config = GPT2Config(n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4, **ids)
-        model = GPT2LMHeadModel(config)
-    elif family == "opt":
-        model = OPTForCausalLM(OPTConfig(**size, ffn_dim=64, word_embed_proj_dim=32, init_std=0.4, **ids))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**size, num_key_value_heads=2, intermediate_size=64, initializer_range=0.4, **ids))
-    model.save_pretrained(path)
-    return path
 
 
 class Server:
@@ -85,6 +67,26 @@ class Server:
     def log(self) -> str:
         """What it has said so far."""
         return self._log.read_text(encoding="utf-8")
+
+    def ask(self, body: Any = None, path: str = "/v1/completions", **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """Status, answer and headers."""
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **headers})
+        try:
+            answer = urllib.request.urlopen(request, timeout=processes.LIMIT_SECONDS)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            raw = answer.read()
+        content = json.loads(raw) if answer.headers["content-type"].startswith("application/json") else {"text": raw.decode()}
+        return answer.status, content, {name.lower(): value for name, value in answer.headers.items()}
+
+    def metric(self, name: str) -> float:
+        """A sample of /metrics; those with a label are not there before the first one is counted."""
+        text: str = self.ask(path="/metrics")[1]["text"]
+        found = [float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " ")]
+        assert found or "{" in name, f"no {name}"
+        return found[0] if found else 0
 
     def wait_for_corpus(self) -> None:
         """Until it can say what is copied."""

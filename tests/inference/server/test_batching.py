@@ -12,9 +12,11 @@ import torch
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
-from inference.server.batcher import Batcher, QueueFullError, StoppingError
+from inference.server.batcher import Batcher
+from inference.server.errors import ApiError
+from inference.server.limits import Limits
 from inference.server.metrics import Metrics
-from inference.server.sequence import Piece, Sequence, Settings
+from inference.server.sequence import Piece, Sequence
 from inference.server.slots import Slots
 from tests.inference.server.conftest import POSITIONS
 
@@ -39,8 +41,7 @@ class Text:
         self.pieces: list[Piece] = []
         self.over = threading.Event()
         self.begun = threading.Event()
-        settings = Settings(sampling, sampling.new_tokens)
-        self.sequence = Sequence(engine.tokenizer.encode(prompt), settings, engine.tokenizer, self._tell)
+        self.sequence = Sequence(engine.tokenizer.encode(prompt), sampling, sampling.new_tokens, engine.tokenizer, self._tell)
 
     def _tell(self, piece: Piece) -> None:
         self.pieces.append(piece)
@@ -59,7 +60,8 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def make(engine: Engine, num_slots: int = 8, max_waiting: int = 64) -> Batcher:
-        made.append(Batcher(engine, num_slots, POSITIONS, max_waiting, Metrics()))
+        sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
+        made.append(Batcher(engine, Limits(**sizes, max_batch=num_slots, max_queue=max_waiting), Metrics()))
         made[-1].start()
         return made[-1]
 
@@ -117,9 +119,9 @@ def test_a_text_that_is_given_up_frees_its_row_at_the_next_token(gpt2: Engine, m
     assert long.begun.wait(600)
     waiting = Text(gpt2, PROMPTS[1], Sampling(new_tokens=2))
     batcher.submit([waiting.sequence])
-    with pytest.raises(QueueFullError):
+    with pytest.raises(ApiError, match="1 texts are waiting already"):
         batcher.submit([Text(gpt2, PROMPTS[2], Sampling(new_tokens=2)).sequence])
-    long.sequence.cancel()
+    long.sequence.cancelled = True
     assert waiting.over.wait(600)
     assert long.pieces[-1].finish_reason in ("cancelled", "stop")
     assert len(long.sequence.tokens) < POSITIONS - 30
@@ -135,7 +137,7 @@ def test_winding_down_finishes_what_is_being_written_and_nothing_else(gpt2: Engi
     assert second.over.wait(600)
     assert first.sequence.finish_reason in ("length", "stop")
     assert second.sequence.finish_reason == "cancelled"
-    with pytest.raises(StoppingError):
+    with pytest.raises(ApiError, match="the server is stopping"):
         batcher.submit([second.sequence])
 
 

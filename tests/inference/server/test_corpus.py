@@ -40,5 +40,5 @@ def test_without_a_corpus_the_answer_is_404_and_the_log_says_why(tmp_path: Path,
     assert not corpus.available
     with pytest.raises(ApiError, match="its log says why") as caught:
         corpus.copied("红")
-    assert caught.value.status == 404
-    assert str(tmp_path) not in caught.value.message
+    assert caught.value.status_code == 404
+    assert str(tmp_path) not in caught.value.detail

@@ -15,7 +15,7 @@ from inference.generation.engine import load_engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
-from tests.inference.server.test_refusals import PROMPT, ask, metric
+from tests.inference.server.test_refusals import PROMPT
 
 # Python's allocator and the C library keep what they have freed; a row that were kept, or a text, would be more after many requests.
 SLACK_BYTES = 40 * 2**20
@@ -40,7 +40,7 @@ def test_clients_at_once_get_texts_or_are_told_to_come_back(start_server: Callab
     assert load.statuses[200] > clients
     assert after - before < SLACK_BYTES, f"{before} bytes, then {after}"
     different = _different(server, load)
-    assert different <= metric(server, "honglou_close_draws_total"), f"{different} texts are not those written alone"
+    assert different <= server.metric("honglou_close_draws_total"), f"{different} texts are not those written alone"
     assert server.stop() == 143
     assert "Traceback" not in server.log
 
@@ -62,7 +62,7 @@ def _load(server: Server, clients: int, seconds: float) -> Load:
         number = 0
         while time.monotonic() < end or number == 0:
             number += 1
-            status, answer, headers = ask(server, _request(number))
+            status, answer, headers = server.ask(_request(number))
             load.statuses[status] += 1
             if status == 503:
                 assert int(headers["retry-after"]) >= 1
