@@ -35,15 +35,9 @@ def flatten(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return ids, lengths
 
 
-class ReferenceEncoder:
+def reference_encoder(backend: tokenizers.Tokenizer) -> Encoder:
     """The `tokenizers` library itself: what the other encoders are measured against."""
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self._backend = backend
-
-    def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """See `Encoder`."""
-        return flatten([encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)])
+    return lambda texts: flatten([encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)])
 
 
 class CharacterEncoder:
@@ -73,7 +67,7 @@ class GigatokenEncoder:
     Checked are its first texts, each text with a character that no checked one had, and one in `_CHECKED_EVERY` of the others.
     """
 
-    def __init__(self, tokenizer_json: str, reference: ReferenceEncoder) -> None:
+    def __init__(self, tokenizer_json: str, reference: Encoder) -> None:
         """Args: tokenizer_json: Contents of the file. reference: For the same file.
 
         Raises:
@@ -120,7 +114,7 @@ class GigatokenEncoder:
 
 def fastest(folder: Path, backend: tokenizers.Tokenizer) -> Encoder:
     """Return the fastest encoder there is for a tokenizer folder on this machine."""
-    reference = ReferenceEncoder(backend)
+    reference = reference_encoder(backend)
     content = (folder / "tokenizer.json").read_text(encoding="utf-8")
     unknown = _unknown_of_characters(json.loads(content))
     if unknown is not None:

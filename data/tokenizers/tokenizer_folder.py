@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 
 from data.documents import DataError
-from data.tokenizers.encoders import Encoder, ReferenceEncoder, fastest
+from data.tokenizers.encoders import Encoder, fastest, reference_encoder
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -47,7 +47,7 @@ class Tokenizer:
     @cached_property
     def reference(self) -> Encoder:
         """The encoder of the `tokenizers` library."""
-        return ReferenceEncoder(self._backend)
+        return reference_encoder(self._backend)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens around it."""

@@ -11,7 +11,7 @@ from data.config import END_OF_TEXT, DataConfig, TokenizerConfig
 from data.documents import DataError
 from data.prepare import prepare
 from data.tokenizers import tokenizer_folder, trainers
-from data.tokenizers.encoders import CharacterEncoder, GigatokenEncoder, OtherIds, ReferenceEncoder
+from data.tokenizers.encoders import CharacterEncoder, GigatokenEncoder, OtherIds, reference_encoder
 from tests.data.tokenizers.trained import KINDS, PROBES, adopt
 
 
@@ -119,7 +119,7 @@ def gigatoken_for_another(folders):
     # Two bytes that only 龘 has in these texts change places.
     one, other = (letter for letter, byte in zip("é¾ĺ", "龘".encode(), strict=True) if letter in vocabulary and byte != 0xE9)
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
-    return GigatokenEncoder(json.dumps(content), ReferenceEncoder(tokenizers.Tokenizer.from_file(str(path))))
+    return GigatokenEncoder(json.dumps(content), reference_encoder(tokenizers.Tokenizer.from_file(str(path))))
 
 
 def test_a_single_text_with_a_new_character_is_enough_to_find_an_encoder_out(folders):
