@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from data.cleaning_config import convert_rules
-from ds_configs.errors import FieldError, Report, require
+from ds_configs.errors import FieldError, Report, did_you_mean, require
 from ds_configs.typed import FAILED
 
 HUB = "hub:"  # A path that begins so is a dataset of the Hugging Face hub.
+KNOWN_CORPORA = ("hongloumeng", "chinese-poetry", "reverse")  # What they are: `data/corpora/named.py`.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +85,15 @@ class SourceConfig(TextConfig):
     def __post_init__(self) -> None:
         if not (self.corpus or self.path):
             raise FieldError("corpus", ', path: none given; name a corpus ("hongloumeng") or a path of your own text.')
+        if self.corpus is not None and self.corpus not in KNOWN_CORPORA:
+            guess = did_you_mean(self.corpus, KNOWN_CORPORA)
+            raise FieldError("corpus", f' = "{self.corpus}" is not known. {guess} Your own text goes into data.path.')
         require(self, "weight", self.weight is None or self.weight > 0, "more than 0")
         if self.reverse is not None and self.corpus != "reverse":
             raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
+        if self.corpus == "reverse":
+            for name in ("path", "template", "chapters"):
+                require(self, name, getattr(self, name) is None, 'null: the corpus "reverse" is generated')
 
     @property
     def paths(self) -> tuple[str, ...]:

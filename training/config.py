@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import ds_configs
 from data.config import DataConfig
-from data.corpora.named import CORPORA
-from ds_configs.errors import FieldError, did_you_mean, require
+from ds_configs.errors import FieldError, require
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -259,10 +258,6 @@ def cross_problems(
             "data.tokenizer.vocab_size",
             f" = {vocabulary} does not fit model.vocab_size = {model.vocab_size}. Make the model's at least as large.",
         )
-    for source in data.all_sources if data else ():
-        if source.corpus is not None and source.corpus not in CORPORA:
-            guess = did_you_mean(source.corpus, CORPORA)
-            yield "data.corpus", f' = "{source.corpus}" is not known. {guess} Your own text goes into data.path.'
     num_layers = len(layer_parameters(model)) if model else None
     if batch and num_layers and batch.stages > num_layers:
         yield (

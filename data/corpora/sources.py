@@ -158,13 +158,3 @@ def own_files(source: SourceConfig) -> list[Path]:
     if not chosen:
         raise DataError(f'data.path = {", ".join(source.paths)}: no file named {wanted} there, as the corpus "{source.corpus}" has them.')
     return chosen
-
-
-def check_known(source: SourceConfig) -> None:
-    """Refuse a corpus that has no such name.
-
-    Raises:
-        DataError: With the names that are known.
-    """
-    if source.corpus is not None and source.corpus not in CORPORA:
-        raise DataError(f'data.corpus = "{source.corpus}" is not known. Known: {", ".join(CORPORA)}; your own text goes into data.path.')

@@ -58,13 +58,12 @@ def identify(config: DataConfig, hashes: FileHashes, before: Mapping[str, Any] |
             would have to be asked of a hub, is taken as it was then, and said.
 
     Raises:
-        DataError: If a corpus is unknown or a path does not exist.
+        DataError: If a path does not exist.
     """
     inputs: list[dict[str, Any]] = []
     if config.store is not None:
         inputs = _pair(config.store, hashes)
     for index, source in enumerate(config.all_sources):
-        sources.check_known(source)
         kept = [item for item in before["inputs"] if item["source"] == index] if before else []
         if kept and (reason := _cannot_be_looked_at(source.paths)):
             logger.warning("%s %s: the store that was made of it is used as it is", ", ".join(source.paths), reason)

@@ -106,11 +106,9 @@ def test_a_text_that_cannot_be_used_is_refused_with_the_reason(make, tmp_path, c
         prepare(make(path=str(path)))
 
 
-def test_a_path_or_corpus_that_does_not_exist_is_refused(make):
+def test_a_path_that_does_not_exist_is_refused(make):
     with pytest.raises(DataError, match=r"no such file"):
         prepare(make(path="nowhere/at all.txt"))
-    with pytest.raises(DataError, match=r'data\.corpus = "sanguo" is not known\. Known: hongloumeng'):
-        prepare(make(path=None, corpus="sanguo"))
 
 
 def test_a_full_disk_is_noticed_before_the_work(make, monkeypatch):

@@ -36,7 +36,7 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
         ("data.corpus=honglomeng", 'data.corpus = "honglomeng" is not known. Did you mean "hongloumeng"?'),
         (
             'data={"corpus":null,"sources":[{"corpus":"revers"}],"chapters":null}',
-            'data.corpus = "revers" is not known. Did you mean "reverse"?',
+            'data.sources[0].corpus = "revers" is not known. Did you mean "reverse"?',
         ),
         ("model.hidden_size=wide", 'command line: model.hidden_size = "wide", which is a string; it must be an integer.'),
         ("model.hidden_size=null", "model.hidden_size is missing; it must be an integer."),

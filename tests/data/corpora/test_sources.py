@@ -9,7 +9,7 @@ from data.config import DataConfig, TokenizerConfig
 from data.corpora import download, named, poems
 from data.corpora.sources import documents, parts
 from data.documents import DataError, Document
-from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
+from data.source_config import KNOWN_CORPORA, ChaptersConfig, ReverseConfig, SourceConfig
 from data.steps.identify import FileHashes, identify
 
 
@@ -68,6 +68,10 @@ def test_without_npm_the_way_out_is_named(tmp_path, monkeypatch):
 def test_a_client_that_fails_is_quoted(tmp_path):
     with pytest.raises(DataError, match=r"could not download x \(cat: no-such-file: No such file or directory\)"):
         download.run_client(["cat", "no-such-file"], "x")
+
+
+def test_every_corpus_that_a_section_may_name_is_there():
+    assert tuple(named.CORPORA) == KNOWN_CORPORA
 
 
 def test_commentary_goes_and_text_around_it_stays():
