@@ -112,13 +112,13 @@ def _check_all(arguments: Sequence[str]) -> int:
         return 2
     # Only here: the other commands work without the packages whose sections they show.
     from training.config import resolve, with_precision
-    from training.run_folder.remarks import missing, unreached
+    from training.run_folder.remarks import missing, replaced, unreached
 
     failed = remarked = 0
     for file in files:
         try:
             run = resolve(read(file, overrides))
-            remarks = missing(run) + unreached(run, run.last_step())
+            remarks = missing(run) + unreached(run, run.last_step()) + replaced(run)
             bf16, why = _precision_here(run.precision)
             run = with_precision(run, bf16)
         except ConfigError as error:

@@ -105,6 +105,11 @@ def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsy
             "warmup_num_steps = 101 and the run has 100 steps: it ends before the learning rate is at its peak",
         ),
         (
+            'scheduler={"type": "WarmupDecayLR", "params": {"warmup_num_steps": 5, "warmup_min_ratio": null, "cos_min_ratio": null}}',
+            "WarmupDecayLR sets the learning rate itself (scheduler.params.warmup_max_lr = 0.001, which is DeepSpeed's default), so "
+            "optimizer.params.muon_lr = 0.006 and optimizer.params.adam_lr = 0.002 are not used.",
+        ),
+        (
             'model.initialize={"method":"folder","folder":"nowhere"}',
             "model.initialize.folder = nowhere: no such folder. Fetch it before the run.",
         ),
@@ -119,6 +124,20 @@ def test_what_a_right_configuration_lacks_or_does_not_reach_is_said_with_exit_co
     assert first == f"{QUICKSTART}: right, but"
     assert said in second
     assert captured.err == "1 of 1 configurations are right, but see what is said of them.\n"
+
+
+def test_what_a_schedule_puts_in_the_place_of_the_optimizers_parameters_is_said(capsys):
+    own = ["muon_lr", "adam_lr", "momentum"]
+    plain = [f"optimizer.params.{key}=null" for key in own] + ["optimizer.type=AdamW", "optimizer.params.lr=0.01"]
+    plain += [f"scheduler.params.{key}=null" for key in ("warmup_min_ratio", "cos_min_ratio", "warmup_num_steps", "warmup_type")]
+    cycle = ["scheduler.type=OneCycle", "scheduler.params.cycle_min_lr=0.001", "scheduler.params.cycle_max_lr=0.01"]
+    betas = ["optimizer.params.betas=[0.95,0.99]"]
+    assert main(["check", QUICKSTART, "run.name=x", *plain, *cycle, *betas]) == 1
+    _, said, *others = capsys.readouterr().out.splitlines()
+    assert "so optimizer.params.betas[0] = 0.95 is not used" in said
+    assert "sets the learning rate" not in said + "".join(others), "both say the same rate"
+    for right in (["scheduler.type=WarmupLR"], [*cycle, "scheduler.params.cycle_momentum=false"]):
+        assert check(capsys, *plain, *right, *betas) == (0, [])
 
 
 def test_a_warm_up_as_long_as_the_run_and_an_unknown_length_are_nothing_to_mention(capsys):

@@ -49,3 +49,34 @@ def unreached(config: RunConfig, last_step: int | None) -> list[str]:
         f"scheduler.params.warmup_num_steps = {warmup} and the run has {last_step} steps: it ends before the learning rate is at its peak. "
         "Shorten the warm-up, unless this is only a trial."
     ]
+
+
+# Schedules that can set the learning rate without a look at the optimizer's -> their key, and DeepSpeed's default.
+_OWN_RATE = {
+    "WarmupLR": ("warmup_max_lr", None),
+    "WarmupDecayLR": ("warmup_max_lr", 0.001),
+    "LRRangeTest": ("lr_range_test_min_lr", 0.001),
+    "OneCycle": ("cycle_max_lr", None),
+}
+
+
+def replaced(config: RunConfig) -> list[str]:
+    """What the optimizer is given and the schedule puts something else in the place of."""
+    scheduler, optimizer = (config.values.get(section, {}) for section in ("scheduler", "optimizer"))
+    params, given = scheduler.get("params", {}), optimizer.get("params", {})
+    key, default = _OWN_RATE.get(scheduler.get("type"), (None, None))
+    rate = params.get(key, default)
+    other = [f"optimizer.params.{name} = {given[name]}" for name in ("lr", "muon_lr", "adam_lr") if name in given and given[name] != rate]
+    said = []
+    if rate is not None and other:
+        whose = "" if key in params else ", which is DeepSpeed's default"
+        said.append(
+            f"scheduler.type = {scheduler['type']} sets the learning rate itself (scheduler.params.{key} = {rate}{whose}), so "
+            f"{' and '.join(other)} {'is' if len(other) == 1 else 'are'} not used. Say the same there, or use WarmupCosineLR."
+        )
+    if scheduler.get("type") == "OneCycle" and params.get("cycle_momentum", True) and "betas" in given:
+        said.append(
+            "scheduler.type = OneCycle moves the first of Adam's betas from cycle_max_mom (0.9) to cycle_min_mom (0.8) and back, "
+            f"so optimizer.params.betas[0] = {given['betas'][0]} is not used. scheduler.params.cycle_momentum = false keeps it."
+        )
+    return said
