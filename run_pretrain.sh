@@ -27,9 +27,9 @@ if __name__ == "__main__":  # The workers of a preparation import this file, and
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # No traceback of an import that Ctrl-C interrupts.
 
-    from training.launch.world import is_launched
+    from training.launch.world import find_launcher
 
-    if is_launched(os.environ):
+    if find_launcher(os.environ):
         from training.pretrain import main
     else:
         from training.launch.local import main

@@ -48,11 +48,11 @@ def plan(stages: int) -> float:
 
 def start(stages: int) -> float:
     """Seconds of a step, measured by the ranks."""
-    from training.launch.local import free_port, world_info
+    from training.launch.local import launcher
 
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(stages)]
-    command = [*launcher, "--master_port", str(free_port()), str(Path(__file__).resolve()), "--rank", "--stages", str(stages)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    start_ranks, environment = launcher(stages)
+    command = [*start_ranks, str(Path(__file__).resolve()), "--rank", "--stages", str(stages)]
+    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("measured ")]
     if not found:

@@ -6,6 +6,7 @@ Here, because this package imports nothing of ours and all others may import it.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import socket
 import tempfile
@@ -85,8 +86,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object, indent: int = 1) -> None:
-    """Write a JSON value as `write_text` does."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+    """Write a value as `strict_json`, as `write_text` does."""
+    write_text(path, strict_json(value, indent=indent) + "\n")
+
+
+def strict_json(value: object, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is not finite, which JSON does not have, becomes null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_object(path: Path) -> dict[str, Any]:

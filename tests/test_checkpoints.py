@@ -12,7 +12,6 @@ from inference.exporting.source import find_source
 from training.checkpoints.find_and_verify import CheckpointError, newest_good, published, step_of, tag_of
 from training.config import RunConfig, _recorded_model, resolve
 from training.run_folder.compatibility import check_text
-from training.run_folder.progress import has_checkpoint
 
 COPIES = ["step00000900_best", "best", "stepping", "step900", "step00000900.old"]
 
@@ -43,12 +42,11 @@ def test_names_and_steps_of_checkpoints():
 
 def test_copies_make_no_run_that_was_saved(config):
     assert not published(config.folder)
-    assert not has_checkpoint(config.folder)
     assert _recorded_model(config.run) is None
     with pytest.raises(CheckpointError, match="no finished checkpoint yet"):
         newest_good(config.folder)
     save(config.folder, tag_of(100), "of this text")
-    assert has_checkpoint(config.folder)
+    assert published(config.folder)
     assert _recorded_model(config.run) == config.values["model"]
 
 

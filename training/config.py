@@ -18,6 +18,7 @@ from typing import Any, Literal
 import ds_configs
 from data.config import DataConfig
 from ds_configs.errors import FieldError, require
+from ds_configs.files import object_or_nothing
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -94,16 +95,6 @@ class TrainingConfig:
         temperature = self.sample_temperature
         require(self, "sample_temperature", temperature == 0 or 0.01 <= temperature <= 100, "0 (greedy) or from 0.01 to 100")
 
-    def last_step(self, train_batch_size: int, seq_length: int, samples_per_epoch: int | None) -> int | None:
-        """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""
-        if self.steps is not None:
-            return self.steps
-        if self.tokens is not None:
-            return -(-self.tokens // (train_batch_size * seq_length))
-        if samples_per_epoch is None or self.epochs is None:
-            return None
-        return max(1, round(self.epochs * samples_per_epoch / train_batch_size))
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -161,8 +152,15 @@ class RunConfig:
         )
 
     def last_step(self, samples_per_epoch: int | None = None) -> int | None:
-        """See `TrainingConfig.last_step`."""
-        return self.training.last_step(self.batch.train_batch_size, self.data.seq_length, samples_per_epoch)
+        """Number of optimizer steps, or None where it needs the corpus (`epochs`) and `samples_per_epoch` is not known yet."""
+        plan = self.training
+        if plan.steps is not None:
+            return plan.steps
+        if plan.tokens is not None:
+            return -(-plan.tokens // self.tokens_per_step)
+        if samples_per_epoch is None or plan.epochs is None:
+            return None
+        return max(1, round(plan.epochs * samples_per_epoch / self.batch.train_batch_size))
 
 
 def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> RunConfig:
@@ -218,10 +216,8 @@ def _recorded_model(run: RunSection | None) -> dict[str, Any] | None:
     folder = Path(run.directory) / run.name if run else None
     if folder is None or not published(folder):
         return None
-    try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    model = object_or_nothing(folder / "config.json").get("model")
+    return model if isinstance(model, dict) else None
 
 
 def precision_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

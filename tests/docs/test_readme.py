@@ -166,6 +166,7 @@ def test_every_tag_that_a_run_writes_is_explained(page):
     source = "\n".join(read(ROOT / "training" / name) for name in ("run/meter.py", "run/loop.py", "health/slowest.py"))
     tags = {re.sub(r"\{[^}]*\}", "N", tag) for tag in re.findall(r"[\"']((?:train|valid|optim|perf|memory|pipeline)/[\w{}]+)[\"']", source)}
     tags.discard("valid/N")  # The scores of a mixture's sources, whose two tags stand in one row.
+    tags |= {f"valid/{name}" for name in re.findall(r"\{tag\}/(\w+)", source)}
     assert "`valid/SOURCE/loss`" in read(page)
     explained = set(re.findall(r"^\| `(\w+/\w+)` \|", read(page), re.MULTILINE))
     assert tags == explained

@@ -20,7 +20,7 @@ from deepspeed.utils import safe_set_full_fp32_param
 import ds_configs
 from model.config import ModelConfig
 from model.gpt import GPT
-from training.checkpoints.save import save_checkpoint
+from training.checkpoints.save import Saver
 from training.config import RunConfig, resolve
 from training.launch.local import free_port
 from training.launch.process_group import prepare_environment, start
@@ -37,12 +37,15 @@ def rank_main(rank: int, config: RunConfig, folder: Path, steps: list[int], port
     # Adam has no moments before its first step, and DeepSpeed's converter finds no weights where there are no moments.
     row = torch.zeros(config.batch.micro_batch, config.data.seq_length, dtype=torch.int64)
     engine.train_batch(itertools.repeat((row, row)))
+    saver = Saver(ranks, folder, keep=len(steps), copy=False)
     for step in steps:
         set_masters(engine, config.model, seed=step)
         engine.global_steps = step
         engine.global_samples = step * config.batch.train_batch_size
         facts = {"metrics": {"train/loss": 5.5, "valid/bits_per_char": 7.25}}
-        assert save_checkpoint(engine, ranks, folder, facts, keep=len(steps))
+        saver.start(engine, facts)
+        saver.finish()
+        assert saver.saved_step == step
     torch.distributed.destroy_process_group()
 
 

@@ -13,6 +13,7 @@ from training.checkpoints import random_state
 from training.checkpoints.find_and_verify import Checkpoint, first_good, published, step_of, verify
 from training.checkpoints.snapshot import describe
 from training.launch.process_group import Ranks, gather, quiet
+from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import SAVED_PREFIX
 
 log = logging.getLogger(__name__)
@@ -31,17 +32,16 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
         checkpoint, problems = verify(folder, slice(ranks.world.rank, None, ranks.world.size))
         return checkpoint, list(dict.fromkeys(problem for each in gather(problems) for problem in each))
 
-    folders = gather(_before(run, before_step) if ranks.is_first else None)[0]
+    saved = published(run) if ranks.is_first else []
+    folders = gather([folder for folder in saved if before_step is None or (step_of(folder.name) or 0) < before_step])[0]
     return first_good(folders, verify_together, log.warning if ranks.is_first else lambda line: None) if folders else None
 
 
-def _before(run: Path, step: int | None) -> list[Path]:
-    """The run's checkpoints of steps before this one, newest first; of all steps without one."""
-    return [folder for folder in published(run) if step is None or (step_of(folder.name) or 0) < step]
-
-
-def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool) -> None:
+def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool) -> list[str]:
     """Restore the engine, and this rank's random state if the same topology saved it.
+
+    Returns:
+        What the configuration says otherwise than the checkpoint did, and is now so (`apply_configured`).
 
     Raises:
         RuntimeError: On the rank that could not load. It must leave its process: the others may be inside a collective.
@@ -61,3 +61,4 @@ def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool)
         engine.checkpoint_prefix = SAVED_PREFIX
     if loaded is None:
         raise RuntimeError(f"{folder} could not be loaded: DeepSpeed found nothing in it")
+    return apply_configured(engine)

@@ -29,7 +29,7 @@ COMPLETE = ".complete"
 def needs_resharding(checkpoint: Checkpoint, ranks: Ranks, parts: Sequence[int]) -> bool:
     """True if the checkpoint's files are cut differently from this job: other stages, other replicas, or layers elsewhere."""
     manifest = checkpoint.manifest
-    return manifest["topology"] != {"pipe": ranks.stages, "data": ranks.replicas} or list(manifest["partition"]) != list(parts)
+    return manifest["topology"] != ranks.topology or list(manifest["partition"]) != list(parts)
 
 
 def to_universal(folder: Path, ranks: Ranks) -> Path:

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import write_text
+from ds_configs.files import write_json, write_text
 from training.checkpoints.find_and_verify import LATEST, MANIFEST, UNIVERSAL, published, step_of, tag_of
 from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
 from training.launch.process_group import Ranks, gather, hear_all, tell_first
-from training.run_folder.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,8 @@ class Saving:
     """On the monotonic clock."""
     snapshot_seconds: float = 0.0
     """That training had to wait in any case."""
-    saved: bool = False
     seconds: float = 0.0
-    """From the start to the published checkpoint; rank 0 knows."""
+    """From the start to the published checkpoint, on rank 0; 0 unless it was published."""
 
 
 class Saver:
@@ -98,7 +96,7 @@ class Saver:
             "tag": target.name,
             "step": engine.global_steps,
             "consumed_samples": engine.global_samples,
-            "topology": {"pipe": self._ranks.stages, "data": self._ranks.replicas},
+            "topology": self._ranks.topology,
             "partition": list(engine.module.parts),
             **facts,
         }
@@ -118,10 +116,10 @@ class Saver:
             return 0.0
         self._thread.join()
         saving, self._saving = self._saving, None
-        saved, seconds = gather((saving.saved, saving.seconds))[0]
-        if saved:
+        seconds: float = gather(saving.seconds)[0]
+        if seconds:
             self.saved_step = saving.step
-        return float(seconds)
+        return seconds
 
     def settle(self) -> None:
         """On one rank, before it leaves because of an error: give its thread time to end, and rank 0's to hear of all others."""
@@ -154,18 +152,10 @@ class Saver:
         if failed:
             _say_failure(saving.target, "; ".join(failed[:3]) + (f" (and {len(failed) - 3} more ranks)" if len(failed) > 3 else ""))
             return
-        saving.saved, saving.seconds = True, time.monotonic() - saving.started
+        saving.seconds = time.monotonic() - saving.started
         prune(self._run, self._keep)
         if self._say:
             self._say(saving)
-
-
-def save_checkpoint(engine: Any, ranks: Ranks, run: Path, facts: Mapping[str, Any], *, keep: int) -> bool:
-    """Save the engine's state and wait until it is published. Returns, on all ranks alike, whether it was."""
-    saver = Saver(ranks, run, keep=keep, copy=False)
-    saver.start(engine, facts)
-    saver.finish()
-    return saver.saved_step == engine.global_steps
 
 
 def _problem_of(part: Callable[[], None]) -> str | None:
@@ -192,7 +182,7 @@ def _make_folder(target: Path) -> None:
 
 
 def _publish(target: Path, manifest: Mapping[str, Any]) -> None:
-    write_text(target / MANIFEST, strict_json(manifest, indent=1))
+    write_json(target / MANIFEST, manifest)
     write_text(target.parent / LATEST, target.name)
 
 

@@ -85,11 +85,7 @@ class Snapshot:
 def take(engine: Any, target: Path, rank: int, memory: HostMemory | None) -> Snapshot:
     """What a checkpoint of the engine's current step holds of this rank. On all ranks at once: DeepSpeed's collectives run in here.
 
-    Args:
-        engine: The pipeline engine.
-        target: The checkpoint's folder.
-        rank: This one's number in the job.
-        memory: Takes a copy, so that training may go on; without it the weights must stay as they are until all is written.
+    `memory` takes a copy, so that training may go on; without it the weights must stay as they are until all is written in `target`.
     """
     state = random_state.capture()
     snapshot = Snapshot([(target / random_state.name(rank), lambda: random_state.write(target, rank, state))])

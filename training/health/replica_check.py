@@ -65,14 +65,7 @@ def _words(flat: torch.Tensor) -> list[torch.Tensor]:
 
 
 def differing(digests: Sequence[Sequence[int]]) -> list[str]:
-    """Name the ranks whose weights are not those of most replicas.
-
-    Args:
-        digests: By replica and stage.
-
-    Returns:
-        A phrase for each stage in which there are any.
-    """
+    """Name the ranks whose weights are not those of most replicas, from digests by replica and stage: a phrase a stage that has any."""
     stages = len(digests[0])
     found = []
     for stage in range(stages):

@@ -11,7 +11,6 @@ from training.checkpoints.reshard import needs_resharding
 from training.config import RunConfig
 from training.health.spikes import Spike, Spikes
 from training.launch.process_group import Ranks
-from training.optimizer.parameter_groups import apply_configured
 from training.run.failure import SpikeError
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,6 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         raise SpikeError(f"{what}; {checkpoint.folder} is of another topology. Set training.spike to null, or resume on that topology.")
     end = place(engine.global_samples, spikes.skipped)
     load_checkpoint(engine, ranks, checkpoint.folder, universal=False)
-    apply_configured(engine, engine.settings, config.deepspeed["optimizer"].get("params", {}))
     spikes.go_back(checkpoint.manifest.get("spikes"), engine.global_samples, end)
     if ranks.is_first:
         log.warning(

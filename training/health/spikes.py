@@ -48,16 +48,12 @@ class Spikes:
     def __init__(self, config: SpikeConfig | None, saved: Mapping[str, Any] | None = None) -> None:
         """As a new run begins, or as `facts` were saved with a checkpoint."""
         self.config = config
-        self.rewinds = 0
-        self.skipped: list[tuple[int, int]] = []
-        self._losses: deque[float] = deque(maxlen=config.window_steps if config else 0)
         self._restore(saved or {})
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        self.rewinds = saved.get("rewinds", 0)
-        self.skipped = [(first, end) for first, end in saved.get("skipped_samples", [])]
-        self._losses.clear()
-        self._losses.extend(saved.get("losses", []))
+        self.rewinds: int = saved.get("rewinds", 0)
+        self.skipped: list[tuple[int, int]] = [(first, end) for first, end in saved.get("skipped_samples", [])]
+        self._losses: deque[float] = deque(saved.get("losses", []), maxlen=self.config.window_steps if self.config else 0)
 
     def facts(self) -> dict[str, Any]:
         """For the manifest of a checkpoint. What was left out stays so, whatever a later start says of spikes."""

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe import schedule
@@ -20,35 +20,22 @@ TOGETHER = (
 )  # fmt: skip
 
 
-class Times(Protocol):
-    """A way to take the time without waiting for the device."""
+class HostTimes:
+    """The host's clock, for devices that compute before a call returns: CPUs."""
 
-    steps_an_interval: float
-    at_once: bool  # Whether a moment can be read as soon as it was taken.
+    steps_an_interval = float("inf")
+    at_once = True  # Whether a moment can be read as soon as it was taken.
 
     def moment(self) -> Any:
         """Now, in the order of what the rank has asked its device for."""
+        return time.perf_counter()
 
     def seconds(self, first: Any, second: Any) -> float:
         """Between two moments that are over."""
+        return float(second - first)
 
 
-class HostTimes:
-    """For devices that compute before a call returns: CPUs."""
-
-    steps_an_interval = float("inf")
-    at_once = True
-
-    def moment(self) -> float:
-        """The host's clock."""
-        return time.perf_counter()
-
-    def seconds(self, first: float, second: float) -> float:
-        """Between two readings."""
-        return second - first
-
-
-class DeviceTimes:
+class DeviceTimes(HostTimes):
     """Events in the device's queue: they say when the device got there, and nobody waits for it.
 
     A receive or a collective holds up this queue until it is over, so the device's waiting shows here and not on the host's clock.
@@ -68,18 +55,14 @@ class DeviceTimes:
         return float(first.elapsed_time(second)) / 1000
 
 
-def _times_here() -> Times:
-    return HostTimes() if get_accelerator().use_host_timers() else DeviceTimes()
-
-
 WORK, WAIT, OUTSIDE = range(3)
 
 
 class StageClock:
     """Work and waiting of one rank, over the steps since the last `read`."""
 
-    def __init__(self, times: Times | None = None) -> None:
-        self._times: Times = times or _times_here()
+    def __init__(self, times: HostTimes | None = None) -> None:
+        self._times = times or (HostTimes() if get_accelerator().use_host_timers() else DeviceTimes())
         self._marks: list[tuple[Any, int]] = []  # A moment, and what the rank does from it on.
         self._totals = [0.0, 0.0, 0.0]
         self._steps = 0

@@ -34,46 +34,34 @@ def lay_out(values: Mapping[str, Any], devices: Devices) -> Layout:
 
     The global batch stays what it is. On a CPU ranks share cores, and the configuration alone decides.
 
-    Args:
-        values: The merged configuration.
-        devices: What is there.
-
     Raises:
         ValueError: If the batch keys are wrong, or pin more pipelines than fit.
     """
     batch = resolve_batch(values, None)
+    room = devices.count * (MOST_RANKS_PER_CORE if devices.is_cpu else 1)
+    if batch.world_size > room and (devices.is_cpu or batch.replicas > 1):
+        raise ValueError(_too_many(batch, devices))
     if devices.is_cpu:
-        if batch.world_size > devices.count * MOST_RANKS_PER_CORE:
-            raise ValueError(_too_many(batch, devices))
         return Layout(batch.stages, batch.replicas)
-    if batch.pinned and batch.replicas > 1:
-        if batch.world_size > devices.count:
-            raise ValueError(_too_many(batch, devices))
-        return Layout(batch.stages, batch.replicas, _idle(devices, batch.world_size, "the batch keys ask for no more"))
     if devices.count < batch.stages:
         note = f"{devices} for {batch.stages} stages: training with pipeline.stages={devices.count}; the batch stays the same."
         return Layout(devices.count, 1, (note,))
-    if batch.pinned:
-        return Layout(batch.stages, 1, _idle(devices, batch.stages, "the batch keys ask for no more"))
-    return _most_replicas(values, batch.stages, devices)
+    replicas, why = batch.replicas, "the batch keys ask for no more"
+    if not batch.pinned:
+        most = devices.count // batch.stages
+        replicas = next(fewer for fewer in range(most, 0, -1) if _can_split(values, batch.stages * fewer))
+        why = f"{most} pipelines do not divide {KEYS[0]} = {values.get(KEYS[0])}" if replicas < most else f"a pipeline takes {batch.stages}"
+    used = batch.stages * replicas
+    idle = devices.count - used
+    return Layout(batch.stages, replicas, (f"{used} of {devices} are used, {idle} idle: {why}.",) if idle else ())
 
 
-def _most_replicas(values: Mapping[str, Any], stages: int, devices: Devices) -> Layout:
-    most = devices.count // stages
-    for replicas in range(most, 0, -1):
-        try:
-            resolve_batch(values, stages * replicas)
-        except ValueError:
-            continue  # The batch cannot be split over so many.
-        why = f"{most} pipelines do not divide {KEYS[0]} = {values.get(KEYS[0])}" if replicas < most else f"a pipeline takes {stages}"
-        return Layout(stages, replicas, _idle(devices, stages * replicas, why))
-    resolve_batch(values, stages)  # Says what is wrong with one.
-    raise AssertionError("one pipeline was refused above and accepted here")
-
-
-def _idle(devices: Devices, used: int, why: str) -> tuple[str, ...]:
-    left = devices.count - used
-    return (f"{used} of {devices} are used, {left} idle: {why}.",) if left else ()
+def _can_split(values: Mapping[str, Any], ranks: int) -> bool:
+    try:
+        resolve_batch(values, ranks)
+    except ValueError:
+        return False
+    return True
 
 
 def _too_many(batch: Batch, devices: Devices) -> str:

@@ -5,6 +5,7 @@ A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher start
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import ds_configs
 from model.hardware.processors import usable_processors
+from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.layout import lay_out
@@ -29,7 +31,7 @@ from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_packages
 from training.run_folder.lock import check_free
-from training.run_folder.progress import finished_step, has_checkpoint, read_results
+from training.run_folder.progress import finished_step, read_results
 
 DEFAULT_CONFIG = "ds_configs/quickstart.json"
 
@@ -71,7 +73,7 @@ def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[s
     try:
         layout = lay_out(loaded.values, find_devices())
     except ValueError as error:
-        raise ds_configs.ConfigError([f"{path}: {error}"]) from error
+        raise ds_configs.ConfigError(f"{path}: {error}") from error
     for note in layout.notes:
         print(note, file=sys.stderr)
     needed = list(overrides)
@@ -111,7 +113,7 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     command, environment = launcher(ranks)
     print(f"{config.path} -> {config.folder}: {ranks} processes on {find_devices()}", file=sys.stderr, flush=True)
     code, stopped = run_to_the_end([*command, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
-    if code and has_checkpoint(config.folder):
+    if code and published(config.folder):
         how = "Stopped" if stopped else f"Failed (exit code {code})"
         say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")
     return code
@@ -124,15 +126,9 @@ def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
     world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
     environment = {**default_environment(world, usable_processors()), **os.environ}
     environment |= {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
-    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", world_info(ranks)]
+    slots = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", slots]
     return [*command, "--master_addr", world.master_addr, "--master_port", str(world.master_port)], environment
-
-
-def world_info(ranks: int) -> str:
-    """The launcher's description of one host with this many slots."""
-    import base64
-
-    return base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
 
 
 def free_port() -> int:

@@ -76,9 +76,6 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
     would end it with its peers, and the next start needs its devices and the run's folder. Below `./run_pretrain.sh` the kernel sees to
     it. Without the parent's parent, if that is `./run_pretrain.sh` or the command `deepspeed`, it sends itself SIGTERM: there is still a
     launcher to wait for ranks that save.
-
-    Args:
-        environment: The rank's variables.
     """
     launcher = os.getppid()
     starter = parent_of(launcher)

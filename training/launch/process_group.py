@@ -40,6 +40,11 @@ class Ranks:
         """Rank 0: the one that logs and publishes."""
         return self.world.rank == 0
 
+    @property
+    def topology(self) -> dict[str, int]:
+        """As manifests of checkpoints say it."""
+        return {"pipe": self.stages, "data": self.replicas}
+
 
 def prepare_environment(world: World) -> None:
     """Set what torch and DeepSpeed read at import. Nothing a user has set is changed."""
@@ -47,17 +52,19 @@ def prepare_environment(world: World) -> None:
     shared = os.cpu_count() or 1
     for name, value in default_environment(world, shared).items():
         os.environ.setdefault(name, value)
-    os.environ.update(world.environment())
-    os.environ["DS_ACCELERATOR"] = find_devices().kind
+    os.environ |= {
+        "RANK": str(world.rank),
+        "LOCAL_RANK": str(world.local_rank),
+        "WORLD_SIZE": str(world.size),
+        "LOCAL_SIZE": str(world.local_size),
+        "MASTER_ADDR": world.master_addr,
+        "MASTER_PORT": str(world.master_port),
+        "DS_ACCELERATOR": find_devices().kind,
+    }
 
 
 def device_index(world: World, visible: int, mask: str | None) -> int:
-    """Which of the devices this rank sees is its own.
-
-    Args:
-        world: The place of this rank.
-        visible: How many devices it sees.
-        mask: The variable that hides devices (ZE_AFFINITY_MASK, CUDA_VISIBLE_DEVICES), if set.
+    """Which of the `visible` devices is this rank's own; `mask` is what hides others (ZE_AFFINITY_MASK, CUDA_VISIBLE_DEVICES), if set.
 
     Raises:
         ValueError: If the host has more ranks than devices.
@@ -85,17 +92,12 @@ def start(world: World, stages: int) -> Ranks:
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if get_accelerator().device_name() == "cpu":
-        _patch_deepspeed_ops()
+        # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
         get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
-    deepspeed.init_distributed(
-        dist_backend=backend(),
-        auto_mpi_discovery=False,
-        verbose=False,
-        rank=world.rank,
-        world_size=world.size,
-    )
+    deepspeed.init_distributed(backend(), auto_mpi_discovery=False, verbose=False, rank=world.rank, world_size=world.size)
     # oneCCL can hang when the first operation of a group is a point-to-point one; a collective first is harmless elsewhere.
     deepspeed.comm.all_reduce(torch.zeros(1, device=get_accelerator().current_device_name()))
     return Ranks(world=world, replica=world.rank // stages, stage=world.rank % stages, replicas=world.size // stages, stages=stages)
@@ -148,13 +150,6 @@ def by_rank(own: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     table[ranks.world.rank] = own
     dist.all_reduce(table)
     return table.view(ranks.replicas, ranks.stages, len(own)).cpu()
-
-
-def _patch_deepspeed_ops() -> None:
-    """Keep init_distributed from compiling an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same."""
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 @contextlib.contextmanager

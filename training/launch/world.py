@@ -78,28 +78,12 @@ class World:
             return self.master_port
         return self.master_port + 1 if self.master_port < 65535 else self.master_port - 1
 
-    def environment(self) -> dict[str, str]:
-        """The variables torch.distributed and DeepSpeed read."""
-        return {
-            "RANK": str(self.rank),
-            "LOCAL_RANK": str(self.local_rank),
-            "WORLD_SIZE": str(self.size),
-            "LOCAL_SIZE": str(self.local_size),
-            "MASTER_ADDR": self.master_addr,
-            "MASTER_PORT": str(self.master_port),
-        }
-
 
 def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
-    """The launcher that started this process as one rank of a job, or None if a person did."""
+    """The launcher that started this process as one rank of a job, or None if a person did. run_pretrain.sh asks the same in bash."""
     launcher = next((launcher for launcher in LAUNCHERS if environment.get(launcher.mark)), None)
     # A shell that srun --pty opened is a step of one task: what is started in it is started by a person.
     return None if launcher and launcher.name == "srun" and environment[launcher.mark] == "1" else launcher
-
-
-def is_launched(environment: Mapping[str, str]) -> bool:
-    """True if a launcher started this process as one rank of a job. run_pretrain.sh asks the same in bash."""
-    return find_launcher(environment) is not None
 
 
 def find_world(environment: Mapping[str, str]) -> World:
@@ -215,9 +199,7 @@ def default_environment(world: World, shared: int) -> dict[str, str]:
     A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
     imported by then (the token store needs it), so `process_group.start` also tells torch its number of threads.
 
-    Args:
-        world: The place of this rank.
-        shared: Processors that are divided among the ranks of this host. A rank that its launcher has bound to some of them takes these.
+    `shared` processors are divided among the ranks of this host. A rank that its launcher has bound to some of them takes these.
     """
     threads = max(1, min(usable_processors(), shared // max(1, world.local_size)))
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,9 +19,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     Each parameter is also told whether it is one of Muon's: the matrices inside the blocks. Embeddings, positions and the head are tables
     with a row a token, which Adam suits better. DeepSpeed splits the groups by that mark if the optimizer is Muon.
 
-    Args:
-        module: This process's stage. One without vectors (or without matrices) gets one group: an empty one has no flat buffer to shard.
-        weight_decay: Of matrices.
+    A stage without vectors (or without matrices) gets one group: an empty one has no flat buffer to shard.
     """
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     halves = [layer for layer in module.modules() if isinstance(layer, Attention | MLP | GatedMLP)]
@@ -36,23 +33,18 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def settings_of(engine: Any) -> list[dict[str, Any]]:
-    """The groups' settings as the configuration made them; take them before a checkpoint is loaded, for `apply_configured`."""
+    """The groups' settings as the configuration made them: `engine.settings`, taken before a checkpoint is loaded."""
     return [{key: value for key, value in group.items() if key not in NOT_SETTINGS} for group in engine.optimizer.param_groups]
 
 
-def apply_configured(engine: Any, settings: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> list[str]:
-    """Put the configuration's optimizer values, clipping and schedule over those a checkpoint restored.
+def apply_configured(engine: Any) -> list[str]:
+    """Put the configuration's optimizer values, clipping and schedule over those that a checkpoint has just restored.
 
     DeepSpeed restores all of them from the checkpoint without a word; here the file that started the run has the last word, and every
     difference is returned, to be logged.
-
-    Args:
-        engine: With a checkpoint loaded.
-        settings: What `settings_of` returned before that.
-        params: `optimizer.params`.
     """
     changes = []
-    for index, (group, configured) in enumerate(zip(engine.optimizer.param_groups, settings, strict=True)):
+    for index, (group, configured) in enumerate(zip(engine.optimizer.param_groups, engine.settings, strict=True)):
         for key, value in configured.items():
             before = group.get(key)
             same = (tuple(before) if isinstance(before, list) else before) == (tuple(value) if isinstance(value, list) else value)
@@ -63,18 +55,17 @@ def apply_configured(engine: Any, settings: Sequence[Mapping[str, Any]], params:
     if engine.optimizer.clip_grad != clipping:
         changes.append(f"gradient_clipping: {engine.optimizer.clip_grad} -> {clipping}")
         engine.optimizer.clip_grad = clipping
-    return changes + _apply_schedule(engine, params)
+    return changes + _apply_schedule(engine)
 
 
-def _apply_schedule(engine: Any, params: Mapping[str, Any]) -> list[str]:
-    groups = engine.optimizer.param_groups
+def _apply_schedule(engine: Any) -> list[str]:
+    groups, params = engine.optimizer.param_groups, engine.optimizer_params() or {}
     before = [group["lr"] for group in groups]
     if engine.lr_scheduler is not None:
         after = list(engine.lr_scheduler.get_lr())
         engine.lr_scheduler._last_lr = list(after)
     else:
-        shared = params.get("lr")
-        after = [params.get("muon_lr" if group.get("use_muon") else "adam_lr", shared) for group in groups]
+        after = [params.get("muon_lr" if group.get("use_muon") else "adam_lr", params.get("lr")) for group in groups]
     changes = []
     for group, old, new in zip(groups, before, after, strict=True):
         if new is not None and old != new:

@@ -27,15 +27,7 @@ class ShardedOptimizer(BF16_Optimizer):
     """DeepSpeed's BF16_Optimizer for weights of either precision, with Muon under a pipeline and a norm that no partition changes."""
 
     def __init__(self, optimizer: Any, param_names: dict[Tensor, str], *, mpu: Any, clock: StageClock, **settings: Any) -> None:
-        """Wrap a basic optimizer.
-
-        Args:
-            optimizer: Over this stage's parameters.
-            param_names: Name of each parameter.
-            mpu: The pipeline's grid.
-            clock: Told when this rank waits for others.
-            settings: As DeepSpeed's class takes them.
-        """
+        """Wrap the basic optimizer of this stage's parameters. `clock` is told when this rank waits; `settings` are DeepSpeed's."""
         # Two things are kept from DeepSpeed 0.19.8's constructor. It asks whether bf16 is enabled, although nothing in it depends on that;
         # and it refuses Muon with any `mpu` because tensor parallelism would split matrices, which a pipeline's grid does not do.
         config = DeepSpeedBF16Config(enabled=True, immediate_grad_update=settings.pop("immediate_grad_update"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 
@@ -18,13 +19,11 @@ from training.config import RunConfig
 from training.health.spikes import Spikes
 from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather, placement
-from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
 from training.run.loop import Run
 from training.run.meter import Meter, peak_flops, resident_bytes
-from training.run.stop_reasons import StopReasons
-from training.run.stop_request import StopRequest
+from training.run.stop_request import StopRequest, reason_to_stop
 from training.run_folder.outputs import Writer
 
 log = logging.getLogger(__name__)
@@ -56,8 +55,8 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
         importlib.import_module(name)
     libraries_bytes = resident_bytes()
     engine = _engine_at(config, ranks, checkpoint, last_step)
-    reasons = StopReasons(config.folder, config.training.stop_after_minutes, heartbeat)
-    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, reasons.find)
+    find_reason = functools.partial(reason_to_stop, config.folder, config.training.stop_after_minutes, heartbeat)
+    stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, find_reason)
     spikes = Spikes(config.training.spike, checkpoint.manifest.get("spikes") if checkpoint else None)
     meter = Meter(config, ranks, spikes, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16), libraries_bytes)
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
@@ -80,8 +79,8 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
     for line in lines if ranks.is_first else ():
         log.info(line)
     if checkpoint:
-        load_checkpoint(engine, ranks, to_universal(checkpoint.folder, ranks) if universal else checkpoint.folder, universal=universal)
-        changes = apply_configured(engine, engine.settings, config.deepspeed["optimizer"].get("params", {}))
+        folder = to_universal(checkpoint.folder, ranks) if universal else checkpoint.folder
+        changes = load_checkpoint(engine, ranks, folder, universal=universal)
         if ranks.is_first:
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
             for change in changes:
@@ -93,5 +92,4 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
 
 def _measured_before(config: RunConfig, checkpoint: Checkpoint, ranks: Ranks) -> bool:
     """A measured split comes out a little different each time; a resumed run keeps the one it was saved with."""
-    same = checkpoint.manifest["topology"] == {"pipe": ranks.stages, "data": ranks.replicas}
-    return same and config.deepspeed.get("pipeline", {}).get("partition") == "measured"
+    return checkpoint.manifest["topology"] == ranks.topology and config.deepspeed.get("pipeline", {}).get("partition") == "measured"

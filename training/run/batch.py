@@ -37,11 +37,9 @@ class Batch:
 
 
 def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
-    """Derive the missing batch key, or check all three against the world.
+    """Derive the missing batch key, or check all three against the number of ranks that were started.
 
-    Args:
-        values: The merged configuration, its types checked.
-        world_size: Ranks that were started, or None before a launch: then three keys give the number of replicas, and two mean one.
+    Before a launch that is None: then three keys give the number of replicas, and two mean one.
 
     Raises:
         ValueError: If the numbers do not fit, with the arithmetic and the way out.
@@ -60,11 +58,15 @@ def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
         )
     replicas = None if world_size is None else world_size // stages
     if len(given) == 3:
-        return _pinned(given, stages, replicas)
-    return _derived(given, stages, replicas or 1)
+        replicas = _pinned_replicas(given, stages, replicas)
+        micro_batch, accumulation = given[KEYS[1]], given[KEYS[2]]
+    else:
+        replicas = replicas or 1
+        micro_batch, accumulation = _derived(given, replicas)
+    return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=len(given) == 3)
 
 
-def _pinned(given: Mapping[str, int], stages: int, replicas: int | None) -> Batch:
+def _pinned_replicas(given: Mapping[str, int], stages: int, replicas: int | None) -> int:
     """All three keys pin the world, so a hostfile that was not found cannot start a fraction of the run unnoticed."""
     total, micro_batch, accumulation = (given[key] for key in KEYS)
     if total % (micro_batch * accumulation):
@@ -82,14 +84,14 @@ def _pinned(given: Mapping[str, int], stages: int, replicas: int | None) -> Batc
             f"but {replicas * stages} ranks were started ({replicas} pipelines). Was the hostfile found? "
             "gradient_accumulation_steps=null keeps the global batch on any number of nodes.",
         )
-    return Batch(stages=stages, replicas=wanted, micro_batch=micro_batch, accumulation=accumulation, pinned=True)
+    return wanted
 
 
-def _derived(given: Mapping[str, int], stages: int, replicas: int) -> Batch:
+def _derived(given: Mapping[str, int], replicas: int) -> tuple[int, int]:
+    """Micro-batch and accumulation."""
     total = given.get(KEYS[0])
     if total is None:
-        micro_batch, accumulation = given[KEYS[1]], given[KEYS[2]]
-        return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=False)
+        return given[KEYS[1]], given[KEYS[2]]
     known_name = next(key for key in KEYS[1:] if key in given)
     known = given[known_name]
     if total % (known * replicas):
@@ -99,5 +101,4 @@ def _derived(given: Mapping[str, int], stages: int, replicas: int) -> Batch:
             f"{known} x {replicas} does not divide it. Use a multiple of {known * replicas}.",
         )
     other = total // (known * replicas)
-    micro_batch, accumulation = (known, other) if known_name == KEYS[1] else (other, known)
-    return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=False)
+    return (known, other) if known_name == KEYS[1] else (other, known)

@@ -91,11 +91,8 @@ class Engine(PipelineEngine):
 def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal: bool) -> Any:
     """Stage -> engine, with this rank's random state seeded last.
 
-    Args:
-        module: What `build_module` returned.
-        config: With the schedule's length filled in (`training.config.with_deepspeed`).
-        ranks: This rank's place.
-        load_universal: The checkpoint to be loaded is a universal one (another topology saved it).
+    The schedule's length must be in `config` (`training.config.with_deepspeed`). With `load_universal` the checkpoint that is to be loaded
+    is one of DeepSpeed's universal ones: another topology saved it.
     """
     # Stages and partition were used above; DeepSpeed's engine has no use for them.
     pipeline = {key: value for key, value in config.deepspeed.get("pipeline", {}).items() if key not in ("stages", "partition")}

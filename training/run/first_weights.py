@@ -9,8 +9,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from model.config import InitializeConfig
+from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
-from training.run_folder.progress import has_checkpoint
 
 if TYPE_CHECKING:
     from data.batches.corpus import Corpus
@@ -25,7 +25,7 @@ def check_first_weights(config: RunConfig) -> list[str]:
     Raises:
         ValueError: Names the file or tensor that does not fit.
     """
-    if config.model.initialize.method == "scratch" or has_checkpoint(config.folder):
+    if config.model.initialize.method == "scratch" or published(config.folder):
         return []
     from model.gpt import first_weights
 
@@ -39,7 +39,7 @@ def first_weights_notes(config: RunConfig, corpus: Corpus) -> list[str]:
     """All there is to say about the folder that a new run starts from: what is not used, and whether its tokenizer is the store's."""
     notes = check_first_weights(config)
     start = config.model.initialize
-    if start.folder is not None and start.embeddings and not has_checkpoint(config.folder):
+    if start.folder is not None and start.embeddings and not published(config.folder):
         notes += compare_tokenizers(start.folder, str(corpus.folder / "tokenizer"))
     return notes
 

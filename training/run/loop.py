@@ -197,14 +197,9 @@ def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run
     if run.writer:
         step = engine.global_steps
         run.writer.write([{"step": step, **scores}])
-        run.writer.say(
-            f"step {step}/{run.last_step} | valid loss {scores['valid/loss']:.4f} | {scores['valid/bits_per_char']:.3f} bits per character"
-        )
-        for name in corpus.valid_sources if len(corpus.valid_sources) > 1 else ():
-            run.writer.say(
-                f"step {step}/{run.last_step} | valid/{name} loss {scores[f'valid/{name}/loss']:.4f} |"
-                f" {scores[f'valid/{name}/bits_per_char']:.3f} bits per character"
-            )
+        for tag in (name.removesuffix("/loss") for name in scores if name.endswith("/loss")):
+            loss, bits = scores[f"{tag}/loss"], scores[f"{tag}/bits_per_char"]
+            run.writer.say(f"step {step}/{run.last_step} | {tag} loss {loss:.4f} | {bits:.3f} bits per character")
         if passage:
             run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
             run.writer.passage(passage, step)

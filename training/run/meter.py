@@ -71,12 +71,7 @@ class Meter:
         self._mark = time.perf_counter()
         first = engine.global_steps - len(losses) + 1
         records = [
-            {
-                "step": first + index,
-                "train/loss": loss,
-                "optim/grad_norm": float(norm if norm is not None else float("nan")),
-                "optim/lr": lr,
-            }
+            {"step": first + index, "train/loss": loss, "optim/grad_norm": float(norm), "optim/lr": lr}
             for index, (loss, norm, lr) in enumerate(zip(losses, self._norms, self._lrs, strict=True))
         ]
         self._check_finite(records, engine)

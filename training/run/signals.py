@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
 # SIGUSR1 is what schedulers are asked to send some time before the end (`sbatch --signal=USR1@120`).
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -33,7 +32,7 @@ def listen(first: Callable[[int], None], again: Callable[[int], None] = lambda n
     previous = signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     for number in HANDLED:
         # Also where a shell's `&` has it ignored: whoever sends SIGINT to this very process means it.
-        signal.signal(number, _nothing)
+        signal.signal(number, lambda number, frame: None)  # Without a handler in Python there would be no byte to read.
     threading.Thread(target=_read, args=(reader, first, again), name="signals", daemon=True).start()
     if previous >= 0:
         os.close(previous)  # Its thread reads the end and leaves.
@@ -56,10 +55,6 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         return
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """Without a handler in Python there would be no byte to read."""
 
 
 def _read(reader: socket.socket, first: Callable[[int], None], again: Callable[[int], None]) -> None:

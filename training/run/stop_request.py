@@ -1,4 +1,7 @@
-"""A stop that all ranks agree on, so the last checkpoint is one of the step everybody reached: after a signal, or for another reason."""
+"""A stop that all ranks agree on, so the last checkpoint is one of the step everybody reached.
+
+After a signal on any rank, for a file that somebody puts into the run's folder, or at the end of the time that the run was given.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from deepspeed import comm as dist
 
-from training.health.watchdog import Heartbeat
+from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
 from training.run.failure import RunError
 from training.run.signals import listen
 
 log = logging.getLogger(__name__)
 
 REMIND_SECONDS = 30.0
+STOP_FILE = "STOP"
+# Before the first save there is nothing to judge its length by.
+FIRST_SAVE_SHARE = 0.1
 
 
 class StopRequest:
@@ -29,14 +36,7 @@ class StopRequest:
     def __init__(
         self, heartbeat: Heartbeat, device: torch.device, grace_seconds: float, find_reason: Callable[[], str | None] = lambda: None
     ) -> None:
-        """Listen from now on.
-
-        Args:
-            heartbeat: Which phase is under way, and how long such phases took.
-            device: Where ranks tell each other.
-            grace_seconds: The longest that a rank waits after a signal.
-            find_reason: Why to stop without a signal; asked once a step, on rank 0 only.
-        """
+        """Listen from now on. `device` is where ranks tell each other; `find_reason` is asked once a step, on rank 0 only."""
         self.signal_number = 0
         self._heartbeat = heartbeat
         self._device = device
@@ -115,3 +115,29 @@ class StopRequest:
         patience = self._heartbeat.patience_seconds()
         silent = now - max(self._heartbeat.last, self._asked_at)
         return None if patience is None or silent < patience else f"no progress for {silent:.0f} s"
+
+
+def reason_to_stop(folder: Path, minutes: float | None, heartbeat: Heartbeat) -> str | None:
+    """Why to stop now, or None. Rank 0 asks after every step. The file is taken away, or the next start would stop as well."""
+    file = folder / STOP_FILE
+    if file.exists():
+        try:
+            file.unlink()
+        except OSError as error:
+            log.warning("%s cannot be removed (%s): remove it, or the next start will stop too.", file, error.strerror)
+        return f"{file} was there"
+    if minutes is not None and seconds_since_start() + _reserve_seconds(heartbeat.longest_seconds, 60 * minutes) > 60 * minutes:
+        return f"training.stop_after_minutes = {minutes:g} are nearly over"
+    return None
+
+
+def _reserve_seconds(known: Mapping[str, float], limit_seconds: float) -> float:
+    """For the step under way, the one after it, an evaluation that may be due, and the save."""
+    save = known.get("save", FIRST_SAVE_SHARE * limit_seconds)
+    return 2 * known.get("step", 0.0) + known.get("evaluation", 0.0) + PHASE_FACTOR * save + PHASE_MARGIN_SECONDS
+
+
+def seconds_since_start() -> float:
+    """Since this process was started, its imports and the wait for other ranks included."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from ds_configs.files import object_or_nothing
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import published, verify
 from training.config import RunConfig
-from training.run_folder.progress import has_checkpoint
 from training.run_folder.provenance import read_config
 
 log = logging.getLogger(__name__)
@@ -35,29 +34,10 @@ def check_folder(config: RunConfig) -> None:
     Raises:
         ConfigError: With what differs, or what is free and what is needed.
     """
-    previous = read_config(config.folder)
-    if previous is not None and has_checkpoint(config.folder):
-        problems = []
-        model = previous.get("model", {})
-        if model != config.values["model"]:
-            problems.append(
-                f"{config.path}: model differs from the run in {config.folder} ({_difference(model, config.values['model'], 'model')}). "
-                "Use another run.name, or remove that folder to start anew."
-            )
-        problems += _changed_data(config, previous)
-        before, now = (values.get("optimizer", {}).get("type") for values in (previous, config.values))
-        if before != now:
-            problems.append(
-                f"{config.path}: optimizer.type = {now}, but the run in {config.folder} has the state of {before}, which {now} "
-                "cannot use. Use another run.name."
-            )
-        if previous.get("run", {}).get("seed") != config.values["run"].get("seed"):
-            problems.append(
-                f"{config.path}: run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
-            )
-        if problems:
-            raise ConfigError(problems)
     folder = config.folder
+    previous = read_config(folder)
+    if previous is not None and published(folder) and (problems := list(_changes(config, previous))):
+        raise ConfigError([f"{config.path}: {problem}" for problem in problems])
     # The folder itself is made once nothing is left to refuse.
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
@@ -66,16 +46,33 @@ def check_folder(config: RunConfig) -> None:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         raise ConfigError(
-            [f"{config.path}: the run's folder {folder} cannot be written ({error.strerror}). Set run.directory to one that can."]
+            f"{config.path}: the run's folder {folder} cannot be written ({error.strerror}). Set run.directory to one that can."
         ) from error
     needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
     if free < 2 * needed:
         raise ConfigError(
-            [
-                f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
-                "and saving needs room for two. Free some space, or set run.directory to another disk."
-            ]
+            f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
+            "and saving needs room for two. Free some space, or set run.directory to another disk."
         )
+
+
+def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:
+    """What of a run cannot change after its first checkpoint, and is not as its `config.json` says. Which text it reads is `check_text`."""
+    values, anew = config.values, "Use another run.name, or remove that folder to start anew."
+    model = previous.get("model", {})
+    if model != values["model"]:
+        yield f"model differs from the run in {config.folder} ({_difference(model, values['model'], 'model')}). {anew}"
+    data = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
+    for change in changed_keys(data, config.data)[:1]:
+        yield f"data differs from the run in {config.folder} ({change}). {anew}"
+    before, now = (each.get("optimizer", {}).get("type") for each in (previous, values))
+    if before != now:
+        yield (
+            f"optimizer.type = {now}, but the run in {config.folder} has the state of {before}, which {now} cannot use. "
+            "Use another run.name."
+        )
+    if previous.get("run", {}).get("seed") != values["run"].get("seed"):
+        yield f"run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
 
 
 def _difference(old: Any, new: Any, name: str) -> str:
@@ -85,21 +82,6 @@ def _difference(old: Any, new: Any, name: str) -> str:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{name}.{key}")
     return f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"
-
-
-def _changed_data(config: RunConfig, previous: Mapping[str, Any]) -> list[str]:
-    """Problems with keys of the data section that decide which tokens are read. Which text it was is `check_text`.
-
-    Args:
-        config: The run as it would go on.
-        previous: What its `config.json` says.
-    """
-    before = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
-    return [
-        f"{config.path}: data differs from the run in {config.folder} ({change}). "
-        "Use another run.name, or remove that folder to start anew."
-        for change in changed_keys(before, config.data)[:1]
-    ]
 
 
 def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -> None:
@@ -122,13 +104,11 @@ def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -
             unrecorded = folder
         elif text["identity"] != now.sha256:
             what = _what_changed(config, text, now)
-            raise ConfigError([f"{config.path}: not the text of {folder}: {what}. {ways} ({text['store']})."])
+            raise ConfigError(f"{config.path}: not the text of {folder}: {what}. {ways} ({text['store']}).")
         elif tokenizer is not None and text["tokenizer"] != tokenizer:
             raise ConfigError(
-                [
-                    f"{config.path}: the tokenizer is not that of {folder}: SHA-256 {tokenizer[:12]}, wanted "
-                    f"{text['tokenizer'][:12]}. The same text was prepared with another version of the tokenizers' library. {ways}."
-                ]
+                f"{config.path}: the tokenizer is not that of {folder}: SHA-256 {tokenizer[:12]}, wanted "
+                f"{text['tokenizer'][:12]}. The same text was prepared with another version of the tokenizers' library. {ways}."
             )
     if unrecorded is not None and tokenizer is not None:
         _check_unrecorded(config, unrecorded, tokenizer)
@@ -139,10 +119,8 @@ def _check_unrecorded(config: RunConfig, checkpoint: Path, tokenizer: str) -> No
     ours = config.folder / "tokenizer"
     if ours.is_dir() and fingerprint(ours) != tokenizer:
         raise ConfigError(
-            [
-                f"{config.path}: the tokenizer of the token store is not the one in {ours}, so {checkpoint} was trained with other text. "
-                "Use another run.name, or put the old text back."
-            ]
+            f"{config.path}: the tokenizer of the token store is not the one in {ours}, so {checkpoint} was trained with other text. "
+            "Use another run.name, or put the old text back."
         )
     known = "Its tokenizer is that of the token store" if ours.is_dir() else "Nor is its tokenizer there to compare"
     log.warning("%s does not say which text it was trained on. %s; the run goes on.", checkpoint, known)

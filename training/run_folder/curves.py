@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
-from ds_configs.files import write_text
+from ds_configs.files import strict_json, write_text
 from training.config import RunConfig
-from training.run_folder.strict_json import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ def check_packages(config: RunConfig) -> None:
     """
     if config.values.get("wandb", {}).get("enabled") and importlib.util.find_spec("wandb") is None:
         ways = "Install it (.venv/bin/python -m pip install wandb) or set it false."
-        raise ConfigError([f"{config.path}: wandb.enabled = true, but wandb is not installed. {ways}"])
+        raise ConfigError(f"{config.path}: wandb.enabled = true, but wandb is not installed. {ways}")
 
 
 class Wandb:

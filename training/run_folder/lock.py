@@ -36,7 +36,7 @@ def hold(folder: Path) -> int | None:
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ConfigError(
-            [f"{error.filename}: {error.strerror}. The run's folder must be writable; run.directory names another place."]
+            f"{error.filename}: {error.strerror}. The run's folder must be writable; run.directory names another place."
         ) from error
     try:
         locked = _wait(descriptor)
@@ -44,10 +44,8 @@ def hold(folder: Path) -> int | None:
         holder = _describe(descriptor)
         os.close(descriptor)
         raise ConfigError(
-            [
-                f"{folder}: another start of this run is going on: {holder}. Wait for its end or stop it; "
-                "two runs in one folder need two names (run.name=NAME)."
-            ]
+            f"{folder}: another start of this run is going on: {holder}. Wait for its end or stop it; "
+            "two runs in one folder need two names (run.name=NAME)."
         ) from None
     if not locked:
         os.close(descriptor)

@@ -7,16 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import write_text
+from ds_configs.files import write_json
 from training.checkpoints.find_and_verify import open_checkpoint, published, step_of
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
-from training.run_folder.strict_json import strict_json
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """True if a complete checkpoint is there (not verified)."""
-    return bool(published(folder))
 
 
 def finished_step(config: RunConfig, last_step: int | None) -> int | None:
@@ -28,7 +22,7 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
 
 def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:
     """Write `results.json`: the last figures of a finished run."""
-    write_text(config.folder / "results.json", strict_json({"step": step, **results}, indent=1) + "\n")
+    write_json(config.folder / "results.json", {"step": step, **results})
 
 
 def read_results(config: RunConfig) -> dict[str, Any]:

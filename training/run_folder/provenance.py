@@ -67,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     try:
         read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError([f"{path}: {error}. It was damaged; remove it to have it written again."]) from error
+        raise ConfigError(f"{path}: {error}. It was damaged; remove it to have it written again.") from error
     return read
 
 

@@ -9,8 +9,8 @@ import glob
 from pathlib import Path
 
 from model.hugging_face.source import check_source
+from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
-from training.run_folder.progress import has_checkpoint
 
 
 def missing(config: RunConfig) -> list[str]:
@@ -21,7 +21,7 @@ def missing(config: RunConfig) -> list[str]:
     """
     found = []
     start = config.model.initialize.folder
-    if start is not None and not has_checkpoint(config.folder):
+    if start is not None and not published(config.folder):
         if Path(start).is_dir():
             check_source(config.model)
         else:

@@ -176,12 +176,12 @@ def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
 def test_a_copy_of_a_checkpoint_beside_the_others_disturbs_neither_start_nor_end(make_run, root):
     from ds_configs import load
     from training.config import resolve
-    from training.run_folder.progress import finished_step, has_checkpoint
+    from training.run_folder.progress import finished_step
 
     run = make_run()
     config = resolve(load(run.config))
     checkpoint(run.folder / "checkpoints", "step00000100_best")
-    assert not has_checkpoint(run.folder)
+    assert not published(run.folder)
     assert finished_step(config, 8) is None
     checkpoint(run.folder / "checkpoints", "step00000008")
     assert finished_step(config, 8) == 8

@@ -5,7 +5,15 @@ import subprocess
 
 import pytest
 
-from training.launch.world import World, check_placement, default_environment, find_world, has_loopback_name, is_first_on_host, is_launched
+from training.launch.world import (
+    World,
+    check_placement,
+    default_environment,
+    find_launcher,
+    find_world,
+    has_loopback_name,
+    is_first_on_host,
+)
 
 DEEPSPEED = {
     "RANK": "7", "LOCAL_RANK": "1", "WORLD_SIZE": "12", "LOCAL_SIZE": "6", "CROSS_RANK": "1", "CROSS_SIZE": "2",
@@ -71,7 +79,7 @@ MET = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29511"}
     ],
 )
 def test_every_launchers_variables_say_the_same_place(environment):
-    assert is_launched(environment)
+    assert find_launcher(environment)
     assert find_world(environment) == World(rank=7, local_rank=1, size=12, local_size=6, master_addr="10.0.0.1", master_port=29511)
 
 
@@ -79,7 +87,7 @@ def test_every_launchers_variables_say_the_same_place(environment):
     "environment", [{}, {"PBS_JOBID": "17.pbs"}, SLURM_BATCH, SRUN_SHELL], ids=["terminal", "pbs-script", "sbatch-script", "srun-pty"]
 )
 def test_a_job_script_is_no_rank_although_slurm_gives_it_a_rank(environment):
-    assert not is_launched(environment)
+    assert not find_launcher(environment)
     with pytest.raises(ValueError, match=r"start with \./run_pretrain\.sh or deepspeed"):
         find_world(environment)
 
@@ -100,7 +108,7 @@ def test_the_bash_half_asks_the_same_question(environment, root, tmp_path):
     done = subprocess.run(
         [script], env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(python), **environment}, capture_output=True, text=True
     )
-    assert done.stdout.split("\n")[0] == ("went on" if is_launched(environment) else "made"), done.stderr
+    assert done.stdout.split("\n")[0] == ("went on" if find_launcher(environment) else "made"), done.stderr
 
 
 def test_the_first_host_of_the_job_is_where_ranks_meet(tmp_path):

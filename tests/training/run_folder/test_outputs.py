@@ -11,10 +11,10 @@ import types
 import pytest
 
 import ds_configs
+from ds_configs.files import strict_json
 from training.config import resolve
 from training.run_folder.curves import AppendedFile
 from training.run_folder.outputs import Writer
-from training.run_folder.strict_json import strict_json
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
 END = {"train/tokens": 512, "perf/tokens_per_second": 99.0, "memory/stage_0_gib": 0.5}
