@@ -85,10 +85,9 @@ def _whole_parameters(source: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Replica d holds the d-th piece of each flat group. What is one number a group (Adam's step) is the same for all.
     """
-    matches = [(PARTITION_FILE.fullmatch(path.name), path) for path in source.iterdir()]
     stages: dict[int, list[tuple[int, Path]]] = defaultdict(list)
-    for match, path in matches:
-        if match:
+    for path in source.iterdir():
+        if match := PARTITION_FILE.fullmatch(path.name):
             stages[int(match[2])].append((int(match[1]), path))
     for files in stages.values():
         pieces: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))

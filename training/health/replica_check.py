@@ -68,8 +68,7 @@ def differing(digests: Sequence[Sequence[int]]) -> list[str]:
     """Name the ranks whose weights are not those of most replicas, from digests by replica and stage: a phrase a stage that has any."""
     stages = len(digests[0])
     found = []
-    for stage in range(stages):
-        column = [row[stage] for row in digests]
+    for stage, column in enumerate(zip(*digests, strict=True)):
         (most, count), *others = Counter(column).most_common()
         if not others:
             continue

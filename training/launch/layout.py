@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.run.batch import KEYS, Batch, resolve_batch
@@ -15,24 +14,13 @@ if TYPE_CHECKING:
 MOST_RANKS_PER_CORE = 8
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What fits, and in `notes` whatever is not as the configuration or the machine would have it."""
-
-    stages: int
-    replicas: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self.stages * self.replicas
-
-
-def lay_out(values: Mapping[str, Any], devices: Devices) -> Layout:
+def lay_out(values: Mapping[str, Any], devices: Devices) -> tuple[int, int, str]:
     """As many whole pipelines as fit on the devices; with fewer devices than stages, one pipeline of fewer stages.
 
     The global batch stays what it is. On a CPU ranks share cores, and the configuration alone decides.
+
+    Returns:
+        Stages, replicas, and a line about what is not as the configuration or the machine would have it; empty if all is.
 
     Raises:
         ValueError: If the batch keys are wrong, or pin more pipelines than fit.
@@ -42,10 +30,10 @@ def lay_out(values: Mapping[str, Any], devices: Devices) -> Layout:
     if batch.world_size > room and (devices.is_cpu or batch.replicas > 1):
         raise ValueError(_too_many(batch, devices))
     if devices.is_cpu:
-        return Layout(batch.stages, batch.replicas)
+        return batch.stages, batch.replicas, ""
     if devices.count < batch.stages:
         note = f"{devices} for {batch.stages} stages: training with pipeline.stages={devices.count}; the batch stays the same."
-        return Layout(devices.count, 1, (note,))
+        return devices.count, 1, note
     replicas, why = batch.replicas, "the batch keys ask for no more"
     if not batch.pinned:
         most = devices.count // batch.stages
@@ -53,7 +41,7 @@ def lay_out(values: Mapping[str, Any], devices: Devices) -> Layout:
         why = f"{most} pipelines do not divide {KEYS[0]} = {values.get(KEYS[0])}" if replicas < most else f"a pipeline takes {batch.stages}"
     used = batch.stages * replicas
     idle = devices.count - used
-    return Layout(batch.stages, replicas, (f"{used} of {devices} are used, {idle} idle: {why}.",) if idle else ())
+    return batch.stages, replicas, f"{used} of {devices} are used, {idle} idle: {why}." if idle else ""
 
 
 def _can_split(values: Mapping[str, Any], ranks: int) -> bool:

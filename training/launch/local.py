@@ -71,15 +71,15 @@ def resolve_here(path: str, overrides: Sequence[str]) -> tuple[RunConfig, list[s
     from model.hardware.devices import find_devices
 
     try:
-        layout = lay_out(loaded.values, find_devices())
+        stages, replicas, note = lay_out(loaded.values, find_devices())
     except ValueError as error:
         raise ds_configs.ConfigError(f"{path}: {error}") from error
-    for note in layout.notes:
+    if note:
         print(note, file=sys.stderr)
     needed = list(overrides)
-    if layout.stages != loaded.values.get("pipeline", {}).get("stages", 1):
-        needed.append(f"pipeline.stages={layout.stages}")
-    return resolve(ds_configs.read(path, needed), layout.world_size), needed
+    if stages != loaded.values.get("pipeline", {}).get("stages", 1):
+        needed.append(f"pipeline.stages={stages}")
+    return resolve(ds_configs.read(path, needed), stages * replicas), needed
 
 
 def _prepare(config: RunConfig) -> None:

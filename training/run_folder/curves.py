@@ -67,18 +67,15 @@ class AppendedFile:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            end = os.fstat(file).st_size
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
             rest = memoryview(self._waiting)
             try:
                 while rest:
-                    rest = rest[os.write(file, rest) :]
+                    rest = rest[file.write(rest) :]
             except OSError:
-                os.ftruncate(file, end)
+                file.truncate(end)
                 raise
-        finally:
-            os.close(file)
 
 
 class EventFile:
