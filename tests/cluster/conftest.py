@@ -1,12 +1,24 @@
-"""A run that two hosts can share: a tiny model, two stages, two replicas, 4 ranks and no other number."""
+"""Two hosts, and a run that they can share: a tiny model, two stages, two replicas, 4 ranks and no other number."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cluster.hosts import Hosts
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Made anew for each file."""
+    made = Hosts(tmp_path_factory.mktemp("hosts"))
+    (made.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="package")

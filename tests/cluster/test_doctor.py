@@ -25,14 +25,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    (made.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def doctor(hosts, root):
     """Start the doctor on the first host."""

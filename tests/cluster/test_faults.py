@@ -6,8 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ WATCHDOG_SECONDS = 30
 LEAVING_SECONDS = 60
 RANK = "run_pretrain.sh --local_rank"
 OF_THE_JOB = "run_pretrain.sh|deepspeed.launcher"
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    (made.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
-    yield made
-    made.close()
 
 
 class Job(Started):
@@ -83,85 +74,43 @@ def undisturbed(hosts: Hosts, config: Path, root: Path) -> Job:
     return job
 
 
-def kill_rank(hosts: Hosts) -> None:
-    beta = hosts.all[1]
-    beta.kill(signal.SIGKILL, beta.pids(f"{RANK}=1")[-1])
-
-
-def kill_first_rank(hosts: Hosts) -> None:
-    alpha = hosts.all[0]
-    alpha.kill(signal.SIGKILL, alpha.pids(f"{RANK}=0")[-1])
-
-
-def kill_host(hosts: Hosts) -> None:
-    hosts.all[1].kill_everything()
-
-
-def stop_rank(hosts: Hosts) -> None:
-    beta = hosts.all[1]
-    beta.kill(signal.SIGSTOP, beta.pids(f"{RANK}=0")[-1])
-
-
-def cut_link(hosts: Hosts) -> None:
-    hosts.all[1].set_link("down")
-
-
-def cut_ranks_network(hosts: Hosts) -> None:
-    hosts.all[1].set_everything_but_ssh("down")
-
-
-def mend_ranks_network(hosts: Hosts) -> None:
-    hosts.all[1].set_everything_but_ssh("up")
-
-
-def revive(hosts: Hosts) -> None:
-    hosts.all[1].start_ssh(hosts.folder)
-
-
-def mend_link(hosts: Hosts) -> None:
-    hosts.all[1].set_link("up")
+def signal_rank(host: Host, number: int, local_rank: int) -> None:
+    host.kill(number, host.pids(f"{RANK}={local_rank}")[-1])
 
 
 def nothing(hosts: Hosts) -> None:
     """What needs no repair."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is done to the hosts, and how they are mended before the restart."""
-
-    strike: Callable[[Hosts], None]
-    repair: Callable[[Hosts], None] = nothing
-
-    @property
-    def name(self) -> str:
-        return self.strike.__name__
-
-
-FAULTS = [
-    Fault(kill_rank),
-    Fault(kill_first_rank),
-    Fault(kill_host, revive),
-    Fault(stop_rank),
-    Fault(cut_link, mend_link),
-    Fault(cut_ranks_network, mend_ranks_network),
-]
+# What is done to the hosts, and how they are mended before the restart.
+FAULTS: dict[str, tuple[Callable[[Hosts], None], Callable[[Hosts], None]]] = {
+    "kill_rank": (lambda hosts: signal_rank(hosts.all[1], signal.SIGKILL, 1), nothing),
+    "kill_first_rank": (lambda hosts: signal_rank(hosts.all[0], signal.SIGKILL, 0), nothing),
+    "kill_host": (lambda hosts: hosts.all[1].kill_everything(), lambda hosts: hosts.all[1].start_ssh(hosts.folder)),
+    "stop_rank": (lambda hosts: signal_rank(hosts.all[1], signal.SIGSTOP, 0), nothing),
+    "cut_link": (lambda hosts: hosts.all[1].set_link("down"), lambda hosts: hosts.all[1].set_link("up")),
+    "cut_ranks_network": (
+        lambda hosts: hosts.all[1].set_everything_but_ssh("down"),
+        lambda hosts: hosts.all[1].set_everything_but_ssh("up"),
+    ),
+}
 # A minute and a half for each; one of them is tried with every change.
-TRIED = [pytest.param(fault, id=fault.name, marks=() if fault.strike is cut_link else pytest.mark.slow) for fault in FAULTS]
+TRIED = [pytest.param(name, marks=() if name == "cut_link" else pytest.mark.slow) for name in FAULTS]
 
 
 @pytest.mark.parametrize("fault", TRIED)
 def test_all_of_a_job_ends_after_a_fault_and_the_finished_run_equals_an_undisturbed_one(
-    fault: Fault, hosts: Hosts, config: Path, root: Path, undisturbed: Job
+    fault: str, hosts: Hosts, config: Path, root: Path, undisturbed: Job
 ) -> None:
-    job = Job(hosts, config, root, fault.name)
+    strike, repair = FAULTS[fault]
+    job = Job(hosts, config, root, fault)
     job.wait_for(lambda: max(job.curve(), default=0) >= 3, "step 3")
     before = {host.name: set(job_processes(host)) for host in hosts.all}
-    fault.strike(hosts)
+    strike(hosts)
     seconds = job.seconds_until_gone(before)
-    print(f"{fault.name}: all processes of the start had left after {seconds:.0f} s")
+    print(f"{fault}: all processes of the start had left after {seconds:.0f} s")
     job.wait_for(lambda: bool(job.events("failed")), "the failure")
-    fault.repair(hosts)
+    repair(hosts)
     code, output = job.finish()
 
     assert code == 0, output

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cluster.hosts import Hosts, Started, deepspeed, needs_hosts
+from tests.cluster.hosts import Started, deepspeed, needs_hosts
 
 pytestmark = [
     pytest.mark.multinode,
@@ -17,22 +17,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lost_host(tmp_path_factory, config, root):
+def lost_host(hosts, config, root):
     """The job after everything on its second host was killed, sshd too: exit code, what was printed, and the run's folder."""
-    hosts = Hosts(tmp_path_factory.mktemp("hosts"))
-    (hosts.folder / "environment").write_text("OMP_NUM_THREADS=1\n", encoding="utf-8")
     folder = config.parent / "runs" / "supervised"
     words = deepspeed(hosts.hostfile((2, 2)), str(config), "run.name=supervised", "training.steps=8", "training.watchdog_seconds=60")
     supervised = [sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *words]
     # Keepalive: ssh notices within seconds that the other host has gone.
     job = Started(hosts, supervised, root, PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=2 -o ServerAliveCountMax=2")
-    try:
-        job.wait_for((folder / "checkpoints/step00000002/manifest.json").exists, "a checkpoint")
-        hosts.all[1].kill_everything()
-        code, output = job.finish()
-        yield code, output, folder
-    finally:
-        hosts.close()
+    job.wait_for((folder / "checkpoints/step00000002/manifest.json").exists, "a checkpoint")
+    hosts.all[1].kill_everything()
+    code, output = job.finish()
+    return code, output, folder
 
 
 def test_the_run_is_finished_on_the_host_that_is_left(lost_host):

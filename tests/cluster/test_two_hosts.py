@@ -31,13 +31,6 @@ OVERRIDES = {
 }
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory):
-    made = Hosts(tmp_path_factory.mktemp("hosts"))
-    yield made
-    made.close()
-
-
 class Job(Started):
     """One start of the launcher on the first host."""
 
