@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,6 @@ from inference.server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 # Paths that tell nothing about a model or its use.
 _OPEN = ("/", "/health", "/openapi.json")
 _PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/completions", "/v1/copied", "/v1/info", "/v1/models")
@@ -60,9 +60,7 @@ class Guard:
             ApiError: 401 without the key; 403 when a page of somebody else's has been made to point here (DNS rebinding).
         """
         if self._key is None:
-            host = headers.get("host", "")
-            name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-            if name not in LOOPBACK_NAMES:
+            if not _is_this_machine(headers.get("host", "")):
                 raise ApiError(403, "without an API key, this server answers only to 127.0.0.1, [::1] and localhost.")
         elif path not in _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -70,6 +68,15 @@ class Guard:
             if scheme.lower() != "bearer" or not right:
                 advice = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, 'an API key is needed: "Authorization: Bearer KEY".', code="invalid_api_key", headers=advice)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a Host header gives localhost or a loopback address. Any other name may be made to point here by somebody else."""
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class _Body:
