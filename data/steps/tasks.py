@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +105,7 @@ def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -
     # what it has loaded once its children share.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data.steps.clean", "data.steps.tokenization"])
+    _start_fork_server()
     with ProcessPoolExecutor(min(num_workers, len(missing)), context, _start_worker, (os.getpid(),)) as pool:
         waiting: dict[Future[Result], int] = {}
         todo = iter(missing)
@@ -131,9 +133,21 @@ def execute(task: Task) -> Result:
     return result
 
 
+def _start_fork_server() -> None:
+    """Its children have SIGINT blocked from birth: Ctrl-C reaches all, the preparation leaves, and the workers end with it.
+
+    A worker that said so itself would write a traceback if it were still starting.
+    """
+    resource_tracker.ensure_running()  # The fork server needs it, and starting it unblocks SIGINT.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _start_worker(preparation: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # The workers are the parallelism.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the preparation leaves, and the workers end with it.
     threading.Thread(target=_end_with, args=(preparation,), daemon=True).start()
 
 

@@ -65,15 +65,15 @@ class Heartbeat:
 
     def _watch(self) -> None:
         pause = min(LOOK_SECONDS, self.limit_seconds / 4)
-        assert self._outside.stdin
+        guarded = True
         while True:
             before = time.monotonic()
             time.sleep(pause)
             overslept = time.monotonic() - before - pause
             if overslept > LOOK_SECONDS:  # This process was suspended (Ctrl-Z) or busy with an import: not time in which to wait for peers.
                 self.last = min(self.last + overslept, time.monotonic())
-            with contextlib.suppress(OSError):  # It was killed: this thread is left.
-                os.write(self._outside.stdin.fileno(), b".")
+            if guarded:
+                guarded = self._tell_outside()
             silent = time.monotonic() - self.last
             if silent > self.limit_seconds:
                 log.error(
@@ -83,3 +83,16 @@ class Heartbeat:
                 )  # fmt: skip
                 faulthandler.dump_traceback(file=sys.stderr)
                 os._exit(EXIT_HUNG)
+
+    def _tell_outside(self) -> bool:
+        """Say to the process beside this one that threads can run here. False if it is gone."""
+        assert self._outside.stdin
+        try:
+            os.write(self._outside.stdin.fileno(), b".")
+        except OSError:
+            log.warning(
+                "rank %s: the process that watches its watchdog was ended; going on without: should this rank be stopped, nothing ends it.",
+                os.environ.get("RANK"),
+            )
+            return False
+        return True

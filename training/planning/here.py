@@ -39,6 +39,9 @@ PROBED_PARAMETERS = 16_000_000
 # More than the caches of a core and its share of what cores have together.
 COLD_BYTES = 64 << 20
 ROUNDS = 5
+# Layers are timed so often; the factor between the sums above which it is said.
+TIMES = 3
+STEADY = 1.15
 
 
 def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[RunConfig, Plan, list[str]]:
@@ -51,7 +54,7 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     precision = choose_precision(config.precision, "cpu", checkpoint.precision if checkpoint else None)
     run = with_precision(config, precision.bf16)
     batch, workload = run.batch, run.workload
-    layers, per_parameter = measure(run.values["model"], workload, batch.world_size)
+    layers, per_parameter, spread = measure(run.values["model"], workload, batch.world_size)
     seconds = recomputed(layers, workload)
     if checkpoint:
         parts = checkpoint.manifest["partition"]
@@ -65,6 +68,10 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
     if batch.world_size > usable_processors():
         said.append(f"they take turns on {usable_processors()} cores; --device plans for devices that are not here")
+    if spread > STEADY:
+        said.append(
+            f"the same layers took up to {spread:.2f} times as long a moment later: other work slows this machine, and the plan is no surer"
+        )
     return run, plan, [*said, ""]
 
 
@@ -83,12 +90,14 @@ def compare(folder: Path) -> str:
     if len(times) < 2:
         raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
     found = published(folder)
-    run, plan, _ = plan_here(resolve(ds_configs.read(str(config_path), [])), open_checkpoint(found[0]) if found else None)
-    measured = statistics.median(times[1:])
+    run, plan, said = plan_here(resolve(ds_configs.read(str(config_path), [])), open_checkpoint(found[0]) if found else None)
+    steps = sorted(times[1:])
+    measured = statistics.median(steps)
     lines = [
         f"{folder}: {run.batch.stages} stages x {run.batch.replicas} replicas, {len(times) - 1} log intervals",
         "                    planned   measured   planned / measured",
-        f"seconds a step    {plan.step_seconds:>9.3f}  {measured:>9.3f}  {plan.step_seconds / measured:>8.2f}",
+        f"seconds a step    {plan.step_seconds:>9.3f}  {measured:>9.3f}  {plan.step_seconds / measured:>8.2f}"
+        f"   (measured {steps[0]:.3f} to {steps[-1]:.3f})",
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
     snapshot = plan.snapshot_bytes if run.training.async_save else 0
@@ -98,11 +107,11 @@ def compare(folder: Path) -> str:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")
         elif (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, said[1:])])
 
 
-def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tuple[list[tuple[float, float]], float]:
-    """Seconds (forward, backward) of each layer, and the optimizer's seconds per parameter; the mean over processes.
+def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tuple[list[tuple[float, float]], float, float]:
+    """Seconds (forward, backward) of each layer and the optimizer's per parameter, means over processes, and how unsteady layers were.
 
     Args:
         values: The model section.
@@ -130,7 +139,7 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tu
     turns = processes / together
     layers = turns * np.mean([answer["layers"] for answer in answers], axis=0)
     optimizer = turns * statistics.mean(answer["optimizer"] for answer in answers)
-    return [(forward, backward) for forward, backward in layers.tolist()], optimizer
+    return [(forward, backward) for forward, backward in layers.tolist()], optimizer, max(answer["spread"] for answer in answers)
 
 
 def main() -> None:
@@ -142,15 +151,20 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     workload = Workload(**asked["workload"])
     config = ds_configs.build_section(ModelConfig, preset(asked["model"]), "model", "command line")
-    layers = layer_pass_seconds(
-        config,
-        shape=(workload.micro_batch, workload.seq_length),
-        dtype=torch.bfloat16 if workload.bf16 else torch.float32,
-        device=torch.device("cpu"),
-        synchronize=lambda: None,
-        cold_bytes=COLD_BYTES,
-    )
-    json.dump({"layers": layers, "optimizer": _optimizer_seconds()}, sys.stdout)
+    times = [
+        layer_pass_seconds(
+            config,
+            shape=(workload.micro_batch, workload.seq_length),
+            dtype=torch.bfloat16 if workload.bf16 else torch.float32,
+            device=torch.device("cpu"),
+            synchronize=lambda: None,
+            cold_bytes=COLD_BYTES,
+        )
+        for _ in range(TIMES)
+    ]
+    sums = np.sum(times, axis=(1, 2))
+    spread = float(sums.max() / sums.min())
+    json.dump({"layers": np.median(times, axis=0).tolist(), "optimizer": _optimizer_seconds(), "spread": spread}, sys.stdout)
 
 
 def _optimizer_seconds() -> float:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,19 +30,27 @@ def config(tmp_path):
     return path
 
 
+def is_deaf_to_ctrl_c(process):
+    """Whether SIGINT is blocked or ignored there."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return any(int(mask, 16) & 1 << signal.SIGINT - 1 for mask in re.findall(r"Sig(?:Blk|Ign):\s*(\w+)", status))
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_is_left_of_a_preparation_that_is_ended(config, root, number):
     process = processes.start([sys.executable, "-m", "data.prepare", config], cwd=root, stdout=-1, stderr=-2, text=True)
 
     def busy():
-        # Python's fork server and its helper are there too. A worker that is only just starting when its parent ends says so itself.
+        # Python's fork server and its helper are there too.
         written = any(path.is_file() for path in (config.parent / "stores").glob(".*.work/*/*"))
         return (written and len(processes.descendants(process.pid)) >= 4) or process.poll() is not None
 
     processes.wait_until(busy, "two workers that write")
     workers = processes.descendants(process.pid)
     assert len(workers) >= 4
+    assert all(map(is_deaf_to_ctrl_c, workers)), "from birth: a worker that is still starting would write a traceback"
+    assert not is_deaf_to_ctrl_c(process.pid)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # As the terminal does.
     else:

@@ -78,6 +78,18 @@ def test_a_rank_that_holds_pythons_lock_is_killed_by_the_process_beside_it(besid
     wait_until(lambda: not is_running(outside), "the end of the process beside it")
 
 
+def test_a_rank_goes_on_without_the_process_beside_it_and_says_so_once(beside):
+    rank, outside = beside(4)
+    os.kill(outside, signal.SIGKILL)
+    for _ in range(6):
+        print("beat", file=rank.stdin, flush=True)
+        time.sleep(1)
+    assert rank.poll() is None
+    rank.stdin.close()
+    assert rank.wait(timeout=60) == 0
+    assert rank.stdout.read().count("rank 7: the process that watches its watchdog was ended; going on without") == 1
+
+
 def test_a_rank_that_was_suspended_with_the_whole_job_goes_on(beside):
     rank, outside = beside(8)
     for process in (rank.pid, outside):
