@@ -65,7 +65,7 @@ class Batcher:
             self._changed.notify()
 
     def wind_down(self) -> None:
-        """Begin no text any more: those that wait end at once, those that are being written go on."""
+        """Begin no text any more: those that wait or are not read to their end yet end at once, those that are being written go on."""
         with self._changed:
             self._stopping = True
             for sequence in self._waiting:

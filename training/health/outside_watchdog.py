@@ -1,6 +1,6 @@
 """The watchdog of a rank's watchdog, a process beside the rank. Standard library only, and alone: it is run as a script.
 
-A rank that is stopped, or kept inside C code that holds Python's lock, cannot end itself.
+A rank that is stopped (SIGSTOP), or kept inside C code that holds Python's lock, cannot end itself.
 
     python training/health/outside_watchdog.py RANK LIMIT_SECONDS
 

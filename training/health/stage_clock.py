@@ -21,7 +21,7 @@ TOGETHER = (
 
 
 class HostTimes:
-    """The host's clock, for devices that compute before a call returns: CPUs."""
+    """How time is taken: here by the host's clock, for CPUs, which compute before a call returns."""
 
     steps_an_interval = float("inf")
     at_once = True  # Whether a moment can be read as soon as it was taken.
