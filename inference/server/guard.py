@@ -61,7 +61,7 @@ class Guard:
         """
         if self._key is None:
             if not _is_this_machine(headers.get("host", "")):
-                raise ApiError(403, "without an API key, this server answers only to localhost and loopback addresses (127.x.x.x, [::1]).")
+                raise ApiError(403, "without an API key, this server answers only to localhost and loopback addresses (127.0.0.1, [::1]).")
         elif path not in _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key.encode())
