@@ -65,18 +65,19 @@ class Batcher:
             self._changed.notify()
 
     def wind_down(self) -> None:
-        """Begin no text any more: those that wait or are not read to their end yet end at once, those that are being written go on."""
+        """Begin no text any more: those that wait end at once, those that are being read or written go on."""
         with self._changed:
             self._stopping = True
             for sequence in self._waiting:
-                sequence.cancelled = True
+                if not sequence.num_read:
+                    sequence.cancelled = True
             self._changed.notify()
 
     def give_up(self) -> None:
         """End every text before its next token."""
         self.wind_down()
         with self._changed:
-            for sequence in self._running:
+            for sequence in [*self._waiting, *self._running]:
                 sequence.cancelled = True
 
     def stop(self) -> None:

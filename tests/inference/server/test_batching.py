@@ -70,6 +70,26 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
         batcher.stop()
 
 
+def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.server.batcher.PROMPT_TOKENS_PER_STEP", 2)
+    sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
+    batcher = Batcher(gpt2, Limits(**sizes, max_batch=2, max_queue=8), Metrics())
+    read, waits = (Text(gpt2, prompt, Sampling(new_tokens=4, temperature=0)) for prompt in PROMPTS[:2])
+    batcher.submit([read.sequence, waits.sequence])
+    with torch.inference_mode():
+        batcher._read_prompts()
+    assert 0 < read.sequence.num_read < len(read.sequence.prompt)
+    batcher.wind_down()
+    batcher.start()
+    try:
+        assert read.text
+        assert read.sequence.finish_reason in ("length", "stop")
+        assert not waits.text
+        assert waits.sequence.finish_reason == "cancelled"
+    finally:
+        batcher.stop()
+
+
 def test_logits_of_a_row_are_those_of_the_model_alone(engine: Engine) -> None:
     """Rows of different lengths, read in parts, moved, and continued together, against one forward pass for each."""
     torch.manual_seed(0)
