@@ -6,6 +6,7 @@ A store is named after its identity (`identity.py`); one that is there already i
 on where it was when it is started again.
 """
 
+import argparse
 import errno
 import logging
 import os
@@ -182,10 +183,16 @@ def way_on(error: OSError) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare the data of a configuration file; 2 is a mistake of the user's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare", description="Make the token store of a configuration.", allow_abbrev=False
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a run's JSON file")
+    parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="changes to it")
     if not arguments:
-        print("usage: .venv/bin/python -m data.prepare CONFIG [dotted.key=value ...]", file=sys.stderr)
+        parser.print_usage(sys.stderr)
         return 2
-    return command(arguments[0], arguments[1:], prepare)
+    known, options = parser.parse_known_args(list(arguments))
+    return command(known.config, [*known.overrides, *options], prepare)
 
 
 def command(path: str, overrides: Sequence[str], make: Callable[[DataConfig], Path]) -> int:

@@ -131,6 +131,13 @@ def test_the_command_answers_a_mistake_with_one_line_and_code_2(make, tmp_path, 
     assert main([]) == 2
 
 
+def test_help_is_no_file(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    assert "CONFIG [dotted.key=value ...]" in capsys.readouterr().out
+
+
 def test_the_command_prints_where_the_store_is(make, verse, tmp_path, capsys):
     section = {"path": str(verse), "seq_length": 8, "tokenizer": {"kind": "characters"}, "clean": [], "directory": str(tmp_path / "stores")}
     path = tmp_path / "run.json"
