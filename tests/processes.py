@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from training.launch.parent import bound, parent_of
+from training.launch.parent import bound, command_of, parent_of
 
 LIMIT_SECONDS = 900
 # For processes that are just about to leave when their test ends, on a machine that may be slow.
@@ -89,10 +89,7 @@ def descendants(process: int) -> list[int]:
 
 def command_line(process: int) -> str:
     """Words of the command, joined; empty if the process has gone."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
-    except OSError:
-        return ""
+    return " ".join(command_of(process)).strip()
 
 
 def end_all(processes: Sequence[int]) -> None:

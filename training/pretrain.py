@@ -25,7 +25,7 @@ from training.run.first_weights import first_weights_notes
 from training.run.signals import leaving, listen
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
-from training.run_folder.remarks import replaced, unreached
+from training.run_folder.remarks import schedule_remarks
 
 if TYPE_CHECKING:
     from training.run.loop import Run
@@ -123,7 +123,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
         say_precision(precision, checkpoint)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
-        for note in [*first_weights_notes(config, corpus), *unreached(config, ready.last_step), *replaced(config)]:
+        for note in [*first_weights_notes(config, corpus), *schedule_remarks(config, ready.last_step)]:
             log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, checkpoint, ready.last_step)
     with run.stop.excusing():

@@ -28,7 +28,7 @@ from training.config import resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG, EXIT_USER_ERROR
-from training.run.batch import KEYS, resolve_batch
+from training.run.batch import KEYS, can_split
 from training.run.signals import HANDLED, leaving, listen, say
 from training.run_folder.lock import hold
 from training.supervision.attempt import Attempt, Ended
@@ -99,11 +99,7 @@ class Job:
 
     def fits(self, ranks: int) -> bool:
         """Whether the global batch can be divided over this many ranks."""
-        try:
-            resolve_batch({"pipeline": {"stages": self.config.batch.stages}, **self._kept_batch()}, ranks)
-        except ValueError:
-            return False
-        return ranks > 0
+        return ranks > 0 and can_split({"pipeline": {"stages": self.config.batch.stages}, **self._kept_batch()}, ranks)
 
     def _kept_batch(self) -> dict[str, int | None]:
         """The batch keys with which any number of ranks keeps the global batch."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.inspect import Subject
-from data.tokenizers.tokenizer_folder import load
+from data.tokenizers.tokenizer_folder import Tokenizer, load
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
 from inference.exporting.source import max_positions
@@ -41,6 +41,11 @@ class Job:
         if self.options.dtype == "auto":
             print(f"precision: {dtype}, {why}", file=sys.stderr)
         return load_engine(self.folder, dtype=dtype)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return load(self.folder)
 
     @cached_property
     def subject(self) -> Subject:
@@ -79,7 +84,7 @@ class Job:
             texts = held_out_texts(self.subject)
             yield "held-out text", self._score(texts, store=self.subject.manifest["identity"])
         for path in options.text:
-            texts = texts_of_file(path, load(self.folder), self.rows, chapters="chapter" in options.by)
+            texts = texts_of_file(path, self.tokenizer, self.rows, chapters="chapter" in options.by)
             yield f"text of {path.name}", self._score(texts)
         if options.memorization is not None:
             yield "memorization", self._memorization()
@@ -95,7 +100,7 @@ class Job:
     def _score(self, texts: list[Text], **facts: str) -> dict[str, Any]:
         by = self.options.by or (["source"] if len(texts) > 1 else [])
         model = self.engine.core.module
-        found = score(model, load(self.folder), texts, self.rows, by=by, batch_size=self.options.batch_size)
+        found = score(model, self.tokenizer, texts, self.rows, by=by, batch_size=self.options.batch_size)
         return {"dtype": self.engine.dtype, **facts, **found}
 
     def _memorization(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Tokenizer files and token ids are the caller's affair.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ds_configs.files import write_json
 from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT, layers
@@ -69,7 +69,7 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
     folder.mkdir(parents=True, exist_ok=True)
     _write_tensors(folder, named_tensors(model, config, format))
     for name, content in (("config.json", values), ("generation_config.json", ids)):
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / name, content, indent=2)
 
 
 def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
@@ -103,7 +103,7 @@ def _write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
         (out / file).replace(out / final)
         weight_map |= dict.fromkeys(names, final)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(out / INDEX_FILE, index, indent=2)
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

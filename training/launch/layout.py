@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from training.run.batch import KEYS, Batch, resolve_batch
+from training.run.batch import KEYS, Batch, can_split, resolve_batch
 
 if TYPE_CHECKING:
     from model.hardware.devices import Devices
@@ -37,19 +37,11 @@ def lay_out(values: Mapping[str, Any], devices: Devices) -> tuple[int, int, str]
     replicas, why = batch.replicas, "the batch keys ask for no more"
     if not batch.pinned:
         most = devices.count // batch.stages
-        replicas = next(fewer for fewer in range(most, 0, -1) if _can_split(values, batch.stages * fewer))
+        replicas = next(fewer for fewer in range(most, 0, -1) if can_split(values, batch.stages * fewer))
         why = f"{most} pipelines do not divide {KEYS[0]} = {values.get(KEYS[0])}" if replicas < most else f"a pipeline takes {batch.stages}"
     used = batch.stages * replicas
     idle = devices.count - used
     return batch.stages, replicas, f"{used} of {devices} are used, {idle} idle: {why}." if idle else ""
-
-
-def _can_split(values: Mapping[str, Any], ranks: int) -> bool:
-    try:
-        resolve_batch(values, ranks)
-    except ValueError:
-        return False
-    return True
 
 
 def _too_many(batch: Batch, devices: Devices) -> str:

@@ -96,7 +96,8 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
             server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
         listener.join()
         server.close()  # Before anyone goes on: torch opens the same port next.
-    lines = reasons_against(world, own, reports, limit_seconds, lost_ranks())
+    lost = lost_ranks() if len(reports) < world.size - 1 else {}
+    lines = reasons_against(world, own, reports, limit_seconds, lost)
     start = not (lines or own.problem or any(report["problem"] for report in reports.values()))
     for line in lines:
         say(line)

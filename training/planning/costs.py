@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from model.config import ModelConfig
-from model.flops import Workload, block_matrix_parameters, layer_work, stage_summary
+from model.flops import Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
 from model.partition import balance
 from training.config import RunConfig
 from training.planning.devices import Device
@@ -112,11 +112,12 @@ def plan_on(device: Device, config: ModelConfig, workload: Workload, parts: Sequ
     """A step on devices of a kind that reach their efficiency everywhere. All stages of a host share its links to other hosts."""
     tokens = workload.seq_length * workload.micro_batch
     layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
-    matrices = block_matrix_parameters(config)
+    parameters, matrices = layer_parameters(config), block_matrix_parameters(config)
     exchange = []
-    for row, (start, stop) in zip(stage_summary(config, parts, workload), pairwise(parts), strict=True):
-        network = ring_bytes(row.parameters, workload) * (len(parts) - 1) / network_bytes_per_second
-        exchange.append(network + optimizer_seconds(device, config, workload, row.parameters, sum(matrices[start:stop])))
+    for start, stop in pairwise(parts):
+        held = sum(parameters[start:stop])
+        network = ring_bytes(held, workload) * (len(parts) - 1) / network_bytes_per_second
+        exchange.append(network + optimizer_seconds(device, config, workload, held, sum(matrices[start:stop])))
     return plan_step(
         config,
         workload,

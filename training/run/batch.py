@@ -66,6 +66,15 @@ def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
     return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=len(given) == 3)
 
 
+def can_split(values: Mapping[str, Any], ranks: int) -> bool:
+    """Whether the batch can be divided over so many ranks."""
+    try:
+        resolve_batch(values, ranks)
+    except ValueError:
+        return False
+    return True
+
+
 def _pinned_replicas(given: Mapping[str, int], stages: int, replicas: int | None) -> int:
     """All three keys pin the world, so a hostfile that was not found cannot start a fraction of the run unnoticed."""
     total, micro_batch, accumulation = (given[key] for key in KEYS)

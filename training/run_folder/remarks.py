@@ -39,8 +39,12 @@ def _is_something(path: str) -> bool:
     return Path(path).exists() or next(glob.iglob(path, recursive=True), None) is not None
 
 
-def unreached(config: RunConfig, last_step: int | None) -> list[str]:
-    """What the schedule is set to and does not get to before the last step (None: not known yet)."""
+def schedule_remarks(config: RunConfig, last_step: int | None) -> list[str]:
+    """What the schedule does not get to before the last step (None: not known yet), and what of the optimizer's it replaces."""
+    return _unreached(config, last_step) + _replaced(config)
+
+
+def _unreached(config: RunConfig, last_step: int | None) -> list[str]:
     scheduler = config.values.get("scheduler", {})
     warmup = scheduler.get("params", {}).get("warmup_num_steps")
     if warmup is None or last_step is None or warmup <= last_step:
@@ -60,8 +64,7 @@ _OWN_RATE = {
 }
 
 
-def replaced(config: RunConfig) -> list[str]:
-    """What the optimizer is given and the schedule puts something else in the place of."""
+def _replaced(config: RunConfig) -> list[str]:
     scheduler, optimizer = (config.values.get(section, {}) for section in ("scheduler", "optimizer"))
     params, given = scheduler.get("params", {}), optimizer.get("params", {})
     key, default = _OWN_RATE.get(scheduler.get("type"), (None, None))
