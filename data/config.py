@@ -167,7 +167,7 @@ class DataConfig(TextConfig):
     @property
     def mixes_sources(self) -> bool:
         """Whether a common shuffle makes one text of several sources."""
-        return len(self.all_sources) > 1 and self.shuffle and not self.is_weighted
+        return self.sources is not None and len(self.sources) > 1 and self.shuffle and not self.is_weighted
 
     @property
     def source_names(self) -> list[str]:

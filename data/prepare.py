@@ -58,7 +58,7 @@ def plan(config: DataConfig) -> Plan:
     """Look at the raw files and work out which store is meant, made or not. A change since the last time is said.
 
     Raises:
-        DataError: If a corpus is unknown, or the text or the tokenizer cannot be found.
+        DataError: If the text or the tokenizer cannot be found.
     """
     hashes = FileHashes(Path(config.directory) / ".hashes.json")
     before = find_store(config)

@@ -134,7 +134,9 @@ def _check_chapters(document: Document, found: Chapters, numbers: Sequence[int],
 
 def _fill(template: str, document: Document) -> str:
     """Put a document's fields into a template; a field that it does not have is empty."""
-    values = {**document.meta, "text": document.text, "form": poems.form(poems.clauses(document.text))}
+    values = {**document.meta, "text": document.text}
+    if "{form}" in template:  # Splitting a long text for nothing takes a millisecond.
+        values["form"] = poems.form(poems.clauses(document.text))
     return _FIELD.sub(lambda match: values.get(match[1], ""), template)
 
 

@@ -19,7 +19,6 @@ from data.steps.tasks import Task, run
 from data.steps.tokenization import DOCUMENTS, add_up
 from data.store import token_store
 from data.store.fits_config import check_length, check_sources
-from data.tokenizers import tokenizer_folder
 from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
@@ -35,8 +34,7 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
         DataError: If the training split is shorter than one window.
     """
     shutil.copytree(steps.tokenizer, folder / "tokenizer")
-    vocab_size = tokenizer_folder.load(folder / "tokenizer").vocab_size
-    linked = {name: _link_split(config, pairs, name, folder, vocab_size) for name, pairs in steps.pairs.items()}
+    linked = {name: _link_split(config, pairs, name, folder) for name, pairs in steps.pairs.items()}
     splits: dict[str, Any] = {name: _describe_split(config, pairs, name) for name, pairs in linked.items()}
     check_length(splits["train"]["tokens"], config)
     check_sources({part["source"]: part["tokens"] for part in splits["train"]["streams"]}, config)
@@ -54,7 +52,7 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
     return {"splits": splits, "bad_input": bad_input(steps.cleaned)}
 
 
-def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path, vocab_size: int) -> list[Pair]:
+def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path) -> list[Pair]:
     """Give names in the store to the pairs of one split, as many as its budget has room for, the last one cut where it ends."""
     linked: list[Pair] = []
     for pair in pairs:
@@ -65,7 +63,7 @@ def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: P
         if left is not None and left <= 0:
             continue
         if left is not None and pair.counts["tokens"] > left:
-            cut = Task(folder.parent / "5-cut" / f"{split}-{pair.source}-{left}", tokenization.truncate, (pair.prefix, left, vocab_size))
+            cut = Task(folder.parent / "5-cut" / f"{split}-{pair.source}-{left}", tokenization.truncate, (pair.prefix, left))
             (counts,) = run([cut], 1)
             pair = replace(pair, prefix=cut.output, counts=counts)
         named = replace(pair, name=f"{split}-{len(linked):05d}")

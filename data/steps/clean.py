@@ -29,7 +29,6 @@ LENGTHS = ".lengths.npy"  # (documents,) int32, in characters.
 
 _NUM_BAD_SAMPLES = 20
 _NUM_LOGGED = 10
-_NUM_DUPLICATE_SAMPLES = 5
 
 
 def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
@@ -163,10 +162,10 @@ def keep_path(output: Path, prefix: Path) -> Path:
 
 def _samples(found: Duplicates, prefixes: Sequence[Path]) -> list[dict[str, str]]:
     samples = []
-    for kind, reason in (("exact", EXACT), ("near", NEAR)):
-        for _, dropped, first in [sample for sample in found.samples if sample[0] == reason][:_NUM_DUPLICATE_SAMPLES]:
-            copy, original = (next(islice(intermediate.read(prefixes[piece]), index, None)) for piece, index in (dropped, first))
-            samples.append({"kind": kind, "source": copy.source, "like": original.source, "text": excerpt(copy.text)})
+    for reason, dropped, first in found.samples:
+        kind = "exact" if reason == EXACT else "near"
+        copy, original = (next(islice(intermediate.read(prefixes[piece]), index, None)) for piece, index in (dropped, first))
+        samples.append({"kind": kind, "source": copy.source, "like": original.source, "text": excerpt(copy.text)})
     return samples
 
 

@@ -7,7 +7,6 @@ shows in the outcome.
 
 import contextlib
 import fcntl
-import json
 import logging
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.documents import DataError
-from ds_configs.files import with_ending, write_json
+from ds_configs.files import read_object, with_ending, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +71,7 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
     """
     for folder in {task.output.parent for task in tasks}:
         folder.mkdir(parents=True, exist_ok=True)
-    done = {index: task.result_path for index, task in enumerate(tasks) if task.result_path.is_file()}
-    results: dict[int, Result] = {index: json.loads(path.read_text(encoding="utf-8")) for index, path in done.items()}
+    results: dict[int, Result] = {index: read_object(task.result_path) for index, task in enumerate(tasks) if task.result_path.is_file()}
     missing = [index for index in range(len(tasks)) if index not in results]
     if results:
         logger.info("%s: %d of %d parts are done already", tasks[0].output.parent.name, len(results), len(tasks))

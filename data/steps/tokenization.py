@@ -147,11 +147,12 @@ class _PairWriter:
         return {"documents": self.shard.num_documents, "tokens": self.shard.num_tokens, "chars": sum(self._chars)}
 
 
-def truncate(prefix: Path, max_tokens: int, vocab_size: int, output: Path) -> Result:
+def truncate(prefix: Path, max_tokens: int, output: Path) -> Result:
     """Copy the first documents of a pair, as many as have `max_tokens` in all, but at least one, and what belongs to them."""
     shard = token_store.Shard(prefix)
     ends = np.cumsum(shard.document_sizes, dtype=np.int64)
     num_documents = max(1, int(np.searchsorted(ends, max_tokens, side="right")))
+    vocab_size = len(np.load(with_ending(prefix, COUNTS)))
     counts = np.zeros(vocab_size, dtype=np.int64)
     with token_store.ShardWriter(output, vocab_size) as writer:
         for start, end in pairwise([0, *ends[:num_documents].tolist()]):

@@ -17,6 +17,7 @@ import tokenizers
 
 from data.documents import DataError
 from data.tokenizers.encoders import Encoder, fastest, reference_encoder
+from ds_configs.files import write_json
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -116,7 +117,7 @@ def save(backend: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) 
     backend.save(str(folder / "tokenizer.json"))
     # The plain class reads tokenizer.json and nothing else. Others build rules of their own, and then ids may differ.
     plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**plain, **settings}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {**plain, **settings}, indent=2)
 
 
 def load(folder: Path | str) -> Tokenizer:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import write_json
+from ds_configs.files import read_object, write_json
 from training.checkpoints.find_and_verify import open_checkpoint, published, step_of
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
@@ -29,8 +28,7 @@ def read_results(config: RunConfig) -> dict[str, Any]:
     """The last figures of a finished run; those of its newest checkpoint if it was killed between that and `results.json`."""
     folders = published(config.folder)
     newest = open_checkpoint(folders[0]).manifest if folders else {}
-    path = config.folder / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results = read_object(config.folder / "results.json")
     if results.get("step") != newest.get("step"):
         return {"step": newest["step"], **newest.get("metrics", {})}
     return results

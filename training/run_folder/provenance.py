@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data.store.identity import STORE_RECORD
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
-from ds_configs.files import write_json, write_text
+from ds_configs.files import write_json
 from training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write_config(config: RunConfig, overrides: Sequence[str], facts: Mapping[str
             **facts,
         },
     }
-    write_text(config.folder / "config.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(config.folder / "config.json", record, indent=2)
 
 
 def software() -> list[str]:

@@ -14,6 +14,7 @@ from backports import zstd
 from data.documents import DataError
 from data.steps import shuffle as shuffle_module
 from data.steps.shuffle import ShuffleConfig, gather, scatter
+from tests.data.stores import flip_bit
 
 RECORDS = [f'{{"text": "第{index}篇 {"山" * (index % 50)}"}}\n'.encode() for index in range(3000)]
 
@@ -92,10 +93,10 @@ def test_a_damaged_part_is_refused(damage, reason, tmp_path):
     config = ShuffleConfig(num_shards=3, seed=0, compressed=True)
     part = tmp_path / "part"
     scatter(RECORDS, 0, config, part)
-    content = bytearray(part.read_bytes())
     if damage == "flip":
-        content[5] ^= 1
-    part.write_bytes(content[:9] if damage == "cut" else content)
+        flip_bit(part, 5)
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:9])
     if damage == "shards":
         config = ShuffleConfig(num_shards=4, seed=0, compressed=True)
     if damage == "index":
