@@ -120,8 +120,10 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
     matrices = block_matrix_parameters(config)
     number = len(parts) - 1
     rows = []
+    # A single stage holds a tied matrix once, but sums the gradients of its two uses apart.
+    tied_once = parameters[0] if config.tie_embeddings and number == 1 else 0
     for stage, (start, stop) in enumerate(pairwise(parts)):
-        held = sum(parameters[start:stop])
+        held = sum(parameters[start:stop]) - tied_once
         by_muon = sum(matrices[start:stop]) if workload.muon else 0
         rows.append(
             StageSummary(
@@ -132,7 +134,7 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
                 flops_per_token=sum(flops[start:stop]),
                 work_ratio=sum(work[start:stop]) / (sum(work) / number),
                 weight_bytes=held * (2 if workload.bf16 else 4),
-                gradient_bytes=held * (2 + 4 if workload.bf16 else 4 + 4),
+                gradient_bytes=held * (2 + 4 if workload.bf16 else 4 + 4) + 4 * tied_once,
                 optimizer_bytes=(held * (4 + 8) - 4 * by_muon) // workload.replicas,
                 # The first stage runs as many micro-batches ahead as there are stages behind it.
                 activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),

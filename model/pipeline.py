@@ -59,10 +59,15 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
     """
     weights = first_weights(config, seed)
     parts = plan.parts or choose_parts(config, plan, topology.get_dim("pipe"))
+    tied_head = TiedHead()
     # DeepSpeed prints its seed settings, which do not apply here.
     with contextlib.redirect_stdout(io.StringIO()):
         return GPTPipeline(
-            [(_SeededTiedSpec if entry.tied else _SeededSpec)(entry, config, weights) for entry in layers(config)],
+            [
+                _SeededTiedSpec(entry, config, weights, tied_head) if entry.tied else _SeededSpec(entry, config, weights)
+                for entry in layers(config)
+            ],
+            tied_head,
             topology=topology,
             loss_fn=loss,
             partition_method=list(parts),
@@ -90,6 +95,24 @@ def set_fp32_masters(module: PipelineModule, config: ModelConfig, seed: int) -> 
 
 class GPTPipeline(PipelineModule):
     """A PipelineModule whose split was decided beforehand: `partition_method` is the list of first layers."""
+
+    def __init__(self, specs: Sequence[LayerSpec], tied_head: TiedHead, **settings: Any) -> None:
+        super().__init__(specs, **settings)
+        self._tied_head = tied_head
+
+    def sum_tied_gradients_apart(self) -> None:
+        """Have a single stage sum the gradients of a tied matrix's two uses apart, as two stages do; `add_tied_gradient` must follow.
+
+        Two stages sum them in fp32, each over all micro-batches, and then add the two sums. Autograd would add the two gradients of each
+        micro-batch in the working precision: other last bits, so a run that goes on with fewer stages would see other losses.
+        """
+        self._tied_head.apart = self.num_stages == 1
+
+    def add_tied_gradient(self) -> None:
+        """Add the head's sum to that of the embedding; between the last micro-batch of a step and the exchange over replicas."""
+        gradient, self._tied_head.gradient = self._tied_head.gradient, None
+        if gradient is not None:
+            self.tied_modules[TIED_KEY].weight._hp_grad.add_(gradient.flatten())
 
     def _partition_layers(self, method: Sequence[int]) -> None:
         self.parts = list(method)
@@ -159,15 +182,36 @@ class _SeededSpec(LayerSpec):
         return self.entry.build(self.config, self.weights)
 
 
-def _project_tied(embedding: TokenEmbedding, hidden: Tensor) -> Tensor:
-    return project(embedding.weight, hidden)
+class TiedHead:
+    """Hidden states to logits with the embedding's matrix."""
+
+    def __init__(self) -> None:
+        self.apart = False
+        self.gradient: Tensor | None = None
+        """Of this use of the matrix, summed in fp32 over the micro-batches of a step; only if `apart`."""
+
+    def __call__(self, embedding: TokenEmbedding, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, V)."""
+        weight: Tensor = embedding.weight
+        if self.apart and torch.is_grad_enabled():
+            weight = weight.detach().requires_grad_()
+            weight.register_post_accumulate_grad_hook(self._add)
+        return project(weight, hidden)
+
+    def _add(self, weight: Tensor) -> None:
+        assert weight.grad is not None
+        if self.gradient is None:
+            self.gradient = weight.grad.float()
+        else:
+            self.gradient.add_(weight.grad)
+        weight.grad = None
 
 
 class _SeededTiedSpec(TiedLayerSpec):
     """The embedding's matrix at either end of the model; both ends build it from the embedding's index."""
 
-    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
-        super().__init__(TIED_KEY, entry.module, forward_fn=_project_tied if entry.index else None)
+    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights, head: TiedHead) -> None:
+        super().__init__(TIED_KEY, entry.module, forward_fn=head if entry.index else None)
         self.config, self.weights = config, weights
 
     def build(self, log: bool = False) -> Any:

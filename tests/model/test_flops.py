@@ -69,6 +69,13 @@ def test_operations_are_those_the_matrix_products_of_a_step_do():
         assert counter.get_total_flops() == flops_per_token(config, 24) * tokens.numel()
 
 
+def test_a_single_stage_holds_a_tied_matrix_once_and_two_sums_of_its_gradients():
+    config = tiny("gpt2")
+    (row,) = stage_summary(config, [0, len(layers(config))], WORKLOAD)
+    assert row.parameters == count_parameters(config)
+    assert row.gradient_bytes == 6 * row.parameters + 4 * 61 * 24
+
+
 def test_a_stage_holds_its_layers_and_all_stages_hold_the_model():
     config = tiny("gpt2", num_layers=4)
     parts = [0, 3, 7, 12]

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.constants import BFLOAT16
+from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from model.pipeline import PipelinePlan, build_pipeline
@@ -44,13 +45,12 @@ SAVED_PREFIX = "bf16_"
 class Engine(PipelineEngine):
     """DeepSpeed's pipeline engine, with `ShardedOptimizer` around the basic optimizer in bf16 and in fp32, and a clock."""
 
-    _INSTRUCTION_MAP = timed(PipelineEngine._INSTRUCTION_MAP)
-
     def __init__(self, **arguments: Any) -> None:
         self.clock = StageClock()
         self.checkpoint_prefix = SAVED_PREFIX
         super().__init__(**arguments)
         self.using_bf16_optimizer = True  # DeepSpeed compares classes, and ours is a subclass.
+        self.module.sum_tied_gradients_apart()
 
     def train_batch(self, data_iter: Any = None) -> Any:
         """One step, as DeepSpeed's, measured."""
@@ -60,6 +60,12 @@ class Engine(PipelineEngine):
     def _aggregate_total_loss(self) -> Any:
         with self.clock.waiting():
             return super()._aggregate_total_loss()
+
+    def _exec_reduce_tied_grads(self) -> None:
+        super()._exec_reduce_tied_grads()
+        self.module.add_tied_gradient()
+
+    _INSTRUCTION_MAP = timed({**PipelineEngine._INSTRUCTION_MAP, schedule.ReduceTiedGrads: _exec_reduce_tied_grads})
 
     def _configure_basic_optimizer(self, model_parameters: Any) -> Any:
         optimizer = super()._configure_basic_optimizer(model_parameters)

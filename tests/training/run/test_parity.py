@@ -22,11 +22,7 @@ def test_one_stage_two_stages_and_a_plain_loop_give_the_same_losses(make_run, ti
     two.run(ranks=2)
     one = make_run(**changes, pipeline__stages=1, training__eval_interval_steps=100, training__save_interval_steps=100)
     one.run(ranks=1)
-    if tied:
-        # One stage adds the matrix's two gradients in bf16 before they reach the fp32 sum, two stages after.
-        assert [loss for loss, _ in two.curve().values()] == pytest.approx([loss for loss, _ in one.curve().values()], abs=1e-3)
-    else:
-        assert two.curve() == one.curve()  # Bit for bit, gradient norms too.
+    assert two.curve() == one.curve()  # Bit for bit, gradient norms too.
 
     records = [record for record in one.records() if "train/loss" in record]
     plain = train_plainly(with_precision(resolve(ds_configs.load(one.config)), True), [record["optim/lr"] for record in records]).losses
