@@ -8,10 +8,10 @@ check FILE ... [KEY=VALUE ...]     validate as training would; parameters, token
 import argparse
 import functools
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ds_configs.errors import ConfigError
@@ -105,7 +105,7 @@ def _differences(first: LoadedConfig, second: LoadedConfig) -> list[tuple[str, s
 
 
 def _check_all(arguments: Sequence[str]) -> int:
-    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    overrides = [argument for argument in arguments if "=" in argument and not os.path.exists(argument)]
     files = [argument for argument in arguments if argument not in overrides]
     if not files:
         print("check: name at least one configuration file.", file=sys.stderr)
@@ -171,9 +171,8 @@ def _stages(run: "RunConfig") -> list[str]:
     from model.flops import layer_work, stage_table
     from model.partition import balance
 
-    method = run.values.get("pipeline", {}).get("partition", "flops")
-    if method != "flops":
-        return [f'  stages      cut by "{method}" when the run starts']
+    if run.partition != "flops":
+        return [f'  stages      cut by "{run.partition}" when the run starts']
     parts = balance(layer_work(run.model, run.data.seq_length), run.batch.stages)
     return [f"    {line}" for line in stage_table(run.model, parts, run.workload).splitlines()]
 

@@ -6,6 +6,7 @@ Needs neither torch nor DeepSpeed, so that a configuration can be checked in a m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -127,10 +128,18 @@ class ModelConfig:
         """Rows of the learned position table; 0 with rotary positions."""
         return self.max_seq_length + self.position_offset if self.position == "learned" else 0
 
+    @property
+    def layer_classes(self) -> list[str]:
+        """The model from front to back, by the names of its modules' classes (`gpt.layers`). A tied head is the embedding again."""
+        mlp = "GatedMLP" if self.gated else "MLP"
+        head = "TokenEmbedding" if self.tie_embeddings else "Head"
+        return ["TokenEmbedding", "PositionEmbedding", *["Attention", mlp] * self.num_layers, "FinalNorm", head]
+
 
 def _near_divisors(number: int, wanted: int) -> str:
     """The divisors of `number` on either side of `wanted`, as "8 or 12"."""
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    smaller = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    divisors = sorted({*smaller, *(number // n for n in smaller)})
     below = [n for n in divisors if n < wanted]
     above = [n for n in divisors if n > wanted]
     return " or ".join(str(n) for n in below[-1:] + above[:1])

@@ -18,6 +18,10 @@ from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEm
 
 __all__ = ["GPT", "Layer", "layers", "loss"]
 
+CLASSES: dict[str, type[nn.Module]] = {
+    module.__name__: module for module in (TokenEmbedding, PositionEmbedding, Attention, MLP, GatedMLP, FinalNorm, Head)
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -51,12 +55,10 @@ def layers(config: ModelConfig) -> list[Layer]:
 
     Block i is entries 2 + 2i and 3 + 2i in every family. A tied head is the embedding's entry again.
     """
-    mlp = GatedMLP if config.gated else MLP
-    tied = config.tie_embeddings
-    modules: list[type[nn.Module]] = [PositionEmbedding, *[Attention, mlp] * config.num_layers, FinalNorm]
-    middle = [Layer(index, module) for index, module in enumerate(modules, start=1)]
-    head = Layer(len(middle) + 1, TokenEmbedding if tied else Head, tied)
-    return [Layer(0, TokenEmbedding, tied), *middle, head]
+    return [
+        Layer(index, CLASSES[name], tied=config.tie_embeddings and name == "TokenEmbedding")
+        for index, name in enumerate(config.layer_classes)
+    ]
 
 
 def first_weights(config: ModelConfig, seed: int) -> Weights:

@@ -16,20 +16,26 @@ KEY = "pipeline.partition"
 METHODS = ("flops", "measured", "uniform", "parameters")
 
 
-def check_method(method: str) -> None:
-    """Refuse a `pipeline.partition` that does not exist.
+def check_method(method: str, classes: Sequence[str] = ()) -> None:
+    """Refuse a `pipeline.partition` that does not exist, or one by a type that no layer has.
+
+    Args:
+        method: What it says.
+        classes: Those of the layers (`ModelConfig.layer_classes`); none if the model is not known.
 
     Raises:
-        ValueError: Names the methods there are.
+        FieldError: Names the methods, or the classes, there are.
     """
     if method in METHODS:
         return
     if not method.startswith("type:"):
         raise FieldError(KEY, f' = "{method}" is unknown. Use {", ".join(METHODS)}, or type:<regular expression of layer classes>.')
     try:
-        re.compile(method.removeprefix("type:"))
+        pattern = re.compile(method.removeprefix("type:"), re.IGNORECASE)
     except re.error as error:
         raise FieldError(KEY, f' = "{method}" is no regular expression after "type:": {error}.') from error
+    if classes and not any(map(pattern.search, classes)):
+        raise FieldError(KEY, f' = "{method}" matches no layer. The classes are {", ".join(dict.fromkeys(classes))}.')
 
 
 def balance(work: Sequence[float], stages: int) -> list[int]:

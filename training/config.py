@@ -92,6 +92,8 @@ class TrainingConfig:
             raise FieldError(
                 "sample_tokens", f" = {self.sample_tokens}; 0 to 64. For longer texts: .venv/bin/python -m inference.generate."
             )
+        peak = self.peak_tflops_per_device
+        require(self, "peak_tflops_per_device", peak is None or peak > 0, "more than 0, or null to measure it")
         temperature = self.sample_temperature
         require(self, "sample_temperature", temperature == 0 or 0.01 <= temperature <= 100, "0 (greedy) or from 0.01 to 100")
 
@@ -137,6 +139,12 @@ class RunConfig:
         """DeepSpeed's name of the optimizer."""
         kind: str = self.deepspeed["optimizer"]["type"]
         return kind
+
+    @property
+    def partition(self) -> str:
+        """How layers are divided into stages: `pipeline.partition`."""
+        method: str = self.values.get("pipeline", {}).get("partition", "flops")
+        return method
 
     @property
     def workload(self) -> Workload:
@@ -202,7 +210,7 @@ def resolve(config: ds_configs.LoadedConfig, world_size: int | None = None) -> R
     if config.problems:
         raise ds_configs.ConfigError(problems)  # With keys unknown or of a wrong type, rules between sections have nothing to hold on to.
     batch = attempt(lambda: resolve_batch(values, world_size))
-    attempt(lambda: check_method(values.get("pipeline", {}).get("partition", "flops")))
+    attempt(lambda: check_method(values.get("pipeline", {}).get("partition", "flops"), model.layer_classes if model else ()))
     for key, problem in (*precision_problems(values), *cross_problems(values, model, data, batch)):
         problems.append(f"{config.where(key)}: {key}{problem}")
     if problems:

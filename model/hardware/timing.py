@@ -65,7 +65,7 @@ def _forward_and_backward(
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
     tokens = torch.randint(config.vocab_size, shape, device=device)
     hidden = torch.randn(*shape, config.hidden_size, device=device).to(dtype)
-    is_head = entry.index > 0 and entry.index == len(layers(config)) - 1
+    is_head = entry.index == len(config.layer_classes) - 1
 
     def forward() -> Tensor:
         if is_head:

@@ -114,6 +114,7 @@ def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsy
             "model.initialize.folder = nowhere: no such folder. Fetch it before the run.",
         ),
         ('data.tokenizer={"kind":"existing","path":"nowhere","vocab_size":null}', "data.tokenizer.path = nowhere: no such file or folder."),
+        (f'data={{"corpus":null,"path":"{"春" * 100}"}}', ": nothing there. The preparation needs it."),  # Longer than a name may be.
         ('data={"corpus":null,"path":"nowhere/*.txt"}', "data.path = nowhere/*.txt: nothing there. The preparation needs it."),
     ],
 )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import glob
-from pathlib import Path
+import os
 
 from model.hugging_face.source import check_source
 from training.checkpoints.find_and_verify import published
@@ -22,12 +22,12 @@ def missing(config: RunConfig) -> list[str]:
     found = []
     start = config.model.initialize.folder
     if start is not None and not published(config.folder):
-        if Path(start).is_dir():
+        if os.path.isdir(start):
             check_source(config.model)
         else:
             found.append(f"model.initialize.folder = {start}: no such folder. Fetch it before the run.")
     tokenizer = config.data.tokenizer.path
-    if tokenizer is not None and not Path(tokenizer).exists():
+    if tokenizer is not None and not os.path.exists(tokenizer):
         found.append(f"data.tokenizer.path = {tokenizer}: no such file or folder. Fetch it before the preparation.")
     for source in config.data.all_sources:
         found += [f"data.path = {path}: nothing there. The preparation needs it." for path in source.paths if not _is_something(path)]
@@ -35,8 +35,8 @@ def missing(config: RunConfig) -> list[str]:
 
 
 def _is_something(path: str) -> bool:
-    """Whether a path is there, or a pattern matches anything."""
-    return Path(path).exists() or next(glob.iglob(path, recursive=True), None) is not None
+    """Whether a path is there, or a pattern matches anything. What may not be looked at is not there (pathlib would raise an error)."""
+    return os.path.exists(path) or next(glob.iglob(path, recursive=True), None) is not None
 
 
 def schedule_remarks(config: RunConfig, last_step: int | None) -> list[str]:
