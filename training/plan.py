@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ds_configs
-from model.flops import count_parameters, flops_per_token, layer_work
-from model.partition import balance
+from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, Plan, plan_on, search
+from training.planning.costs import GIB, Plan, cut, plan_on, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
@@ -77,12 +76,30 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
         parser.error("--devices and --slots must be 1 or more")
+    why, unused = _without_effect(options)
+    if given := [name for name in unused if getattr(options, name) not in (parser.get_default(name), [])]:
+        names = ["CONFIG or dotted.key=value" if name == "words" else f"--{name.replace('_', '-')}" for name in given]
+        parser.error(f"{', '.join(names)}: without effect: {why}")
     return options
+
+
+def device_name(options: argparse.Namespace) -> str:
+    """The device that is meant, or "here"."""
+    return str(options.device or ("here" if not options.hostfile and options.devices is None else "max1550"))
+
+
+def _without_effect(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The options that say nothing beside the others, and why."""
+    if options.against:
+        return "--against takes everything from the run's folder", [name for name in vars(options) if name != "against"]
+    if device_name(options) == "here":
+        return "this machine is measured; --device names another", ["devices", "slots", "efficiency", "network_gbits"]
+    return "only --devices looks for layouts", ["slots"] if options.devices is None else []
 
 
 def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
     """The plan as lines."""
-    name = options.device or ("here" if not options.hostfile and options.devices is None else "max1550")
+    name = device_name(options)
     device: Device | None = None
     if name == "here":
         from training.planning.here import plan_here
@@ -92,8 +109,7 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
         device = DEVICES[name]
         device = dataclasses.replace(device, efficiency=options.efficiency or device.efficiency)
         run = with_precision(config, config.precision is not False)
-        parts = balance(layer_work(run.model, run.data.seq_length), run.batch.stages)
-        plan = plan_on(device, run.model, run.workload, parts, options.network_gbits * GBIT)
+        plan = plan_on(device, run.model, run.workload, cut(run, run.batch.stages), options.network_gbits * GBIT)
         lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {name}", ""]
     lines += [*stages_table(plan, device), *summary(run, plan, device, options)]
     if options.timeline:
@@ -195,6 +211,10 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
             f"  network      {options.network_gbits:g} Gbit/s a host (--network-gbits), shared by its stages; gradients are not",
             "               exchanged while anything else is done",
         ]
+        if run.partition == "measured":
+            speed.append(
+                '  stages       cut as "flops" cuts them: the run times its layers where it starts (pipeline.partition = "measured")'
+            )
     else:
         speed = [f"  products     measured here in {precision}, with as many processes at work as there are cores for them"]
     return [

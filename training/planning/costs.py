@@ -172,17 +172,33 @@ def layouts(num_layers: int, batch: int, devices: int, slots: int) -> Iterator[t
             micro_batch *= 2
 
 
+def cut(run: RunConfig, stages: int, seconds: Sequence[float] | None = None) -> list[int]:
+    """First layer of each stage, then the number of layers, as the run's `pipeline.partition` says.
+
+    `measured` balances these seconds of the layers, and without any, where a run would measure them first, what `flops` balances.
+    """
+    if run.partition == "measured" and seconds is not None:
+        return balance(seconds, stages)
+    from model.pipeline import PipelinePlan, choose_parts  # Takes seconds: a mistake is said before.
+
+    method = "flops" if run.partition == "measured" else run.partition
+    return choose_parts(
+        run.model, PipelinePlan(seq_length=run.data.seq_length, micro_batch=run.batch.micro_batch, partition=method), stages
+    )
+
+
 def search(run: RunConfig, device: Device, devices: int, slots: int, network_bytes_per_second: float) -> tuple[list[Plan], int]:
     """The run's model and global batch on `devices`, `slots` of them in a host.
 
     Returns:
         Every layout that fits in memory, the fastest first, and how many do not fit.
     """
-    work = layer_work(run.model, run.data.seq_length)
     found, too_large = [], 0
-    for stages, replicas, micro_batch, micro_batches in layouts(len(work), run.batch.train_batch_size, devices, slots):
+    for stages, replicas, micro_batch, micro_batches in layouts(
+        len(layer_parameters(run.model)), run.batch.train_batch_size, devices, slots
+    ):
         workload = dataclasses.replace(run.workload, micro_batch=micro_batch, micro_batches=micro_batches, replicas=replicas)
-        plan = plan_on(device, run.model, workload, balance(work, stages), network_bytes_per_second)
+        plan = plan_on(device, run.model, workload, cut(run, stages), network_bytes_per_second)
         if max(plan.memory_bytes) > device.memory_gib * GIB:
             too_large += 1
         else:

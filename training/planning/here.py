@@ -25,14 +25,13 @@ import numpy as np
 import ds_configs
 from model.config import ModelConfig
 from model.families import preset
-from model.flops import Workload, layer_parameters, layer_work
+from model.flops import Workload, layer_parameters
 from model.hardware.precision import choose_precision
 from model.hardware.processors import usable_processors
-from model.partition import balance
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.launch.parent import bound
-from training.planning.costs import GIB, Plan, plan_step, recomputed
+from training.planning.costs import GIB, Plan, cut, plan_step, recomputed
 
 # Enough for the optimizer's time per parameter to be that of memory, not of Python or of a cache.
 PROBED_PARAMETERS = 16_000_000
@@ -56,12 +55,7 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     batch, workload = run.batch, run.workload
     layers, per_parameter, spread = measure(run.values["model"], workload, batch.world_size)
     seconds = recomputed(layers, workload)
-    if checkpoint:
-        parts = checkpoint.manifest["partition"]
-    else:
-        measured = run.values.get("pipeline", {}).get("partition", "flops") == "measured"
-        work = [sum(one) for one in seconds] if measured else layer_work(run.model, workload.seq_length)
-        parts = balance(work, batch.stages)
+    parts = checkpoint.manifest["partition"] if checkpoint else cut(run, batch.stages, [sum(one) for one in seconds])
     held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
     exchange = [per_parameter * parameters / batch.replicas for parameters in held]
     plan = plan_step(run.model, workload, parts, seconds, transfer=0.0, exchange=exchange)
@@ -85,12 +79,17 @@ def compare(folder: Path) -> str:
     for path in (config_path, metrics_path):
         if not path.is_file():
             raise ValueError(f"{path}: not there. --against takes the folder of a run that has been trained here, such as runs/quickstart.")
-    records = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+    try:
+        records = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(
+            f"{metrics_path}: not all of its lines are whole ({error}). The next start of the run drops what is not."
+        ) from error
     times = [record["perf/seconds_per_step"] for record in records if "perf/seconds_per_step" in record]
     if len(times) < 2:
         raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
     found = published(folder)
-    run, plan, said = plan_here(resolve(ds_configs.read(str(config_path), [])), open_checkpoint(found[0]) if found else None)
+    run, plan, said = plan_here(*_as_trained(config_path, open_checkpoint(found[0]) if found else None))
     steps = sorted(times[1:])
     measured = statistics.median(steps)
     lines = [
@@ -108,6 +107,14 @@ def compare(folder: Path) -> str:
         elif (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}   (measured with the libraries of the process)")
     return "\n".join([*lines, *filter(None, said[1:])])
+
+
+def _as_trained(config_path: Path, checkpoint: Checkpoint | None) -> tuple[RunConfig, Checkpoint | None]:
+    """The run with the stages and replicas that its checkpoint was saved with: how many ranks were started is not in `config.json`."""
+    if checkpoint is None:
+        return resolve(ds_configs.read(config_path)), None
+    stages, replicas = checkpoint.manifest["topology"]["pipe"], checkpoint.manifest["topology"]["data"]
+    return resolve(ds_configs.read(config_path, [f"pipeline.stages={stages}"]), stages * replicas), checkpoint
 
 
 def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tuple[list[tuple[float, float]], float, float]:

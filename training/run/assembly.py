@@ -92,4 +92,4 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
 
 def _measured_before(config: RunConfig, checkpoint: Checkpoint, ranks: Ranks) -> bool:
     """A measured split comes out a little different each time; a resumed run keeps the one it was saved with."""
-    return checkpoint.manifest["topology"] == ranks.topology and config.deepspeed.get("pipeline", {}).get("partition") == "measured"
+    return checkpoint.manifest["topology"] == ranks.topology and config.partition == "measured"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 import ds_configs
+from ds_configs.files import write_json
 from model.flops import count_parameters
+from tests.training.checkpoint_files import write_checkpoint
 from training import plan as command
 from training.config import resolve, with_precision
 from training.planning.costs import layouts, ring_bytes, search
@@ -73,6 +76,46 @@ def test_the_reference_run_is_planned_with_its_assumptions_and_a_picture(tmp_pat
     assert len(boxes) > 2 * 6 * 20
 
 
+def spans(text):
+    """Of the stages' table: the first and the last layer of each."""
+    return [line.split()[1] for line in text.splitlines() if len(line.split()) == 5 and line.split()[0].isdigit()]
+
+
+def test_stages_are_cut_as_the_run_cuts_them(capsys, run):
+    assert command.main([REFERENCE, "--device", "a100", "pipeline.partition=uniform"]) == 0
+    assert spans(capsys.readouterr().out) == ["0-8", "9-17", "18-26", "27-35", "36-43", "44-51"]
+    assert command.main([REFERENCE, "--device", "a100", "pipeline.partition=measured"]) == 0
+    measured = capsys.readouterr().out
+    assert 'the run times its layers where it starts (pipeline.partition = "measured")' in measured
+    assert command.main([REFERENCE, "--device", "a100"]) == 0
+    assert spans(measured) == spans(capsys.readouterr().out)
+    uniform = resolve(ds_configs.read(REFERENCE, ["pipeline.partition=uniform"]))
+    found, _ = search(with_precision(uniform, bf16=True), DEVICES["a100"], 192, 6, network_bytes_per_second=25e9)
+    assert {tuple(one.parts) for one in found if one.stages == 6} == {(0, 9, 18, 27, 36, 44, 52)}
+
+
+def test_a_run_of_more_replicas_than_its_configuration_says_is_planned_with_these(tmp_path, verse, capsys):
+    folder = tmp_path / "x"
+    overrides = [
+        "run.name=x",
+        f"data.path={verse}",
+        "model.num_layers=2",
+        "model.hidden_size=32",
+        "data.seq_length=16",
+        "pipeline.stages=1",
+    ]
+    values = ds_configs.load("ds_configs/own_text.json", overrides).values
+    folder.mkdir()
+    write_json(folder / "config.json", values)
+    times = [{"step": step, "perf/seconds_per_step": 0.1} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in times), encoding="utf-8")
+    manifest = write_checkpoint(folder, 3) / "manifest.json"
+    trained = {"topology": {"pipe": 1, "data": 2}, "partition": [0, 8], "precision": "fp32"}
+    write_json(manifest, {**json.loads(manifest.read_text(encoding="utf-8")), **trained})
+    assert command.main(["--against", str(folder)]) == 0
+    assert "1 stages x 2 replicas" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -92,6 +135,21 @@ def test_a_mistake_is_said(capsys, words, said):
 def test_a_change_may_stand_behind_the_options(capsys):
     assert command.main([REFERENCE, "--device", "a100", "training.steps=7"]) == 0
     assert "run          7 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([REFERENCE, "--device", "here", "--devices", "4"], "--devices: without effect: this machine is measured"),
+        ([REFERENCE, "--efficiency", "0.3"], "--efficiency: without effect: this machine is measured"),
+        ([REFERENCE, "--device", "a100", "--slots", "4"], "--slots: without effect: only --devices looks for layouts"),
+        ([REFERENCE, "--against", "runs/x", "--timeline", "x.svg"], "--timeline, CONFIG or dotted.key=value: without effect: --against"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(capsys, words, said):
+    with pytest.raises(SystemExit):
+        command.main(words)
+    assert said in capsys.readouterr().err
 
 
 def test_a_figure_that_cannot_be_is_refused(capsys):
