@@ -11,7 +11,7 @@ from data.store.identity import Identity
 from ds_configs.files import digest
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
-from training.run.first_weights import check_first_weights
+from training.run.first_weights import check_first_weights, check_tokenizer
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_packages
 from training.run_folder.lock import hold
@@ -31,6 +31,8 @@ class ReadyRun:
     last_step: int
     finished: int | None
     """The step of the newest checkpoint if that is the last one."""
+    notes: list[str]
+    """Of rank 0: what there is to say about the run's folder, or about that of a new run's first weights, a line each."""
 
     def facts(self) -> dict[str, str]:
         """What must be the same on all hosts, short enough to compare."""
@@ -50,8 +52,9 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
         OSError: If a folder cannot be read or written.
     """
     check_placement(world, config.batch.stages)
+    notes: list[str] = []
     if world.rank == 0:
-        check_folder(config)
+        notes += check_folder(config)
         check_packages(config)
     from data.batches.corpus import open_corpus
 
@@ -62,12 +65,19 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     if world.rank == 0:
         check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
     check_vocabulary(config, corpus)
-    check_first_weights(config)
+    notes += check_first_weights(config)
     last_step = config.last_step(corpus.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
+        notes += check_tokenizer(config, str(corpus.folder / "tokenizer"))
         hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
-    return ReadyRun(config=with_deepspeed(config, last_step), corpus=corpus, last_step=last_step, finished=finished_step(config, last_step))
+    return ReadyRun(
+        config=with_deepspeed(config, last_step),
+        corpus=corpus,
+        last_step=last_step,
+        finished=finished_step(config, last_step),
+        notes=notes,
+    )
 
 
 def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:

@@ -21,7 +21,6 @@ from training.launch.rendezvous import agree_to_start
 from training.launch.reports import Report
 from training.launch.world import World, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
-from training.run.first_weights import first_weights_notes
 from training.run.signals import leaving, listen
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
@@ -123,7 +122,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
         say_precision(precision, checkpoint)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
-        for note in [*first_weights_notes(config, corpus), *schedule_remarks(config, ready.last_step)]:
+        for note in [*ready.notes, *schedule_remarks(config, ready.last_step)]:
             log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, checkpoint, ready.last_step)
     with run.stop.excusing():

@@ -6,14 +6,10 @@ Only a new run needs the folder that its model starts from: one that goes on has
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from model.config import InitializeConfig
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
-
-if TYPE_CHECKING:
-    from data.batches.corpus import Corpus
 
 
 def check_first_weights(config: RunConfig) -> list[str]:
@@ -25,7 +21,7 @@ def check_first_weights(config: RunConfig) -> list[str]:
     Raises:
         ValueError: Names the file or tensor that does not fit.
     """
-    if config.model.initialize.method == "scratch" or published(config.folder):
+    if not _needs_folder(config):
         return []
     from model.gpt import first_weights
 
@@ -35,13 +31,14 @@ def check_first_weights(config: RunConfig) -> list[str]:
         raise ValueError(f"{config.path}: model.initialize: {error}") from error
 
 
-def first_weights_notes(config: RunConfig, corpus: Corpus) -> list[str]:
-    """All there is to say about the folder that a new run starts from: what is not used, and whether its tokenizer is the store's."""
-    notes = check_first_weights(config)
+def _needs_folder(config: RunConfig) -> bool:
+    return config.model.initialize.folder is not None and not published(config.folder)
+
+
+def check_tokenizer(config: RunConfig, ours: str) -> list[str]:
+    """As `compare_tokenizers`, for a new run that takes over a folder's embedding; `ours` is the store's."""
     start = config.model.initialize
-    if start.folder is not None and start.embeddings and not published(config.folder):
-        notes += compare_tokenizers(start.folder, str(corpus.folder / "tokenizer"))
-    return notes
+    return compare_tokenizers(str(start.folder), ours) if start.embeddings and _needs_folder(config) else []
 
 
 def compare_tokenizers(folder: str, ours: str) -> list[str]:

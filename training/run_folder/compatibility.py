@@ -16,11 +16,12 @@ from data.store import token_store
 from data.store.identity import STORE_RECORD, Identity, changed_keys, changes
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
-from ds_configs.files import object_or_nothing
+from ds_configs.files import object_or_nothing, read_object
+from model.config import ModelConfig
+from model.families import preset
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import published, verify
-from training.config import RunConfig
-from training.run_folder.provenance import read_config
+from training.config import RunConfig, RunSection
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,22 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES_PER_PARAMETER = 16
 
 
-def check_folder(config: RunConfig) -> None:
+def check_folder(config: RunConfig) -> list[str]:
     """Refuse to go on with another model, other data or another seed, and to start what the disk cannot hold.
+
+    Returns:
+        A line if there is nothing to compare with, although the run goes on.
 
     Raises:
         ConfigError: With what differs, or what is free and what is needed.
     """
     folder = config.folder
-    previous = read_config(folder)
-    if previous is not None and published(folder) and (problems := list(_changes(config, previous))):
+    try:
+        previous = read_object(folder / "config.json")
+    except ValueError as error:
+        raise ConfigError(f"{error}. It was damaged; remove it to have it written again.") from error
+    goes_on = bool(published(folder))
+    if goes_on and previous and (problems := list(_changes(config, previous))):
         raise ConfigError([f"{config.path}: {problem}" for problem in problems])
     # The folder itself is made once nothing is left to refuse.
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
@@ -54,15 +62,17 @@ def check_folder(config: RunConfig) -> None:
             f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
             "and saving needs room for two. Free some space, or set run.directory to another disk."
         )
+    unknown = f"{folder / 'config.json'}: not there, so nothing says whether model, optimizer and seed are those of its checkpoints."
+    return [unknown] if goes_on and not previous else []
 
 
 def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:
     """What of a run cannot change after its first checkpoint, and is not as its `config.json` says. Which text it reads is `check_text`."""
     values, anew = config.values, "Use another run.name, or remove that folder to start anew."
-    model = previous.get("model", {})
-    if model != values["model"]:
+    where, model = str(config.folder / "config.json"), previous.get("model", {})
+    if ds_configs.build_section(ModelConfig, preset(model), "model", where) != config.model:
         yield f"model differs from the run in {config.folder} ({_difference(model, values['model'], 'model')}). {anew}"
-    data = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", str(config.folder / "config.json"))
+    data = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", where)
     for change in changed_keys(data, config.data)[:1]:
         yield f"data differs from the run in {config.folder} ({change}). {anew}"
     before, now = (each.get("optimizer", {}).get("type") for each in (previous, values))
@@ -71,7 +81,7 @@ def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:
             f"optimizer.type = {now}, but the run in {config.folder} has the state of {before}, which {now} cannot use. "
             "Use another run.name."
         )
-    if previous.get("run", {}).get("seed") != values["run"].get("seed"):
+    if previous.get("run", {}).get("seed", RunSection.seed) != config.run.seed:
         yield f"run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
 
 

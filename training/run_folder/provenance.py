@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from data.store.identity import STORE_RECORD
 from data.tokenizers.tokenizer_folder import fingerprint
-from ds_configs import ConfigError
 from ds_configs.files import write_json
 from training.config import RunConfig
 
@@ -57,18 +55,6 @@ def _git_commit() -> str | None:
     except OSError:
         return None  # No git on a compute node: the rest of the record stands.
     return done.stdout.strip() or None
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """What a run's config.json says, or None for a new run."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}. It was damaged; remove it to have it written again.") from error
-    return read
 
 
 def keep_text(corpus: Corpus, folder: Path) -> None:

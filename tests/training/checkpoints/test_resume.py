@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from tests.data.stores import flip_bit
 from tests.training.checkpoint_files import tied_master
 from training.checkpoints.find_and_verify import LATEST
 
@@ -54,9 +55,7 @@ def test_a_stop_asked_of_one_rank_is_saved_by_all_and_a_damaged_checkpoint_costs
     assert run.tags()[-1] == f"step{stopped_at:08d}"
 
     layer = run.folder / "checkpoints" / run.tags()[-1] / "layer_02-model_states.pt"
-    content = bytearray(layer.read_bytes())
-    content[len(content) // 2] ^= 1
-    layer.write_bytes(content)
+    flip_bit(layer, layer.stat().st_size // 2)
 
     output = run.run()
     assert "layer_02-model_states.pt: is damaged, its SHA-256" in output

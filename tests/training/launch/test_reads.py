@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ds_configs
+from tests.data.stores import flip_bit
 from tests.training.conftest import TinyRun
 from training.config import resolve
 from training.launch.world import World
@@ -81,9 +82,7 @@ def test_a_flipped_bit_is_found_by_the_one_rank_whose_share_it_is_in(make_run: C
     run.config.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     config = resolve(ds_configs.read(run.config, ["pipeline.stages=6", "train_batch_size=64", "gradient_accumulation_steps=null"]), 192)
     for path in (tmp_path / "stores").glob("*/valid-00000.bin"):
-        content = bytearray(path.read_bytes())
-        content[7] ^= 1
-        path.write_bytes(content)
+        flip_bit(path, 7)
 
     refusals = []
     for rank in range(1, 40):

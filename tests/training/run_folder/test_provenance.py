@@ -165,6 +165,8 @@ def test_a_text_that_was_moved_goes_on(trained, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
+        ("model.norm_eps=0.5", r"model\.norm_eps was null, is 0\.5"),
+        ("run.seed=8", r"run\.seed differs from the run"),
         ("data.seq_length=8", r"data\.seq_length was 16, is 8"),
         ("data.tail=wrap", r'data\.tail was "drop", is "wrap"'),
         ("data.windows=documents", r'data\.windows was "stream", is "documents"'),
@@ -172,9 +174,28 @@ def test_a_text_that_was_moved_goes_on(trained, tmp_path):
         ("data.chapters.last=19", r"data\.chapters\.last was not there, is 19"),
     ],
 )
-def test_what_changes_the_tokens_or_their_order_is_refused_by_its_key(trained, override, said):
+def test_what_changes_the_model_the_tokens_or_their_order_is_refused_by_its_key(trained, override, said):
     with pytest.raises(ds_configs.ConfigError, match=said):
         trained.as_person(override)
+
+
+def test_a_default_that_is_written_out_later_changes_nothing(trained):
+    for path in (trained.path, trained.run / "config.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        del values["run"]["seed"]
+        path.write_text(json.dumps(values), encoding="utf-8")
+    trained.as_person("model.position_offset=0", "model.norm_eps=1e-5", "run.seed=1024")
+
+
+def test_a_run_whose_configuration_is_lost_goes_on_and_that_nothing_was_compared_is_said(trained):
+    assert check_folder(trained.config()) == []
+    (trained.run / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ds_configs.ConfigError, match=r"config\.json: unreadable .* remove it to have it written again"):
+        trained.as_person()
+    (trained.run / "config.json").unlink()
+    (line,) = check_folder(trained.config("run.seed=8"))
+    assert "config.json: not there, so nothing says whether model, optimizer and seed are those of its checkpoints." in line
+    assert check_folder(trained.config("run.name=another")) == []
 
 
 def test_another_tokenizer_of_the_same_text_is_refused(trained):
