@@ -13,12 +13,13 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ds_configs
 from model.hardware.processors import usable_processors
-from training.checkpoints.find_and_verify import published
+from training.checkpoints.find_and_verify import CheckpointError, published
 from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.layout import lay_out
@@ -29,7 +30,7 @@ from training.pretrain import EXIT_USER_ERROR
 from training.run.first_weights import check_first_weights
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.curves import check_packages
+from training.run_folder.curves import check_packages, monitor_folder
 from training.run_folder.lock import check_free
 from training.run_folder.progress import finished_step, read_results
 
@@ -56,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         code = launch(config, [path, *needed])
         if code:
             return code
-    show(config, overrides, again=finished is not None)
+    try:
+        results = read_results(config)
+    except CheckpointError as error:
+        print(f"{error} Or remove that folder: the same command then goes on from the checkpoint before it.", file=sys.stderr)
+        return EXIT_USER_ERROR
+    show(config, results, overrides, again=finished is not None)
     return 0
 
 
@@ -138,9 +144,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
+def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str], *, again: bool) -> None:
     """The result, a passage, and what to do next."""
-    results = read_results(config)
     state = "was finished before" if again else "is finished"
     print(f"\n{config.folder} {state}: step {results.get('step', '?')}.")
     if results.get("valid/bits_per_char") is not None:
@@ -154,8 +159,10 @@ def show(config: RunConfig, overrides: Sequence[str], *, again: bool) -> None:
         passage = [*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)]
         subprocess.run(bound(passage), check=False)
     print("\nNext:")
-    print(f"  watch the curves    {python} -m tensorboard.main --logdir {config.run.directory}")
-    print(f'  write more          {" ".join(generate)} --prompt "{prompt}"')
+    if board := monitor_folder(config, "tensorboard"):
+        below = config.run.directory if board.is_relative_to(config.folder) else str(board)
+        print(f"  watch the curves    {shlex.join([python, '-m', 'tensorboard.main', '--logdir', below])}")
+    print(f"  write more          {shlex.join([*generate, '--prompt', prompt])}")
     if config.training.steps is not None:
         kept = [override for override in overrides if not override.startswith("training.steps=")]
         longer = ["./run_pretrain.sh", str(config.path), *kept, f"training.steps={2 * config.training.steps}"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import read_object, write_json
+from ds_configs.files import object_or_nothing, write_json
 from training.checkpoints.find_and_verify import open_checkpoint, published, step_of
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
@@ -25,10 +25,14 @@ def write_results(config: RunConfig, step: int, results: Mapping[str, float]) ->
 
 
 def read_results(config: RunConfig) -> dict[str, Any]:
-    """The last figures of a finished run; those of its newest checkpoint if it was killed between that and `results.json`."""
+    """The last figures of a finished run; those of its newest checkpoint if it was killed before `results.json` was whole.
+
+    Raises:
+        CheckpointError: If the newest checkpoint cannot be read.
+    """
     folders = published(config.folder)
     newest = open_checkpoint(folders[0]).manifest if folders else {}
-    results = read_object(config.folder / "results.json")
+    results = object_or_nothing(config.folder / "results.json")
     if results.get("step") != newest.get("step"):
         return {"step": newest["step"], **newest.get("metrics", {})}
     return results

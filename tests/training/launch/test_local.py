@@ -36,10 +36,19 @@ def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_fini
     assert len(sample) > len(prompt)
     assert list((run.folder / "tensorboard").glob("events*"))
 
-    again = person(str(run.config))
+    (run.folder / "results.json").write_text("{", encoding="utf-8")  # The checkpoint has the figures too.
+    again = person(str(run.config), "tensorboard.enabled=false")
     assert again.returncode == 0
     assert "was finished before: step 8." in again.stdout
+    assert "bits per character" in again.stdout
     assert "processes on" not in again.stderr, "no ranks were launched"
+    assert "tensorboard.main" not in again.stdout, "there is nothing to see"
+
+    (run.folder / "checkpoints/step00000008/manifest.json").write_text("{", encoding="utf-8")
+    damaged = person(str(run.config))
+    assert damaged.returncode == 2
+    assert len(damaged.stderr.splitlines()) == 1
+    assert "manifest.json: is not the manifest of a checkpoint. Use another checkpoint. Or remove that folder" in damaged.stderr
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
