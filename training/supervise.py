@@ -144,6 +144,8 @@ class Supervisor:
             before = self._step()
             attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), {**KEEPALIVE, **os.environ})
             listen(attempt.ask_to_stop, attempt.end_at_once)
+            if self._asked_to_stop:  # While hosts were asked whether they answer.
+                attempt.ask_to_stop(self._asked_to_stop)
             self._note("started", step=before, hosts=[host.name for host in hosts], pid=os.getpid())
             ended = attempt.wait()
             listen(self._stop_waiting)

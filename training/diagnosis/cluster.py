@@ -60,9 +60,13 @@ def check_hosts(pool: Pool, folder: Path, ssh_port: str | None = None) -> list[F
     else:
         findings.append(good("ssh", f"{len(answers)} hosts answer and see {Path.cwd()}"))
     there = [host for host in pool.all if answers[host.name]]
-    folder.mkdir(parents=True, exist_ok=True)
     token = folder / f".seen-{uuid.uuid4().hex}"
-    token.write_text(token.name, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        token.write_text(token.name, encoding="utf-8")
+    except OSError as error:
+        said = f"{folder} cannot be written here ({error.strerror})"
+        return [*findings, bad("shared folder", said, "run.directory=... names another place, --directory for this command")]
     try:
         before = time.time()
         printed = on_each(there, [sys.executable, "-m", "training.diagnosis.cluster", str(token.absolute())], ssh_port, REPORT_SECONDS)

@@ -115,6 +115,12 @@ def test_a_host_that_answers_but_cannot_report_is_named(tmp_path, monkeypatch):
     assert (finding.check, finding.said) == ("reports", "localhost: .venv does not run there")
 
 
+def test_a_folder_of_runs_that_cannot_be_written_is_a_finding_like_others():
+    *_, finding = cluster.check_hosts(Pool((Host("localhost", 2),)), Path("/proc/no_such_folder"))
+    assert finding.state == "bad"
+    assert finding.said.startswith("/proc/no_such_folder cannot be written here (")
+
+
 def test_names_that_are_loopbacks_are_bad_on_cpus_of_two_hosts_unless_an_interface_is_passed_on(tmp_path, monkeypatch):
     passed_on = tmp_path / "environment"
     monkeypatch.setenv("DS_ENV_FILE", str(passed_on))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -110,6 +111,26 @@ def test_a_stop_is_passed_on_saved_and_not_restarted(make_run):
     assert code == 128 + signal.SIGTERM, output
     assert len(run.tags()) == 1
     assert supervised.events()[-1]["event"] == "stopped"
+
+
+def test_a_stop_while_hosts_are_asked_whether_they_answer_is_not_lost(make_run, tmp_path):
+    slow, launcher, hostfile = tmp_path / "ssh", tmp_path / "deepspeed", tmp_path / "hosts"
+    slow.write_text("#!/bin/sh\nsleep 2\nexit 255\n", encoding="utf-8")
+    launcher.write_text("#!/bin/sh\nsleep 1\nexit 1\n", encoding="utf-8")
+    for script in (slow, launcher):
+        script.chmod(0o755)
+    hostfile.write_text("localhost slots=2\n# spare: far slots=2\n", encoding="utf-8")
+    run = make_run()
+    command = [sys.executable, "-m", "training.supervise", *OPTIONS, "--", str(launcher), "--hostfile", str(hostfile)]
+    run.start_command([*command, "run_pretrain.sh", str(run.config)], PATH=f"{tmp_path}:{os.environ['PATH']}")
+    log = run.folder / "supervisor/log.jsonl"
+    run.wait_for(lambda: log.exists() and "waiting" in log.read_text(encoding="utf-8"), "the wait before the second start")
+    time.sleep(1)
+    os.kill(run.process.pid, signal.SIGTERM)
+    code, output = run.finish()
+    assert code == 128 + signal.SIGTERM, output
+    events = [line.split(":")[1].strip() for line in output.splitlines() if line.startswith("supervise: ")]
+    assert [event for event in events if event != "hosts"] == ["started", "failed", "waiting", "started", "stopped"]
 
 
 def test_after_a_killed_supervisor_the_next_ends_what_is_left_and_goes_on(make_run, undisturbed):
