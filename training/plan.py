@@ -74,6 +74,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("efficiency", "network_gbits", "failures_per_week", "save_gb_per_second", "snapshot_gb_per_second"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
+    if (options.efficiency is not None and options.efficiency > 1) or options.restart_seconds < 0:
+        parser.error("--efficiency must be 1 or less, --restart-seconds 0 or more")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
         parser.error("--devices and --slots must be 1 or more")
     why, unused = _without_effect(options)

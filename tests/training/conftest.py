@@ -43,7 +43,7 @@ class TinyRun:
         command = [sys.executable, "-m", "tests.training.fork_ranks", str(ranks), str(self.config), *overrides]
         if file_bytes:
             command = ["prlimit", f"--fsize={file_bytes}", *command]
-        self.start_command(command, OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", FAULT=fault, **environment)
+        self.start_command(command, **{"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "FAULT": fault, **environment})
 
     def start_command(self, command: Sequence[str], **environment: str) -> None:
         """Start the run by a command of one's own."""

@@ -33,9 +33,10 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
     )
     first, last = spikes.places(*_samples(engine, config, spike.step))
     what += f", on samples {first} to {last}"
-    if spikes.rewinds == spikes.config.max_rewinds:
+    most = spikes.config.max_rewinds
+    if spikes.rewinds >= most:  # More, where a later start allows fewer.
         raise SpikeError(
-            f"{what}, and training.spike.max_rewinds = {spikes.rewinds} are used up. Lower optimizer.params.lr, or look at those samples."
+            f"{what}, and training.spike.max_rewinds = {most} are used up. Lower optimizer.params.lr, or look at those samples."
         )
     checkpoint = choose_checkpoint(config.folder, ranks, before_step=spike.step)
     if checkpoint is None:
@@ -50,7 +51,7 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
     if ranks.is_first:
         log.warning(
             "%s; going back to %s and leaving out samples %d to %d (rewind %d of at most %d).",
-            what, checkpoint.folder, spikes.skipped[-1][0], end - 1, spikes.rewinds, spikes.config.max_rewinds,
+            what, checkpoint.folder, spikes.skipped[-1][0], end - 1, spikes.rewinds, most,
         )  # fmt: skip
     return True
 

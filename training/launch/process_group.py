@@ -90,7 +90,7 @@ def start(world: World, stages: int) -> Ranks:
 
     # DeepSpeed 0.19.8 calls torch's all-gather by an old name: two lines from every rank. Remove with the next upgrade.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # "4,2" says it of nested regions too.
     if get_accelerator().device_name() == "cpu":
         # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

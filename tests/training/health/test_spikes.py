@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+import ds_configs
 from data.batches.permutation import place
 from ds_configs.errors import FieldError
 from tests.training.conftest import train_many
 from tests.training.faults import STRANGE_SAMPLES
+from training.config import resolve
+from training.health.rewind import rewind
 from training.health.spikes import Spike, SpikeConfig, Spikes
+from training.launch.process_group import Ranks
+from training.launch.world import World
+from training.run.failure import SpikeError
 
 SPIKE = {"factor": 1.1, "window_steps": 4}
 
@@ -67,6 +74,17 @@ def test_every_sample_but_those_left_out_has_its_place():
 def test_settings_without_sense_are_refused(wrong):
     with pytest.raises(FieldError, match="must be"):
         SpikeConfig(**wrong)
+
+
+@pytest.mark.parametrize("rewinds", [2, 3])
+def test_a_run_does_not_go_back_more_often_than_a_later_start_allows(make_run, rewinds):
+    state = Spikes(SpikeConfig(factor=1.1, max_rewinds=2), {"rewinds": rewinds})
+    config = resolve(ds_configs.load(make_run().config))
+    world = World(rank=0, local_rank=0, size=2, local_size=2, master_addr="localhost", master_port=1)
+    ranks = Ranks(world=world, replica=0, stage=0, replicas=1, stages=2)
+    at_step_9 = SimpleNamespace(global_steps=9, global_samples=72)
+    with pytest.raises(SpikeError, match=r"on samples 64 to 71, and training\.spike\.max_rewinds = 2 are used up"):
+        rewind(at_step_9, config, ranks, state, Spike(step=9, loss=6.0, median=4.0))
 
 
 CHANGES = {

@@ -152,7 +152,15 @@ def test_an_option_that_would_say_nothing_is_refused(capsys, words, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_figure_that_cannot_be_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--failures-per-week", "0"], "--failures-per-week must be more than 0"),
+        (["--device", "a100", "--efficiency", "40"], "--efficiency must be 1 or less"),
+        (["--restart-seconds", "-1"], "--restart-seconds 0 or more"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused(capsys, words, said):
     with pytest.raises(SystemExit):
-        command.main([REFERENCE, "--failures-per-week", "0"])
-    assert "--failures-per-week must be more than 0" in capsys.readouterr().err
+        command.main([REFERENCE, *words])
+    assert said in capsys.readouterr().err
