@@ -96,7 +96,7 @@ class StageSummary:
     optimizer_bytes: int
     activation_bytes: int
     update_bytes: int
-    """What Adam computes between moments and weights, when no activations are held any more."""
+    """When no activations are held any more: what Adam computes between moments and weights, or the gradients' copies to be summed."""
 
     @property
     def kept_bytes(self) -> int:
@@ -138,7 +138,8 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
                 optimizer_bytes=(held * (4 + 8) - 4 * by_muon) // workload.replicas,
                 # The first stage runs as many micro-batches ahead as there are stages behind it.
                 activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),
-                update_bytes=(held - by_muon) * (4 + 4) // workload.replicas,
+                # DeepSpeed sums the gradients of all replicas in one flat fp32 copy, which it casts to the run's precision.
+                update_bytes=max((held - by_muon) * (4 + 4) // workload.replicas, held * (4 + 2 if workload.bf16 else 4)),
             )
         )
     return rows
@@ -165,8 +166,8 @@ def _activation_bytes(config: ModelConfig, layers: range, workload: Workload, in
     elements = _layer_activations(config, workload.seq_length)
     tokens, size = workload.seq_length * workload.micro_batch, 2 if workload.bf16 else 4
     head = len(elements) - 1
-    # Logits and their gradient live for one micro-batch only, whatever is in flight, and are never checkpointed.
-    logits = 2 * config.vocab_size * tokens * size if head in layers else 0
+    # Logits and their gradient, never checkpointed; and those of the micro-batch before, which DeepSpeed keeps in the other of two buffers.
+    logits = min(3, 1 + workload.micro_batches) * config.vocab_size * tokens * size if head in layers else 0
     interval = workload.activation_checkpoint_interval
     if not interval:
         return sum(elements[index] for index in layers) * tokens * size * in_flight + logits

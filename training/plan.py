@@ -22,7 +22,7 @@ import ds_configs
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, Plan, cut, plan_on, search
+from training.planning.costs import GIB, SCRATCH_BYTES, Plan, cut, plan_on, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
@@ -167,11 +167,11 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
 def failures(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[str]:
     """What saves and failures cost, at the run's interval and at the best one."""
     seconds = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
-    snapshot = plan.snapshot_bytes / (options.snapshot_gb_per_second * 1e9)
+    snapshot = max(plan.snapshot_bytes) / (options.snapshot_gb_per_second * 1e9)
     stall = min(snapshot, seconds) if run.training.async_save else seconds
     lines = [f"saves        of {seconds:.2g} s, for {stall:.2g} s of which training waits"]
     if run.training.async_save:
-        lines[0] += f"; a rank's copy takes up to {plan.snapshot_bytes / GIB:.2f} GiB of its host's memory"
+        lines[0] += f"; a rank's copy takes up to {max(plan.snapshot_bytes) / GIB:.2f} GiB of its host's memory"
     rate = options.failures_per_week / WEEK_SECONDS
     for label, interval in (
         (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * plan.step_seconds),
@@ -218,7 +218,11 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
                 '  stages       cut as "flops" cuts them: the run times its layers where it starts (pipeline.partition = "measured")'
             )
     else:
-        speed = [f"  products     measured here in {precision}, with as many processes at work as there are cores for them"]
+        copy = ", and an asynchronous save's copy" if run.training.async_save else ""
+        speed = [
+            f"  products     measured here in {precision}, with as many processes at work as there are cores for them",
+            f"  memory       of a process beside what imports take; {SCRATCH_BYTES[run.uses_bf16] >> 20} MiB for what is not counted{copy}",
+        ]
     return [
         "assumed:",
         *speed,

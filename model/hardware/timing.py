@@ -30,8 +30,9 @@ def layer_pass_seconds(
 ) -> list[tuple[float, float]]:
     """Seconds of one forward and one backward pass of each layer; the loss belongs to the head.
 
-    Layers of one class are alike, so one of each is timed. Gradients are added to an fp32 buffer, as a bf16 run does. Global generators
-    are left as they were. The times are those of the fastest round; with `cold_bytes`, which says how a run fares, of the middle one.
+    Layers of one class are alike, so one of each is timed. Gradients are set to zero, accumulated and added to an fp32 buffer, as in every
+    micro-batch of a step but its first. Global generators are left as they were. The times are those of the fastest round; with
+    `cold_bytes`, which says how a run fares, of the middle one.
 
     Args:
         config: The model.
@@ -74,11 +75,13 @@ def _forward_and_backward(
         return module(tokens if isinstance(module, TokenEmbedding) else hidden.detach().requires_grad_())
 
     def backward(output: Tensor) -> None:
+        for weight in module.parameters():
+            if weight.grad is not None:
+                weight.grad.zero_()
         output.backward(None if is_head else hidden)
         for total, weight in zip(totals, module.parameters(), strict=True):
             assert weight.grad is not None, "the pass above uses every parameter"
-            total += weight.grad
-            weight.grad = None
+            total.add_(weight.grad.to(total.dtype))  # In bf16 by way of an fp32 copy.
 
     return forward, backward
 

@@ -101,6 +101,17 @@ def test_earlier_stages_and_missing_checkpointing_cost_activations():
     assert alone[1].activation_bytes * 2 == plain[1]  # the second of three stages runs one micro-batch ahead
 
 
+def test_the_last_stage_keeps_logits_of_two_micro_batches_and_a_gradient():
+    config = tiny("gpt2", num_layers=2)
+    one, two = (stage_summary(config, [0, 4, 8], replace(WORKLOAD, micro_batches=number))[-1].activation_bytes for number in (1, 2))
+    assert two - one == config.vocab_size * WORKLOAD.micro_batch * WORKLOAD.seq_length * 2  # bf16
+
+
+def test_gradients_that_are_summed_over_many_replicas_need_more_than_the_update():
+    (alone,), (many,) = (stage_summary(tiny("gpt2"), [0, 8], replace(WORKLOAD, replicas=number)) for number in (1, 32))
+    assert (alone.update_bytes, many.update_bytes) == (8 * alone.parameters, 6 * many.parameters)  # An fp32 copy and one in bf16.
+
+
 def test_activations_are_close_to_what_autograd_keeps():
     """The estimate is for planning: within a quarter of the truth."""
     from model.gpt import GPT

@@ -26,9 +26,12 @@ FORWARD_SHARE = 1 / 3
 # Per parameter: gradient, master and two moments are read, master, moments and weight written.
 UPDATE_BYTES = 30
 NEWTON_SCHULZ_STEPS = 5
-# What oneDNN, gloo and the heap of a process take beside what is counted, on CPUs: measured, 78 to 139 MiB for stages of 14 to 30 M
-# parameters.
-SCRATCH_BYTES = 100 << 20
+# Of what a ring sends: gradients are summed, which takes twice what gathering weights does.
+GRADIENTS_SHARE = 2 / 3
+# What a process on CPUs takes beside what is counted, by whether it computes in bf16: pages of libraries that only training touches (14 to
+# 21 MiB), their buffers and Python's objects (5 to 25), and holes in the heap (the rest). Measured on twelve processes of 3 to 29 M
+# parameters: 48 to 71 MiB in bf16, and 90 to 124 in fp32, whose temporaries are twice the size.
+SCRATCH_BYTES = {True: 65 << 20, False: 100 << 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,18 @@ class Plan:
     memory_bytes: tuple[int, ...]
     """By stage, one process at its peak; libraries not counted."""
     process_bytes: tuple[int, ...]
-    """The same for a process on CPUs, whose heap gives back little: activations and update add up, and libraries' scratch comes on top."""
+    """The same for a process on CPUs, whose heap gives back little: activations and update add up, and what libraries take comes on top."""
     checkpoint_bytes: int
     """Weights, masters and moments of all stages."""
-    snapshot_bytes: int
-    """What the rank with the largest share of them holds."""
+    snapshot_bytes: tuple[int, ...]
+    """By stage: a rank's share of them, of which an asynchronous save keeps a copy."""
     activation_bytes: int
     """One micro-batch over one boundary between stages, one way."""
     gradient_bytes: int
     """What the largest stage exchanges with its replicas in a step, both ways (ring)."""
     exchange_seconds: float
+    update_seconds: tuple[float, ...]
+    """By stage: optimizer and exchange of weights."""
 
     @property
     def stages(self) -> int:
@@ -76,7 +81,7 @@ def plan_step(
     seconds: Sequence[tuple[float, float]],
     *,
     transfer: float,
-    exchange: Sequence[float],
+    once: Sequence[tuple[float, float]],
 ) -> Plan:
     """Put the costs of layers together.
 
@@ -86,11 +91,16 @@ def plan_step(
         parts: The first layer of each stage, then the number of layers.
         seconds: Of each layer, forward and backward, one micro-batch.
         transfer: Seconds of one micro-batch over one boundary.
-        exchange: Of each stage, seconds once a step.
+        once: Of each stage, seconds once a step: until gradients are summed, and of the optimizer with the exchange of weights.
     """
     stages = [
-        StageSeconds(forward=sum(one for one, _ in seconds[start:stop]), backward=sum(two for _, two in seconds[start:stop]), step=step)
-        for (start, stop), step in zip(pairwise(parts), exchange, strict=True)
+        StageSeconds(
+            forward=sum(one for one, _ in seconds[start:stop]),
+            backward=sum(two for _, two in seconds[start:stop]),
+            reduce=reduce,
+            step=step,
+        )
+        for (start, stop), (reduce, step) in zip(pairwise(parts), once, strict=True)
     ]
     rows = stage_summary(config, parts, workload)
     return Plan(
@@ -99,12 +109,13 @@ def plan_step(
         played=play(stages, workload.micro_batches, transfer),
         naive_seconds=one_after_the_other(stages, workload.micro_batches, transfer),
         memory_bytes=tuple(row.peak_bytes for row in rows),
-        process_bytes=tuple(row.kept_bytes + row.activation_bytes + row.update_bytes + SCRATCH_BYTES for row in rows),
+        process_bytes=tuple(row.kept_bytes + row.activation_bytes + row.update_bytes + SCRATCH_BYTES[workload.bf16] for row in rows),
         checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
-        snapshot_bytes=max(row.weight_bytes + row.optimizer_bytes for row in rows),
+        snapshot_bytes=tuple(row.weight_bytes + row.optimizer_bytes for row in rows),
         activation_bytes=activation_bytes(config, workload),
         gradient_bytes=max(ring_bytes(row.parameters, workload) for row in rows),
-        exchange_seconds=max(exchange),
+        exchange_seconds=max(map(sum, once)),
+        update_seconds=tuple(step for _, step in once),
     )
 
 
@@ -113,18 +124,19 @@ def plan_on(device: Device, config: ModelConfig, workload: Workload, parts: Sequ
     tokens = workload.seq_length * workload.micro_batch
     layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
     parameters, matrices = layer_parameters(config), block_matrix_parameters(config)
-    exchange = []
+    once = []
     for start, stop in pairwise(parts):
         held = sum(parameters[start:stop])
         network = ring_bytes(held, workload) * (len(parts) - 1) / network_bytes_per_second
-        exchange.append(network + optimizer_seconds(device, config, workload, held, sum(matrices[start:stop])))
+        update = optimizer_seconds(device, config, workload, held, sum(matrices[start:stop]))
+        once.append((network * GRADIENTS_SHARE, network * (1 - GRADIENTS_SHARE) + update))
     return plan_step(
         config,
         workload,
         parts,
         recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in layers], workload),
         transfer=activation_bytes(config, workload) / (device.link_gb_per_second * 1e9),
-        exchange=exchange,
+        once=once,
     )
 
 

@@ -1,10 +1,4 @@
-"""The plan for this machine, by measurement, and how a run that was trained here compares with it.
-
-    python -m training.planning.here JSON        > JSON
-
-is one process of as many as a run would have, which measure layers and optimizer at the same time: stages on a CPU share caches and
-memory, and a layer alone would be too fast.
-"""
+"""The plan for this machine, by measurement (`probe.py`), and how a run that was trained here compares with it."""
 
 from __future__ import annotations
 
@@ -13,9 +7,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import asdict
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,21 +17,17 @@ from typing import Any
 import numpy as np
 
 import ds_configs
-from model.config import ModelConfig
-from model.families import preset
-from model.flops import Workload, layer_parameters
+from model.flops import Workload, count_parameters, layer_parameters
 from model.hardware.precision import choose_precision
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.launch.parent import bound
 from training.planning.costs import GIB, Plan, cut, plan_step, recomputed
+from training.planning.probe import Probed
 
-# Enough for the optimizer's time per parameter to be that of memory, not of Python or of a cache.
-PROBED_PARAMETERS = 16_000_000
-# More than the caches of a core and its share of what cores have together.
-COLD_BYTES = 64 << 20
-ROUNDS = 5
+# Between which the optimizer is timed: fewer parameters would time Python, more would need memory and time for the same figure.
+FEWEST_PARAMETERS, MOST_PARAMETERS = 1_000_000, 16_000_000
 # Layers are timed so often; the factor between the sums above which it is said.
 TIMES = 3
 STEADY = 1.15
@@ -53,12 +43,8 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     precision = choose_precision(config.precision, "cpu", checkpoint.precision if checkpoint else None)
     run = with_precision(config, precision.bf16)
     batch, workload = run.batch, run.workload
-    layers, per_parameter, spread = measure(run.values["model"], workload, batch.world_size)
-    seconds = recomputed(layers, workload)
-    parts = checkpoint.manifest["partition"] if checkpoint else cut(run, batch.stages, [sum(one) for one in seconds])
-    held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
-    exchange = [per_parameter * parameters / batch.replicas for parameters in held]
-    plan = plan_step(run.model, workload, parts, seconds, transfer=0.0, exchange=exchange)
+    probed, spread = measure(run.values["model"], workload, batch.world_size, update_size(run))
+    plan = plan_probed(run, probed, checkpoint.manifest["partition"] if checkpoint else None)
     said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
     if batch.world_size > usable_processors():
         said.append(f"they take turns on {usable_processors()} cores; --device plans for devices that are not here")
@@ -67,6 +53,27 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
             f"the same layers took up to {spread:.2f} times as long a moment later: other work slows this machine, and the plan is no surer"
         )
     return run, plan, [*said, ""]
+
+
+def update_size(run: RunConfig) -> int:
+    """Parameters that a process updates, were stages alike."""
+    return min(max(count_parameters(run.model) // run.batch.world_size, FEWEST_PARAMETERS), MOST_PARAMETERS)
+
+
+def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = None) -> Plan:
+    """The plan of a run whose precision is decided, with these figures; `parts` as the run would choose them unless they are given."""
+    workload, batch = run.workload, run.batch
+    seconds = recomputed([(forward, backward) for forward, backward in probed.layers], workload)
+    parts = parts or cut(run, batch.stages, [sum(one) for one in seconds])
+    held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
+    once = [(probed.reduce * parameters, probed.update * parameters / batch.replicas) for parameters in held]
+    if run.model.tie_embeddings and batch.stages > 1:
+        for end in (0, -1):
+            once[end] = (once[end][0] + probed.tied, once[end][1])
+    plan = plan_step(run.model, workload, parts, seconds, transfer=probed.transfer, once=once)
+    if not run.training.async_save:
+        return plan
+    return replace(plan, process_bytes=tuple(map(sum, zip(plan.process_bytes, plan.snapshot_bytes, strict=True))))
 
 
 def compare(folder: Path) -> str:
@@ -99,9 +106,8 @@ def compare(folder: Path) -> str:
         f"   (measured {steps[0]:.3f} to {steps[-1]:.3f})",
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
-    snapshot = plan.snapshot_bytes if run.training.async_save else 0
     for stage, memory in enumerate(plan.process_bytes):
-        planned = (memory + snapshot) / GIB
+        planned = memory / GIB
         if (peak := peaks.get(f"memory/stage_{stage}_run_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")
         elif (peak := peaks.get(f"memory/stage_{stage}_gib")) is not None:
@@ -117,13 +123,14 @@ def _as_trained(config_path: Path, checkpoint: Checkpoint | None) -> tuple[RunCo
     return resolve(ds_configs.read(config_path, [f"pipeline.stages={stages}"]), stages * replicas), checkpoint
 
 
-def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tuple[list[tuple[float, float]], float, float]:
-    """Seconds (forward, backward) of each layer and the optimizer's per parameter, means over processes, and how unsteady layers were.
+def measure(values: Mapping[str, Any], workload: Workload, processes: int, parameters: int) -> tuple[Probed, float]:
+    """Means over processes of what `probe` measures, and how unsteady layers were.
 
     Args:
         values: The model section.
         workload: Sequence length, micro-batch and precision.
         processes: How many work at the same time; more than there are cores take turns, and need as much longer.
+        parameters: That the update is timed with.
 
     Raises:
         ValueError: If a process fails, with its last line.
@@ -131,68 +138,35 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int) -> tu
     cores = usable_processors()
     together = min(processes, cores)
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes)), "DS_ACCELERATOR": "cpu"}
-    asked = json.dumps({"model": values, "workload": asdict(workload)})
-    command = bound([sys.executable, "-m", "training.planning.here", asked])
-    started = [
-        subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(together)
-    ]
+    asked = {"model": values, "workload": asdict(workload), "parameters": parameters, "times": TIMES, "processes": together}
     answers = []
-    for process in started:
-        output, errors = process.communicate()
-        if process.returncode:
-            raise ValueError(f"measuring this machine failed: {(errors.strip().splitlines() or ['no message'])[-1]}")
-        answers.append(json.loads(output))
-    turns = processes / together
-    layers = turns * np.mean([answer["layers"] for answer in answers], axis=0)
-    optimizer = turns * statistics.mean(answer["optimizer"] for answer in answers)
-    return [(forward, backward) for forward, backward in layers.tolist()], optimizer, max(answer["spread"] for answer in answers)
+    with tempfile.TemporaryDirectory() as folder:
+        commands = [
+            bound([sys.executable, "-m", "training.planning.probe", json.dumps({**asked, "rank": rank, "folder": folder})])
+            for rank in range(together)
+        ]
+        started = [
+            subprocess.Popen(command, env=environment, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for command in commands
+        ]
+        for process in started:
+            output, errors = process.communicate()
+            if process.returncode:
+                raise ValueError(f"measuring this machine failed: {(errors.strip().splitlines() or ['no message'])[-1]}")
+            answers.append(json.loads(output))
+    return mean([Probed(**answer["probed"]) for answer in answers], processes / together), max(answer["spread"] for answer in answers)
 
 
-def main() -> None:
-    """One of the processes."""
-    import torch
+def mean(probed: Sequence[Probed], turns: float = 1.0) -> Probed:
+    """Of several processes, each of which computes once in so many turns. Links are those of the first, as one of a pair measures them."""
 
-    from model.hardware.timing import layer_pass_seconds
+    def computing(name: str) -> Any:
+        return turns * np.mean([getattr(one, name) for one in probed], axis=0)
 
-    asked = json.loads(sys.argv[1])
-    workload = Workload(**asked["workload"])
-    config = ds_configs.build_section(ModelConfig, preset(asked["model"]), "model", "command line")
-    times = [
-        layer_pass_seconds(
-            config,
-            shape=(workload.micro_batch, workload.seq_length),
-            dtype=torch.bfloat16 if workload.bf16 else torch.float32,
-            device=torch.device("cpu"),
-            synchronize=lambda: None,
-            cold_bytes=COLD_BYTES,
-        )
-        for _ in range(TIMES)
-    ]
-    sums = np.sum(times, axis=(1, 2))
-    spread = float(sums.max() / sums.min())
-    json.dump({"layers": np.median(times, axis=0).tolist(), "optimizer": _optimizer_seconds(), "spread": spread}, sys.stdout)
-
-
-def _optimizer_seconds() -> float:
-    """Of AdamW for one parameter: clip, update of masters and moments, copy to the weights, gradients set to zero."""
-    import torch
-
-    masters = torch.zeros(PROBED_PARAMETERS, requires_grad=True)
-    masters.grad = torch.ones_like(masters)
-    weights = torch.zeros(PROBED_PARAMETERS, dtype=torch.bfloat16)
-    optimizer = torch.optim.AdamW([masters])
-    best = float("inf")
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        masters.grad.norm()
-        masters.grad.mul_(0.5)
-        optimizer.step()
-        weights.copy_(masters.detach())
-        masters.grad.zero_()
-        best = min(best, time.perf_counter() - start)
-    return best / PROBED_PARAMETERS
-
-
-if __name__ == "__main__":
-    main()
+    return Probed(
+        layers=computing("layers").tolist(),
+        reduce=float(computing("reduce")),
+        update=float(computing("update")),
+        transfer=probed[0].transfer,
+        tied=probed[0].tied,
+    )

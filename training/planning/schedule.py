@@ -19,8 +19,10 @@ class StageSeconds:
 
     forward: float
     backward: float
+    reduce: float = 0.0
+    """Once a step, as soon as the stage's own passes are done: sums of gradients over replicas, and over the two ends of a tied matrix."""
     step: float = 0.0
-    """Once a step: exchange of gradients, optimizer, exchange of weights."""
+    """Once a step, when all stages have reduced, because the norm is taken over all of them: optimizer, exchange of weights."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Span:
 
     stage: int
     kind: str
-    """forward, backward or step."""
+    """forward, backward, reduce or step."""
     micro_batch: int
     start: float
     end: float
@@ -89,10 +91,15 @@ def _play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: 
                 places[stage], places[other] = places[stage] + 1, places[other] + 1
                 waiting.append(other)
                 continue
+            if kind == "step":
+                break  # All stages together, below.
             start, clocks[stage] = clocks[stage], clocks[stage] + getattr(stages[stage], kind)
             spans.append(Span(stage, kind, number, start, clocks[stage]))
             places[stage] += 1
-    assert all(head(stage) is None for stage in range(count)), "DeepSpeed's schedule has no send without its receive"
+    assert all(head(stage) == ("step", 0) for stage in range(count)), "DeepSpeed's schedule has no send without its receive"
+    together = max(clocks)
+    spans += [Span(stage, "step", 0, together, together + stages[stage].step) for stage in range(count)]
+    clocks = [together + one.step for one in stages]
     busy = tuple(micro_batches * (one.forward + one.backward) for one in stages)
     return Played(max(clocks), busy, tuple(sorted(spans, key=lambda span: (span.start, span.stage))))
 
@@ -112,6 +119,7 @@ def _instructions(stage: int, count: int, micro_batches: int) -> list[tuple[str,
         schedule.RecvGrad: "recv-",
         schedule.ForwardPass: "forward",
         schedule.BackwardPass: "backward",
+        schedule.ReduceGrads: "reduce",
         schedule.OptimizerStep: "step",
     }
     seen = dict.fromkeys(kinds.values(), 0)
@@ -128,4 +136,4 @@ def _instructions(stage: int, count: int, micro_batches: int) -> list[tuple[str,
 def one_after_the_other(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float = 0.0) -> float:
     """Seconds of a step with one stage busy at a time: layers on several devices without a pipeline (naive model parallelism)."""
     each = sum(one.forward + one.backward for one in stages) + 2 * (len(stages) - 1) * transfer_seconds
-    return micro_batches * each + max(one.step for one in stages)
+    return micro_batches * each + max(one.reduce for one in stages) + max(one.step for one in stages)

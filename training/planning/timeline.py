@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from training.planning.schedule import Played
 
 WIDTH, ROW, LEFT, TOP = 1000, 26, 64, 44
-COLOURS = {"forward": "#5b8def", "backward": "#f2a65a", "step": "#7c9a7e"}
+COLOURS = {"forward": "#5b8def", "backward": "#f2a65a", "reduce": "#a58fc4", "step": "#7c9a7e"}
 NUMBERED_FROM = 14
 """Pixels from which on a box has its micro-batch's number in it."""
 
@@ -39,7 +39,7 @@ def write_timeline(path: Path, played: Played, title: str) -> None:
         if width < 0.05:
             continue
         parts.append(f'<rect x="{x:.2f}" y="{y}" width="{width:.2f}" height="{ROW - 4}" fill="{COLOURS[span.kind]}" {stroke}/>')
-        if width >= NUMBERED_FROM and span.kind != "step":
+        if width >= NUMBERED_FROM and span.kind in ("forward", "backward"):
             parts.append(f'<text x="{x + width / 2:.2f}" y="{y + 15}" text-anchor="middle" font-size="10">{span.micro_batch + 1}</text>')
     parts.append(f'<text x="{LEFT}" y="{height - 10}" fill="#222">0</text>')
     parts.append(f'<text x="{WIDTH - 10}" y="{height - 10}" text-anchor="end" fill="#222">{shown:.3g} s</text></svg>')

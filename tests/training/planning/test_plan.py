@@ -10,12 +10,14 @@ import pytest
 
 import ds_configs
 from ds_configs.files import write_json
-from model.flops import count_parameters
+from model.flops import count_parameters, layer_parameters, stage_summary
 from tests.training.checkpoint_files import write_checkpoint
 from training import plan as command
 from training.config import resolve, with_precision
-from training.planning.costs import layouts, ring_bytes, search
+from training.planning.costs import SCRATCH_BYTES, layouts, ring_bytes, search
 from training.planning.devices import DEVICES
+from training.planning.here import plan_probed
+from training.planning.probe import Probed
 
 REFERENCE = "ds_configs/hongloumeng_500m.json"
 
@@ -74,6 +76,39 @@ def test_the_reference_run_is_planned_with_its_assumptions_and_a_picture(tmp_pat
         assert word in said
     boxes = ElementTree.parse(picture).getroot().findall("{http://www.w3.org/2000/svg}rect")
     assert len(boxes) > 2 * 6 * 20
+
+
+@pytest.fixture
+def probed():
+    """Every layer takes a second forward and two back."""
+    layers = [[1.0, 2.0]] * 8
+    return Probed(layers=layers, reduce=1e-6, update=2e-6, transfer=0.5, tied=4.0)
+
+
+def small(*overrides):
+    words = ["run.name=x", "model.num_layers=2", "model.hidden_size=32", "gradient_accumulation_steps=2", "train_batch_size=8"]
+    return with_precision(resolve(ds_configs.read("ds_configs/quickstart.json", [*words, *overrides])), bf16=True)
+
+
+def test_a_plan_for_this_machine_is_worked_out_from_what_was_measured(probed):
+    plan = plan_probed(small(), probed, [0, 4, 8])
+    first, last = (sum(layer_parameters(small().model)[start:stop]) for start, stop in ((0, 4), (4, 8)))
+    # Two micro-batches over two alike stages of four layers: three slots of 12 s, and the way there and back of the first and the last.
+    passes = 3 * 12.0 + 4 * 0.5
+    assert plan.step_seconds == pytest.approx(passes + 4.0 + 1e-6 * first + 2e-6 * max(first, last))
+
+
+def test_without_a_tied_matrix_the_ends_of_the_pipeline_exchange_nothing(probed):
+    tied, apart = (plan_probed(small(f"model.tie_embeddings={value}"), probed, [0, 4, 8]) for value in ("true", "false"))
+    assert tied.step_seconds == pytest.approx(apart.step_seconds + 4.0)
+
+
+def test_a_process_also_holds_what_libraries_take_and_the_copy_of_an_asynchronous_save(probed):
+    behind, at_once = (plan_probed(small(f"training.async_save={value}"), probed, [0, 4, 8]) for value in ("true", "false"))
+    for stage, row in enumerate(stage_summary(small().model, [0, 4, 8], small().workload)):
+        counted = row.kept_bytes + row.activation_bytes + row.update_bytes + SCRATCH_BYTES[True]
+        assert at_once.process_bytes[stage] == counted
+        assert behind.process_bytes[stage] == counted + row.weight_bytes + row.optimizer_bytes
 
 
 def spans(text):

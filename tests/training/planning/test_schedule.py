@@ -35,6 +35,14 @@ def test_no_stage_does_two_things_at_once_and_no_micro_batch_is_ahead_of_itself(
         assert at["backward", 4, number].start >= at["forward", 4, number].end - 1e-9
 
 
+def test_no_stage_updates_before_the_slowest_has_its_gradients_for_the_norm_is_taken_over_all():
+    stages = [StageSeconds(forward=1.0, backward=2.0, reduce=reduce, step=step) for reduce, step in ((0.5, 0.25), (9.0, 1.0))]
+    played = play(stages, 4)
+    # The second stage ends two seconds before the first, which hands its last gradients back.
+    assert played.seconds == pytest.approx(3.0 * (4 + 1) - 2.0 + 9.0 + 1.0)
+    assert {span.start for span in played.spans if span.kind == "step"} == {played.seconds - 1.0}
+
+
 def test_a_long_step_that_is_continued_from_its_middle_is_as_long_as_one_played_to_its_end():
     random.seed(5)
     for count in (1, 2, 3, 6):
