@@ -66,7 +66,7 @@ def layer_work(config: ModelConfig, seq_length: int) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """How a pipeline is run, as far as its memory depends on it."""
+    """How a pipeline is run, as far as its memory and traffic depend on it."""
 
     seq_length: int
     micro_batch: int
@@ -78,6 +78,8 @@ class Workload:
     activation_checkpoint_interval: int = 0
     muon: bool = False
     """The blocks' matrices have one moment (Muon's momentum) instead of Adam's two."""
+    sums_in_bf16: bool | None = None
+    """The type in which gradients travel between replicas; None for that of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,8 @@ class RunConfig:
 
     @property
     def workload(self) -> Workload:
-        """How the pipeline is run, as far as a stage's memory depends on it."""
+        """How the pipeline is run, as far as its memory and traffic depend on it."""
+        sums = self.deepspeed.get("communication_data_type")
         return Workload(
             seq_length=self.data.seq_length,
             micro_batch=self.batch.micro_batch,
@@ -156,6 +157,7 @@ class RunConfig:
             replicas=self.batch.replicas,
             bf16=self.uses_bf16,
             muon=self.optimizer_type == "Muon",
+            sums_in_bf16=None if sums is None else sums == "bf16",
             activation_checkpoint_interval=self.deepspeed.get("pipeline", {}).get("activation_checkpoint_interval", 0),
         )
 

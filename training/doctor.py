@@ -85,14 +85,18 @@ def write_environment_file(path: Path) -> str:
     """Write what a shell in which a run works has set, one NAME=value a line.
 
     Raises:
-        ValueError: If the file exists.
+        ValueError: If the file exists, or cannot be written.
     """
     if path.exists():
         raise ValueError(f"{path} exists. Delete it first, or edit it: one NAME=value a line, no blank line.")
     chosen = {name: value for name, value in sorted(os.environ.items()) if name in PASSED_ON or name.startswith(PREFIXES)}
-    lines = [f"{name}={value}" for name, value in chosen.items() if "\n" not in value]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return f"{path}: {', '.join(chosen)}"
+    lines = {name: f"{name}={value}" for name, value in chosen.items() if "\n" not in value}
+    left_out = [name for name in chosen if name not in lines]
+    try:
+        path.write_text("\n".join(lines.values()), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}). DS_ENV_FILE names another file.") from None
+    return f"{path}: {', '.join(lines)}" + (f"; left out, as a line holds one value: {', '.join(left_out)}" if left_out else "")
 
 
 if __name__ == "__main__":

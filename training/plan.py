@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(compare(Path(options.against)))
             return 0
         path, overrides = parse(options.words, DEFAULT_CONFIG)
-        config = resolve(ds_configs.read(path, overrides), read_pool(Path(options.hostfile)).slots if options.hostfile else None)
+        pool = read_pool(Path(options.hostfile)) if options.hostfile else None
+        if pool:
+            options.slots = min(host.slots for host in pool.wanted)
+        config = resolve(ds_configs.read(path, overrides), pool.slots if pool else None)
         print("\n".join(describe(config, options)))
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -61,7 +64,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=[*DEVICES, "here"], help="here (the default without --hostfile and --devices): measured")
     parser.add_argument("--devices", type=int, help="how many; lists the best layouts for them")
     parser.add_argument("--hostfile", help="whose slots are the devices")
-    parser.add_argument("--slots", type=int, default=6, help="devices of a host (6), for --devices")
+    parser.add_argument("--slots", type=int, default=6, help="devices of a host (6), without --hostfile")
     parser.add_argument("--efficiency", type=float, help="share of the data sheet's peak that is reached")
     parser.add_argument("--network-gbits", type=float, default=NETWORK_GBITS, help=f"between hosts, per host ({NETWORK_GBITS:g})")
     parser.add_argument("--failures-per-week", type=float, default=1.0, help="of the whole job (1)")
@@ -96,7 +99,7 @@ def _without_effect(options: argparse.Namespace) -> tuple[str, list[str]]:
         return "--against takes everything from the run's folder", [name for name in vars(options) if name != "against"]
     if device_name(options) == "here":
         return "this machine is measured; --device names another", ["devices", "slots", "efficiency", "network_gbits"]
-    return "only --devices looks for layouts", ["slots"] if options.devices is None else []
+    return "the hostfile says how many devices a host has", ["slots"] if options.hostfile else []
 
 
 def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
@@ -111,7 +114,9 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
         device = DEVICES[name]
         device = dataclasses.replace(device, efficiency=options.efficiency or device.efficiency)
         run = with_precision(config, config.precision is not False)
-        plan = plan_on(device, run.model, run.workload, cut(run, run.batch.stages), options.network_gbits * GBIT)
+        network = options.network_gbits * GBIT
+        parts = cut(run, run.batch.stages)
+        plan = plan_on(device, run.model, run.workload, parts, slots=options.slots, network_bytes_per_second=network)
         lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {name}", ""]
     lines += [*stages_table(plan, device), *summary(run, plan, device, options)]
     if options.timeline:
@@ -210,8 +215,8 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
         speed = [
             f"  products     {device.efficiency:.0%} (--efficiency) of the data sheet's {peak:g} TFLOP/s in {precision}; backward is twice",
             f"               forward; {device.link_gb_per_second:g} GB/s to the next stage",
-            f"  network      {options.network_gbits:g} Gbit/s a host (--network-gbits), shared by its stages; gradients are not",
-            "               exchanged while anything else is done",
+            f"  network      {options.network_gbits:g} Gbit/s a host (--network-gbits), shared by its stages; a single host",
+            "               uses the link above; gradients are not exchanged while anything else is done",
         ]
         if run.partition == "measured":
             speed.append(

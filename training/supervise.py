@@ -32,12 +32,15 @@ from training.run.batch import KEYS, can_split
 from training.run.signals import HANDLED, leaving, listen, say
 from training.run_folder.lock import hold
 from training.supervision.attempt import Attempt, Ended
-from training.supervision.hosts import Host, answering, choose, on_each, read_pool, write_hostfile
+from training.supervision.hosts import Host, answering, choose, on_each, options_for, read_pool, write_hostfile
 from training.supervision.leftovers import SCRIPT, end
 
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
 # Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
+SPLIT = ("--hostfile=", "--ssh_port=", "--master_addr=")
+# They choose among the hosts of the hostfile, as the supervisor does.
+CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
 KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
 
@@ -71,8 +74,8 @@ def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     options, command = parser.parse_args(words[:cut]), words[cut + 1 :]
     if not command:
         parser.error("no command. Put it behind --, e.g.  -- ./run_pretrain.sh CONFIG")
-    if options.tries < 1 or options.host_failures < 1 or options.delay_seconds < 0:
-        parser.error("--tries and --host-failures must be 1 or more, --delay-seconds 0 or more")
+    if options.tries < 1 or options.host_failures < 1 or min(options.delay_seconds, options.longest_delay_seconds) < 0:
+        parser.error("--tries and --host-failures must be 1 or more, --delay-seconds and --longest-delay-seconds 0 or more")
     return options, command
 
 
@@ -85,16 +88,26 @@ class Job:
 
     def __init__(self, command: Sequence[str]) -> None:
         # "--hostfile=FILE" becomes two words, of which the second is replaced later.
-        self._command = [part for word in command for part in (word.split("=", 1) if word.startswith("--hostfile=") else [word])]
+        self._command = [part for word in command for part in (word.split("=", 1) if word.startswith(SPLIT) else [word])]
         place = next((index for index, word in enumerate(self._command) if Path(word).name == SCRIPT), None)
         if place is None:
             raise ValueError(f"{' '.join(command)}: starts no {SCRIPT}. Give the whole command behind --.")
         launcher, self.words = self._command[:place], self._command[place + 1 :]
-        self._hostfile = _behind(launcher, ("--hostfile", "-H"))
+        # The same options of mpiexec and srun name files and lists of other formats.
+        is_deepspeed = any(Path(word).name == "deepspeed" or word == "deepspeed.launcher.runner" for word in launcher)
+        self._hostfile = _behind(launcher, ("--hostfile", "-H")) if is_deepspeed else None
+        choosing = [word for word in launcher if word.partition("=")[0] in CHOOSING]
+        if self._hostfile is not None and choosing:
+            raise ValueError(f"{choosing[0]}: the supervisor chooses hosts itself. Leave it out, and write a hostfile of those you mean.")
         self.pool = None if self._hostfile is None else read_pool(Path(self._command[self._hostfile]))
         port = _behind(launcher, ("--ssh_port",))
         self.ssh_port = None if port is None else self._command[port]
+        self._address = _behind(launcher, ("--master_addr",))
         path, overrides = parse(self.words, local.DEFAULT_CONFIG if launcher in ([], ["bash"]) else DEFAULT_CONFIG)
+        if path not in self.words:
+            # Typed, it tells the processes of this run from those of others.
+            self.words = [path, *self.words]
+            self._command.insert(place + 1, path)
         self.config = resolve(ds_configs.read(path, overrides), self.pool.slots if self.pool else None)
 
     def fits(self, ranks: int) -> bool:
@@ -106,11 +119,23 @@ class Job:
         return dict(zip(KEYS, (self.config.batch.train_batch_size, self.config.batch.micro_batch, None), strict=True))
 
     def command_on(self, hosts: Sequence[Host], hostfile: Path) -> list[str]:
-        """The command for these hosts; with fewer or more ranks than the hostfile says, the global batch is kept by accumulation."""
+        """The command for these hosts; with fewer or more ranks than the hostfile says, the global batch is kept by accumulation.
+
+        Raises:
+            ValueError: If it names an address for the ranks to meet at that belongs to a host that is not among these.
+        """
         if self.pool is None or self._hostfile is None:
             return self._command
+        words = list(self._command)
+        if self._address is not None and hosts[0] != self.pool.wanted[0]:
+            if words[self._address] not in [host.name for host in self.pool.all]:
+                raise ValueError(
+                    f"--master_addr {words[self._address]} was for {self.pool.wanted[0].name}, which is left out. "
+                    f"Give an address of {hosts[0].name}, and put that host first in the hostfile."
+                )
+            words[self._address] = hosts[0].name
         write_hostfile(hostfile, hosts)
-        command = [*self._command[: self._hostfile], str(hostfile), *self._command[self._hostfile + 1 :]]
+        command = [*words[: self._hostfile - 1], *options_for(hosts, hostfile), *words[self._hostfile + 1 :]]
         if sum(host.slots for host in hosts) != self.pool.slots:
             command += [f"{key}={json.dumps(value)}" for key, value in self._kept_batch().items()]
         return command
@@ -134,18 +159,29 @@ class Supervisor:
 
     def run(self) -> int:
         """See `main`."""
-        failures, started_from = 0, self._step()
+        failures, started_from, ended = 0, self._step(), None
         if self._was_killed():
             self._end_leftovers()
-        while True:
+        while self._asked_to_stop == 0:  # It changes in the signals' thread.
             hosts = self._hosts()
+            if self._asked_to_stop != 0:
+                break
             if self.job.pool is not None and not hosts:
-                return self._give_up("no set of hosts is left that the batch can be divided over", EXIT_USER_ERROR)
+                failures += 1
+                # Once a start was possible, it may be again: a network that is down takes all hosts away.
+                if ended is None or failures >= self.options.tries:
+                    return self._give_up("no set of hosts is left that the batch can be divided over", EXIT_USER_ERROR)
+                self._wait(failures)
+                continue
+            try:
+                command = self.job.command_on(hosts, self.folder / "hostfile")
+            except ValueError as error:
+                return self._give_up(str(error), EXIT_USER_ERROR)
             before = self._step()
-            attempt = Attempt(self.job.command_on(hosts, self.folder / "hostfile"), {**KEEPALIVE, **os.environ})
+            attempt = Attempt(command, {**KEEPALIVE, **os.environ})
             listen(attempt.ask_to_stop, attempt.end_at_once)
-            if self._asked_to_stop:  # While hosts were asked whether they answer.
-                attempt.ask_to_stop(self._asked_to_stop)
+            if self._asked_to_stop != 0:
+                attempt.ask_to_stop(self._asked_to_stop)  # It came while the command was being started.
             self._note("started", step=before, hosts=[host.name for host in hosts], pid=os.getpid())
             ended = attempt.wait()
             listen(self._stop_waiting)
@@ -164,10 +200,9 @@ class Supervisor:
             self._end_leftovers()
             if failures >= self.options.tries:
                 return self._give_up(f"{failures} failures in a row without a new checkpoint, the last: {ended.cause}", ended.code)
-            self._wait(min(self.options.delay_seconds * 2 ** (failures - 1), self.options.longest_delay_seconds), step)
-            if self._asked_to_stop:
-                self._note("stopped", step=step, exit_code=128 + self._asked_to_stop)
-                return 128 + self._asked_to_stop
+            self._wait(failures)
+        self._note("stopped", step=self._step(), exit_code=128 + self._asked_to_stop)
+        return 128 + self._asked_to_stop
 
     def tidy(self) -> None:
         """Take away the folder of a run that never came to be."""
@@ -220,18 +255,20 @@ class Supervisor:
 
     def _blame(self, ended: Ended, *, gained: bool) -> None:
         """A host on which failures begin again and again is left out, if another can do its work or others are left."""
-        host = ended.first_host
+        pool = self.job.pool.all if self.job.pool else ()
+        host = next((known.name for known in pool if known.is_called(ended.first_host)), None) if ended.first_host else None
         if gained or host is None or (self._blamed and host not in self._blamed):
             self._blamed.clear()
-        if host is None or self.job.pool is None or host not in {known.name for known in self.job.pool.all}:
+        if host is None:
             return
         self._blamed[host] += 1
-        if self._blamed[host] >= self.options.host_failures and len(self.job.pool.all) - len(self._dropped) > 1:
+        if self._blamed[host] >= self.options.host_failures and len(pool) - len(self._dropped) > 1:
             self._dropped[host] = f"{self._blamed[host]} failures in a row began there"
             self._blamed.clear()
 
-    def _wait(self, seconds: float, step: int) -> None:
-        self._note("waiting", seconds=round(seconds, 1), step=step)
+    def _wait(self, failures: int) -> None:
+        seconds = min(self.options.delay_seconds * 2 ** (failures - 1), self.options.longest_delay_seconds)
+        self._note("waiting", seconds=round(seconds, 1), step=self._step())
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._asked_to_stop:
             time.sleep(0.1)

@@ -13,7 +13,7 @@ import pytest
 from training.launch import messages, rendezvous
 from training.launch.local import free_port
 from training.launch.rendezvous import agree_to_start
-from training.launch.reports import Report, is_report, reasons_against
+from training.launch.reports import Report, is_report, reasons_against, where_to_look
 from training.launch.world import World
 
 HERE = socket.gethostname()
@@ -115,6 +115,18 @@ def test_ranks_that_do_not_come_are_named_when_the_time_is_over(worlds, tmp_path
     assert not start
     assert said.keys() == {0}
     assert "2 of 4 ranks (2, 3; host number 2 of the job) did not come within" in said[0][0]
+
+
+def test_ranks_started_on_another_host_than_the_hostfiles_only_one_are_told_so(tmp_path):
+    """DeepSpeed does so, without a word, where a hostfile with one host is used on another."""
+    elsewhere = [replace(world, master_addr="192.0.2.1") for world in make_worlds(2, 2)]
+    start, said = hold(elsewhere, [Report(stages=2, folder=tmp_path), None], limit_seconds=0.5)
+    assert not start
+    assert "1 of 2 ranks (1; host number 1 of the job) did not come within" in said[0][0]
+    assert "are to meet at 192.0.2.1, which is no address of it." in said[0][0]
+    assert said[0][0].endswith("put --force_multi behind deepspeed.")
+    assert where_to_look(make_worlds(2, 2)[0]) == ""
+    assert where_to_look(replace(make_worlds(4, 2)[0], master_addr="192.0.2.1")) == ""
 
 
 def test_the_cause_is_said_and_not_that_others_are_missing(worlds, tmp_path):

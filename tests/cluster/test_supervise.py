@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,35 @@ pytestmark = [
 
 STEPS = 8
 SIX = pytest.param(6, marks=pytest.mark.slow, id="six_stages")  # Twelve ranks: two cores take their time.
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "supervisor/log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_host_the_launcher_cannot_reach_is_left_out_soon_although_rank_0_is_elsewhere(hosts: Hosts, config: Path, root: Path) -> None:
+    """Rank 0 cannot see that the launcher's ssh has ended. And of one host left, DeepSpeed would start the ranks where it is typed."""
+    folder = config.parent / "runs" / "soon"
+    hostfile = hosts.folder / "beta_first"
+    hostfile.write_text("beta slots=2\nalpha slots=2\n", encoding="utf-8")
+    command = deepspeed(hostfile, str(config), "run.name=soon", "training.steps=2")
+    # The supervisor asks its own host nothing over ssh, but DeepSpeed's launcher goes to it so.
+    for process in hosts.all[0].pids("/usr/sbin/sshd -D"):
+        hosts.all[0].kill(signal.SIGKILL, process)
+    started = time.monotonic()
+    try:
+        options = ["--delay-seconds", "0.1", "--host-failures", "1"]
+        code, output = Started(hosts, [sys.executable, "-m", "training.supervise", *options, "--", *command], root).finish()
+    finally:
+        hosts.all[0].start_ssh(hosts.folder)
+    assert code == 0, output
+    assert time.monotonic() - started < 200, "300 s is what ranks that are only late may take"
+    (failed,) = [one for one in events_of(folder) if one["event"] == "failed"]
+    assert failed["exit_code"] == 255
+    assert failed["cause"].startswith("host alpha took no part in the start: ssh: connect to host alpha port 22")
+    (changed,) = [one for one in events_of(folder) if one["event"] == "hosts"]
+    assert changed["left_out"] == {"alpha": "1 failures in a row began there"}
+    assert "pipeline 0: ranks 0-1 on beta" in output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +99,7 @@ def test_the_run_is_finished_on_the_host_that_is_left(lost_host: Finished) -> No
 
 
 def test_the_log_says_which_host_was_left_out_and_why(lost_host: Finished) -> None:
-    lines = (lost_host.folder / "supervisor/log.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
+    events = events_of(lost_host.folder)
     (changed,) = [one for one in events if one["event"] == "hosts"]
     assert changed["used"] == ["alpha"]
     assert changed["left_out"] == {"beta": "does not answer to ssh, or does not see this folder"}

@@ -60,7 +60,7 @@ def check_ring(ranks: Ranks, dtype: torch.dtype, reporter: Reporter) -> None:
 
 
 def check_all_reduce(ranks: Ranks) -> None:
-    """One sum over all ranks, in fp32 as gradients are summed: (SMALL,).
+    """One sum over all ranks, in fp32: (SMALL,).
 
     Raises:
         ArithmeticError: If it is wrong.

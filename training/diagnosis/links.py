@@ -27,7 +27,7 @@ from training.launch.stop_ranks import end_group
 from training.run.signals import say
 from training.supervision import leftovers
 from training.supervision.attempt import REMEMBERED_LINES, cause_of
-from training.supervision.hosts import Host, Pool, on_each
+from training.supervision.hosts import Host, Pool, on_each, options_for
 
 MODULE = "training.diagnosis.link_rank"
 # After one rank's error others may have more to say.
@@ -107,7 +107,7 @@ def _command(options: argparse.Namespace, config: RunConfig, hosts: Sequence[Hos
     if not options.hostfile:
         command, environment = launcher(hosts[0].slots)
         return [*command, "--module", *words], environment
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", options.hostfile]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *options_for(hosts, options.hostfile)]
     for name in ("ssh_port", "master_addr", "master_port"):
         if value := getattr(options, name):
             command += [f"--{name}", value]

@@ -19,19 +19,28 @@ WORLD_INFO = "--world_info="
 PDSH_FAN_OUT = 1024
 
 
+def hosts_of_ranks() -> list[str]:
+    """The host of each rank as the hostfile names it; nothing under other launchers than DeepSpeed's."""
+    word = _world_info()
+    hosts: dict[str, list[int]] = json.loads(base64.urlsafe_b64decode(word.removeprefix(WORLD_INFO))) if word else {}
+    return [host for host, slots in hosts.items() for _ in slots]
+
+
 def lost_ranks() -> dict[int, str]:
     """The ranks of hosts that are given up, and their hosts as the hostfile names them."""
-    arguments = (argument for process in ancestors() for argument in command_of(process))
-    word = next((argument for argument in arguments if argument.startswith(WORLD_INFO)), None)
+    word, hosts = _world_info(), hosts_of_ranks()
     pdsh = word and next((process for process in all_processes() if _is_pdsh(command_of(process), word)), None)
-    if not word or not pdsh:
+    if not pdsh or len(set(hosts)) > PDSH_FAN_OUT:
         return {}
-    hosts: dict[str, list[int]] = json.loads(base64.urlsafe_b64decode(word.removeprefix(WORLD_INFO)))
-    if len(hosts) > PDSH_FAN_OUT:
-        return {}
+    # A user ("USER@HOST") is an option of ssh.
     called = {argument for child in children_of(pdsh) for argument in command_of(child)}
-    ranks = ((host, slot) for host, slots in hosts.items() for slot in slots)
-    return {rank: host for rank, (host, _) in enumerate(ranks) if host not in called}
+    return {rank: host for rank, host in enumerate(hosts) if host.rpartition("@")[2] not in called}
+
+
+def _world_info() -> str | None:
+    """DeepSpeed's word for all hosts and slots, from the command of the launcher above this process."""
+    arguments = (argument for process in ancestors() for argument in command_of(process))
+    return next((argument for argument in arguments if argument.startswith(WORLD_INFO)), None)
 
 
 def _is_pdsh(command: list[str], word: str) -> bool:

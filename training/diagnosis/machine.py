@@ -133,7 +133,7 @@ def environment_files(environment: Mapping[str, str]) -> list[Path]:
 
 def names_passed_on(environment: Mapping[str, str]) -> set[str]:
     """The variables in these files. Of a shell's own, the launcher passes on few."""
-    lines = [line for path in environment_files(environment) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in environment_files(environment) for line in path.read_text("utf-8", errors="replace").splitlines()]
     return {line.partition("=")[0] for line in lines}
 
 
@@ -141,7 +141,10 @@ def check_environment_files(environment: Mapping[str, str]) -> Finding:
     """DeepSpeed splits every line at "=", and ends at one that has none."""
     said = f"no {environment.get('DS_ENV_FILE', '.deepspeed_env')}; `--write-env` writes one"
     for path in environment_files(environment):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+            if "\ufffd" in line:
+                wrong = f"{path}:{number} is not UTF-8: DeepSpeed ends with a UnicodeDecodeError"
+                return bad("environment file", wrong, "write the line anew")
             if "=" not in line or line.startswith("#"):
                 what = f'"{line}"' if line.strip() else "blank"
                 wrong = f"{path}:{number} is {what}: DeepSpeed ends with a ValueError"

@@ -39,6 +39,19 @@ def allow_connections(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def is_elsewhere(world: World) -> bool:
+    """Whether all ranks are on this host and are to meet at an address that it has not: another host's, or one that is forwarded here."""
+    if world.size > world.local_size:
+        return False
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(world.master_addr, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
 def listen(world: World) -> socket.socket:
     """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from training.diagnosis.lost_hosts import lost_ranks
 from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
-from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against
+from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against, where_to_look
 from training.launch.world import World
 
 log = logging.getLogger(__name__)
@@ -189,10 +189,11 @@ def _collect(
             elif time.monotonic() > remind_at:
                 remind_at += REMIND_SECONDS
                 log.warning(
-                    "%d of %d ranks are here; waiting for rank %s. If a host is down: python -m training.doctor --hostfile FILE names it.",
+                    "%d of %d ranks are here; waiting for rank %s. %s",
                     len(reports) + 1,
                     world.size,
                     first_few(absent),
+                    where_to_look(world) or "If a host is down: python -m training.doctor --hostfile FILE names it.",
                 )
             continue
         rank = report["rank"]

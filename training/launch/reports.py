@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.diagnosis.lost_hosts import hosts_of_ranks
+from training.launch.messages import is_elsewhere
 from training.launch.world import World
 
 LONGEST_TEXT = 4000
@@ -105,11 +107,23 @@ def _describe_lost(gone: Mapping[int, str]) -> str:
 
 
 def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) -> str:
-    nodes = sorted({rank // world.local_size + 1 for rank in absent})
+    named = hosts_of_ranks()
+    names = list(dict.fromkeys(named[rank] for rank in absent)) if len(named) == world.size else []
+    # Under other launchers all hosts have as many ranks as this one.
+    numbers = sorted({rank // world.local_size + 1 for rank in absent})
+    where = f"host {first_few(names)}" if names else f"host number {first_few(numbers)} of the job"
     address = f"{world.master_addr}:{world.rendezvous_port}"
+    look = where_to_look(world) or f"Look above for what ssh or the launcher said of them, and whether they can reach {address}."
+    return f"{len(absent)} of {world.size} ranks ({first_few(absent)}; {where}) did not come within {limit_seconds:.0f} s. {look}"
+
+
+def where_to_look(world: World) -> str:
+    """What is most likely wrong where all ranks of a job are on this host; nothing if that is all right."""
+    if not is_elsewhere(world):
+        return ""
     return (
-        f"{len(absent)} of {world.size} ranks ({first_few(absent)}; host number {first_few(nodes)} of the job) did not come within "
-        f"{limit_seconds:.0f} s. Look above for what ssh or the launcher said of them, and whether they can reach {address}."
+        f"All are on this host, {socket.gethostname()}, but are to meet at {world.master_addr}, which is no address of it. Of a hostfile "
+        "with one host DeepSpeed starts the ranks where it is typed: type it on that host, or put --force_multi behind deepspeed."
     )
 
 

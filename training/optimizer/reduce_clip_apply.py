@@ -1,4 +1,6 @@
-"""What a step does with gradients: sum them in fp32 over replicas, take their norm over stages, clip them, and apply them to fp32 masters.
+"""What a step does with gradients: sum them in fp32, average them over replicas, take their norm over stages, clip and apply them.
+
+They are applied to fp32 masters. Between replicas they travel in the type that `communication_data_type` names, by default the weights'.
 
 Masters and sums are shared out over replicas (ZeRO stage 1). The update itself is the basic optimizer's: torch's AdamW, or `muon.py`.
 

@@ -26,8 +26,6 @@ FORWARD_SHARE = 1 / 3
 # Per parameter: gradient, master and two moments are read, master, moments and weight written.
 UPDATE_BYTES = 30
 NEWTON_SCHULZ_STEPS = 5
-# Of what a ring sends: gradients are summed, which takes twice what gathering weights does.
-GRADIENTS_SHARE = 2 / 3
 # What a process on CPUs takes beside what is counted, by whether it computes in bf16: pages of libraries that only training touches (14 to
 # 21 MiB), their buffers and Python's objects (5 to 25), and holes in the heap (the rest). Measured on twelve processes of 3 to 29 M
 # parameters: 48 to 71 MiB in bf16, and 90 to 124 in fp32, whose temporaries are twice the size.
@@ -119,17 +117,22 @@ def plan_step(
     )
 
 
-def plan_on(device: Device, config: ModelConfig, workload: Workload, parts: Sequence[int], network_bytes_per_second: float) -> Plan:
-    """A step on devices of a kind that reach their efficiency everywhere. All stages of a host share its links to other hosts."""
+def plan_on(
+    device: Device, config: ModelConfig, workload: Workload, parts: Sequence[int], *, slots: int, network_bytes_per_second: float
+) -> Plan:
+    """A step on devices that reach their efficiency everywhere, `slots` in a host. All stages of a host share its links to others."""
     tokens = workload.seq_length * workload.micro_batch
     layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
     parameters, matrices = layer_parameters(config), block_matrix_parameters(config)
-    once = []
+    summed, gathered = bytes_sent(workload)
+    gradients, once = summed / (summed + gathered), []
     for start, stop in pairwise(parts):
         held = sum(parameters[start:stop])
         network = ring_bytes(held, workload) * (len(parts) - 1) / network_bytes_per_second
+        if (len(parts) - 1) * workload.replicas <= slots:  # A single host needs no network.
+            network = ring_bytes(held, workload) / (device.link_gb_per_second * 1e9)
         update = optimizer_seconds(device, config, workload, held, sum(matrices[start:stop]))
-        once.append((network * GRADIENTS_SHARE, network * (1 - GRADIENTS_SHARE) + update))
+        once.append((network * gradients, network * (1 - gradients) + update))
     return plan_step(
         config,
         workload,
@@ -163,12 +166,18 @@ def activation_bytes(config: ModelConfig, workload: Workload) -> int:
 
 
 def ring_bytes(parameters: int, workload: Workload) -> int:
-    """What a rank sends in a step to sum gradients and to gather weights (ZeRO-1), by a ring: twice (R - 1) / R of each.
+    """What a rank sends in a step to sum gradients and to gather weights (ZeRO-1), by a ring: (R - 1) / R of `bytes_sent`."""
+    return math.ceil(parameters * sum(bytes_sent(workload)) * (workload.replicas - 1) / workload.replicas)
 
-    Gradients travel in the run's precision (DeepSpeed's default `communication_data_type`), weights too.
+
+def bytes_sent(workload: Workload) -> tuple[int, int]:
+    """Of a parameter, once round a ring: its gradient is summed and handed on, its weight only handed on.
+
+    Weights travel in the run's precision; gradients too, unless `communication_data_type` says otherwise.
     """
-    size = parameters * (2 if workload.bf16 else 4)
-    return math.ceil((2 + 1) * size * (workload.replicas - 1) / workload.replicas)
+    weight = 2 if workload.bf16 else 4
+    gradient = weight if workload.sums_in_bf16 is None else 2 if workload.sums_in_bf16 else 4
+    return 2 * gradient, weight
 
 
 def layouts(num_layers: int, batch: int, devices: int, slots: int) -> Iterator[tuple[int, int, int, int]]:
@@ -210,7 +219,8 @@ def search(run: RunConfig, device: Device, devices: int, slots: int, network_byt
         len(layer_parameters(run.model)), run.batch.train_batch_size, devices, slots
     ):
         workload = dataclasses.replace(run.workload, micro_batch=micro_batch, micro_batches=micro_batches, replicas=replicas)
-        plan = plan_on(device, run.model, workload, cut(run, stages), network_bytes_per_second)
+        parts = cut(run, stages)
+        plan = plan_on(device, run.model, workload, parts, slots=slots, network_bytes_per_second=network_bytes_per_second)
         if max(plan.memory_bytes) > device.memory_gib * GIB:
             too_large += 1
         else:

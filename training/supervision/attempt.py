@@ -8,17 +8,25 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from training.launch.parent import bound
 from training.launch.stop_ranks import end_group
+from training.run.signals import HANDLED
 
 REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
-FROM_HOST = re.compile(r"^(?P<host>[\w.-]+): (?P<line>.*)$")
-HOST_ENDED = re.compile(r"^pdsh@\S+: (?P<host>[\w.-]+): .*\b(exited with exit code|signal|No route|timed? ?out|refused)", re.IGNORECASE)
+FROM_HOST = re.compile(r"^(?P<host>[\w.:-]+): (?P<line>.*)$")
+HOST_ENDED = re.compile(
+    r"^pdsh@\S+: (?P<host>[\w.:-]+): .*\b(exited with exit code (?P<code>\d+)|signal|No route|timed? ?out|refused)", re.IGNORECASE
+)
+# What rank 0 says of the first replica once the process group is there (`process_group.placement`).
+MET = re.compile(r"^([\w.:-]+: )?pipeline 0: ranks ")
+# A host whose part has ended before that has ended the start: the others wait for its ranks. Rank 0 and they have so long to say why.
+LAST_WORDS_SECONDS = 20.0
 HUNG = "no progress for"
 # Lines about steps, and what launchers and libraries say between our lines.
 NOISE = re.compile(r"^(step \d+/|\[\d{4}-|\[rank|\[W|\[E|pdsh@|\s|Traceback|Exception in|.*UserWarning|.*return func)|^$")
@@ -46,10 +54,12 @@ class Attempt:
         )
         self._lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
         self._first_host: str | None = None
+        self._hopeless: Ended | None = None
 
     def wait(self) -> Ended:
         """Pass the output on until the command has ended."""
         assert self._process.stdout
+        have_met, hopeless = False, None
         for raw in self._process.stdout:
             with contextlib.suppress(OSError):  # A reader that is gone must not end a run.
                 sys.stdout.buffer.write(raw)
@@ -58,9 +68,29 @@ class Attempt:
             self._lines.append(line)
             if self._first_host is None and (ended := HOST_ENDED.match(line)):
                 self._first_host = ended["host"]
+                code = int(ended["code"] or 1)
+                # A stop may be heard of earlier here than there; and ranks whose lines go to files of their own are not seen to meet.
+                if not have_met and code - 128 not in HANDLED:
+                    hopeless = threading.Timer(LAST_WORDS_SECONDS, self._end_hopeless, [ended["host"], code])
+                    hopeless.start()
+            have_met = have_met or MET.match(line) is not None
+        if hopeless:
+            hopeless.cancel()
         code = end_group(self._process.pid, self._process.wait())
+        if self._hopeless:
+            return self._hopeless
         hung = any(HUNG in line for line in self._lines)
         return Ended(code, cause_of(code, self._lines), None if hung else self._first_host)
+
+    def _end_hopeless(self, host: str, code: int) -> None:
+        """In a timer's thread: the ranks of this host will not come, and the others would wait minutes for them."""
+        if self.signal_number:
+            return
+        found = [match for line in list(self._lines) if (match := FROM_HOST.match(line))]
+        said = [match["line"] for match in found if match["host"] == host and not NOISE.match(match["line"])]
+        cause = f"host {host} took no part in the start: {said[-1] if said else f'exit code {code}'}"
+        self._hopeless = Ended(code, cause, host)
+        self.end_at_once(signal.SIGKILL)
 
     def ask_to_stop(self, number: int) -> None:
         """In the signals' thread."""

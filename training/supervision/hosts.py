@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# DeepSpeed reads the first kind of line and takes the second for a comment.
-HOST = re.compile(r"^(?P<name>[^\s#]+)\s+slots=(?P<slots>\d+)\s*(#.*)?$")
-SPARE = re.compile(r"^#\s*spare:\s*(?P<name>\S+)\s+slots=(?P<slots>\d+)\s*$")
+# DeepSpeed reads the first kind of line and takes the second for a comment. A name reaches ssh as a word of its own, so it is no option.
+NAME_AND_SLOTS = r"(?P<name>[A-Za-z0-9_:][\w.:@-]*)\s+slots=(?P<slots>[1-9]\d*)"
+HOST = re.compile(rf"^{NAME_AND_SLOTS}\s*(#.*)?$", re.ASCII)
+SPARE = re.compile(rf"^#\s*spare:\s*{NAME_AND_SLOTS}\s*$", re.ASCII)
 ANSWER_SECONDS = 10
 # At most so many ssh connections at a time: sshd and name servers refuse floods.
 CONNECTIONS = 64
@@ -31,6 +32,11 @@ class Host:
     def is_here(self) -> bool:
         """Whether this process runs on it, so that nothing needs ssh."""
         return self.name in LOCAL_NAMES or self.name == socket.gethostname()
+
+    def is_called(self, name: str) -> bool:
+        """Whether pdsh means it: it leaves out a user, and the domain except of an address."""
+        bare = self.name.rpartition("@")[2]
+        return name == bare or bare.startswith(f"{name}.")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ def read_pool(path: Path) -> Pool:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}. Give the hostfile's path as it is seen from here.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8 ({error.reason}). Save the hostfile as UTF-8.") from None
     wanted, spares = [], []
     for number, line in enumerate(map(str.strip, lines), 1):
         if spare := SPARE.match(line):
@@ -68,9 +76,10 @@ def read_pool(path: Path) -> Pool:
         elif host := HOST.match(line):
             wanted.append(Host(host["name"], int(host["slots"])))
         elif line.startswith("#") and "spare" in line.partition(":")[0]:
-            raise ValueError(f'{path}:{number}: "{line}" is no spare host. Write "# spare: HOST slots=N".')
+            raise ValueError(f'{path}:{number}: "{line}" is no spare host. Write "# spare: HOST slots=N", N being 1 or more.')
         elif line and not line.startswith("#"):
-            raise ValueError(f'{path}:{number}: "{line}" is not a host. Write "HOST slots=N".')
+            shown = line if line.isprintable() else ascii(line)[1:-1]
+            raise ValueError(f'{path}:{number}: "{shown}" is not a host. Write "HOST slots=N", N being 1 or more.')
     names = [host.name for host in (*wanted, *spares)]
     if not wanted or len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -81,6 +90,12 @@ def read_pool(path: Path) -> Pool:
 def write_hostfile(path: Path, hosts: Sequence[Host]) -> None:
     """Write what DeepSpeed reads."""
     path.write_text("".join(f"{host.name} slots={host.slots}\n" for host in hosts), encoding="utf-8")
+
+
+def options_for(hosts: Sequence[Host], hostfile: Path | str) -> list[str]:
+    """DeepSpeed's options to start on these hosts. By itself it starts a single host's ranks where it runs, whatever the hostfile says."""
+    elsewhere = len(hosts) == 1 and not hosts[0].is_here
+    return ["--hostfile", str(hostfile), *["--force_multi"] * elsewhere]
 
 
 def on(host: Host, command: Sequence[str], ssh_port: str | None = None) -> list[str]:

@@ -41,6 +41,26 @@ def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, t
     assert said in finding.said
 
 
+def test_an_environment_file_that_is_not_utf_8_is_found_and_ends_nothing(tmp_path):
+    path = tmp_path / "environment"
+    path.write_bytes(b"A=1\nB=caf\xe9\n")
+    assert machine.check_environment_files({"DS_ENV_FILE": str(path)}).said.startswith(f"{path}:2 is not UTF-8")
+    assert machine.names_passed_on({"DS_ENV_FILE": str(path)}) == {"A", "B"}
+
+
+def test_a_value_of_several_lines_is_left_out_of_the_environment_file_and_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CCL_LINES", "one\ntwo")
+    said = doctor.write_environment_file(tmp_path / "environment")
+    assert said.endswith("; left out, as a line holds one value: CCL_LINES")
+    assert "CCL_LINES" not in (tmp_path / "environment").read_text(encoding="utf-8")
+
+
+def test_an_environment_file_that_cannot_be_written_is_a_mistake(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "nowhere" / "environment"))
+    assert doctor.main(["--write-env"]) == 2
+    assert "nowhere/environment cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
 def test_the_environment_file_in_the_home_folder_is_read_too_as_deepspeed_does(tmp_path, monkeypatch):
     home, here = tmp_path / "home", tmp_path / "here"
     for folder in (home, here):

@@ -14,7 +14,7 @@ from model.flops import count_parameters, layer_parameters, stage_summary
 from tests.training.checkpoint_files import write_checkpoint
 from training import plan as command
 from training.config import resolve, with_precision
-from training.planning.costs import SCRATCH_BYTES, layouts, ring_bytes, search
+from training.planning.costs import SCRATCH_BYTES, UPDATE_BYTES, layouts, plan_on, ring_bytes, search
 from training.planning.devices import DEVICES
 from training.planning.here import plan_probed
 from training.planning.probe import Probed
@@ -37,6 +37,20 @@ def test_the_best_interval_loses_less_than_any_other():
 
 def test_a_ring_sends_twice_the_gradients_and_once_the_weights_less_a_replicas_share(run):
     assert ring_bytes(3200, run.workload) == 3 * 2 * 3100  # bf16
+    in_fp32 = with_precision(resolve(ds_configs.read(REFERENCE, ["communication_data_type=fp32"])), bf16=True)
+    assert ring_bytes(3200, in_fp32.workload) == (2 * 4 + 2) * 3100, "gradients in fp32, weights in bf16"
+
+
+def test_replicas_of_a_single_host_use_its_own_link_and_no_network(run):
+    workload = dataclasses.replace(run.workload, replicas=6, micro_batches=128)
+    fast, slow = (
+        plan_on(DEVICES["h100"], run.model, workload, [0, 52], slots=6, network_bytes_per_second=rate).exchange_seconds
+        for rate in (25e9, 1e9)
+    )
+    update = UPDATE_BYTES * count_parameters(run.model) / 6 / 3350e9
+    assert fast == slow == pytest.approx(ring_bytes(count_parameters(run.model), workload) / 450e9 + update)
+    on_two_hosts = plan_on(DEVICES["h100"], run.model, workload, [0, 52], slots=3, network_bytes_per_second=25e9)
+    assert on_two_hosts.exchange_seconds == pytest.approx(ring_bytes(count_parameters(run.model), workload) / 25e9 + update)
 
 
 def test_every_layout_uses_all_devices_keeps_the_batch_and_lies_within_hosts():
@@ -177,7 +191,7 @@ def test_a_change_may_stand_behind_the_options(capsys):
     [
         ([REFERENCE, "--device", "here", "--devices", "4"], "--devices: without effect: this machine is measured"),
         ([REFERENCE, "--efficiency", "0.3"], "--efficiency: without effect: this machine is measured"),
-        ([REFERENCE, "--device", "a100", "--slots", "4"], "--slots: without effect: only --devices looks for layouts"),
+        ([REFERENCE, "--hostfile", "hostfiles/32nodes", "--slots", "4"], "--slots: without effect: the hostfile says how many"),
         ([REFERENCE, "--against", "runs/x", "--timeline", "x.svg"], "--timeline, CONFIG or dotted.key=value: without effect: --against"),
     ],
 )

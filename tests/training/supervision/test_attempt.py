@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import pytest
 
 from tests import processes
+from training.supervision import attempt
 from training.supervision.attempt import Attempt, cause_of
 
 
@@ -48,6 +50,33 @@ def test_after_a_hang_no_host_is_said_to_have_ended_first_as_all_watchdogs_end_i
     ended = Attempt([sys.executable, "-c", f"print({chr(10).join(lines)!r}); raise SystemExit(75)"], {}).wait()
     assert (ended.code, ended.first_host, ended.cause) == (75, None, lines[0])
     assert b"exit code 75" in capfdbinary.readouterr().out
+
+
+def says(*lines: str, seconds: float, code: int = 9) -> Attempt:
+    """A command that prints these lines, goes on for a while and ends."""
+    program = f"import time; print({chr(10).join(lines)!r}, flush=True); time.sleep({seconds}); raise SystemExit({code})"
+    return Attempt([sys.executable, "-c", program], {})
+
+
+def test_a_host_that_ends_before_the_ranks_have_met_ends_the_start_soon(monkeypatch, capfdbinary):
+    monkeypatch.setattr(attempt, "LAST_WORDS_SECONDS", 0.2)
+    started = time.monotonic()
+    noise = "fd00::2: [2026-11-28 10:00:00] [ERROR] [launch.py:325:sigkill_handler] exits with return code = 127"
+    lost = "pdsh@login: fd00::2: ssh exited with exit code 127"
+    ended = says("fd00::2: no such library", noise, "alpha: waiting", lost, seconds=300).wait()
+    assert time.monotonic() - started < 60, "and not the 300 s for which ranks that are only late are waited for"
+    assert (ended.code, ended.first_host) == (127, "fd00::2")
+    assert ended.cause == "host fd00::2 took no part in the start: no such library"
+
+
+def test_a_host_that_ends_later_or_during_a_stop_does_not_end_the_others_which_may_be_saving(monkeypatch, capfdbinary):
+    monkeypatch.setattr(attempt, "LAST_WORDS_SECONDS", 0.2)
+    lost = "pdsh@login: beta: ssh exited with exit code 1"
+    assert says("alpha: pipeline 0: ranks 0-1 on alpha", lost, seconds=2).wait().code == 9
+    assert says("pdsh@login: beta: ssh exited with exit code 143", seconds=2).wait().code == 9
+    stopped = says(lost, seconds=2)
+    stopped.signal_number = 15
+    assert stopped.wait().code == 9
 
 
 def test_an_attempt_ends_with_its_supervisor_however_that_ends(root):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.supervision.hosts import Host, Pool, choose, on, on_each, read_pool, write_hostfile
+from training.supervision.hosts import Host, Pool, choose, on, on_each, options_for, read_pool, write_hostfile
 
 HOSTFILE = """# the machine room on the left
 a slots=6
@@ -44,14 +44,37 @@ def test_the_shipped_hostfiles_can_be_supervised(root, name):
         ("", "no hosts"),
         ("a slots=6\na slots=6\n", "a twice"),
         ("a slots=6\n# spare: a slots=6\n", "a twice"),
-        ("a 6\n", ':1: "a 6" is not a host. Write "HOST slots=N".'),
-        ("a slots=6\n# spare b slots=6: later\n", ':2: "# spare b slots=6: later" is no spare host. Write "# spare: HOST slots=N".'),
+        ("a 6\n", ':1: "a 6" is not a host. Write "HOST slots=N"'),
+        ("a slots=6\nb slots=0\n", ':2: "b slots=0" is not a host. Write "HOST slots=N", N being 1 or more.'),
+        ("\ufeffa slots=6\n", ':1: "\\ufeffa slots=6" is not a host.'),
+        ("-oProxyCommand=x slots=6\n", "is not a host."),
+        ("a slots=6\n# spare b slots=6: later\n", ':2: "# spare b slots=6: later" is no spare host. Write "# spare: HOST slots=N"'),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path, text, said):
     with pytest.raises(ValueError, match="hostfile") as error:
         pool_of(text, tmp_path)
     assert said in str(error.value)
+
+
+def test_addresses_and_users_are_names_of_hosts(tmp_path):
+    names = ["10.0.0.1", "fd00::2", "::1", "me@node1.cluster", "x1000c0s0b0n0-hsn0", "node_1"]
+    assert [host.name for host in pool_of("".join(f"{name}\tslots=2\r\n" for name in names), tmp_path).wanted] == names
+
+
+def test_a_hostfile_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "hostfile").write_bytes(b"a slots=6 # caf\xe9\n")
+    with pytest.raises(ValueError, match=r"hostfile: byte 15 is not UTF-8"):
+        read_pool(tmp_path / "hostfile")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("a", "a"), ("a.cluster.local", "a"), ("me@a.cluster", "a"), ("10.0.0.1", "10.0.0.1"), ("fd00::2", "fd00::2")]
+)
+def test_a_host_is_known_by_what_pdsh_calls_it(name, label):
+    assert Host(name, 1).is_called(label)
+    assert not Host(name, 1).is_called("b")
+    assert not Host("10.0.0.10", 1).is_called("10.0.0.1")
 
 
 def test_a_hostfile_that_is_not_there_is_said(tmp_path):
@@ -78,6 +101,11 @@ def test_spares_stand_in_and_otherwise_fewer_hosts_go_on(tmp_path, missing, divi
     if found:
         write_hostfile(tmp_path / "next", found)
         assert read_pool(tmp_path / "next").wanted == tuple(found)
+
+
+def test_deepspeed_is_made_to_go_to_a_single_host_that_is_not_this_one():
+    assert options_for([Host("elsewhere", 2)], "hosts") == ["--hostfile", "hosts", "--force_multi"]
+    assert options_for([Host("localhost", 2)], "hosts") == options_for([Host("a", 2), Host("b", 2)], "hosts") == ["--hostfile", "hosts"]
 
 
 def test_commands_run_here_without_ssh_and_elsewhere_in_the_same_folder(tmp_path, monkeypatch):

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests import processes
 from training import supervise
+from training.supervision import leftovers
 
 pytestmark = pytest.mark.distributed
 OPTIONS = ("--delay-seconds", "0.2")
@@ -130,7 +132,7 @@ def test_a_stop_while_hosts_are_asked_whether_they_answer_is_not_lost(make_run, 
     code, output = run.finish()
     assert code == 128 + signal.SIGTERM, output
     events = [line.split(":")[1].strip() for line in output.splitlines() if line.startswith("supervise: ")]
-    assert [event for event in events if event != "hosts"] == ["started", "failed", "waiting", "started", "stopped"]
+    assert [event for event in events if event != "hosts"] == ["started", "failed", "waiting", "stopped"]
 
 
 def test_after_a_killed_supervisor_the_next_ends_what_is_left_and_goes_on(make_run, undisturbed):
@@ -184,5 +186,75 @@ def test_with_fewer_hosts_the_hostfile_is_replaced_and_the_global_batch_kept(tmp
     assert job.ssh_port == "2222"
     assert job.command_on(job.pool.wanted, tmp_path / "next") == start
     kept = [f"train_batch_size={job.config.batch.train_batch_size}", "train_micro_batch_size_per_gpu=4", "gradient_accumulation_steps=null"]
+    # Of a single host DeepSpeed would start the ranks where it is typed itself.
+    start.insert(start.index("run_pretrain.sh"), "--force_multi")
     assert job.command_on(job.pool.wanted[:1], tmp_path / "next") == [*start, *kept]
     assert (tmp_path / "next").read_text(encoding="utf-8") == "a slots=2\n"
+
+
+QUICKSTART = ["run_pretrain.sh", "ds_configs/quickstart.json", "gradient_accumulation_steps=null"]
+
+
+def job_on_two_hosts(folder, *options):
+    hostfile = folder / "two"
+    hostfile.write_text("localhost slots=2\nb slots=2\n# spare: c slots=2\n", encoding="utf-8")
+    return supervise.Job(["deepspeed", "--hostfile", str(hostfile), *options, *QUICKSTART])
+
+
+def test_a_single_host_that_is_this_one_is_started_as_deepspeed_does(tmp_path):
+    job = job_on_two_hosts(tmp_path, "--ssh_port=2222")
+    assert job.ssh_port == "2222"
+    assert "--force_multi" not in job.command_on(job.pool.wanted[:1], tmp_path / "next")
+
+
+def test_the_address_to_meet_at_goes_with_the_first_host_or_the_supervisor_gives_up(tmp_path):
+    job = job_on_two_hosts(tmp_path, "--master_addr=localhost")
+    first, second, spare = job.pool.all
+    assert "localhost" in job.command_on([first, spare], tmp_path / "next")
+    command = job.command_on([second, spare], tmp_path / "next")
+    assert command[command.index("--master_addr") + 1] == "b"
+    job = job_on_two_hosts(tmp_path, "--master_addr", "10.0.0.1")
+    with pytest.raises(ValueError, match=r"--master_addr 10.0.0.1 was for localhost, which is left out. Give an address of b,"):
+        job.command_on([second, spare], tmp_path / "next")
+
+
+def test_options_of_deepspeeds_that_choose_hosts_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"--exclude=b: the supervisor chooses hosts itself"):
+        job_on_two_hosts(tmp_path, "--exclude=b")
+
+
+@pytest.mark.parametrize("options", [["--hostfile", "nodes"], ["-H", "a:2,b:2"]])
+def test_hosts_of_mpiexec_are_its_own_affair(options):
+    command = ["mpiexec", "-n", "4", *options, "./run_pretrain.sh", *QUICKSTART[1:]]
+    job = supervise.Job(command)
+    assert job.pool is None
+    assert job.command_on([], Path("nowhere")) == command
+
+
+def test_a_supervisor_is_nothing_left_over_even_if_it_is_asked_over_ssh(root):
+    """As where the hostfile has another name for the supervisor's host than the host itself."""
+    words = ["CONFIG", "run.name=left_over"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    supervisor = processes.start([*sleep, "-m", "training.supervise", "--", "deepspeed", "run_pretrain.sh", *words], cwd=root)
+    rank = processes.start([*sleep, "run_pretrain.sh", "--local_rank=0", *words], cwd=root)
+    processes.wait_until(lambda: leftovers.find(words, root) == [rank.pid], "the rank, and nothing else, is found")
+    for process in (supervisor, rank):
+        processes.end(process)
+
+
+def test_what_is_left_over_of_a_run_is_not_another_run_of_the_same_configuration(root):
+    words = ["CONFIG", "training.steps=3"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)", "run_pretrain.sh", "--local_rank=0"]
+    more = (["pipeline.stages=1"], ["run.name=other"], ["run.directory=elsewhere"])
+    ranks = [processes.start([*sleep, *words, *others], cwd=root) for others in more]
+    other = processes.start([*sleep, "OTHER", *words], cwd=root)
+    processes.wait_until(lambda: leftovers.find(words, root) == [ranks[0].pid], "its own rank is found")
+    processes.wait_until(lambda: leftovers.find([*words, "run.name=other"], root) == [ranks[1].pid], "the other run's is another")
+    for process in (*ranks, other):
+        processes.end(process)
+
+
+def test_a_configuration_that_is_not_typed_is_named_so_that_its_processes_are_known():
+    job = supervise.Job(["./run_pretrain.sh", "training.steps=3"])
+    assert job.words == ["ds_configs/quickstart.json", "training.steps=3"]
+    assert job.command_on([], Path("nowhere")) == ["./run_pretrain.sh", *job.words]

@@ -1,0 +1,50 @@
+"""Whether the launcher's ssh to each host still lives, as rank 0 sees it: a stand-in pdsh with a child for each host that is reached."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+
+import pytest
+
+from tests import processes
+from training.launch.parent import command_of
+
+SSH = "import time; time.sleep(1000)"
+ASK = "from training.diagnosis.lost_hosts import lost_ranks; print(lost_ranks())"
+
+
+def world_info(slots):
+    return "--world_info=" + base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "called", "lost"),
+    [
+        (["a", "b"], ["a"], {1: "b"}),
+        (["a", "b"], ["a", "b"], {}),
+        # ssh is given the user as an option.
+        (["me@a", "me@b"], ["-lme", "a", "b"], {}),
+        (["me@a", "me@b"], ["-lme", "a"], {1: "me@b"}),
+    ],
+)
+def test_hosts_whose_ssh_has_ended_are_lost_and_no_others(root, hosts, called, lost):
+    word = world_info({host: [0] for host in hosts})
+    ssh = [sys.executable, "-c", SSH, *called]
+    pdsh = processes.start(["bash", "-c", 'exec -a pdsh bash -c "$0" "$@"', '"${@:2}" & wait', "bash", word, *ssh])
+    processes.wait_until(lambda: ssh in [command_of(child)[:-1] for child in processes.descendants(pdsh.pid)], "the ssh")
+    assert processes.run([sys.executable, "-c", ASK, word], cwd=root).stdout == f"{lost}\n"
+    processes.end(pdsh)
+
+
+def test_ranks_that_did_not_come_are_said_with_their_hosts_also_where_slots_differ(root):
+    program = (
+        "from training.launch.reports import Report, reasons_against; from training.launch.world import World; "
+        "world = World(rank=0, local_rank=0, size=8, local_size=2, master_addr='127.0.0.1', master_port=1); "
+        "one = {'problem': None, 'sees': True, 'host': 'x', 'facts': {}, 'loopback': False}; "
+        "print(*reasons_against(world, Report(), {rank: one for rank in (1, 6, 7)}, 300, {}))"
+    )
+    word = world_info({"a": [0, 1], "b": [0, 1, 2, 3], "c": [0, 1]})
+    said = processes.run([sys.executable, "-c", program, word], cwd=root).stdout
+    assert said.startswith("4 of 8 ranks (2, 3, 4, 5; host b) did not come within 300 s.")
