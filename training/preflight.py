@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.store.identity import Identity
+from ds_configs.errors import shown
 from ds_configs.files import digest
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
@@ -32,7 +33,7 @@ class ReadyRun:
     finished: int | None
     """The step of the newest checkpoint if that is the last one."""
     notes: list[str]
-    """Of rank 0: what there is to say about the run's folder, or about that of a new run's first weights, a line each."""
+    """Of rank 0: what a start should say of the run's folder, of its first weights and of the prompt, a line each."""
 
     def facts(self) -> dict[str, str]:
         """What must be the same on all hosts, short enough to compare."""
@@ -69,7 +70,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     last_step = config.last_step(corpus.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
-        notes += check_tokenizer(config, str(corpus.folder / "tokenizer"))
+        notes += check_tokenizer(config, str(corpus.folder / "tokenizer")) + sample_notes(config, corpus)
         hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
     return ReadyRun(
         config=with_deepspeed(config, last_step),
@@ -91,3 +92,20 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
             f"{config.path}: model.vocab_size = {config.model.vocab_size}, but the tokenizer in {corpus.folder} has "
             f"{corpus.tokenizer.vocab_size} ids. Set model.vocab_size to {corpus.tokenizer.vocab_size} or more."
         )
+
+
+def sample_notes(config: RunConfig, corpus: Corpus) -> list[str]:
+    """A line if passages written during training cannot begin as `training.sample_prompt` says, or be as long as they should."""
+    plan, positions = config.training, config.model.max_seq_length
+    if not plan.sample_prompt or not plan.sample_tokens:
+        return []
+    given = len(corpus.tokenizer.encode(plan.sample_prompt))
+    if not given:
+        return [f"training.sample_prompt = {shown(plan.sample_prompt)} has no tokens: passages begin as the held-out text does."]
+    if given + plan.sample_tokens <= positions:
+        return []
+    kept = min(given, positions - 1)
+    return [
+        f"training.sample_prompt has {given} tokens and training.sample_tokens = {plan.sample_tokens}, in {positions} positions of the "
+        f"model: passages have the first {kept} of the prompt and {positions - kept} new ones."
+    ]

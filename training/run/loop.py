@@ -210,8 +210,9 @@ def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
     plan = config.training
     if not plan.sample_tokens:
         return ""
-    prompt = corpus.tokenizer.encode(plan.sample_prompt) if plan.sample_prompt else _held_out_beginning(corpus)
-    prompt = prompt[: max(1, config.model.max_seq_length - plan.sample_tokens)]
+    # What does not fit is said at the start (`preflight.sample_notes`).
+    prompt = corpus.tokenizer.encode(plan.sample_prompt or "") or _held_out_beginning(corpus)
+    prompt = prompt[: max(1, config.model.max_seq_length - 1)]
     seed = config.run.seed + engine.global_steps
     vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
     tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))

@@ -19,12 +19,13 @@ pytestmark = pytest.mark.distributed
 
 
 def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_finished(make_run, person):
-    run = make_run(training__sample_prompt="春眠不觉晓，", training__sample_tokens=8)
+    run = make_run(training__sample_prompt="春眠不觉晓，", training__sample_tokens=30)
     shutil.rmtree(json.loads(run.config.read_text(encoding="utf-8"))["data"]["directory"])  # A person has no token store yet.
     done = person(str(run.config))
     assert done.returncode == 0, done.stderr
     assert "is finished: step 8." in done.stdout
     assert "bits per character" in done.stdout
+    assert "and training.sample_tokens = 30, in 32 positions of the model: passages have the first " in done.stderr
     passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0].strip()
     prompt = "春眠不觉晓，"
     assert passage.startswith(prompt)

@@ -11,6 +11,7 @@ from data.batches.corpus import IGNORED_LABEL, open_corpus
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.prepare import prepare
 from data.source_config import SourceConfig
+from training.preflight import sample_notes
 from training.run.loop import evaluate
 
 
@@ -44,6 +45,27 @@ def corpus(tmp_path_factory):
     )
     prepare(config)
     return open_corpus(config, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "said"),
+    [
+        ("一二三四", 12, []),
+        (None, 64, []),
+        (
+            "一二三四",
+            13,
+            ["has 4 tokens and training.sample_tokens = 13, in 16 positions of the model: passages have the first 4 of the prompt"],
+        ),
+        ("一" * 20, 4, ["passages have the first 15 of the prompt and 1 new ones."]),
+    ],
+)
+def test_a_prompt_that_leaves_too_little_room_is_said(corpus, prompt, tokens, said):
+    plan = SimpleNamespace(sample_prompt=prompt, sample_tokens=tokens)
+    config: Any = SimpleNamespace(training=plan, model=SimpleNamespace(max_seq_length=16))
+    notes = sample_notes(config, corpus)
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
 def run_config(corpus, eval_batches):
