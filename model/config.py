@@ -138,7 +138,8 @@ class ModelConfig:
 
 def _near_divisors(number: int, wanted: int) -> str:
     """The divisors of `number` on either side of `wanted`, as "8 or 12"."""
-    smaller = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    # No further: a mistyped number may be of any size.
+    smaller = [n for n in range(1, min(math.isqrt(number), 100_000) + 1) if number % n == 0]
     divisors = sorted({*smaller, *(number // n for n in smaller)})
     below = [n for n in divisors if n < wanted]
     above = [n for n in divisors if n > wanted]

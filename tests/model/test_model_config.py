@@ -15,6 +15,7 @@ from tests.tiny_models import tiny
         ({"hidden_size": 768, "num_heads": 10}, "num_heads = 10 does not divide hidden_size = 768. Use 8 or 12."),
         # A mistyped number; a look at everything below it would take a minute.
         ({"hidden_size": 1_000_000_007, "num_heads": 12}, "num_heads = 12 does not divide hidden_size = 1000000007. Use 1 or 1000000007."),
+        ({"hidden_size": 10**24 + 7, "num_heads": 12}, "num_heads = 12 does not divide hidden_size = 1000000000000000000000007."),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4. Use 2 or 4."),
         ({"position": "rotary", "hidden_size": 6, "num_heads": 2}, "hidden_size / num_heads = 3 is odd"),
         ({"num_layers": 0}, "num_layers = 0; it must be 1 or more."),

@@ -73,7 +73,10 @@ def check_hosts(pool: Pool, folder: Path, ssh_port: str | None = None) -> list[F
         window = (before, time.time())
     finally:
         token.unlink()
-    reports = {name: json.loads(line) for name, line in printed.items() if line}
+    reports: dict[str, Any] = {}
+    for name, line in printed.items():
+        with contextlib.suppress(ValueError):  # Nothing, or the last word of something else.
+            reports[name] = json.loads(line or "")
     mute = [name for name in printed if name not in reports]
     if mute:
         findings.append(bad("reports", f"{', '.join(mute)}: .venv does not run there", f"ssh {mute[0]} {sys.executable} -c 'import torch'"))
