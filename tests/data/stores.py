@@ -1,4 +1,4 @@
-"""What the tests of a preparation share."""
+"""What the tests of a preparation share; `flip_bit` serves those of checkpoints too."""
 
 import dataclasses
 import json
