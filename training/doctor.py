@@ -60,9 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
-        return 2
     findings = check_machine(Path(options.directory), os.environ)
     if pool:
         findings += check_hosts(pool, Path(options.directory), options.ssh_port)

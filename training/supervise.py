@@ -37,10 +37,10 @@ from training.supervision.leftovers import SCRIPT, end
 
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
-# Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
 SPLIT = ("--hostfile=", "--ssh_port=", "--master_addr=")
 # They choose among the hosts of the hostfile, as the supervisor does.
 CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
+# Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
 KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
 
