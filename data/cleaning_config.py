@@ -44,6 +44,11 @@ class Control:
         _check_between(self, "max_replaced_ratio")
 
 
+def lines_pattern(pattern: str) -> re.Pattern[str]:
+    """What finds the lines that a pattern of `boilerplate` matches, white space at their ends included."""
+    return re.compile(rf"^[ \t\u3000]*(?:{pattern})[ \t\u3000]*(?:\n|\Z)", re.MULTILINE | re.IGNORECASE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Boilerplate:
     """Remove lines that are wholly navigation, copyright, advertising or a bare link; drop the text if nothing is left."""
@@ -55,7 +60,7 @@ class Boilerplate:
     def __post_init__(self) -> None:
         for pattern in self.patterns:
             try:
-                re.compile(pattern)
+                lines_pattern(pattern)
             except re.error as error:
                 raise FieldError("patterns", f': "{pattern}" is no regular expression: {error}.') from None
 

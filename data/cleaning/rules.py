@@ -50,7 +50,9 @@ class Control(cleaning_config.Control):
 
 class Boilerplate(cleaning_config.Boilerplate):
     def __call__(self, text: str) -> str | None:
-        kept = _lines_pattern((BOILERPLATE if self.built_in else ()) + self.patterns).sub("", text)
+        kept = text
+        for pattern in _patterns(self.built_in, self.patterns):
+            kept = pattern.sub("", kept)
         return kept if kept is text or kept.strip() else None
 
 
@@ -150,9 +152,10 @@ def _count_distinct_by_hash(text: str, n: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _lines_pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    either = "|".join(f"(?:{pattern})" for pattern in patterns) or "(?!)"
-    return re.compile(rf"^[ \t\u3000]*(?:{either})[ \t\u3000]*(?:\n|\Z)", re.MULTILINE | re.IGNORECASE)
+def _patterns(built_in: bool, own: tuple[str, ...]) -> list[re.Pattern[str]]:
+    """One for all that are built in; each of one's own by itself, since it may refer to its groups."""
+    either = ["|".join(f"(?:{pattern})" for pattern in BOILERPLATE)] if built_in else []
+    return [cleaning_config.lines_pattern(pattern) for pattern in (*either, *own)]
 
 
 @lru_cache(maxsize=1)

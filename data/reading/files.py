@@ -21,15 +21,19 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     """Return the files that `paths` mean, each once, in the order of `paths` and by name within each.
 
     Folders are searched to any depth; names that begin with a dot are left out. Files of types that are not read are
-    returned too, so that the reader counts them. Links are followed; a file that is met again by way of one is left out, and said.
+    returned too, so that the reader counts them. Links are followed; one that leads nowhere, and a file that is met
+    again by way of one, is left out, and said.
 
     Raises:
         DataError: If a path means no file, a file or folder cannot be read, or a saved dataset has several splits.
     """
     files: dict[str, Path] = {}
     again: list[Path] = []
+    gone: list[Path] = []
     for path in paths:
-        found = _from_hub(path) if path.startswith(HUB) else _from_disk(path)
+        every = _from_hub(path) if path.startswith(HUB) else _from_disk(path)
+        gone += filter(_leads_nowhere, every)
+        found = [file for file in every if not _leads_nowhere(file)]
         if not found:
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.")
         for file in found:
@@ -38,6 +42,8 @@ def find_files(paths: Sequence[str]) -> list[Path]:
                 files[real] = file
             elif files[real] != file:
                 again.append(file)
+    if gone:
+        logger.warning("%d links that lead nowhere, such as %s, are left out", len(gone), gone[0])
     if again:
         logger.warning("%d more names of files that are read already, such as %s, are left out", len(again), again[0])
     locked = [file for file in files.values() if not os.access(file, os.R_OK, effective_ids=True)]
@@ -56,7 +62,7 @@ def _from_disk(path: str) -> list[Path]:
         return [Path(path)]
     found = []
     for match in map(Path, _matches(path)):
-        found += [match] if match.is_file() else _from_folder(match)
+        found += _from_folder(match) if match.is_dir() else [match]
     return found
 
 
@@ -69,7 +75,7 @@ def _matches(pattern: str) -> list[str]:
     for root in sorted(glob.glob(base)) if base else ["."]:
         for folder in _walk(Path(root)):
             inside = os.path.join(glob.escape(str(folder)), rest.lstrip("/") or "*")
-            found += [match for match in _matches(inside) if rest or os.path.isfile(match)]
+            found += [match for match in _matches(inside) if rest or not os.path.isdir(match)]
     return sorted(map(os.path.normpath, found))
 
 
@@ -101,7 +107,11 @@ def _from_folder(folder: Path) -> list[Path]:
     if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
         return _from_saved_dataset(folder)
     found = [path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if path.is_file() or _leads_nowhere(path))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _from_saved_dataset(folder: Path) -> list[Path]:

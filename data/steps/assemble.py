@@ -55,16 +55,21 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
 def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path) -> list[Pair]:
     """Give names in the store to the pairs of one split, as many as its budget has room for, the last one cut where it ends."""
     linked: list[Pair] = []
+    full: set[int] = set()
+    budget = config.max_train_tokens if split == "train" else valid_budget(config)
     for pair in pairs:
-        budget, counted = config.max_train_tokens, linked
-        if split == "valid":
-            budget, counted = valid_budget(config), [other for other in linked if other.source == pair.source]
-        left = None if budget is None else budget - sum(other.counts["tokens"] for other in counted)
-        if left is not None and left <= 0:
+        of_budget = pair.source if split == "valid" else 0  # Each held-out source has a budget of its own.
+        if of_budget in full:
             continue
-        if left is not None and pair.counts["tokens"] > left:
+        used = sum(other.counts["tokens"] for other in linked if split == "train" or other.source == pair.source)
+        if budget is not None and used + pair.counts["tokens"] >= budget:
+            full.add(of_budget)
+        if budget is not None and used + pair.counts["tokens"] > budget:
+            left = budget - used
             cut = Task(folder.parent / "5-cut" / f"{split}-{pair.source}-{left}", tokenization.truncate, (pair.prefix, left))
             (counts,) = run([cut], 1)
+            if used and counts["tokens"] > left:
+                continue  # Not even one of its documents has room.
             pair = replace(pair, prefix=cut.output, counts=counts)
         named = replace(pair, name=f"{split}-{len(linked):05d}")
         for ending in (".bin", ".idx"):

@@ -70,8 +70,10 @@ def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
 def _check_ids(shard: token_store.Shard, vocab_size: int, config: DataConfig) -> None:
     for start in range(0, shard.num_tokens, _BLOCK_TOKENS):
         ids = shard.read(start, min(_BLOCK_TOKENS, shard.num_tokens - start))
-        if int(ids.max()) >= vocab_size or int(ids.min()) < 0:
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= vocab_size:
+            wrong = lowest if lowest < 0 else highest
             raise DataError(
-                f"{config.store}.bin holds the id {int(ids.max())}, but the tokenizer at {config.tokenizer.path} has {vocab_size}."
+                f"{config.store}.bin holds the id {wrong}, but the tokenizer at {config.tokenizer.path} has {vocab_size}."
                 " It was made with another tokenizer: give that one."
             )

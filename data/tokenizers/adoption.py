@@ -54,6 +54,8 @@ def adopt(config: TokenizerConfig, folder: Path) -> None:
         named = names["eos_token"]
         said = f'its end-of-text token "{named}" is not in the vocabulary' if named else "no end-of-text token is named"
         raise DataError(f"{files[0]}: {said}. Name one of its tokens: data.tokenizer.eos_token=...")
+    if config.bos_token and "bos_token" not in known:
+        raise DataError(f'{files[0]}: data.tokenizer.bos_token = "{config.bos_token}" is not in the vocabulary. Name one of its tokens.')
     special = {added.content for added in backend.get_added_tokens_decoder().values() if added.special}
     backend.add_special_tokens([token for token in known.values() if token not in special])
     backend.no_truncation()

@@ -78,6 +78,8 @@ def test_sentences_that_only_mention_such_words_stay(line):
 
 def test_lines_of_ones_own_can_be_boilerplate():
     assert Boilerplate(patterns=("☆+",), built_in=False)("一\n ☆☆☆ \n广告\n二") == "一\n广告\n二"
+    # Each pattern counts its groups by itself, and may name them as another does.
+    assert Boilerplate(patterns=(r"(☆)\1", r"(★)\1", "(?P<mark>※)(?P=mark)", "(?P<mark>〓)(?P=mark)"))("一\n★★\n〓〓\n二") == "一\n二"
 
 
 def test_length_counts_characters_without_white_space():
@@ -153,7 +155,13 @@ def test_every_problem_of_a_list_of_rules_is_reported_at_once():
 
 
 @pytest.mark.parametrize(
-    "entry", [{"rule": "min_length", "chars": 0}, {"rule": "boilerplate", "patterns": ["("]}, {"rule": "language", "keep": []}]
+    "entry",
+    [
+        {"rule": "min_length", "chars": 0},
+        {"rule": "boilerplate", "patterns": ["("]},
+        {"rule": "boilerplate", "patterns": ["(?s)x"]},
+        {"rule": "language", "keep": []},
+    ],
 )
 def test_a_value_that_makes_no_sense_is_refused_before_any_text_is_read(entry):
     with pytest.raises(ConfigError):

@@ -52,6 +52,20 @@ def test_budgets_end_both_splits_between_documents(make, tmp_path):
     assert manifest["splits"]["valid"] | {"streams": 0} == {"tokens": 8 * 61, "documents": 8, "chars": 8 * 60, "streams": 0}
 
 
+def test_a_budget_that_ends_in_one_shard_takes_nothing_of_the_shards_behind_it(make, tmp_path):
+    (tmp_path / "long").mkdir()
+    for number in range(12):  # Four of them fill a shard.
+        (tmp_path / "long" / f"{number:02d}.txt").write_text(chr(0x4E00 + number) * 100_000, encoding="utf-8")
+    validation = ValidationConfig(last_documents=6, max_tokens=150_000)
+
+    folder = prepare(
+        make(path=str(tmp_path / "long"), chapters=None, validation=validation, max_train_tokens=250_000, clean=(), shard_mib=1)
+    )
+
+    splits = token_store.read_manifest(folder)["splits"]
+    assert [(splits[name]["documents"], splits[name]["tokens"]) for name in ("train", "valid")] == [(2, 200_002), (1, 100_001)]
+
+
 def test_weighted_sources_are_mixed_by_weight(make, verse, tmp_path):
     other = write_documents(tmp_path / "other", 100)
     sources = (SourceConfig(path=str(verse), chapters=ChaptersConfig(), weight=1), SourceConfig(path=other, weight=3))

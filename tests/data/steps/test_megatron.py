@@ -35,10 +35,11 @@ def test_a_store_of_another_program_is_used_as_it_is(theirs):
     assert corpus.valid.num_chars() > 0
 
 
-def test_a_store_made_with_a_larger_vocabulary_than_the_tokenizers_is_refused(theirs, write_as_megatron):
-    write_as_megatron(Path(theirs.store), [[1, 60000] * 50, [1] * 50, [1]], [0, 1, 2, 3], 8, np.uint16)
+@pytest.mark.parametrize(("wrong", "code", "dtype"), [(60000, 8, np.uint16), (-5, 4, np.int32)])
+def test_a_store_with_ids_that_the_tokenizer_does_not_have_is_refused(theirs, write_as_megatron, wrong, code, dtype):
+    write_as_megatron(Path(theirs.store), [[1, wrong] * 50, [1] * 50, [1]], [0, 1, 2, 3], code, dtype)
 
-    with pytest.raises(DataError, match=r"holds the id 60000, but the tokenizer at .* has 130\. It was made with another tokenizer"):
+    with pytest.raises(DataError, match=rf"holds the id {wrong}, but the tokenizer at .* has 130\. It was made with another tokenizer"):
         prepare(theirs)
 
 

@@ -104,6 +104,8 @@ def test_a_tokenizer_that_names_no_end_is_told_by_the_configuration(folders, tmp
     assert adopt(tmp_path / "own.json", tmp_path / "b", eos_token="<fin>").eos_id == 0
     with pytest.raises(DataError, match='"<other>" is not in the vocabulary'):
         adopt(tmp_path / "own.json", tmp_path / "c", eos_token="<other>")
+    with pytest.raises(DataError, match='bos_token = "<other>" is not in the vocabulary'):
+        adopt(tmp_path / "own.json", tmp_path / "d", eos_token="<fin>", bos_token="<other>")
 
 
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
