@@ -15,6 +15,7 @@ from typing import Any
 
 import ds_configs
 from data.batches.corpus import Corpus, open_stream
+from data.batches.permutation import place
 from data.batches.token_stream import Stream
 from data.config import DataConfig
 from data.documents import DataError
@@ -182,7 +183,10 @@ def _seen(subject: Subject) -> Iterator[str]:
         checkpoint = open_checkpoint(folder).manifest
         recorded = checkpoint.get("text", {}).get("identity")
         same = {None: "which does not say of which text", subject.manifest["identity"]: "of this text"}.get(recorded, "of ANOTHER text")
-        yield f"Checkpoint {folder.name}, {same}: samples 0 to {checkpoint['consumed_samples'] - 1:,} were read."
+        left_out = [(first, end) for first, end in checkpoint.get("spikes", {}).get("skipped_samples", [])]
+        read = f"samples 0 to {place(checkpoint['consumed_samples'] - 1, left_out):,} were read"
+        spikes = ", ".join(f"{first:,} to {end - 1:,}" for first, end in left_out)
+        yield f"Checkpoint {folder.name}, {same}: {read}{f', but for those of spikes of the loss: {spikes}' if spikes else ''}."
 
 
 def documents(subject: Subject, split: str, count: int) -> Iterator[str]:

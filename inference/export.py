@@ -213,6 +213,8 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"inference.export: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     record = object_or_nothing(options.out / RECORD)
     made_of = f"step {record['step']} of {options.source}" if "step" in record else str(options.source)
     print(f"{options.out}: {made_of} as {record['format']}" + ("" if written else ", already exported; nothing to do"))

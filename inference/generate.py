@@ -108,6 +108,8 @@ def main(arguments: Sequence[str]) -> int:
         if is_first:
             print(f"inference.generate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     about = {"model": str(options.model), "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint")}
     start, num_tokens = time.perf_counter(), 0
     between = "\n" if sum(len(batch.prompts) for batch in batches) > 1 else ""
@@ -120,10 +122,13 @@ def main(arguments: Sequence[str]) -> int:
                 output.write(f"{text['prompt']}{text['text']}\n{between}")
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Who reads the text (head, less) has had enough. Python would flush to it once more at exit.
+    except OSError as error:
+        # Python would flush to standard output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):
+            return 0  # Who reads the text (head, less) has had enough.
+        print(f"inference.generate: the text cannot be written ({error}). Is there room on that disk?", file=sys.stderr)
+        return 2
     seconds = time.perf_counter() - start
     if is_first:
         print(f"{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)

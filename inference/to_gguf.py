@@ -151,6 +151,8 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"inference.to_gguf: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{options.out}: {options.out.stat().st_size / 2**20:,.1f} MiB, fp32")
     return 0
 

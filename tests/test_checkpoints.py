@@ -16,11 +16,11 @@ from training.run_folder.compatibility import check_text
 COPIES = ["step00000900_best", "best", "stepping", "step900", "step00000900.old"]
 
 
-def save(run: Path, name: str, identity: str) -> Path:
+def save(run: Path, name: str, identity: str, **facts: object) -> Path:
     folder = run / "checkpoints" / name
     folder.mkdir(parents=True)
     text = {"identity": identity, "store": "novel-1a2b", "tokenizer": "3c4d"}
-    content = {"step": step_of(name) or 900, "files": {}, "consumed_samples": 8, "text": text}
+    content = {"step": step_of(name) or 900, "files": {}, "consumed_samples": 8, "text": text, **facts}
     (folder / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
@@ -59,6 +59,13 @@ def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newe
     subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
     assert "Checkpoint step00000200, of this text: samples 0 to 7 were read." in list(_seen(subject))
     assert newest_good(config.folder).tag == "step00000200"
+
+
+def test_inspection_says_which_samples_a_run_left_out_for_spikes(config):
+    now = Identity({}, [])
+    save(config.folder, tag_of(200), now.sha256, spikes={"skipped_samples": [[4, 8]]})
+    subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
+    assert "samples 0 to 11 were read, but for those of spikes of the loss: 4 to 7." in "".join(_seen(subject))
 
 
 def test_a_copy_can_be_named(config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def _read(file: str) -> list[str]:
     where = "standard input" if file == "-" else file
     try:
         text = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = [line for line in text.decode("utf-8-sig").splitlines() if line.strip()]
+        # Not splitlines: JSON may hold other characters that end a line there (U+2028) as they are.
+        lines = [line for line in re.split(r"\r\n?|\n", text.decode("utf-8-sig")) if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:

@@ -42,7 +42,8 @@ def read_generated(path: Path) -> list[Generated]:
         found = [Generated("", part.strip()) for part in content.replace("\r\n", "\n").split("\n\n") if part.strip()]
     else:
         found = []
-        for number, line in enumerate(content.splitlines(), start=1):
+        # Not splitlines: a text may hold other characters that end a line there (U+2028), and JSON has them as they are.
+        for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
             try:
                 values = json.loads(line)
                 found.append(Generated(str(values.get("prompt", "")), values["text"]))

@@ -40,7 +40,7 @@ def check_questions(path: Path) -> None:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+        values = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: unreadable ({error}). It must be UTF-8 with an object per question: {_WANTED}.") from None
     if not isinstance(values, list) or not values:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.documents import DataError
 from data.inspect import Subject
 from data.tokenizers.tokenizer_folder import Tokenizer, load
 from ds_configs.files import object_or_nothing
@@ -25,6 +26,7 @@ from inference.judgement.questions import is_file
 from inference.judgement.training_text import find_training_text, open_index
 
 Section = tuple[str, dict[str, Any]]
+_COMPARED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,23 @@ class Job:
     def subject(self) -> Subject:
         """The store that the model was trained on."""
         return find_training_text(self.options.corpus or self.folder)
+
+    @cached_property
+    def ids(self) -> Subject:
+        """The same, where its ids are given to the model.
+
+        Raises:
+            DataError: If they stand for another text there.
+        """
+        for _, stream in self.subject.streams("train")[:1]:
+            ids = stream.read(0, min(stream.num_tokens, _COMPARED_TOKENS)).tolist()
+            theirs, ours = ("".join(tokenizer.decode(ids).split()) for tokenizer in (self.subject.tokenizer(), self.tokenizer))
+            if theirs != ours:
+                raise DataError(
+                    f"{self.subject.path}: its tokenizer is not that of {self.folder}, so its ids mean nothing to the model."
+                    " Prepare the text with the model's tokenizer, or score it with --text FILE."
+                )
+        return self.subject
 
     @cached_property
     def index(self) -> CorpusIndex:
@@ -81,7 +100,7 @@ class Job:
         options = self.options
         other = options.text or options.memorization is not None or options.generated or options.tasks
         if options.held_out or not other:
-            texts = held_out_texts(self.subject)
+            texts = held_out_texts(self.ids)
             yield "held-out text", self._score(texts, store=self.subject.manifest["identity"])
         for path in options.text:
             texts = texts_of_file(path, self.tokenizer, self.rows, chapters="chapter" in options.by)
@@ -111,5 +130,5 @@ class Job:
             new_tokens=options.new_tokens,
             batch_size=options.batch_size,
         )
-        found = continue_corpus(self.engine, self.subject, self.index, probe)
+        found = continue_corpus(self.engine, self.ids, self.index, probe)
         return {"dtype": self.engine.dtype, "corpus": str(self.index.facts), **found}

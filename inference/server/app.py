@@ -106,7 +106,7 @@ async def info(request: Request) -> schemas.Info:
         context_length=limits.max_context,
         max_tokens=limits.max_tokens,
         max_prompt_tokens=limits.max_prompt_tokens,
-        max_choices=limits.max_choices,
+        max_choices=limits.most_choices,
         copied=request.app.state.corpus.available,
     )
 

@@ -61,10 +61,9 @@ class Writer:
         num_choices = len(several) * (request.n or 1)
         if not several:
             raise ApiError(400, "prompt: there is none.", param="prompt")
-        if num_choices > self.limits.max_choices:
-            raise ApiError(
-                400, f"prompts x n = {num_choices}; at most {self.limits.max_choices} texts are written for one request.", param="n"
-            )
+        most = self.limits.most_choices
+        if num_choices > most:
+            raise ApiError(400, f"prompts x n = {num_choices}; at most {most} texts are written for one request.", param="n")
         return [self._prompt(prompt, request) for prompt in several]
 
     def _prompt(self, prompt: str | list[int], request: CompletionRequest) -> list[int]:

@@ -6,7 +6,6 @@ import sys
 import threading
 from pathlib import Path
 
-from data.documents import DataError
 from inference.judgement.memorization import CorpusIndex
 from inference.judgement.training_text import find_training_text, open_index
 from inference.server.errors import ApiError
@@ -51,10 +50,10 @@ class Corpus:
     def _open(self) -> None:
         try:
             index = open_index(find_training_text(self._model))
-        except (DataError, ValueError, OSError) as error:
+        except (ValueError, OSError, MemoryError) as error:
             # Not in an answer, because the line names folders of this machine.
             self._why = "this server has no index of a training corpus; its log says why"
-            print(f"inference.serve: /v1/copied is not available: {error}", file=sys.stderr, flush=True)
+            print(f"inference.serve: /v1/copied is not available: {str(error) or 'memory ran out'}", file=sys.stderr, flush=True)
             return
         self._index = index
         print(f"inference.serve: /v1/copied looks into {index.facts}", file=sys.stderr, flush=True)

@@ -28,3 +28,8 @@ class Limits:
                 raise ValueError(f"{limit.name.replace('_', ' ')} = {value:g}; it must be 1 or more.")
         if self.max_prompt_tokens > self.max_context:
             raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; the model has {self.max_context} positions.")
+
+    @property
+    def most_choices(self) -> int:
+        """Texts that one request can have: more than are written and wait at a time would never be begun."""
+        return min(self.max_choices, self.max_batch + self.max_queue)

@@ -147,6 +147,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert said.err.count("\n") == 1
 
 
+def test_a_full_disk_is_one_line_and_exit_code_2(folder: Path, root: Path) -> None:
+    command = [sys.executable, "-m", "inference.generate", str(folder), "--prompt", PROMPT, "--new-tokens", "4", "--dtype", "fp32"]
+    done = processes.run([*command, "--output", "/dev/full"], cwd=root)
+    assert done.returncode == 2, done.stderr
+    assert "the text cannot be written ([Errno 28] No space left on device). Is there room on that disk?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_mistakes_about_the_folder_are_told_before_torch_is_imported(tmp_path: Path, root: Path) -> None:
     run = tmp_path / "runs" / "young"
     (run / "checkpoints" / "step00000010").mkdir(parents=True)

@@ -29,6 +29,13 @@ def test_a_jsonl_file_can_hold_prompts_of_several_lines(tmp_path: Path) -> None:
     assert read_prompts([], str(file)) == ["白日依山尽\n黄河", "千山"]
 
 
+def test_a_prompt_may_hold_what_only_some_programs_take_for_a_line_break(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "白日\u2028依山\x85尽"}\r\n{"prompt": "千山"}\n', encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("白日\u2028依山\r千山", encoding="utf-8")
+    assert read_prompts([], str(tmp_path / "prompts.jsonl")) == ["白日\u2028依山\x85尽", "千山"]
+    assert read_prompts([], str(tmp_path / "prompts.txt")) == ["白日\u2028依山", "千山"]
+
+
 def test_standard_input_is_read_when_it_is_named_or_nothing_else_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     standard_input(monkeypatch, "却说\n黛玉".encode())
     assert read_prompts([], "-") == ["却说", "黛玉"]

@@ -14,12 +14,16 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from data.batches.corpus import Corpus
+from data.config import TokenizerConfig
+from data.prepare import prepare
 from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
+from inference.judgement.generated import read_generated
 from inference.judgement.held_out import Grouping, Rows, held_out_texts, score
+from inference.judgement.questions import check_questions
 from tests.conftest import LINES
 from tests.inference.by_heart import learn_by_heart
-from tests.inference.judgement.conftest import SEQ_LENGTH
+from tests.inference.judgement.conftest import SEQ_LENGTH, data_config
 
 
 def as_a_run_scores(folder: Path, corpus: Corpus) -> tuple[float, float]:
@@ -135,6 +139,23 @@ def test_texts_are_judged_without_their_prompts(folder: Path, stores: list[str],
     assert found["copied"]["longest_run"] == len(training)
     assert found["copied"]["copied_share"] == pytest.approx(len(training) / (8 + 2 + len(training)))
     assert found["longest_passages"][0]["text"] == 2
+
+
+def test_generated_texts_and_questions_may_hold_line_separators(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"prompt": "", "text": "天地\u2028玄黄\x85宇宙"}\n{"text": "洪荒"}\n', encoding="utf-8")
+    question = {"question": "天地\u2028？", "choices": ["玄", "黄"], "answer": 0}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [one.text for one in read_generated(tmp_path / "texts.jsonl")] == ["天地\u2028玄黄\x85宇宙", "洪荒"]
+    check_questions(tmp_path / "questions.jsonl")
+
+
+def test_a_store_of_another_tokenizer_is_not_given_to_the_model(
+    folder: Path, verse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = prepare(data_config(verse, tmp_path / "stores", tokenizer=TokenizerConfig(kind="characters")))
+    for what in (["--held-out"], ["--memorization", "2"]):
+        assert main([str(folder), *what, "--corpus", str(other)]) == 2
+        assert "its tokenizer is not that of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

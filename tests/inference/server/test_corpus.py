@@ -42,3 +42,16 @@ def test_without_a_corpus_the_answer_is_404_and_the_log_says_why(tmp_path: Path,
         corpus.copied("红")
     assert caught.value.status_code == 404
     assert str(tmp_path) not in caught.value.detail
+
+
+def test_a_corpus_too_large_for_the_memory_is_not_said_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(model: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("inference.server.corpus.find_training_text", too_large)
+    corpus = Corpus(tmp_path)
+    processes.wait_until(lambda: "not available: memory ran out" in capsys.readouterr().err, "the reason")
+    with pytest.raises(ApiError, match="its log says why"):
+        corpus.copied("红楼")

@@ -181,6 +181,8 @@ def test_beyond_queue_and_connections_a_client_is_told_when_to_come_back(start_s
     assert statuses.count(503) >= 1
     assert all(int(headers["retry-after"]) > 0 for status, _, headers in answers if status == 503)
 
+    # More than are ever written and wait together: coming back later would not help.
+    assert server.ask({**LONG, "n": 3})[0] == 400
     idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(7)]
     refused = idle[-1].recv(10_000)
     assert refused.startswith(b"HTTP/1.1 503 ")
