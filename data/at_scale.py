@@ -12,6 +12,7 @@ waits for the tasks and does what is done once (comparing sketches, training a t
 
 import argparse
 import logging
+import math
 import os
 import shlex
 import subprocess
@@ -239,6 +240,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     if options.executor == "slurm" and not options.partition:
         parser.error("--executor slurm needs --partition")
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers}: it must be 1 or more")
+    if not 0 < options.memory_gb < math.inf:
+        parser.error(f"--memory-gb {options.memory_gb:g}: it must be more than 0")
     slurm = {"partition": options.partition, "time": options.time} if options.executor == "slurm" else {}
 
     def make(config: DataConfig) -> Path:
@@ -246,7 +251,11 @@ def main(arguments: Sequence[str]) -> int:
         cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
         return prepare(replace(config, num_workers=options.workers), run=cluster.run)
 
-    return command(options.config, options.overrides, make)
+    try:
+        return command(options.config, options.overrides, make)
+    except KeyboardInterrupt:
+        print("SIGINT: stopped. What is done stays done: start again to go on.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ class ValidationSet:
         scored = self.num_scored(micro_batch=micro_batch, max_batches=max_batches)
         if scored == self.num_tokens and self._total_chars is not None:
             return self._total_chars
-        return int(self._chars_before_row(scored))
+        return self._chars_of_first(scored)
 
     def _num_rows(self, micro_batch: int, max_batches: int | None) -> int:
         return self.num_rows if max_batches is None else min(self.num_rows, max_batches * micro_batch)
 
-    def _chars_before_row(self, num_tokens: int) -> int:
+    def _chars_of_first(self, num_tokens: int) -> int:
         block = 1 << 20  # Bounds the memory; a held-out split may have tens of millions of tokens.
         starts = range(0, num_tokens, block)
         return sum(int(self._tokenizer.chars_per_id[self._stream.read(start, min(block, num_tokens - start))].sum()) for start in starts)

@@ -57,7 +57,8 @@ class Stream:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def document_starts(self) -> np.ndarray:
-        """(documents,) where each document begins."""
+        """(documents,) where each document begins; of one that began before the stream, where the stream does."""
         sizes = np.concatenate([shard.document_sizes for shard in self._shards])
         starts = np.cumsum(sizes) - sizes
-        return starts[(starts >= self._start) & (starts < self._start + self.num_tokens)] - self._start
+        starts = starts[(starts >= self._start) & (starts < self._start + self.num_tokens)] - self._start
+        return np.insert(starts, 0, 0) if self.num_tokens and (not len(starts) or starts[0]) else starts

@@ -73,15 +73,17 @@ Windows = StreamWindows | DocumentWindows
 
 def window_starts(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
     """(windows,) where windows begin so that every token is a label in one of them, documents' first ones inputs only."""
-    starts = []
-    position = 0
-    while position < num_tokens - 1:
-        starts.append(position)
-        end = position + seq_length + 1
-        # The last document that begins before the window's end and is not over there, unless the window began with it.
-        begun = int(document_starts[np.searchsorted(document_starts, min(end, num_tokens), side="right") - 1])
-        position = begun if begun > position else end - 1
-    return np.array(starts, dtype=np.int64)
+
+    def begins() -> Iterator[int]:
+        position = 0
+        while position < num_tokens - 1:
+            yield position
+            end = position + seq_length + 1
+            # The last document that begins before the window's end and is not over there, unless the window began with it.
+            begun = int(document_starts[np.searchsorted(document_starts, min(end, num_tokens), side="right") - 1])
+            position = begun if begun > position else end - 1
+
+    return np.fromiter(begins(), dtype=np.int64)  # A list would take four times the memory.
 
 
 def row_bounds(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:

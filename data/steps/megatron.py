@@ -1,5 +1,7 @@
 """Use a .bin/.idx pair that another program of Megatron's family wrote, as it is."""
 
+import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,14 @@ import numpy as np
 
 from data.config import DataConfig
 from data.documents import DataError
+from data.source_config import TextConfig
 from data.steps.holdout import Place, plan_holdout
 from data.store import token_store
 from data.store.fits_config import check_length
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.files import sha256_of
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_TOKENS = 16 << 20
 
@@ -25,6 +30,7 @@ def describe(config: DataConfig, folder: Path) -> dict[str, Any]:
         DataError: If the pair is damaged, was made with a larger vocabulary, or is too short.
     """
     assert config.store is not None, "asked for by the caller"
+    _say_what_does_nothing(config)
     adoption.adopt(config.tokenizer, folder / "tokenizer")
     shard = token_store.Shard(Path(config.store))
     shard.check_index(config.store)
@@ -65,6 +71,15 @@ def verify(config: DataConfig, manifest: dict[str, Any]) -> None:
             raise DataError(
                 f"{path} was changed after its store was made (its SHA-256 does not fit). Bring the right file back, or prepare anew."
             )
+
+
+def _say_what_does_nothing(config: DataConfig) -> None:
+    unset = TextConfig()
+    keys = [item.name for item in fields(TextConfig) if getattr(config, item.name) != getattr(unset, item.name)]
+    keys += [name for name in ("deduplicate", "shuffle", "documents", "pack") if getattr(config, name)]
+    if keys:
+        named = ", ".join(f"data.{key}" for key in keys)
+        logger.warning("%s: a finished store is read as it is, so these keys do nothing: %s", config.store, named)
 
 
 def _check_ids(shard: token_store.Shard, vocab_size: int, config: DataConfig) -> None:

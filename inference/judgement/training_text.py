@@ -117,7 +117,7 @@ def _documents(stream: Stream, budget: int) -> Iterator[tuple[int, int, int]]:
         low = int(np.searchsorted(starts, first, side="right")) - 1
         high = int(np.searchsorted(starts, end, side="left"))
         bounds = [first, *starts[low + 1 : high].tolist(), end]
-        for number, (one, other) in enumerate(itertools.pairwise(bounds), start=max(low, 0)):
+        for number, (one, other) in enumerate(itertools.pairwise(bounds), start=low):
             if other > one:
                 yield number, one, other
 

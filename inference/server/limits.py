@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 
@@ -23,9 +24,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for limit in dataclasses.fields(self):
-            value = getattr(self, limit.name)
-            if value < 1 and not (limit.name == "grace_seconds" and value >= 0):
-                raise ValueError(f"{limit.name.replace('_', ' ')} = {value:g}; it must be 1 or more.")
+            value, least = getattr(self, limit.name), 0 if limit.name == "grace_seconds" else 1
+            if not least <= value < math.inf:
+                raise ValueError(f"{limit.name.replace('_', ' ')} = {value:g}; it must be {least} or more, and finite.")
         if self.max_prompt_tokens > self.max_context:
             raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; the model has {self.max_context} positions.")
 

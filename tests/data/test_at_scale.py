@@ -218,6 +218,28 @@ def test_the_command_makes_the_store_that_one_process_makes(executor, parted, tm
     assert contents(there) == contents(here)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--workers", "0"], "--workers 0: it must be"), (["--workers", "1", "--memory-gb", "0"], "--memory-gb 0: it must")],
+)
+def test_workers_without_number_or_memory_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["a.json", "--executor", "local", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_no_traceback(parted, tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.prepare.prepare", stopped)
+    section = {"path": parted.path, "seq_length": 16, "tokenizer": {"kind": "characters"}}
+    (tmp_path / "a.json").write_text(json.dumps({"data": section}), encoding="utf-8")
+
+    assert main([str(tmp_path / "a.json"), "--executor", "local", "--workers", "2"]) == 130
+    assert "start again" in capsys.readouterr().err
+
+
 def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps({"data": {"path": "nowhere", "seq_lenght": 16}}), encoding="utf-8")
 

@@ -53,7 +53,7 @@ def test_part_of_a_stream_is_a_stream(tmp_path):
     part = Stream([shard], 20, 70)
 
     assert part.read(45, 10).tolist() == [65, 66, 67, 68, 69, 20, 21, 22, 23, 24]
-    assert part.document_starts().tolist() == [30]
+    assert part.document_starts().tolist() == [0, 30]
 
 
 def test_a_store_of_many_shards_gets_the_open_files_it_needs():

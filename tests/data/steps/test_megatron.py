@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from data.batches.corpus import open_corpus
-from data.config import TokenizerConfig, ValidationConfig
+from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
+from data.inspect import find_subject
 from data.prepare import prepare
+from inference.judgement.held_out import held_out_texts
 from tests.data.stores import flip_bit
 
 IDS = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]
@@ -41,6 +43,27 @@ def test_a_store_with_ids_that_the_tokenizer_does_not_have_is_refused(theirs, wr
 
     with pytest.raises(DataError, match=rf"holds the id {wrong}, but the tokenizer at .* has 130\. It was made with another tokenizer"):
         prepare(theirs)
+
+
+@pytest.mark.parametrize("windows", ["stream", "documents"])
+def test_text_held_out_of_the_only_document_is_scored_whole(theirs, write_as_megatron, windows):
+    write_as_megatron(Path(theirs.store), [list(range(5, 105))], [0, 1], 8, np.uint16)
+    config = dataclasses.replace(theirs, validation=ValidationConfig(ratio=0.4), windows=windows)
+    folder = prepare(config)
+    valid = open_corpus(config, seed=1).valid
+
+    assert (valid.num_tokens, valid.num_rows) == (40, 3)
+    labels = np.concatenate([labels.numpy().ravel() for _, labels in valid.batches(replica=0, num_replicas=1, micro_batch=1)])
+    assert labels[labels >= 0].tolist() == list(range(65, 105))
+    (text,) = held_out_texts(find_subject(folder))
+    assert text.starts.tolist() == [0]
+
+
+def test_keys_that_do_nothing_to_a_finished_store_are_said(theirs, caplog):
+    prepare(theirs)
+    assert "do nothing" not in caplog.text
+    prepare(dataclasses.replace(theirs, clean=(), pack=PackConfig(length=8), shuffle=True))
+    assert "theirs: a finished store is read as it is, so these keys do nothing: data.clean, data.shuffle, data.pack" in caplog.text
 
 
 def test_a_budget_shorter_than_a_window_is_refused_when_the_store_is_made(theirs):
