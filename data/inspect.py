@@ -24,7 +24,7 @@ from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
 from ds_configs.files import read_object
-from training.checkpoints.find_and_verify import CheckpointError, open_checkpoint, published
+from training.checkpoints.find_and_verify import open_checkpoint, published
 
 _SHOWN_TOKENS = 60
 _SHOWN_FILES = 10
@@ -85,7 +85,7 @@ def find_subject(path: Path) -> Subject:
     """Tell what lies at a path.
 
     Raises:
-        DataError: If it is neither a store nor a run, or a damaged one.
+        ValueError: If it is neither a store nor a run, or a damaged one.
     """
     if (path / "checkpoints").is_dir() or (path / "config.json").is_file():
         return _of_run(path)
@@ -106,19 +106,12 @@ def _of_run(path: Path) -> Subject:
             raise DataError(f"{path}: the run did not record which text it read, and nothing is prepared for its configuration.")
         note = "The run did not record which text it read. This is what its configuration means now."
         return Subject(path, found.manifest, found.folder, run, note)
-    manifest = _read(record)
+    manifest = read_object(record)
     for candidate in Path(config.directory).glob(f"*-{manifest['identity'][:12]}/{token_store.MANIFEST}"):
         if token_store.read_manifest(candidate.parent)["identity"] == manifest["identity"]:
             token_store.verify(candidate.parent, manifest, max_hashed_bytes=_HASHED_BYTES)
             return Subject(path, manifest, candidate.parent, run)
     return Subject(path, manifest, None, run, f"Its store is not in {config.directory} any more; this is what the run recorded of it.")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except ValueError as error:
-        raise DataError(f"{error}.") from error
 
 
 def _data_section(run: ds_configs.LoadedConfig) -> DataConfig:
@@ -238,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
             print(subject.tokenizer().decode(subject.sample(options.sample)))
         if options.window is not None:
             print(subject.tokenizer().decode(window(subject, options.split, options.window)))
-    except (DataError, CheckpointError, ds_configs.ConfigError) as error:
+    except ValueError as error:
         print(f"data.inspect: {error}", file=sys.stderr)
         return 2
     return 0

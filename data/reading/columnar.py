@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data.packages import require
-from data.reading.compression import open_bytes
+from data.reading.compression import endings, open_bytes
 from data.reading.records import Found
 
 _BATCH_ROWS = 256
@@ -74,7 +74,7 @@ def _pyarrow(path: Path) -> Any:
 
 def _seekable(path: Path) -> BinaryIO:
     """Parquet is read from its end: a compressed one goes through a nameless temporary file."""
-    if path.suffix not in (".gz", ".zst"):
+    if not endings(path)[1]:
         return path.open("rb")
     copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # The caller closes it.
     with open_bytes(path) as file:

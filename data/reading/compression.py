@@ -23,6 +23,12 @@ _BUFFER_BYTES = 1 << 18
 _HEAD_BYTES = 4 << 20
 
 
+def endings(path: Path) -> tuple[str, str]:
+    """The ending that names a file's format, in small letters, and the one that says how it is compressed, or nothing."""
+    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return (path.with_suffix("") if packed else path).suffix.lower(), packed
+
+
 def open_bytes(path: Path) -> BinaryIO:
     """Open for reading, decompressing by the last suffix (.gz, .zst). What is broken raises `OSError`, what breaks off `EOFError`.
 
@@ -80,7 +86,7 @@ def detect_stream(path: Path) -> str:
 
 @lru_cache(maxsize=16)
 def _detect_stream(path: Path, _size: int, _changed: int) -> str:
-    return detect(path) if path.suffix not in (".gz", ".zst") else detect_bytes(_head(path), whole=False)
+    return detect_bytes(_head(path), whole=False) if endings(path)[1] else detect(path)
 
 
 def _head(path: Path) -> bytes:

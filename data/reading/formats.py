@@ -17,7 +17,7 @@ from typing import Any
 
 from data.documents import Document
 from data.reading.columnar import arrow_records, parquet_records, row_groups
-from data.reading.compression import MAX_RECORD_BYTES, detect_stream, lines, open_bytes, open_text
+from data.reading.compression import MAX_RECORD_BYTES, detect_stream, endings, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
 from data.reading.records import BadInput, FileRead, Found, from_record, from_text, printable
@@ -124,13 +124,12 @@ def _size(piece: Piece) -> int:
 
 
 def _format(path: Path) -> str | None:
-    plain = path.with_suffix("") if path.suffix in (".gz", ".zst") else path
-    return FORMATS.get(plain.suffix.lower())
+    return FORMATS.get(endings(path)[0])
 
 
 def _is_splittable(path: Path, config: TextConfig) -> bool:
     by_line = _format(path) == "lines" or (_format(path) == "text" and config.text_documents == "line")
-    if not by_line or path.suffix in (".gz", ".zst"):
+    if not by_line or endings(path)[1]:
         return False
     try:
         return not detect_stream(path).startswith(("utf-16", "utf-32"))  # There a line feed is several bytes.

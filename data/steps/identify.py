@@ -10,6 +10,7 @@ from data.config import DataConfig
 from data.corpora import sources
 from data.corpora.named import CORPORA
 from data.documents import DataError
+from data.reading.compression import endings
 from data.source_config import HUB
 from data.store.identity import Identity, spell_out
 from data.tokenizers import adoption
@@ -103,14 +104,9 @@ def _files(source: int, paths: Sequence[Path], hashes: FileHashes) -> list[dict[
     top = os.path.commonpath([path.absolute().parent for path in paths])
     names = [path.absolute().relative_to(top).as_posix() for path in paths]
     return [
-        {"source": source, "name": name, "type": _type(path), "sha256": hashes.of(path)} for name, path in zip(names, paths, strict=True)
+        {"source": source, "name": name, "type": "".join(endings(path)), "sha256": hashes.of(path)}
+        for name, path in zip(names, paths, strict=True)
     ]
-
-
-def _type(path: Path) -> str:
-    """The ending, which says how a file is read."""
-    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return (path.with_suffix("") if packed else path).suffix.lower() + packed
 
 
 def _pair(prefix: str, hashes: FileHashes) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from data.cleaning_config import DEFAULT_RULES
 from data.config import DataConfig
 from data.documents import DataError
+from data.reading.compression import endings
 from data.tokenizers.adoption import find_files
 
 _OF_FILES = {".zst": "backports.zstd", ".parquet": "pyarrow", ".arrow": "pyarrow"}
@@ -52,6 +53,6 @@ def _of_config(config: DataConfig) -> Iterator[tuple[str, str]]:
 
 def _of_files(files: Iterable[Path]) -> Iterator[tuple[str, str]]:
     for path in files:
-        for ending in path.suffixes[-2:]:
-            if ending.lower() in _OF_FILES:
-                yield _OF_FILES[ending.lower()], f"{ending} files"
+        for ending in endings(path):
+            if ending in _OF_FILES:
+                yield _OF_FILES[ending], f"{ending} files"

@@ -28,7 +28,7 @@ class Limits:
             if not least <= value < math.inf:
                 raise ValueError(f"{limit.name.replace('_', ' ')} = {value:g}; it must be {least} or more, and finite.")
         if self.max_prompt_tokens > self.max_context:
-            raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; the model has {self.max_context} positions.")
+            raise ValueError(f"max prompt tokens = {self.max_prompt_tokens}; it must be at most max context = {self.max_context}.")
 
     @property
     def most_choices(self) -> int:

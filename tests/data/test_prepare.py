@@ -16,6 +16,7 @@ from data.documents import DataError
 from data.prepare import main, prepare
 from data.source_config import ReverseConfig
 from data.steps.identify import FileHashes
+from data.steps.packages import check_packages
 from data.store import token_store
 from data.store.registry import find_store, record_path
 from data.tokenizers import tokenizer_folder
@@ -229,3 +230,13 @@ def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
     monkeypatch.setattr("data.steps.identify.sha256_of", lambda path: pytest.fail("was hashed again"))
 
     assert len(hashes.of(verse)) == 64
+
+
+def test_only_files_that_a_package_reads_ask_for_it(make, monkeypatch):
+    monkeypatch.setattr("data.steps.packages._is_installed", lambda package: False)
+    config = make(clean=())
+
+    check_packages(config, [Path("notes.parquet.txt"), Path("a.zst.md")])
+    for name, package in (("a.PARQUET", "pyarrow"), ("a.txt.zst", "backports.zstd"), ("a.arrow.gz", "pyarrow")):
+        with pytest.raises(DataError, match=package):
+            check_packages(config, [Path(name)])
