@@ -81,6 +81,11 @@ class Workload:
     sums_in_bf16: bool | None = None
     """The type in which gradients travel between replicas; None for that of the weights."""
 
+    @property
+    def sends_bf16(self) -> bool:
+        """Whether gradients travel in bf16."""
+        return self.bf16 if self.sums_in_bf16 is None else self.sums_in_bf16
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageSummary:
@@ -140,8 +145,8 @@ def stage_summary(config: ModelConfig, parts: Sequence[int], workload: Workload)
                 optimizer_bytes=(held * (4 + 8) - 4 * by_muon) // workload.replicas,
                 # The first stage runs as many micro-batches ahead as there are stages behind it.
                 activation_bytes=_activation_bytes(config, range(start, stop), workload, min(number - stage, workload.micro_batches)),
-                # DeepSpeed sums the gradients of all replicas in one flat fp32 copy, which it casts to the run's precision.
-                update_bytes=max((held - by_muon) * (4 + 4) // workload.replicas, held * (4 + 2 if workload.bf16 else 4)),
+                # DeepSpeed sums the gradients of all replicas in one flat fp32 copy, which it casts to the type they travel in.
+                update_bytes=max((held - by_muon) * (4 + 4) // workload.replicas, held * (4 + 2 if workload.sends_bf16 else 4)),
             )
         )
     return rows

@@ -22,7 +22,7 @@ import ds_configs
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, SCRATCH_BYTES, Plan, cut, plan_on, search
+from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, cut, plan_on, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
@@ -226,7 +226,8 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
         copy = ", and an asynchronous save's copy" if run.training.async_save else ""
         speed = [
             f"  products     measured here in {precision}, with as many processes at work as there are cores for them",
-            f"  memory       of a process beside what imports take; {SCRATCH_BYTES[run.uses_bf16] >> 20} MiB for what is not counted{copy}",
+            f"  memory       of a process beside what imports take; {LIBRARIES_BYTES >> 20} MiB for libraries, {HOLES:.0%} of what is",
+            f"               given back at each step for holes in the heap{copy}",
         ]
     return [
         "assumed:",

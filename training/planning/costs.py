@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from model.config import ModelConfig
-from model.flops import Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
+from model.flops import StageSummary, Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
 from model.partition import balance
 from training.config import RunConfig
 from training.planning.devices import Device
@@ -26,10 +26,13 @@ FORWARD_SHARE = 1 / 3
 # Per parameter: gradient, master and two moments are read, master, moments and weight written.
 UPDATE_BYTES = 30
 NEWTON_SCHULZ_STEPS = 5
-# What a process on CPUs takes beside what is counted, by whether it computes in bf16: pages of libraries that only training touches (14 to
-# 21 MiB), their buffers and Python's objects (5 to 25), and holes in the heap (the rest). Measured on twelve processes of 3 to 29 M
-# parameters: 48 to 71 MiB in bf16, and 90 to 124 in fp32, whose temporaries are twice the size.
-SCRATCH_BYTES = {True: 65 << 20, False: 100 << 20}
+# What a process on CPUs takes beside what is counted: pages of libraries that only training touches (14 to 21 MiB), their buffers and
+# Python's objects (14 to 25); and holes in the heap, a share of what comes and goes in it. Both fitted to 20 processes of 1.6 to 29 M
+# parameters; docs/cluster.md has how well, and for others too.
+LIBRARIES_BYTES = 43 << 20
+HOLES = 0.19
+# Blocks from this size on glibc maps one by one: they leave no holes.
+MAPPED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ def plan_step(
         played=play(stages, workload.micro_batches, transfer),
         naive_seconds=one_after_the_other(stages, workload.micro_batches, transfer),
         memory_bytes=tuple(row.peak_bytes for row in rows),
-        process_bytes=tuple(row.kept_bytes + row.activation_bytes + row.update_bytes + SCRATCH_BYTES[workload.bf16] for row in rows),
+        process_bytes=tuple(map(process_bytes, rows)),
         checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
         snapshot_bytes=tuple(row.weight_bytes + row.optimizer_bytes for row in rows),
         activation_bytes=activation_bytes(config, workload),
@@ -115,6 +118,13 @@ def plan_step(
         exchange_seconds=max(map(sum, once)),
         update_seconds=tuple(step for _, step in once),
     )
+
+
+def process_bytes(row: StageSummary) -> int:
+    """Of a process on CPUs at its peak, what imports took and an asynchronous save's copy left out."""
+    # Gradients of a micro-batch, as large as the weights, are dropped at the end of each step; the update takes two blocks.
+    passing = row.activation_bytes + row.weight_bytes + (row.update_bytes if row.update_bytes // 2 < MAPPED_BYTES else 0)
+    return row.kept_bytes + row.activation_bytes + row.update_bytes + LIBRARIES_BYTES + int(HOLES * passing)
 
 
 def plan_on(
@@ -176,8 +186,7 @@ def bytes_sent(workload: Workload) -> tuple[int, int]:
     Weights travel in the run's precision; gradients too, unless `communication_data_type` says otherwise.
     """
     weight = 2 if workload.bf16 else 4
-    gradient = weight if workload.sums_in_bf16 is None else 2 if workload.sums_in_bf16 else 4
-    return 2 * gradient, weight
+    return 2 * (2 if workload.sends_bf16 else 4), weight
 
 
 def layouts(num_layers: int, batch: int, devices: int, slots: int) -> Iterator[tuple[int, int, int, int]]:
