@@ -16,7 +16,7 @@ from pathlib import Path
 from data.documents import DataError
 from ds_configs.files import sha256_of
 
-_TIMEOUT_SECONDS = 300
+_TIMEOUT_SECONDS = 1800  # A registry that is silent its client gives up sooner; 85 MB over a slow line take their time.
 
 
 def fetch_archive(package: str, sha256: str, folder: Path) -> Path:
@@ -79,7 +79,7 @@ def run_client(command: list[str], what: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False)
         problem = None if done.returncode == 0 else _reason(done.stderr or done.stdout)
     except subprocess.TimeoutExpired:
-        problem = f"no answer within {_TIMEOUT_SECONDS} seconds"
+        problem = f"not finished within {_TIMEOUT_SECONDS} seconds"
     except OSError as error:
         problem = str(error)
     if problem:

@@ -39,16 +39,21 @@ def read_generated(path: Path) -> list[Generated]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: unreadable ({error}). Texts are UTF-8.") from error
     if path.suffix != ".jsonl":
-        found = [Generated("", part.strip()) for part in content.replace("\r\n", "\n").split("\n\n") if part.strip()]
+        found = [Generated("", part.strip()) for part in content.split("\n\n") if part.strip()]
     else:
         found = []
         # Not splitlines: a text may hold other characters that end a line there (U+2028), and JSON has them as they are.
-        for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
+        for number, line in enumerate(content.split("\n"), start=1):
+            if not line.strip():
+                continue
             try:
                 values = json.loads(line)
-                found.append(Generated(str(values.get("prompt", "")), values["text"]))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise DataError(f'{path}:{number}: is no object with "text", as inference.generate --output writes it.') from None
+                prompt, text = values.get("prompt") or "", values["text"]
+            except (ValueError, KeyError, AttributeError):
+                prompt = text = None
+            if not isinstance(prompt, str) or not isinstance(text, str):
+                raise DataError(f'{path}:{number}: is no object with "text", as inference.generate --output writes it.')
+            found.append(Generated(prompt, text))
     if not found:
         raise DataError(f"{path}: has no text.")
     return found

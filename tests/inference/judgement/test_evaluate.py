@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from data.batches.corpus import Corpus
 from data.config import TokenizerConfig
+from data.documents import DataError
 from data.prepare import prepare
 from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
@@ -147,6 +148,13 @@ def test_generated_texts_and_questions_may_hold_line_separators(tmp_path: Path) 
     (tmp_path / "questions.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
     assert [one.text for one in read_generated(tmp_path / "texts.jsonl")] == ["天地\u2028玄黄\x85宇宙", "洪荒"]
     check_questions(tmp_path / "questions.jsonl")
+
+
+@pytest.mark.parametrize("line", ['{"text": 5}', '{"text": null}', '{"prompt": 1, "text": "天"}', '["天"]', "天"])
+def test_a_line_without_a_text_is_refused_by_number(tmp_path: Path, line: str) -> None:
+    (tmp_path / "texts.jsonl").write_text(f'{{"prompt": null, "text": "地"}}\n\n{line}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r'texts\.jsonl:3: is no object with "text"'):
+        read_generated(tmp_path / "texts.jsonl")
 
 
 def test_a_store_of_another_tokenizer_is_not_given_to_the_model(
