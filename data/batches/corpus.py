@@ -45,10 +45,7 @@ class ValidationSet:
         self._tokenizer = corpus_tokenizer
         self._total_chars = total_chars
         self.num_tokens = stream.num_tokens
-        if config.windows == "documents":
-            self._bounds = row_bounds(stream.document_starts(), stream.num_tokens, config.seq_length)
-        else:
-            self._bounds = np.append(np.arange(0, stream.num_tokens, config.seq_length), stream.num_tokens)
+        self._bounds = row_bounds(config.windows, stream.document_starts(), stream.num_tokens, config.seq_length)
         self.num_rows = len(self._bounds) - 1
 
     def num_batches(self, *, num_replicas: int, micro_batch: int, max_batches: int | None = None) -> int:

@@ -86,11 +86,13 @@ def window_starts(document_starts: np.ndarray, num_tokens: int, seq_length: int)
     return np.fromiter(begins(), dtype=np.int64)  # A list would take four times the memory.
 
 
-def row_bounds(document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
+def row_bounds(windows: Literal["stream", "documents"], document_starts: np.ndarray, num_tokens: int, seq_length: int) -> np.ndarray:
     """(rows + 1,) where rows of at most `seq_length` tokens begin, and the end of the last, so that each token is in exactly one.
 
-    A row ends before a document that would not fit, so that every row begins with a document or goes on with one longer than a row.
+    By documents, a row ends before one that would not fit, so that every row begins with a document or goes on with one longer than a row.
     """
+    if windows == "stream":
+        return np.append(np.arange(0, num_tokens, seq_length), num_tokens)
     bounds = [0]
     while bounds[-1] < num_tokens:
         end = bounds[-1] + seq_length

@@ -47,12 +47,6 @@ class Rows:
     add_bos: bool = False
     add_eos: bool = True
 
-    def bounds(self, document_starts: np.ndarray, num_tokens: int) -> np.ndarray:
-        """(rows + 1,) where rows begin, and the end of the last."""
-        if self.windows == "documents":
-            return row_bounds(document_starts, num_tokens, self.seq_length)
-        return np.append(np.arange(0, num_tokens, self.seq_length), num_tokens)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -167,7 +161,8 @@ def score(
         if int(text.ids.max(initial=0)) >= model.config.vocab_size:
             known = f"the model has {model.config.vocab_size}"
             raise DataError(f"{text.source}: holds token {text.ids.max()}, and {known}. Its tokenizer is not the model's.")
-        nats = token_nats(model, text.ids, rows.bounds(text.starts, len(text.ids)), tokenizer.eos_id, batch_size)
+        bounds = row_bounds(rows.windows, text.starts, len(text.ids), rows.seq_length)
+        nats = token_nats(model, text.ids, bounds, tokenizer.eos_id, batch_size)
         whole_text = Score()
         for start, end in itertools.pairwise([*text.starts.tolist(), len(text.ids)]):
             ids = text.ids[start:end]
