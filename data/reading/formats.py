@@ -20,7 +20,7 @@ from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, endings, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
-from data.reading.records import BadInput, FileRead, Found, from_record, from_text, printable
+from data.reading.records import FIELD_NAMES, BadInput, FileRead, Found, from_record, from_text, printable
 from data.source_config import TextConfig
 
 FORMATS = {
@@ -224,7 +224,7 @@ def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
             yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
 
 
-def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+def _read_csv(piece: Piece, config: TextConfig) -> Iterator[Found]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
     num_bytes = 0
 
@@ -251,6 +251,10 @@ def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
                 continue
             if header is None:
                 header = row
+                twice = {name for name in header if header.count(name) > 1} & {*FIELD_NAMES["text"], *config.fields.values()}
+                if twice:  # One of the two would be lost with every record.
+                    yield BadInput(source, f"several fields are named {', '.join(sorted(twice))}", _size(piece))
+                    return
             elif row and len(row) != len(header):
                 reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
                 yield BadInput(source, reason, num_bytes - begin)

@@ -129,6 +129,7 @@ def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression
         ("a.tar.gz", b"\x1f\x8b", "file type"),
         ("a.txt", b"", "empty document"),
         ("a.csv", b"", "no header"),
+        ("a.csv", "text,id,text\n红楼,1,石头记\n".encode(), "several fields are named text"),
         ("a.txt", "红楼梦".encode() * 1000 + b"\xff" + "石头记".encode() * 1000, "1 place, the first in line 1"),
     ],
 )
