@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 FORWARD_SECONDS = (0.06, 0.10, 0.08, 0.12, 0.07, 0.10)  # Uneven, so that stages wait for each other.
 BACKWARD_SECONDS = (0.12, 0.18, 0.16, 0.20, 0.15, 0.24)
 MICRO_BATCHES = 8

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 # Layers, width, vocabulary, sequence, micro-batch, micro-batches, bf16, steps.
 SHAPES = {
     "wide": (4, 512, 2000, 128, 4, 4, True, 24),
