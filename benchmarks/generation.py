@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.loading import find_folder

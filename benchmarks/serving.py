@@ -8,6 +8,7 @@ The model has GPT-2's 124 M shape and random weights. Without HTTP, whose share 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
