@@ -35,7 +35,8 @@ def find_files(paths: Sequence[str]) -> list[Path]:
         gone += filter(_leads_nowhere, every)
         found = [file for file in every if not _leads_nowhere(file)]
         if not found:
-            raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.")
+            home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
+            raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")
         for file in found:
             real = os.path.realpath(file)
             if real not in files:

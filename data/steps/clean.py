@@ -104,7 +104,7 @@ def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
     samples = [f"{sample['source']}: {sample['reason']}" for result in results for sample in result["bad"]]
     if samples:
         logger.warning("%d of %d records could not be read; the first: %s", counts["records"], counts["of_records"], samples[0])
-    check_bad_ratio(counts, config, f" The first: {'; '.join(samples[:3])}.")
+    check_bad_ratio(counts, config, f" The first: {'; '.join(samples[:3]).removesuffix('.')}.")
     if not sum(result["documents"] for result in results):
         num_good = counts["of_records"] - counts["records"]
         dropped = f" of {num_good} documents, all dropped by data.clean" if num_good else ""

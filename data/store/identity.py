@@ -136,7 +136,8 @@ def differences(one: Any, other: Any, key: str = "") -> list[tuple[str, Any, Any
 
 
 def _changed_files(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[str]:
-    if [item["sha256"] for item in before] == [item["sha256"] for item in now]:
+    one, other = ([(item.get("source"), item.get("type"), item["sha256"]) for item in side] for side in (before, now))
+    if one == other:
         return []
     then, here = ({(item.get("source"), item["name"]): item["sha256"] for item in side} for side in (before, now))
     found = [f"{key[1]} has changed" for key in then.keys() & here.keys() if then[key] != here[key]]

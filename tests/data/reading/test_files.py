@@ -46,6 +46,11 @@ def test_links_that_lead_nowhere_are_counted(tmp_path, caplog):
         find_files([f"{tmp_path}/b.txt"])
 
 
+def test_a_home_that_no_shell_has_filled_in_is_explained():
+    with pytest.raises(DataError, match="A ~ is not your home here: write the path in full"):
+        find_files(["~/no novel.txt"])
+
+
 @pytest.fixture
 def as_nobody():
     """A folder that everyone may enter, and this process without the rights of root."""

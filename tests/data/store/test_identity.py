@@ -122,6 +122,15 @@ def test_the_same_bytes_read_as_another_format_are_another_store(make_novel, tmp
     assert len({identify(make_novel(path=str(tmp_path / name)), hashes).sha256 for name in ("x.txt", "x.jsonl")}) == 2
 
 
+def test_a_file_that_got_another_ending_is_named_as_what_has_changed(make_novel, tmp_path, caplog):
+    config = make_novel(path=str(tmp_path / "a"))
+    prepare(config)
+    (tmp_path / "a/novel.txt").rename(tmp_path / "a/novel.md")
+    caplog.set_level("INFO")
+    plan(config)
+    assert caplog.messages[-1].endswith("was made from: novel.md is new, novel.txt is gone")
+
+
 def test_another_tokenizer_at_the_same_path_is_another_store(make_novel, tmp_path):
     section = make_novel(tokenizer=character_tokenizer(tmp_path / "tokenizer"))
     first = prepare(section)
