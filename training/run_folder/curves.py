@@ -140,7 +140,7 @@ class CsvFiles:
     def __init__(self, folder: Path, start_step: int) -> None:
         self._folder = folder
         self._files: dict[str, AppendedFile] = {}
-        for path in folder.glob("*.csv"):
+        for path in filter(_is_of_a_tag, folder.glob("*.csv")):
             _keep_lines(path, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= start_step)
 
     def write(self, records: Records) -> None:
@@ -155,6 +155,13 @@ class CsvFiles:
                 self._files[tag] = AppendedFile(self._folder / f"{tag.replace('/', '_')}.csv")
                 text = text if self._files[tag].path.exists() else f"step,{tag}\n{text}"
             self._files[tag].append(text.encode())
+
+
+def _is_of_a_tag(path: Path) -> bool:
+    """Whether a CSV file is one of ours. `csv_monitor.output_path` may name a folder that holds somebody's own as well."""
+    with path.open("rb") as file:
+        step, _, tag = file.readline().decode("utf-8", "replace").strip().partition(",")
+    return step == "step" and tag.replace("/", "_") == path.stem
 
 
 def check_packages(config: RunConfig) -> None:

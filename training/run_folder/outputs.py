@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from training.checkpoints.find_and_verify import tag_of
+from training.checkpoints.find_and_verify import step_of, tag_of
 from training.config import RunConfig
 from training.health.slowest import slow_phrase
 from training.run_folder.curves import CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, monitor_folder
@@ -32,6 +32,7 @@ class Writer:
         from tqdm import tqdm
 
         config = self._config
+        self._sample_output.attempt(lambda: self._drop_samples(start_step))
         board, csv = (monitor_folder(config, name) for name in ("tensorboard", "csv_monitor"))
         self._board = EventFile(board, start_step) if board else None
         self._wandb = Wandb(config) if config.values.get("wandb", {}).get("enabled") else None
@@ -82,6 +83,11 @@ class Writer:
         if self._board:
             self._board.text("sample", text, step)
         self._sample_output.attempt(lambda: self._write_sample(text, step))
+
+    def _drop_samples(self, start_step: int) -> None:
+        for path in self._samples.glob("*.txt"):
+            if (step_of(path.stem) or 0) > start_step:
+                path.unlink()
 
     def _write_sample(self, text: str, step: int) -> None:
         self._samples.mkdir(exist_ok=True)

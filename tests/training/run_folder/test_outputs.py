@@ -78,6 +78,7 @@ def test_steps_that_come_again_replace_those_of_the_start_before(config, again_f
         header, *rows = csv.reader(file)
     assert header == ["step", "train/loss"]
     assert [(int(step), float(value)) for step, value in rows] == expected
+    assert [path.name for path in (run.folder / "samples").iterdir()] == ["step00000003.txt"], "step 4 has not come again yet"
 
 
 def test_the_monitors_write_where_deepspeeds_keys_say(config, tmp_path):
@@ -89,6 +90,19 @@ def test_the_monitors_write_where_deepspeeds_keys_say(config, tmp_path):
     assert curves(tmp_path / "a/one")["train/loss"] == [(1, 5.5)]
     assert (tmp_path / f"b/{run.run.name}/optim_lr.csv").read_text(encoding="utf-8") == "step,optim/lr\n1,0.01\n"
     assert not (run.folder / "tensorboard").exists()
+
+
+def test_somebodys_own_files_beside_the_curves_stay_as_they_are(config, tmp_path):
+    folder = tmp_path / "results/notes"
+    folder.mkdir(parents=True)
+    own = {"notes.csv": b"step,note\n1,good\n20,better\n", "names.csv": "名称,数\n1,2\n".encode("gb18030")}
+    for name, content in own.items():
+        (folder / name).write_bytes(content)
+    run = config(csv_monitor={"enabled": True, "output_path": str(tmp_path / "results"), "job_name": "notes"})
+    write(run, steps=[1, 2])
+    write(run, steps=[1])
+    assert {name: (folder / name).read_bytes() for name in own} == own
+    assert (folder / "optim_lr.csv").read_text(encoding="utf-8") == "step,optim/lr\n1,0.01\n"
 
 
 def test_values_that_are_not_finite_are_valid_json():
