@@ -16,7 +16,7 @@ from training.run.first_weights import check_first_weights, check_tokenizer
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_packages
 from training.run_folder.lock import hold
-from training.run_folder.progress import finished_step
+from training.run_folder.progress import finished_step, last_step_of
 from training.run_folder.provenance import software
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
         check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
     check_vocabulary(config, corpus)
     notes += check_first_weights(config)
-    last_step = config.last_step(corpus.train.samples_per_epoch)
+    last_step = last_step_of(config, corpus.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
         notes += check_tokenizer(config, str(corpus.folder / "tokenizer")) + sample_notes(config, corpus)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_packages, monitor_folder
 from training.run_folder.lock import check_free
-from training.run_folder.progress import finished_step, read_results
+from training.run_folder.progress import finished_step, last_step_of, read_results
 
 DEFAULT_CONFIG = "ds_configs/quickstart.json"
 
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         check_free(config.folder)
         check_first_weights(config)  # The preparation can take hours.
         _prepare(config)
+        samples_per_epoch = _samples_per_epoch(config)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
-    samples_per_epoch = _samples_per_epoch(config)
-    finished = finished_step(config, config.last_step(samples_per_epoch))
+    finished = finished_step(config, last_step_of(config, samples_per_epoch))
     if finished is None:
         code = launch(config, [path, *needed])
         if code:
@@ -120,7 +121,8 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     print(f"{config.path} -> {config.folder}: {ranks} processes on {find_devices()}", file=sys.stderr, flush=True)
     code, stopped = run_to_the_end([*command, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
     if code and published(config.folder):
-        how = "Stopped" if stopped else f"Failed (exit code {code})"
+        # Ranks that stop for a file or a time limit have had no signal, and end as after SIGTERM.
+        how = "Stopped" if stopped or code == 128 + signal.SIGTERM else f"Failed (exit code {code})"
         say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")
     return code
 
@@ -153,18 +155,18 @@ def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str]
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
     samples = sorted((config.folder / "samples").glob("*.txt"))
     prompt = config.training.sample_prompt or (samples[-1].read_text(encoding="utf-8").strip()[:8] if samples else "")
-    generate = [python, "-m", "inference.generate", str(config.folder)]
+    # One word, as a prompt may begin with a hyphen; nothing to begin with begins a document.
+    generate = [python, "-m", "inference.generate", str(config.folder), f"--prompt={prompt}" if prompt else "--new-document"]
     if prompt and not again:
         print("\nA passage it writes:\n", flush=True)
-        passage = [*generate, "--prompt", prompt, "--new-tokens", "80", "--seed", str(config.run.seed)]
-        subprocess.run(bound(passage), check=False)
+        subprocess.run(bound([*generate, "--new-tokens", "80", "--seed", str(config.run.seed)]), check=False)
     print("\nNext:")
     if board := monitor_folder(config, "tensorboard"):
         below = config.run.directory if board.is_relative_to(config.folder) else str(board)
         print(f"  watch the curves    {shlex.join([python, '-m', 'tensorboard.main', '--logdir', below])}")
-    print(f"  write more          {shlex.join([*generate, '--prompt', prompt])}")
+    print(f"  write more          {shlex.join(generate)}")
     if config.training.steps is not None:
         kept = [override for override in overrides if not override.startswith("training.steps=")]
-        longer = ["./run_pretrain.sh", str(config.path), *kept, f"training.steps={2 * config.training.steps}"]
-        print(f"  train on            {shlex.join(longer)}")
+        steps = 2 * max(config.training.steps, results.get("step", 0))  # It may be finished because fewer are asked for than it has.
+        print(f"  train on            {shlex.join(['./run_pretrain.sh', str(config.path), *kept, f'training.steps={steps}'])}")
     sys.stdout.flush()

@@ -83,6 +83,13 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
         changes = load_checkpoint(engine, ranks, folder, universal=universal)
         if ranks.is_first:
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
+            if engine.global_samples != engine.global_steps * config.batch.train_batch_size:
+                log.info(
+                    "%d steps have read %d samples; from now on a step reads train_batch_size = %d",
+                    engine.global_steps,
+                    engine.global_samples,
+                    config.batch.train_batch_size,
+                )
             for change in changes:
                 log.info("changed since the checkpoint: %s", change)
     elif config.model.initialize.method != "scratch":

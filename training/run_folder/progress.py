@@ -7,9 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import object_or_nothing, write_json
-from training.checkpoints.find_and_verify import open_checkpoint, published, step_of
+from training.checkpoints.find_and_verify import open_checkpoint, published, step_of, verify
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
+
+
+def last_step_of(config: RunConfig, samples_per_epoch: int | None) -> int | None:
+    """The run's last step (`RunConfig.last_step`). Steps whose batch was another count with the samples that they read."""
+    planned = config.last_step(samples_per_epoch)
+    if planned is None or config.training.steps is not None:
+        return planned
+    for folder in published(config.folder):
+        checkpoint, _ = verify(folder, slice(0))  # What is damaged is said when one is chosen.
+        if checkpoint and "consumed_samples" in checkpoint.manifest:
+            worth = checkpoint.manifest["consumed_samples"] // config.batch.train_batch_size
+            return max(checkpoint.step, planned + checkpoint.step - worth)
+    return planned
 
 
 def finished_step(config: RunConfig, last_step: int | None) -> int | None:

@@ -88,6 +88,16 @@ def test_a_changed_learning_rate_takes_effect_on_resume_and_is_said(make_run):
     assert rates[5] == 0.002
 
 
+def test_a_run_of_so_many_tokens_reads_them_also_with_another_batch_from_a_resume_on(make_run):
+    run = make_run(training__steps=None, training__tokens=8 * 8 * 16)  # Eight steps of 8 rows of 16 tokens.
+    run.run("training.tokens=512")
+    output = run.run("train_batch_size=16")
+    assert "4 steps have read 32 samples; from now on a step reads train_batch_size = 16" in output
+    assert "step 6/6" in output
+    assert run.records()[-2]["train/tokens"] == 8 * 8 * 16
+    assert "is finished: step 6 of 6" in run.run("train_batch_size=16")
+
+
 def test_another_model_in_the_same_folder_is_refused_before_anything_starts(make_run):
     run = make_run(training__steps=2)
     run.run()

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 
@@ -13,7 +14,8 @@ from data.documents import DataError
 from data.prepare import way_on
 from tests import processes
 from training.config import resolve
-from training.launch.local import _prepare
+from training.launch.local import _prepare, show
+from training.run_folder.progress import read_results
 
 pytestmark = pytest.mark.distributed
 
@@ -67,6 +69,17 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
     assert f"from step {step} of {step + 2}" in more
 
 
+def test_a_stop_for_a_file_is_not_called_a_failure(make_run):
+    run = make_run(training__steps=100000)
+    run.folder.mkdir(parents=True)
+    (run.folder / "STOP").touch()
+    run.start_as_a_person_does()
+    code, output = run.finish()
+    assert code == 143
+    assert "Stopped. The same command goes on from the last checkpoint" in output
+    assert "Failed" not in output
+
+
 def test_a_run_needs_no_compiler_no_ninja_and_no_git(make_run, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     for variable in ("CC", "CXX", "CUDA_HOME"):
@@ -105,6 +118,31 @@ def test_the_whole_quickstart_reaches_7_05_bits_per_character(quickstart):
     assert results["valid/bits_per_char"] <= 7.05
     norms = [json.loads(line).get("optim/grad_norm", 0) for line in (quickstart / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert max(norms[10:]) < 4, "no spike at the end of the warm-up"
+
+
+def test_a_damaged_store_is_one_line_also_for_a_run_of_so_many_epochs(make_run, tmp_path, person):
+    run = make_run(training__steps=None, training__epochs=1)
+    store = shutil.copytree(json.loads(run.config.read_text(encoding="utf-8"))["data"]["directory"], tmp_path / "stores")
+    for path in store.glob("*/train-00000.bin"):
+        path.write_bytes(path.read_bytes()[:-1])
+    done = person(str(run.config), f"data.directory={store}")
+    assert done.returncode == 2
+    assert "train-00000.bin" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("prompt", "begin"), [('-- "$HOME" 说', '--prompt=-- "$HOME" 说'), (None, "--new-document")])
+def test_the_commands_at_the_end_can_be_typed_as_they_stand(prompt, begin, make_run, tmp_path, capsys):
+    run = make_run(run__directory=str(tmp_path / "my runs"), training__steps=4, training__sample_prompt=prompt)
+    config = resolve(ds_configs.load(run.config))
+    checkpoint = config.folder / "checkpoints/step00000008"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text('{"step": 8, "files": {}}', encoding="utf-8")
+    show(config, read_results(config), ["training.steps=4"], again=True)
+    watch, write, longer = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[-3:])
+    assert watch[-2:] == ["--logdir", str(tmp_path / "my runs")]
+    assert write[-2:] == [str(config.folder), begin]
+    assert longer[-1] == "training.steps=16", "four steps are fewer than it has"
 
 
 def test_a_preparation_that_the_disk_ends_says_how_to_go_on(make_run, tmp_path):
