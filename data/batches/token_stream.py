@@ -54,7 +54,7 @@ class Stream:
             pieces.append(shard.read(in_shard, available))
             length -= available
             start = (start + available) % self.num_tokens
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, dtype=np.int64)])
 
     def document_starts(self) -> np.ndarray:
         """(documents,) where each document begins; of one that began before the stream, where the stream does."""

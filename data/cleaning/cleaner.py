@@ -68,14 +68,14 @@ class Cleaner:
         self.counts = {name: RuleCount() for name in chosen}
 
     def clean(self, document: Document) -> Document | None:
-        """Return the cleaned document, None if a rule dropped it."""
+        """Return the cleaned document, None if a rule dropped it or left nothing of it."""
         text = document.text
         for name, apply in self._rules.items():
             count = self.counts[name]
             count.documents_in += 1
             count.chars_in += len(text)
             cleaned = apply(text)
-            if cleaned is None:
+            if cleaned is None or not cleaned.strip():
                 count.documents_dropped += 1
                 if len(count.samples) < _NUM_SAMPLES:
                     count.samples.append({"source": document.source, "text": excerpt(text)})

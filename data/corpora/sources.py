@@ -77,8 +77,12 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
             document = replace(item, text=edit(item.text)) if edit else item
             if source.chapters is not None:
                 yield from _chapters(document, source.chapters)
+            elif source.template:
+                filled = replace(document, text=_fill(source.template, document))
+                empty = BadInput(document.source, "empty document: it has nothing that data.template asks for", len(item.text.encode()))
+                yield filled if filled.text.strip() else empty
             else:
-                yield replace(document, text=_fill(source.template, document)) if source.template else document
+                yield document
 
 
 def _chapters(document: Document, wanted: ChaptersConfig) -> Iterator[Document | Remark]:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from data.packages import require
 from data.reading.compression import endings, open_bytes
-from data.reading.records import Found
+from data.reading.records import Found, as_record
 
 _BATCH_ROWS = 256
 
@@ -56,12 +56,23 @@ def _explained(format_name: str, broken: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, broken) as error:
+        if getattr(error, "errno", None) is not None:  # Of the system, not of the file.
+            raise
         raise OSError(f"broken {format_name}: {error}") from None
 
 
 def _numbered(where: str, batches: Iterable[Any]) -> Iterator[Found]:
-    records = (record for batch in batches for record in batch.to_pylist())
+    records = (record for batch in batches for record in _records(batch))
     return ((f"{where}{row}]", record, None) for row, record in enumerate(records))
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    if len(set(names)) == len(names):
+        yield from batch.to_pylist()
+        return
+    for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        yield as_record(list(zip(names, row, strict=True)))
 
 
 def _pyarrow(path: Path) -> Any:

@@ -69,7 +69,11 @@ def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
     with open_bytes(path) as file:
         whole = _Raw(file, (OSError, EOFError), ends=True)
         with io.TextIOWrapper(io.BufferedReader(whole, _BUFFER_BYTES), encoding=encoding, errors=ESCAPE, newline="") as text:
-            yield text
+            try:
+                yield text
+            except EOFError:  # Of whoever misses the rest; why it is missing says more.
+                if whole.error is None:
+                    raise
     if whole.error is not None:
         raise whole.error
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.documents import Document
+from data.documents import DataError, Document
 from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, endings, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
-from data.reading.records import FIELD_NAMES, BadInput, FileRead, Found, from_record, from_text, printable
+from data.reading.records import FIELD_NAMES, BadInput, FileRead, Found, as_record, from_record, from_text, printable
 from data.source_config import TextConfig
 
 FORMATS = {
@@ -76,12 +76,16 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
     The same records come out however a file was cut into pieces.
 
     Raises:
-        DataError: If a package is missing that the format needs. What is wrong with the file itself is yielded.
+        DataError: If a package is missing that the format needs, or the machine does not give the file. What is wrong with the
+            file itself is yielded.
     """
     name = _format(piece.path)
     if name is None:
+        size = _size(piece)
+        packed = piece.path.suffixes[-2:] if piece.path.suffix in (".gz", ".zst") else piece.path.suffixes[-1:]
         known = " ".join(FORMATS)
-        yield BadInput(str(piece.path), f'file type "{piece.path.suffix}" is not read; known: {known}, each also .gz or .zst')
+        yield BadInput(str(piece.path), f'file type "{"".join(packed)}" is not read; known: {known}, each also .gz or .zst', size)
+        yield FileRead(printable(str(piece.path)), None, size, 0)
         return
     encoding = None
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
@@ -103,6 +107,9 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
         num_bad_bytes = _size(piece)
         yield BadInput(str(piece.path), str(error), num_bad_bytes)
     except (OSError, EOFError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Of the system: the next start may find the file whole.
+            way_on = "Mend it, or take the file away, and start again: what is done stays done."
+            raise DataError(f"{printable(str(piece.path))}: cannot be read ({error.strerror}). {way_on}") from error
         # How much is missing nobody knows: it counts as much as all that is there.
         rest = max(_size(piece), num_bytes)
         num_bad_bytes += rest
@@ -212,7 +219,7 @@ def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
         source, line, num_bytes = found
         if line.strip():
             try:
-                yield source, json.loads(line), num_bytes
+                yield source, json.loads(line, object_pairs_hook=as_record), num_bytes
             except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
                 yield BadInput(source, f"broken JSON: {error}", num_bytes)
 

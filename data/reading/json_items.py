@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.reading.compression import MAX_RECORD_BYTES
-from data.reading.records import BadInput
+from data.reading.records import BadInput, as_record
 
 _CHUNK_CHARS = 1 << 20
 # Behind the end of an object or a comma, or at the beginning of a line: an object that lacks its closing brace has none.
@@ -16,19 +16,21 @@ _NEXT_ITEM = re.compile(r"\}\s*,?\s*(?=\{)|,\s*(?=\{\s*\")|\n(?=\{)")
 
 
 def json_items(file: io.TextIOBase) -> Iterator[Any | BadInput]:
-    """Yield the items of a JSON array, or the single value, or several values one after the other (JSON lines).
+    """Yield the items of a JSON array, or the single value, or several values or arrays one after the other.
 
     The standard library's C scanner parses one item at a time out of a sliding window, so memory is bounded by the
     largest item. After a broken item, for which there is a `BadInput` without a source, it goes on at the next place that
     looks like the beginning of an object.
+
+    Raises:
+        EOFError: At the end, if an array is not closed: the file breaks off, and nobody knows how much is missing.
     """
     window = _Window(file)
     in_array = window.skip("[")
     while window.skip(",") or not window.at_end():
         if in_array and window.skip("]"):
-            if not window.at_end():
-                yield BadInput("", f"something follows the end of the array, at character {window.position}")
-            return
+            in_array = window.skip("[")  # Files that were joined have one array behind the other.
+            continue
         item = window.parse()
         if not isinstance(item, BadInput):
             yield item
@@ -36,9 +38,10 @@ def json_items(file: io.TextIOBase) -> Iterator[Any | BadInput]:
         goes_on = window.resume()
         yield replace(item, num_bytes=window.take_skipped_bytes())
         if not goes_on:
-            return
+            in_array = in_array and not window.closes_array()
+            break
     if in_array:
-        yield BadInput("", f"the array is not closed: the file breaks off at character {window.position}")
+        raise EOFError(f"the array is not closed: it breaks off at character {window.position}")
 
 
 class _Window:
@@ -50,7 +53,7 @@ class _Window:
         self._at = 0
         self._dropped = 0
         self._skipped_bytes = 0
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=as_record)
 
     @property
     def position(self) -> int:
@@ -108,6 +111,10 @@ class _Window:
                 return False
         self._skip_to(match.end())
         return True
+
+    def closes_array(self) -> bool:
+        """Whether a file that is read to its end ends as an array does."""
+        return self._text.rstrip().endswith("]")
 
     def take_skipped_bytes(self) -> int:
         """How much was passed over since the last call, in bytes of UTF-8."""

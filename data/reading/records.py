@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "author": ("author", "作者"),
     "dynasty": ("dynasty", "朝代"),
 }
+
+
+SEVERAL = object()
+"""The value of a field that a record has more than once, each time with another value."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,14 @@ class Remark:
     chars_left_out: int = 0
 
 
+def as_record(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a record by their names, `SEVERAL` where a name has different values: a dict would keep the last in silence."""
+    record = dict(fields)
+    if len(record) < len(fields):
+        record |= {name: SEVERAL for name, value in fields if value != record[name]}
+    return record
+
+
 def from_record(record: Any, source: str, config: TextConfig) -> Document | BadInput:
     """Pick the text and the other named fields out of a record; a text in a list of strings gets one line for each."""
     if not isinstance(record, dict):
@@ -77,6 +89,9 @@ def from_record(record: Any, source: str, config: TextConfig) -> Document | BadI
     values = {name: value for name, value in found.items() if value is not None}
     if "text" not in values:
         return BadInput(source, f"no field {' or '.join(names['text'])}: it has {printable(', '.join(map(str, record)))[:200]}")
+    several = [name for name, value in values.items() if value is SEVERAL]
+    if several:
+        return BadInput(source, f"the {several[0]} is there more than once, with different values")
     text = values.pop("text")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         text = "\n".join(text)

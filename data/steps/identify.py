@@ -11,6 +11,7 @@ from data.corpora import sources
 from data.corpora.named import CORPORA
 from data.documents import DataError
 from data.reading.compression import endings
+from data.reading.records import printable
 from data.source_config import HUB
 from data.store.identity import Identity, spell_out
 from data.tokenizers import adoption
@@ -33,7 +34,7 @@ class FileHashes:
     def of(self, path: Path) -> str:
         """Return the hash of a file."""
         status = path.stat()
-        name = str(path.resolve())
+        name = printable(str(path.resolve()))
         known = self._known.get(name)
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         if known and known[:-1] == state:
@@ -102,7 +103,7 @@ def _tokenizer_files(path: str | None, hashes: FileHashes, before: Mapping[str, 
 def _files(source: int, paths: Sequence[Path], hashes: FileHashes) -> list[dict[str, Any]]:
     """Each with its name below the folder that holds them all."""
     top = os.path.commonpath([path.absolute().parent for path in paths])
-    names = [path.absolute().relative_to(top).as_posix() for path in paths]
+    names = [printable(path.absolute().relative_to(top).as_posix()) for path in paths]
     return [
         {"source": source, "name": name, "type": "".join(endings(path)), "sha256": hashes.of(path)}
         for name, path in zip(names, paths, strict=True)

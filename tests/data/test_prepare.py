@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -240,3 +241,27 @@ def test_only_files_that_a_package_reads_ask_for_it(make, monkeypatch):
     for name, package in (("a.PARQUET", "pyarrow"), ("a.txt.zst", "backports.zstd"), ("a.arrow.gz", "pyarrow")):
         with pytest.raises(DataError, match=package):
             check_packages(config, [Path(name)])
+
+
+def test_files_whose_names_are_not_utf8_are_read(make, tmp_path):
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path / "in") + "/诗集.txt".encode("gbk"), "w", encoding="utf-8") as file:
+        file.write("床前明月光，疑是地上霜。\n" * 20)
+    config = make(path=str(tmp_path / "in"), chapters=None, clean=(), validation=ValidationConfig(ratio=0.2))
+
+    folder = prepare(config)
+
+    assert prepare(config) == folder
+    assert token_store.read_manifest(folder)["inputs"][0]["name"] == r"ʫ\udcbc\udcaf.txt"
+
+
+def test_a_record_without_anything_that_the_template_asks_for_is_counted(make, tmp_path):
+    records = [{"text": f"春眠不觉晓，处处闻啼鸟。{number}", "title": f"春晓{number}" if number % 2 else None} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+    chosen = {"template": "{title}", "clean": (), "max_bad_ratio": 1.0, "validation": ValidationConfig(last_documents=5)}
+    folder = prepare(make(path=str(tmp_path / "a.jsonl"), chapters=None, **chosen))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+    assert report["steps"][0]["documents"] == 20
+    assert report["bad_input"]["by_reason"] == {"empty document": 20}

@@ -44,6 +44,10 @@ def test_a_stream_reads_across_its_shards(stream):
     assert stream.read(30, 150).tolist() == list(range(30, 180))
 
 
+def test_nothing_is_read_of_a_document_without_tokens(stream):
+    assert stream.read(30, 0).tolist() == []
+
+
 def test_a_stream_goes_on_at_its_beginning(stream):
     assert stream.read(199, 4).tolist() == [199, 200, 0, 1]
 

@@ -35,6 +35,13 @@ def test_the_default_rules_return_good_prose_and_verse_unchanged(text):
     assert default_cleaner().clean(Document(text, "x")) == Document(text, "x")
 
 
+def test_a_text_of_which_a_rule_leaves_nothing_is_dropped_by_it():
+    cleaner = Cleaner(build_rules([{"rule": "unicode"}, {"rule": "control"}]))
+
+    assert cleaner.clean(Document("\u200b \u200b", "x")) is None
+    assert [count.documents_dropped for count in cleaner.counts.values()] == [0, 1]
+
+
 def test_full_width_letters_and_digits_become_narrow_and_chinese_punctuation_stays():
     text = "Ａ１ｚ，。！？：；（）～“”《》——……　缩进"
 

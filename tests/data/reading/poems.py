@@ -34,13 +34,20 @@ CSV = "题目,朝代,作者,内容\n" + "".join(",".join('"' + value.replace('"'
 
 
 def parquet(rows: list[dict[str, Any]], row_group_size: int | None = None) -> bytes:
+    return parquet_of(pa.Table.from_pylist(rows), row_group_size)
+
+
+def parquet_of(table: pa.Table, row_group_size: int | None = None) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer, row_group_size=row_group_size)
+    pq.write_table(table, buffer, row_group_size=row_group_size)
     return buffer.getvalue()
 
 
 def arrow(rows: list[dict[str, Any]]) -> bytes:
-    table = pa.Table.from_pylist(rows)
+    return arrow_of(pa.Table.from_pylist(rows))
+
+
+def arrow_of(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     with pa.ipc.new_stream(buffer, table.schema) as writer:
         writer.write_table(table)

@@ -7,6 +7,7 @@ import random
 import re
 import sys
 
+import pyarrow as pa
 import pytest
 
 from data.documents import DataError, Document
@@ -14,7 +15,7 @@ from data.reading.compression import open_bytes
 from data.reading.formats import Piece, read
 from data.reading.records import BadInput, FileRead
 from data.source_config import TextConfig
-from tests.data.reading.poems import COMPRESS, CSV, JSONL, POEMS, TEXTS, bad, parquet, read_all, texts
+from tests.data.reading.poems import COMPRESS, CSV, JSONL, POEMS, TEXTS, arrow_of, bad, parquet, parquet_of, read_all, texts
 
 
 def test_broken_lines_are_counted_and_the_others_kept(tmp_path):
@@ -116,6 +117,22 @@ def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression
     assert any("cannot be read" in reason for reason in bad(items))
 
 
+def test_a_file_of_a_type_that_is_not_read_counts_with_all_of_its_bytes(tmp_path):
+    (tmp_path / "a.jsonl.xz").write_bytes(bytes(1000))
+
+    lost, note = read(Piece(tmp_path / "a.jsonl.xz"), TextConfig())
+
+    assert isinstance(lost, BadInput)
+    assert lost.num_bytes == 1000
+    assert note == FileRead(str(tmp_path / "a.jsonl.xz"), None, 1000, 0)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.txt", "a.csv.zst", "a.parquet", "a.arrow"])
+def test_a_file_that_the_machine_does_not_give_is_no_bad_input_but_ends_the_reading(name, tmp_path):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(No such file or directory\)\. Mend it, or take the file away"):
+        list(read(Piece(tmp_path / name, num_bytes=10), TextConfig()))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -125,8 +142,8 @@ def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression
         ("a.arrow", JSONL.encode(), "broken arrow"),
         ("a.json.gz", JSONL.encode(), "cannot be read"),
         ("a.json.zst", JSONL.encode(), "cannot be read"),
-        ("a.docx", b"PK\x03\x04", "file type"),
-        ("a.tar.gz", b"\x1f\x8b", "file type"),
+        ("a.docx", b"PK\x03\x04", 'file type ".docx"'),
+        ("a.tar.gz", b"\x1f\x8b", 'file type ".tar.gz"'),
         ("a.txt", b"", "empty document"),
         ("a.csv", b"", "no header"),
         ("a.csv", "text,id,text\n红楼,1,石头记\n".encode(), "several fields are named text"),
@@ -171,3 +188,24 @@ def test_opening_a_missing_package_is_explained(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match=r"requirements-data\.txt"):
         open_bytes(tmp_path / "a.txt.zst")
+
+
+COLUMNS = pa.Table.from_arrays([pa.array(["甲", "乙"]), pa.array(["甲", "丙"]), pa.array([1, 2])], names=["text", "text", "id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "甲", "id": 1, "id": 2, "text": "甲"}\n{"text": "乙", "text": "丙"}\n'.encode()),
+        ("a.json", '[{"text": "甲", "id": 1, "id": 2, "text": "甲"}, {"text": "乙", "text": "丙"}]'.encode()),
+        ("a.parquet", parquet_of(COLUMNS)),
+        ("a.arrow", arrow_of(COLUMNS)),
+    ],
+)
+def test_a_text_that_is_there_twice_is_not_chosen_in_silence(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+
+    items = read_all(tmp_path / name)
+
+    assert texts(items) == ["甲"]
+    assert bad(items) == ["the text is there more than once, with different values"]

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from data.reading.formats import Piece, read
 from data.reading.json_items import json_items
-from data.reading.records import BadInput
+from data.reading.records import BadInput, FileRead
+from data.source_config import TextConfig
 from tests.data.reading.poems import CONTENTS, JSONL, POEMS, TEXTS, bad, read_all, texts
 
 
@@ -55,6 +57,30 @@ def test_a_json_array_that_breaks_off_is_reported(tmp_path):
     assert bad(items)
 
 
+@pytest.mark.parametrize("behind", ["]", "}", ",", "作者"])
+def test_a_json_array_that_breaks_off_counts_with_all_of_its_bytes(behind, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(CONTENTS["json"].rpartition(behind.encode())[0])
+
+    *_, lost, note = read(Piece(path), TextConfig())
+
+    assert isinstance(lost, BadInput)
+    assert isinstance(note, FileRead)
+    assert lost.reason.startswith("the rest of the file cannot be read: the array is not closed")
+    assert lost.num_bytes >= path.stat().st_size
+
+
+@pytest.mark.parametrize("between", ["", "\n", "\ufeff"])
+def test_arrays_one_behind_the_other_are_all_read(between, tmp_path):
+    array = CONTENTS["json"].decode()
+    (tmp_path / "a.json").write_text(between.join([array, "[]", array, '{"content": "甲"}']), encoding="utf-8")
+
+    items = read_all(tmp_path / "a.json")
+
+    assert texts(items) == [*TEXTS, *TEXTS, "甲"]
+    assert bad(items) == []
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 @pytest.mark.parametrize("broken", ['{"text": "甲"', '{"text": "甲', '{"text": "甲", "n": tru'])
 def test_the_record_after_an_object_without_its_end_is_kept(name, broken, tmp_path):
@@ -98,10 +124,10 @@ def test_a_json_file_changed_at_random_gives_what_is_whole_and_ends(chunk, monke
         for _ in range(draw.randrange(1, 5)):
             letters[draw.randrange(len(letters))] = draw.choice(["", "", *'{}[],:"\\x1 \n'])
         changed = "".join(letters)[: draw.choice([len(text), draw.randrange(1, len(text))])]
-        items = list(json_items(io.StringIO(changed)))
         try:
+            items = list(json_items(io.StringIO(changed)))
             expected = json.loads(changed)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, EOFError):
             continue
         assert items == (expected if isinstance(expected, list) else [expected])
 

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from data.config import TokenizerConfig
+from data.corpora import sources
 from data.documents import DataError
 from data.prepare import prepare
+from data.steps.clean import clean_part
+from data.steps.tasks import Task, run
 from tests import processes
 from tests.data.stores import contents, large_config, write_config
 
@@ -30,6 +33,19 @@ def test_what_a_preparation_has_left_behind_needs_no_room_again(make, verse, tmp
     (work / "begun").write_bytes(bytes(2000))
 
     assert prepare(make()).name == name
+
+
+def test_a_file_that_was_away_for_a_while_is_not_remembered_as_unreadable(make, verse, tmp_path):
+    config = make()
+    (part,) = sources.parts(config, tmp_path)
+    task = Task(tmp_path / "00000", clean_part, (config, part))
+    verse.rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"cannot be read \(No such file or directory\)\. Mend it"):
+        run([task], 1)
+
+    (tmp_path / "away").rename(verse)
+
+    assert [result["num_bad"] for result in run([task], 1)] == [0]
 
 
 def without_packages(names, arguments):
