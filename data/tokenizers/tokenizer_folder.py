@@ -114,7 +114,8 @@ def _byte_of_letter() -> dict[str, int]:
 def save(backend: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
     """Write a tokenizer as `folder`. `settings` holds the names of its special tokens, and what else AutoTokenizer reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    backend.save(str(folder / "tokenizer.json"))
+    # Not by its own `save`, which raises a bare Exception where the disk is full.
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
     # The plain class reads tokenizer.json and nothing else. Others build rules of their own, and then ids may differ.
     plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "split_special_tokens": True}
     write_json(folder / "tokenizer_config.json", {**plain, **settings}, indent=2)

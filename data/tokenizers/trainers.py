@@ -67,7 +67,10 @@ def _train_byte_bpe(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     if backend.get_vocab_size() < config.vocab_size:
         _refuse_size(config, f"it is only enough for {backend.get_vocab_size()} tokens")
     tokenizer_folder.save(backend, folder, {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
-    backend.model.save(str(folder))
+    try:
+        backend.model.save(str(folder))
+    except Exception as error:  # the library raises bare Exceptions
+        raise OSError(f"{folder}: {error}") from error
 
 
 def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:

@@ -22,6 +22,14 @@ def test_training_twice_gives_the_same_files(folder, texts, tmp_path):
     assert tokenizer_folder.fingerprint(tmp_path / "again") == tokenizer_folder.fingerprint(folder)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(texts, name, tmp_path):
+    (tmp_path / name).mkdir()
+
+    with pytest.raises(OSError, match="Is a directory"):
+        trainers.train(texts, TokenizerConfig(kind="byte_bpe", vocab_size=KINDS["byte_bpe"]), tmp_path)
+
+
 def test_autotokenizer_gives_the_same_ids(folder):
     ours, theirs = tokenizer_folder.load(folder), AutoTokenizer.from_pretrained(folder)
 
