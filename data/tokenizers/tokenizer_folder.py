@@ -33,7 +33,9 @@ class Tokenizer:
         assert eos_id is not None, "checked by load()"
         self.eos_id = eos_id
         self.bos_id = backend.token_to_id(settings.get("bos_token") or "")
-        self.unk_id = backend.token_to_id(settings.get("unk_token") or "")
+        unk_id = backend.token_to_id(settings.get("unk_token") or "")
+        # GPT-2's and OPT's folders name the end of text for it too; their byte-level BPE has no unknown characters.
+        self.unk_id = None if unk_id == eos_id else unk_id
 
     @property
     def vocab_size(self) -> int:

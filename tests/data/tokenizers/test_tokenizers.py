@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,16 @@ def test_only_text_without_a_token_of_its_own_counts_as_fallback(folders):
         ours = tokenizer_folder.load(folders / kind)
         assert not np.isin(ours.encode("明月"), ours.fallback_ids).any()
         assert np.isin(ours.encode("龘"), ours.fallback_ids).all()
+
+
+def test_an_end_of_text_that_is_named_for_unknown_characters_too_is_none(folders, tmp_path):
+    shutil.copytree(folders / "byte_bpe", tmp_path / "copy")
+    path = tmp_path / "copy" / "tokenizer_config.json"  # as GPT-2's and OPT's folders say it
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "unk_token": END_OF_TEXT}), encoding="utf-8")
+    ours = tokenizer_folder.load(tmp_path / "copy")
+
+    assert ours.chars_per_id[ours.eos_id] == 0
+    assert ours.eos_id not in ours.fallback_ids
 
 
 def test_rare_characters_make_room_for_frequent_ones(texts, tmp_path):
