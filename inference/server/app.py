@@ -90,7 +90,7 @@ async def models(request: Request) -> schemas.Models:
     return schemas.Models(data=[schemas.Model(id=writer.model, created=writer.created)])
 
 
-@router.get("/v1/models/{name}")
+@router.get("/v1/models/{name:path}")  # a name may have slashes, as the hub's do
 async def model(name: str, request: Request) -> schemas.Model:
     """The same by its name."""
     _writer(request).check_model(name)

@@ -121,15 +121,15 @@ class Batcher:
             sequence.num_read += len(part)
             left -= len(part)
             wanted = sequence.echo and sequence.logprobs is not None
-            logits = self._usable(None, self._slots.read(part, start, all_logits=wanted))
+            logits = self._slots.read(part, start, all_logits=wanted)
             self._metrics.prompt_tokens.inc(len(part))
             if wanted:
                 sequence.prompt_logits.append(logits)
             if sequence.num_read == len(sequence.prompt):
                 self._join(sequence, logits[-1])
 
-    def _join(self, sequence: Sequence, scores: Tensor) -> None:
-        """A prompt is read: give the text a row, and write the first token from scores (V,)."""
+    def _join(self, sequence: Sequence, logits: Tensor) -> None:
+        """A prompt is read: give the text a row, and write the first token from logits (V,)."""
         if sequence.echo:
             sequence.tell_prompt()
         if sequence.max_tokens == 0:
@@ -138,7 +138,7 @@ class Batcher:
             self._slots.move(self._slots.staging, len(self._running), len(sequence.prompt))
             with self._changed:
                 self._running.append(self._waiting.pop(0))
-            sequence.extend(scores)
+            sequence.extend(logits, self._usable(None, logits[None])[0])
             self._metrics.generated_tokens.inc()
         self._forget_ended()
 
@@ -147,9 +147,9 @@ class Batcher:
         if not self._running:
             return
         logits = self._slots.step([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
-        logits = self._usable(None, logits)
+        scores = self._usable(None, logits)
         for row, sequence in enumerate(self._running):
-            sequence.extend(logits[row])
+            sequence.extend(logits[row], scores[row])
         self._metrics.generated_tokens.inc(len(self._running))
         self._metrics.batch_size.observe(len(self._running))
         self._forget_ended()

@@ -55,5 +55,8 @@ def _of_validation(wrong: Mapping[str, Any]) -> ApiError:
         return ApiError(400, f"{name} is not supported here. Leave it out.", param=name, code="unsupported_parameter")
     if wrong["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON.", code="invalid_json")
+    if wrong["type"] in ("model_attributes_type", "model_type") and name is None:
+        message = "the body is no JSON object that was sent with Content-Type: application/json."
+        return ApiError(400, message, code="invalid_value")
     message = wrong["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{name or 'the body'}: {message}.", param=name, code="invalid_value")

@@ -80,15 +80,15 @@ class Sequence:
         self.tell(Piece(text, self._prompt_tokens() if self.prompt_logits else ()))
         self.prompt_logits.clear()
 
-    def extend(self, scores: Tensor) -> None:
-        """Draw the next token from scores (V,), and tell what is certain of the text by now."""
+    def extend(self, logits: Tensor, scores: Tensor) -> None:
+        """Draw the next token from scores (V,), the logits of what may be written, and tell what is certain of the text by now."""
         token, close = self._draw(scores)
         self.tokens.append(token)
         self.num_close += close
         growing, offset = self._growing, self._echoed + self._growing.length
         shown = growing.push(token)
         if self.logprobs is not None and token not in self.tokenizer.eos_ids:
-            self._waiting.append(_token(token, offset, scores.log_softmax(0), self.logprobs))
+            self._waiting.append(_token(token, offset, logits.log_softmax(0), self.logprobs))
         if growing.finish_reason is None and len(self.tokens) == self.max_tokens:
             shown += growing.close("length")
         if growing.finish_reason is not None:

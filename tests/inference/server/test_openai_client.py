@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
 import torch
 from openai import OpenAI
-from tokenizers import Tokenizer
 
 from inference.generation.engine import load_engine
 from inference.generation.settings import Sampling
@@ -82,7 +82,7 @@ def test_a_stop_is_not_part_of_the_text_and_nothing_behind_it_is(client: OpenAI,
 
 def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(client: OpenAI, served: Server) -> None:
     engine = load_engine(served.folder)
-    ids = engine.tokenizer.encode(PROMPT)
+    ids = [*engine.tokenizer.encode(PROMPT), 0]  # with the end of the text, which no text has
     settings: dict[str, Any] = {"model": served.name, "prompt": [ids, ids[:3]], "max_tokens": 0, "echo": True, "logprobs": 1}
     whole, part = client.completions.create(**settings).choices
     assert whole.text == PROMPT
@@ -91,11 +91,25 @@ def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(cl
     assert whole.logprobs.token_logprobs[0] is None
     with torch.inference_mode():
         logits = engine.core(input_ids=torch.tensor([ids])).logits[0, :-1]
-        logits[
-            :, Tokenizer.from_file(str(served.folder / "tokenizer.json")).get_vocab_size() :
-        ] = -torch.inf  # ids that are no tokens have no probability
+    # Ids that stand for nothing, which are never written, take their share.
     expected = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
     # fp32, with sums in another order.
     assert whole.logprobs.token_logprobs[1:] == pytest.approx(expected.tolist(), abs=1e-4)
     assert part.logprobs
     assert len(part.logprobs.tokens or []) == 3
+
+
+def test_a_written_token_has_the_probability_that_the_model_gives_it(client: OpenAI, served: Server) -> None:
+    engine = load_engine(served.folder)
+    ids = engine.tokenizer.encode(PROMPT)
+    choice = client.completions.create(model=served.name, prompt=ids, max_tokens=1, temperature=0, logprobs=1).choices[0]
+    with torch.inference_mode():
+        logprobs = engine.core(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    best = max(engine.tokenizer.usable_ids, key=lambda index: float(logprobs[index]))
+    assert choice.logprobs
+    assert choice.logprobs.token_logprobs == pytest.approx([float(logprobs[best])], abs=1e-4)
+
+
+def test_a_name_with_a_slash_is_found(start_server: Callable[..., Server]) -> None:
+    server = start_server("--name", "me/tiny")
+    assert OpenAI(base_url=f"{server.url}/v1", api_key="none").models.retrieve("me/tiny").id == "me/tiny"

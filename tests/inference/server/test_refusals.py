@@ -66,6 +66,8 @@ def test_paths_methods_and_bodies_that_do_not_exist_get_openais_error(server: Se
     assert server.ask(path="/v1/completions")[0] == 405
     status, answer, _ = server.ask(b"{")
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
+    status, answer, _ = server.ask(b'{"model": "tiny"}', **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert (status, answer["error"]["message"]) == (400, "the body is no JSON object that was sent with Content-Type: application/json.")
     # It is told by its length. The body itself is not sent: the server closes the connection, and would do so in the middle of it.
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=processes.LIMIT_SECONDS)
     connection.putrequest("POST", "/v1/completions")
@@ -156,6 +158,9 @@ def _gives_up_what_dribbles_in(port: int) -> None:
         (["--max-context", "32", "--max-prompt-tokens", "64"], "max prompt tokens = 64; it must be at most max context = 32."),
         (["--grace-seconds", "inf"], "grace seconds = inf; it must be 0 or more, and finite"),
         (["--max-queue", "0"], "max queue = 0; it must be 1 or more"),
+        (["--grace-seconds", "inf"], "grace seconds = inf; it must be 0 or more, and finite"),
+        (["--request-seconds", "nan"], "request seconds = nan; it must be 1 or more"),
+        (["--max-context", "20", "--max-prompt-tokens", "30"], "max prompt tokens = 30; it must be at most max context = 20."),
         (["--host", "example.com"], "is no address"),
         (["--port", "70000"], "cannot be listened at"),
         (["--api-key-file", "nowhere"], "nowhere: cannot be read"),
