@@ -39,7 +39,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; when the block ends well it becomes `path`, in the place of what was there."""
+    """Yield an empty folder beside `path`; when the block ends well it becomes `path`, in the place of what was there.
+
+    A link stays one: the folder that it names is replaced.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
         new = Path(scratch) / "new"

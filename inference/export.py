@@ -67,14 +67,16 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
     if source.kind == "folder":
         model = _read_folder(source.path)
-        _write(model, out, {"folder": str(source.path), "format": format or model.config.family, "layout": LAYOUT})
+        # Of which checkpoint and text they are holds for the same weights in another format.
+        origin = object_or_nothing(source.path / RECORD)
+        _write(model, out, {**origin, "folder": str(source.path), "format": format or model.config.family, "layout": LAYOUT})
         return True
     assert source.run is not None, "a run or a checkpoint has a run folder"
     config, model_config = load_run_config(source.run)
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
     checkpoint = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
-    there = object_or_nothing(out / RECORD)
+    there = object_or_nothing(out / RECORD) if _is_whole(out) else {}
     if there != _record(checkpoint, format, config.values):
         checkpoint = _verified(source, checkpoint)
     record = _record(checkpoint, format, config.values)
@@ -82,6 +84,20 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, record)
     renew_evaluation(out, source.run, checkpoint.fingerprint)
     return there != record
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an export has what a model is loaded from; one that lost a file, or a part of its weights, is made again."""
+    from safetensors import SafetensorError, safe_open
+
+    shards = object_or_nothing(folder / "model.safetensors.index.json").get("weight_map", {})
+    try:
+        for name in set(shards.values()) or {"model.safetensors"}:
+            with safe_open(folder / name, framework="np"):  # compares the file's size with what its head says
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
 
 
 def export_of_run(source: Source) -> Path:

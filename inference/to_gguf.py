@@ -46,6 +46,8 @@ def to_gguf(folder: Path, out: Path) -> None:
         raise CheckpointError("GGUF files are written by the gguf package. Install it: .venv/bin/pip install gguf") from error
     from model.hugging_face.conversion import from_folder
 
+    if out.is_dir() or not out.parent.is_dir():
+        raise CheckpointError(f"{out}: cannot be written. Name a file in a folder that exists.")
     if find_source(folder).kind != "folder":
         raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
     values = object_or_nothing(folder / "config.json")

@@ -1,8 +1,10 @@
 """Small files that anybody may have written."""
 
+from pathlib import Path
+
 import pytest
 
-from ds_configs.files import object_or_nothing, read_object
+from ds_configs.files import object_or_nothing, read_object, replacing_folder
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\udcff"])
@@ -13,3 +15,12 @@ def test_what_is_no_object_is_refused_with_the_files_name_or_taken_for_nothing(t
         read_object(path)
     assert object_or_nothing(path) == {}
     assert read_object(tmp_path / "b.json") == {}
+
+
+def test_a_folder_behind_a_link_is_replaced_and_not_the_link(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/folder")
+    with replacing_folder(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "folder").iterdir()] == ["new"]

@@ -83,6 +83,37 @@ def test_an_export_is_made_again_only_for_a_newer_checkpoint_or_another_format(r
     assert not export(find_source(run), out, "opt")
 
 
+@pytest.mark.parametrize("damage", ["no weights", "half of the weights", "no tokenizer"])
+def test_an_export_that_lost_something_is_made_again(run: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    export(find_source(run), out)
+    weights = out / "model.safetensors"
+    whole = weights.read_bytes()
+    if damage == "half of the weights":
+        weights.write_bytes(whole[: len(whole) // 2])
+    else:
+        (weights if "weights" in damage else out / "tokenizer.json").unlink()
+    assert export(find_source(run), out)
+    assert weights.read_bytes() == whole
+    assert not export(find_source(run), out)
+
+
+def test_an_export_in_several_files_is_made_again_when_one_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.hugging_face.conversion.SHARD_BYTES", 20_000)
+    export(find_source(run), tmp_path / "out")
+    assert not export(find_source(run), tmp_path / "out")
+    next((tmp_path / "out").glob("model-00002-*")).unlink()
+    assert export(find_source(run), tmp_path / "out")
+
+
+def test_ctrl_c_is_exit_code_130(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inference.export.find_source", interrupt)
+    assert main([str(run), str(tmp_path / "out")]) == 130
+
+
 def test_a_damaged_newest_checkpoint_gives_the_one_before_it_once(run: Path, tmp_path: Path) -> None:
     torn = run / "checkpoints" / f"step{STEPS[-1]:08d}"
     next(torn.glob("*optim_states.pt")).write_bytes(b"")
@@ -142,6 +173,8 @@ def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) 
     assert (logits_of_folder(tmp_path / "opt", tokens) - logits_of_folder(tmp_path / "gpt2", tokens)).abs().max() < TOLERANCE
     assert (tmp_path / "opt" / "tokenizer.json").read_bytes() == (tmp_path / "gpt2" / "tokenizer.json").read_bytes()
     assert object_or_nothing(tmp_path / "opt" / "config.json")["eos_token_id"] == 0
+    before, after = (object_or_nothing(tmp_path / name / "export.json") for name in ("gpt2", "opt"))
+    assert after == {**before, "folder": str(tmp_path / "gpt2"), "format": "opt"}, "of the same checkpoint, and the same text"
 
 
 def test_what_cannot_be_exported_leaves_everything_as_it_was(run: Path, tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def test_what_a_gguf_file_cannot_hold_is_one_line(verse: Path, tmp_path: Path, c
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
     assert not out.exists()
+    assert main([str(tmp_path / "opt"), str(tmp_path / "gone" / "model.gguf")]) == 2
+    assert "model.gguf: cannot be written. Name a file in a folder that exists." in capsys.readouterr().err
 
 
 def test_an_exact_gelu_is_converted_with_a_warning(verse: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
