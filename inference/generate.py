@@ -111,8 +111,9 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     about = {"model": str(options.model), "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint")}
-    start, num_tokens = time.perf_counter(), 0
-    between = "\n" if sum(len(batch.prompts) for batch in batches) > 1 else ""
+    start, num_tokens, num_written = time.perf_counter(), 0, 0
+    num_texts = sum(len(batch.prompts) for batch in batches)
+    between = "\n" if num_texts > 1 else ""
     try:
         for text in continue_all(engine, batches, options.num_samples, _standard_output() if is_first else io.StringIO()):
             num_tokens += text["num_tokens"]
@@ -120,14 +121,19 @@ def main(arguments: Sequence[str]) -> int:
                 output.write(json.dumps(text | about | {"new_document": options.new_document}, ensure_ascii=False) + "\n")
             elif output:
                 output.write(f"{text['prompt']}{text['text']}\n{between}")
+            num_written += 1
     except KeyboardInterrupt:
         return 130
     except OSError as error:
         # Python would flush to standard output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        if not isinstance(error, BrokenPipeError):
+            print(f"inference.generate: the text cannot be written ({error}). Is there room on that disk?", file=sys.stderr)
+        elif output:
+            said = f"standard output was closed, and {options.output} has {num_written} of {num_texts} texts."
+            print(f"inference.generate: {said}", file=sys.stderr)
+        else:
             return 0  # Who reads the text (head, less) has had enough.
-        print(f"inference.generate: the text cannot be written ({error}). Is there room on that disk?", file=sys.stderr)
         return 2
     seconds = time.perf_counter() - start
     if is_first:
@@ -175,6 +181,8 @@ def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batc
         raise ValueError(f"number of samples = {options.num_samples}; it must be 1 or more.")
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise ValueError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
+    if options.output and options.prompt_file and options.output.resolve() == Path(options.prompt_file).resolve():
+        raise ValueError(f"{options.output}: holds the prompts, which the texts would replace. Name another file with --output.")
     if num_processes > 1 and (options.prompt_file == "-" or not (options.prompt or options.prompt_file or options.new_document)):
         raise ValueError("several processes cannot share standard input. Give prompts with --prompt or --prompt-file.")
     prompts = read_prompts(options.prompt, options.prompt_file, may_be_empty=options.new_document)

@@ -98,6 +98,12 @@ def plan(prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: i
             raise ValueError(
                 f"prompt {number} has {len(ids)} tokens and the model {positions} positions, so nothing can follow. Shorten the prompt."
             )
+    for prompt, ids in dict(zip(prompts, tokens, strict=True)).items():  # once for all its samples
+        if unknown := sum(index == tokenizer.unknown_id for index in ids):
+            print(
+                f'prompt "{prompt[:20]}": {unknown} of {len(prompt)} characters are not in the vocabulary and are read as unknown ones.',
+                file=sys.stderr,
+            )
     batches = []
     for start in range(0, len(prompts), batch_size):
         stop = min(start + batch_size, len(prompts))

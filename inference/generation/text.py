@@ -41,6 +41,8 @@ class FolderTokenizer:
             raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
         # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
         self._backend.encode_special_tokens = object_or_nothing(folder / "tokenizer_config.json").get("split_special_tokens", False)
+        unknown = getattr(self._backend.model, "unk_token", None)  # of the kinds without it, ours fall back to bytes
+        self.unknown_id: int | None = self._backend.token_to_id(unknown) if unknown else None
         eos = token_ids(folder)["eos_token_id"]
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 

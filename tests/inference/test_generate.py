@@ -205,5 +205,31 @@ def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: P
     assert (tmp_path / "two.jsonl").read_text(encoding="utf-8") == (tmp_path / "one.jsonl").read_text(encoding="utf-8")
 
 
+def test_a_closed_output_does_not_leave_texts_out_without_a_word(folder: Path, tmp_path: Path, root: Path) -> None:
+    output = tmp_path / "texts.jsonl"
+    command = [sys.executable, "-m", "inference.generate", str(folder), "--prompt", PROMPT, "--new-tokens", "5", "--output", str(output)]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has had enough
+    done = processes.run(command, cwd=root, stdout=writing)
+    os.close(writing)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.endswith(f"inference.generate: standard output was closed, and {output} has 0 of 1 texts.\n")
+
+
+def test_the_file_of_the_prompts_is_not_replaced_by_the_texts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_text("红豆\n", encoding="utf-8")
+    assert main([str(folder), "--prompt-file", str(tmp_path / "prompts.txt"), "--output", str(tmp_path / "prompts.txt")]) == 2
+    assert "prompts.txt: holds the prompts, which the texts would replace." in capsys.readouterr().err
+    assert (tmp_path / "prompts.txt").read_text(encoding="utf-8") == "红豆\n"
+
+
+def test_ctrl_c_while_the_model_is_loaded_is_exit_code_130(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("inference.generate.choose_dtype", interrupt)
+    assert main([str(folder), "--prompt", PROMPT]) == 130
+
+
 def test_defaults_are_those_of_the_settings() -> None:
     assert sampling_of(parse(["runs/quickstart"])) == Sampling()

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.generation.prompts import Display, read_prompts
+from data.config import TokenizerConfig
+from data.tokenizers.trainers import train
+from inference.generation.prompts import Display, plan, read_prompts
+from inference.generation.settings import Sampling
 
 
 def standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes, terminal: bool = False) -> None:
@@ -72,6 +75,16 @@ def test_a_line_of_jsonl_that_is_no_prompt_is_shown(tmp_path: Path) -> None:
     file.write_text('{"prompt": "好"}\n{"text": "不"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r'prompt 2 is not an object like .*: \{"text": "不"\}'):
         read_prompts([], str(file))
+
+
+def test_characters_that_the_vocabulary_has_not_are_counted_once_for_all_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(["春眠不觉晓"], TokenizerConfig(kind="characters", vocab_size=20), tmp_path)
+    (tmp_path / "config.json").write_text('{"n_positions": 64, "eos_token_id": 0}', encoding="utf-8")
+    plan(["春☃眠☃", "春☃眠☃", "不觉"], tmp_path, Sampling(new_tokens=5), 8)
+    said = 'prompt "春☃眠☃": 2 of 4 characters are not in the vocabulary and are read as unknown ones.\n'
+    assert capsys.readouterr().err == said
 
 
 def test_a_missing_file_an_empty_prompt_and_broken_bytes_are_mistakes(tmp_path: Path) -> None:

@@ -113,3 +113,4 @@ def test_a_written_token_has_the_probability_that_the_model_gives_it(client: Ope
 def test_a_name_with_a_slash_is_found(start_server: Callable[..., Server]) -> None:
     server = start_server("--name", "me/tiny")
     assert OpenAI(base_url=f"{server.url}/v1", api_key="none").models.retrieve("me/tiny").id == "me/tiny"
+    server.stop()
