@@ -100,9 +100,12 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} = {value}; it must be 1 or more.")
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
         raise ValueError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
-    for path in (*options.text, *options.generated):
-        if not path.exists():
-            raise ValueError(f"{path}: no such file.")
+    for paths in (options.text, options.generated):
+        for path in paths:
+            if not path.exists():
+                raise ValueError(f"{path}: no such file.")
+            if [other.name for other in paths].count(path.name) > 1:
+                raise ValueError(f"{path}: another file is called {path.name} too, and sections go by that name. Rename one.")
     for task in options.tasks:
         questions.check_task(task)
 

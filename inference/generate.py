@@ -127,19 +127,22 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         # Python would flush to standard output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            print(f"inference.generate: the text cannot be written ({error}). Is there room on that disk?", file=sys.stderr)
-        elif output:
-            said = f"standard output was closed, and {options.output} has {num_written} of {num_texts} texts."
-            print(f"inference.generate: {said}", file=sys.stderr)
-        else:
-            return 0  # Who reads the text (head, less) has had enough.
-        return 2
+        return _told(error, f"{options.output} has {num_written} of {num_texts} texts" if output else None)
     seconds = time.perf_counter() - start
     if is_first:
         print(f"{num_tokens} tokens in {seconds:.1f} s, {num_tokens / seconds:.1f} tokens/s", file=sys.stderr)
     leave()
     return 0
+
+
+def _told(error: OSError, kept: str | None) -> int:
+    """Say why no more text is written, and what of it is kept in a file; gives the exit code."""
+    closed = isinstance(error, BrokenPipeError)
+    if closed and kept is None:
+        return 0  # Who reads the text (head, less) has had enough.
+    full = f"the text cannot be written ({error}). Is there room on that disk?"
+    print(f"inference.generate: {f'standard output was closed, and {kept}.' if closed else full}", file=sys.stderr)
+    return 2
 
 
 def set_threads(num_processes: int) -> None:

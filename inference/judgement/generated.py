@@ -35,7 +35,7 @@ def read_generated(path: Path) -> list[Generated]:
         DataError: If the file holds something else, or no text.
     """
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: unreadable ({error}). Texts are UTF-8.") from error
     if path.suffix != ".jsonl":

@@ -115,18 +115,21 @@ def texts_of_file(path: Path, tokenizer: Tokenizer, rows: Rows, *, chapters: boo
     Raises:
         DataError: If there is no such file, or no text in it.
     """
-    texts, bad = [], 0
+    texts, bad, fields = [], 0, dict[str, None]()
     reading = TextConfig()
     for piece in split(find_files([str(path)]), reading):
         documents: list[str] = []
         for item in read(piece, reading):
             bad += isinstance(item, BadInput)
             if isinstance(item, Document) and item.text:
+                fields |= dict.fromkeys(item.meta)
                 documents += _chapters(item.text) if chapters else [item.text]
         if documents:
             texts.append(_encode(piece.path.name, documents, tokenizer, rows))
     if bad:
         log.warning("%s: %d documents could not be read and are not scored", path, bad)
+    if fields:
+        log.warning("%s: the text of its records is scored, and not their %s; no template is applied", path, ", ".join(fields))
     if not texts:
         raise DataError(f"{path}: has no text to score.")
     return texts
@@ -156,8 +159,10 @@ def score(
     Raises:
         DataError: If a text has ids that the model does not know.
     """
-    whole, groups = Score(), {kind: defaultdict[str, Score](Score) for kind in by}
+    whole, groups, unknown = Score(), {kind: defaultdict[str, Score](Score) for kind in by}, 0
     for text in texts:
+        if tokenizer.unk_id is not None:
+            unknown += int((text.ids == tokenizer.unk_id).sum())
         if int(text.ids.max(initial=0)) >= model.config.vocab_size:
             known = f"the model has {model.config.vocab_size}"
             raise DataError(f"{text.source}: holds token {text.ids.max()}, and {known}. Its tokenizer is not the model's.")
@@ -176,7 +181,17 @@ def score(
         whole.add(whole_text)
         if "source" in groups:
             groups["source"][text.source].add(whole_text)
-    return {**whole.figures(), **{f"by_{kind}": {name: one.figures() for name, one in found.items()} for kind, found in groups.items()}}
+    if unknown:
+        log.warning(
+            "%d of %d characters are not in the vocabulary: each is scored as the unknown one, so its bits are too few",
+            unknown,
+            whole.characters,
+        )
+    return {
+        **whole.figures(),
+        **({"unknown": unknown} if unknown else {}),
+        **{f"by_{kind}": {name: one.figures() for name, one in found.items()} for kind, found in groups.items()},
+    }
 
 
 def _chapter(document: str) -> str:

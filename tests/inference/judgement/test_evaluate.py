@@ -17,6 +17,7 @@ from data.batches.corpus import Corpus
 from data.config import TokenizerConfig
 from data.documents import DataError
 from data.prepare import prepare
+from data.tokenizers.trainers import train
 from inference.evaluate import main
 from inference.exporting.card import renew_evaluation
 from inference.judgement.generated import read_generated
@@ -90,6 +91,27 @@ def test_a_text_of_ones_own_is_scored_by_chapter_and_by_form(folder: Path, tmp_p
     assert found["characters"] == len(novel.read_text(encoding="utf-8").replace("\n第", "第").strip()), "line breaks between chapters go"
     evaluate(folder, "--text", tmp_path / "poem.jsonl", "--by", "form", "--output", tmp_path / "poem.json")
     assert list(sections(tmp_path / "poem.json")["text of poem.jsonl"]["by_form"]) == ["五言绝句"]
+
+
+def test_two_files_of_one_name_are_refused_as_one_section_would_replace_the_other(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.txt").write_text("红豆", encoding="utf-8")
+    assert main([str(folder), "--text", str(tmp_path / "a" / "own.txt"), "--text", str(tmp_path / "b" / "own.txt")]) == 2
+    assert "a/own.txt: another file is called own.txt too" in capsys.readouterr().err
+
+
+def test_what_is_not_scored_and_what_is_unknown_is_said(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(["白日依山尽，黄河入海流。"], TokenizerConfig(kind="characters", vocab_size=40), folder)
+    poems = tmp_path / "poems.csv"
+    poems.write_text("题目,作者,内容\n登鹳雀楼,王之涣,白日依☃尽\n", encoding="utf-8")
+    evaluate(folder, "--text", poems, "--output", tmp_path / "out.json")
+    found = sections(tmp_path / "out.json")["text of poems.csv"]
+    assert (found["characters"], found["unknown"]) == (5, 1)
+    assert any("and not their title, author; no template is applied" in message for message in caplog.messages)
+    assert any(message.startswith("1 of 5 characters are not in the vocabulary") for message in caplog.messages)
 
 
 def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder: Path, stores: list[str], tmp_path: Path) -> None:

@@ -156,7 +156,6 @@ def _gives_up_what_dribbles_in(port: int) -> None:
         (["--max-context", "300"], "--max-context 300: the model of"),
         (["--max-context", "0"], "max context = 0; it must be 1 or more"),
         (["--max-context", "32", "--max-prompt-tokens", "64"], "max prompt tokens = 64; it must be at most max context = 32."),
-        (["--grace-seconds", "inf"], "grace seconds = inf; it must be 0 or more, and finite"),
         (["--max-queue", "0"], "max queue = 0; it must be 1 or more"),
         (["--grace-seconds", "inf"], "grace seconds = inf; it must be 0 or more, and finite"),
         (["--request-seconds", "nan"], "request seconds = nan; it must be 1 or more"),
