@@ -12,6 +12,8 @@ from data.reading.compression import endings, open_bytes
 from data.reading.records import Found, as_record
 
 _BATCH_ROWS = 256
+# https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format
+_ARROW_INDEXED = b"ARROW1"
 
 
 def row_groups(path: Path) -> list[int]:
@@ -38,17 +40,24 @@ def parquet_records(path: Path, start: int, end: int | None) -> Iterator[Found]:
 
 
 def arrow_records(path: Path) -> Iterator[Found]:
-    """Yield the records of an arrow stream file, as a saved Hugging Face dataset has them.
+    """Yield the records of an arrow file: a stream, as a saved Hugging Face dataset has it, or one with an index (Feather).
 
     Raises:
         OSError: If the file is broken.
     """
     pyarrow = _pyarrow(path)
-    with open_bytes(path) as file, _explained("arrow stream", pyarrow.ArrowException):
-        batches = pyarrow.ipc.open_stream(file)
-        yield from _numbered(
-            f"{path}[", (batch.slice(at, _BATCH_ROWS) for batch in batches for at in range(0, batch.num_rows, _BATCH_ROWS))
-        )
+    with _explained("arrow file", pyarrow.ArrowException):
+        with open_bytes(path) as file:
+            indexed = file.read(len(_ARROW_INDEXED)) == _ARROW_INDEXED
+        with _seekable(path) if indexed else open_bytes(path) as file:
+            batches = _indexed_batches(pyarrow.ipc.open_file(file)) if indexed else pyarrow.ipc.open_stream(file)
+            yield from _numbered(
+                f"{path}[", (batch.slice(at, _BATCH_ROWS) for batch in batches for at in range(0, batch.num_rows, _BATCH_ROWS))
+            )
+
+
+def _indexed_batches(reader: Any) -> Iterator[Any]:
+    return (reader.get_batch(index) for index in range(reader.num_record_batches))
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def _pyarrow(path: Path) -> Any:
 
 
 def _seekable(path: Path) -> BinaryIO:
-    """Parquet is read from its end: a compressed one goes through a nameless temporary file."""
+    """For formats that are read from their end: a compressed one goes through a nameless temporary file."""
     if not endings(path)[1]:
         return path.open("rb")
     copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  # The caller closes it.

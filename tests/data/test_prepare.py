@@ -40,6 +40,19 @@ def test_nothing_but_the_store_is_left_behind(make, tmp_path):
     assert not list((tmp_path / "stores").glob("*.work"))
 
 
+def test_what_an_unfinished_preparation_of_another_text_left_is_named(make, tmp_path, caplog):
+    caplog.set_level("INFO")
+    name = make().name
+    for folder in (f".{name}-0123456789ab.work", f".{name}-2-0123456789ab.work", f".{name}-0123456789ab.lock"):
+        (tmp_path / "stores" / folder).mkdir(parents=True)
+
+    prepare(make())
+
+    said = [line for line in caplog.messages if "did not finish" in line]
+    assert len(said) == 1
+    assert said[0].startswith(str(tmp_path / "stores" / f".{name}-0123456789ab.work"))
+
+
 def test_another_rule_or_another_text_is_another_store(make, verse, tmp_path):
     shorter = tmp_path / "verse.txt"
     shorter.write_text(verse.read_text(encoding="utf-8")[:-100], encoding="utf-8")

@@ -10,7 +10,7 @@ from backports import zstd
 from data.reading.formats import Piece, group, read, split
 from data.reading.records import FileRead
 from data.source_config import TextConfig
-from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, parquet, read_all, texts
+from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, feather, parquet, read_all, texts
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -26,6 +26,14 @@ def test_every_format_gives_the_same_poems_with_their_fields(suffix, compression
     assert texts(items) == TEXTS
     assert [item.meta for item in items] == [{"title": p["题目"], "author": p["作者"], "dynasty": p["朝代"]} for p in POEMS]
     assert all(str(path) in item.source for item in items)
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_an_arrow_file_with_an_index_is_read_too(compression, tmp_path):
+    path = tmp_path / f"poems.arrow{compression}"
+    path.write_bytes(COMPRESS[compression](feather(POEMS)))
+
+    assert texts(read_all(path)) == TEXTS
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])
