@@ -14,7 +14,7 @@ from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
 from training.run.first_weights import check_first_weights, check_tokenizer
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.curves import check_packages
+from training.run_folder.curves import check_outputs
 from training.run_folder.lock import hold
 from training.run_folder.progress import finished_step, last_step_of
 from training.run_folder.provenance import software
@@ -56,7 +56,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     notes: list[str] = []
     if world.rank == 0:
         notes += check_folder(config)
-        check_packages(config)
+        check_outputs(config)
     from data.batches.corpus import open_corpus
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]

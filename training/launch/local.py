@@ -31,7 +31,7 @@ from training.pretrain import EXIT_USER_ERROR
 from training.run.first_weights import check_first_weights
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.curves import check_packages, monitor_folder
+from training.run_folder.curves import check_outputs, monitor_folder
 from training.run_folder.lock import check_free
 from training.run_folder.progress import finished_step, last_step_of, read_results
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config, needed = resolve_here(path, overrides)
         check_folder(config)
-        check_packages(config)
+        check_outputs(config)
         check_free(config.folder)
         check_first_weights(config)  # The preparation can take hours.
         _prepare(config)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
+from ds_configs.errors import shown
 from ds_configs.files import strict_json, write_text
 from training.config import RunConfig
 
@@ -164,8 +165,13 @@ def _is_of_a_tag(path: Path) -> bool:
     return step == "step" and tag.replace("/", "_") == path.stem
 
 
-def check_packages(config: RunConfig) -> None:
-    """Say before a start what the configuration asks for and nobody has installed.
+MONITORS = ("tensorboard", "csv_monitor")
+OWNER = ".run"
+"""Beside curves outside of the run's folder: the name of the run whose they are."""
+
+
+def check_outputs(config: RunConfig) -> None:
+    """Say before a start what the configuration asks for and nobody has installed, or another run has taken.
 
     Raises:
         ConfigError: With the way to have it.
@@ -173,6 +179,23 @@ def check_packages(config: RunConfig) -> None:
     if config.values.get("wandb", {}).get("enabled") and importlib.util.find_spec("wandb") is None:
         ways = "Install it (.venv/bin/python -m pip install wandb) or set it false."
         raise ConfigError(f"{config.path}: wandb.enabled = true, but wandb is not installed. {ways}")
+    for name in MONITORS:
+        folder = monitor_folder(config, name)
+        owner = (folder / OWNER).read_text(encoding="utf-8") if folder and (folder / OWNER).is_file() else config.run.name
+        if owner != config.run.name:
+            raise ConfigError(
+                f"{config.path}: {name} writes to {folder}, where the curves of the run {shown(owner)} are; this one would drop them. "
+                f"Set {name}.job_name to another name, leave it out for the run's own, or remove that folder."
+            )
+
+
+def mark_owner(config: RunConfig) -> None:
+    """Write down whose curves they are, in folders that other runs can be told to write to."""
+    for name in MONITORS:
+        folder = monitor_folder(config, name)
+        if folder and config.folder not in folder.parents:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / OWNER).write_text(config.run.name, encoding="utf-8")
 
 
 class Wandb:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.checkpoints.find_and_verify import step_of, tag_of
 from training.config import RunConfig
 from training.health.slowest import slow_phrase
-from training.run_folder.curves import CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, monitor_folder
+from training.run_folder.curves import MONITORS, CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, mark_owner, monitor_folder
 
 if TYPE_CHECKING:
     from training.checkpoints.save import Saving
@@ -33,7 +33,8 @@ class Writer:
 
         config = self._config
         self._sample_output.attempt(lambda: self._drop_samples(start_step))
-        board, csv = (monitor_folder(config, name) for name in ("tensorboard", "csv_monitor"))
+        Output("the folder of the curves").attempt(lambda: mark_owner(config))
+        board, csv = (monitor_folder(config, name) for name in MONITORS)
         self._board = EventFile(board, start_step) if board else None
         self._wandb = Wandb(config) if config.values.get("wandb", {}).get("enabled") else None
         metrics = MetricsFile(config.folder / "metrics.jsonl", start_step)

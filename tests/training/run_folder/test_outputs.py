@@ -11,9 +11,10 @@ import types
 import pytest
 
 import ds_configs
+from ds_configs import ConfigError
 from ds_configs.files import strict_json
 from training.config import resolve
-from training.run_folder.curves import AppendedFile
+from training.run_folder.curves import AppendedFile, check_outputs
 from training.run_folder.outputs import Writer
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
@@ -103,6 +104,17 @@ def test_somebodys_own_files_beside_the_curves_stay_as_they_are(config, tmp_path
     write(run, steps=[1])
     assert {name: (folder / name).read_bytes() for name in own} == own
     assert (folder / "optim_lr.csv").read_text(encoding="utf-8") == "step,optim/lr\n1,0.01\n"
+
+
+def test_a_folder_that_holds_the_curves_of_another_run_is_refused(config, tmp_path):
+    monitor = {"enabled": True, "output_path": str(tmp_path / "results"), "job_name": "novel"}
+    run = config(csv_monitor=monitor)
+    write(run, steps=[1, 2])
+    check_outputs(run)  # It goes on there itself.
+    other = config(csv_monitor=monitor, run__name="other")
+    with pytest.raises(ConfigError, match=r"csv_monitor writes to .*results/novel, where the curves of the run \"tiny\" are; .*job_name"):
+        check_outputs(other)
+    check_outputs(config(csv_monitor={**monitor, "job_name": "other"}, run__name="third"))
 
 
 def test_values_that_are_not_finite_are_valid_json():
