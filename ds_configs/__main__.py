@@ -112,13 +112,13 @@ def _check_all(arguments: Sequence[str]) -> int:
         return 2
     # Only here: the other commands work without the packages whose sections they show.
     from training.config import resolve, with_precision
-    from training.run_folder.remarks import missing, schedule_remarks
+    from training.run_folder.remarks import missing, remarks_on
 
     failed = remarked = 0
     for file in files:
         try:
             run = resolve(read(file, overrides))
-            remarks = missing(run) + schedule_remarks(run, run.last_step())
+            remarks = missing(run) + remarks_on(run, run.last_step())
             bf16, why = _precision_here(run.precision)
             run = with_precision(run, bf16)
         except ConfigError as error:

@@ -24,7 +24,7 @@ from training.preflight import ReadyRun, preflight
 from training.run.signals import leaving, listen
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
-from training.run_folder.remarks import schedule_remarks
+from training.run_folder.remarks import remarks_on
 
 if TYPE_CHECKING:
     from training.run.loop import Run
@@ -122,7 +122,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
         say_precision(precision, checkpoint)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
-        for note in [*ready.notes, *schedule_remarks(config, ready.last_step)]:
+        for note in [*ready.notes, *remarks_on(config, ready.last_step)]:
             log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, checkpoint, ready.last_step)
     with run.stop.excusing():

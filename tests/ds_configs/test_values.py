@@ -109,6 +109,7 @@ def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsy
             "WarmupDecayLR sets the learning rate itself (scheduler.params.warmup_max_lr = 0.001, which is DeepSpeed's default), so "
             "optimizer.params.muon_lr = 0.006 and optimizer.params.adam_lr = 0.002 are not used.",
         ),
+        ("tensorboard.job_name=novel", "tensorboard.job_name = novel is not used without tensorboard.output_path"),
         (
             'model.initialize={"method":"folder","folder":"nowhere"}',
             "model.initialize.folder = nowhere: no such folder. Fetch it before the run.",

@@ -11,6 +11,7 @@ import os
 from model.hugging_face.source import check_source
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
+from training.run_folder.curves import MONITORS
 
 
 def missing(config: RunConfig) -> list[str]:
@@ -39,9 +40,9 @@ def _is_something(path: str) -> bool:
     return os.path.exists(path) or next(glob.iglob(path, recursive=True), None) is not None
 
 
-def schedule_remarks(config: RunConfig, last_step: int | None) -> list[str]:
-    """What the schedule does not get to before the last step (None: not known yet), and what of the optimizer's it replaces."""
-    return _unreached(config, last_step) + _replaced(config)
+def remarks_on(config: RunConfig, last_step: int | None) -> list[str]:
+    """What has no effect: of the schedule, before the last step (None: not known yet); of the optimizer, and of the monitors."""
+    return _unreached(config, last_step) + _replaced(config) + _not_taken(config)
 
 
 def _unreached(config: RunConfig, last_step: int | None) -> list[str]:
@@ -83,3 +84,13 @@ def _replaced(config: RunConfig) -> list[str]:
             f"so optimizer.params.betas[0] = {given['betas'][0]} is not used. scheduler.params.cycle_momentum = false keeps it."
         )
     return said
+
+
+def _not_taken(config: RunConfig) -> list[str]:
+    """As DeepSpeed names folders below `output_path` only, its default being `.`; here it is the run's folder."""
+    given = {monitor: config.values.get(monitor, {}) for monitor in MONITORS}
+    return [
+        f"{monitor}.job_name = {section['job_name']} is not used without {monitor}.output_path: the curves are in the run's folder."
+        for monitor, section in given.items()
+        if section.get("enabled", monitor == "tensorboard") and section.get("job_name") and not section.get("output_path")
+    ]
