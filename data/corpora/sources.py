@@ -78,9 +78,8 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
             if source.chapters is not None:
                 yield from _chapters(document, source.chapters)
             elif source.template:
-                filled = replace(document, text=_fill(source.template, document))
-                empty = BadInput(document.source, "empty document: it has nothing that data.template asks for", len(item.text.encode()))
-                yield filled if filled.text.strip() else empty
+                text, reason = _fill(source.template, document), "empty document: it has nothing that data.template asks for"
+                yield replace(document, text=text) if text.strip() else BadInput(item.source, reason, len(item.text.encode("utf-8")))
             else:
                 yield document
 

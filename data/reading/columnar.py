@@ -64,7 +64,7 @@ def _indexed_batches(reader: Any) -> Iterator[Any]:
 def _explained(format_name: str, broken: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except (OSError, broken) as error:
+    except (OSError, SystemError, broken) as error:  # SystemError: what pyarrow believed of a length turned out to be nonsense.
         if getattr(error, "errno", None) is not None:  # Of the system, not of the file.
             raise
         raise OSError(f"broken {format_name}: {error}") from None

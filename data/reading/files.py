@@ -63,7 +63,7 @@ def _from_disk(path: str) -> list[Path]:
         return [Path(path)]
     found = []
     for match in map(Path, _matches(path)):
-        found += _from_folder(match) if match.is_dir() else [match]
+        found += _from_folder(match) if match.is_dir() else [match] if _is_meant(match) else []
     return found
 
 
@@ -76,7 +76,7 @@ def _matches(pattern: str) -> list[str]:
     for root in sorted(glob.glob(base)) if base else ["."]:
         for folder in _walk(Path(root)):
             inside = os.path.join(glob.escape(str(folder)), rest.lstrip("/") or "*")
-            found += [match for match in _matches(inside) if rest or not os.path.isdir(match)]
+            found += [match for match in _matches(inside) if rest or _is_meant(Path(match))]
     return sorted(map(os.path.normpath, found))
 
 
@@ -108,7 +108,12 @@ def _from_folder(folder: Path) -> list[Path]:
     if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
         return _from_saved_dataset(folder)
     found = [path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".")]
-    return sorted(path for path in found if path.is_file() or _leads_nowhere(path))
+    return sorted(filter(_is_meant, found))
+
+
+def _is_meant(path: Path) -> bool:
+    """Whether it is a file or stands for one; a pipe or a socket would be waited for without end."""
+    return path.is_file() or _leads_nowhere(path)
 
 
 def _leads_nowhere(path: Path) -> bool:

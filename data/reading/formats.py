@@ -9,7 +9,6 @@ a binary one is also named in `read`, where encodings are detected.
 
 import csv
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import MAX_RECORD_BYTES, detect_stream, endings, lines, open_bytes, open_text
 from data.reading.encodings import ESCAPE, EncodingError
 from data.reading.json_items import json_items
-from data.reading.records import FIELD_NAMES, BadInput, FileRead, Found, as_record, from_record, from_text, printable
+from data.reading.records import JSON, BadInput, FileRead, Found, as_record, from_record, from_text, printable
 from data.source_config import TextConfig
 
 FORMATS = {
@@ -82,9 +81,9 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
     name = _format(piece.path)
     if name is None:
         size = _size(piece)
-        packed = piece.path.suffixes[-2:] if piece.path.suffix in (".gz", ".zst") else piece.path.suffixes[-1:]
         known = " ".join(FORMATS)
-        yield BadInput(str(piece.path), f'file type "{"".join(packed)}" is not read; known: {known}, each also .gz or .zst', size)
+        reason = f'file type "{"".join(endings(piece.path))}" is not read; known: {known}, each also .gz or .zst'
+        yield BadInput(str(piece.path), reason, size)
         yield FileRead(printable(str(piece.path)), None, size, 0)
         return
     encoding = None
@@ -219,7 +218,7 @@ def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
         source, line, num_bytes = found
         if line.strip():
             try:
-                yield source, json.loads(line, object_pairs_hook=as_record), num_bytes
+                yield source, JSON.decode(line), num_bytes
             except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
                 yield BadInput(source, f"broken JSON: {error}", num_bytes)
 
@@ -231,7 +230,7 @@ def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
             yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
 
 
-def _read_csv(piece: Piece, config: TextConfig) -> Iterator[Found]:
+def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
     num_bytes = 0
 
@@ -258,15 +257,11 @@ def _read_csv(piece: Piece, config: TextConfig) -> Iterator[Found]:
                 continue
             if header is None:
                 header = row
-                twice = {name for name in header if header.count(name) > 1} & {*FIELD_NAMES["text"], *config.fields.values()}
-                if twice:  # One of the two would be lost with every record.
-                    yield BadInput(source, f"several fields are named {', '.join(sorted(twice))}", _size(piece))
-                    return
             elif row and len(row) != len(header):
                 reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
                 yield BadInput(source, reason, num_bytes - begin)
             elif row:
-                yield source, dict(zip(header, row, strict=True)), num_bytes - begin
+                yield source, as_record(list(zip(header, row, strict=True))), num_bytes - begin
         if header is None:
             yield BadInput(str(piece.path), "no header line with the names of the fields")
 

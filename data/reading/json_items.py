@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.reading.compression import MAX_RECORD_BYTES
-from data.reading.records import BadInput, as_record
+from data.reading.records import JSON, BadInput
 
 _CHUNK_CHARS = 1 << 20
 # Behind the end of an object or a comma, or at the beginning of a line: an object that lacks its closing brace has none.
@@ -53,7 +53,6 @@ class _Window:
         self._at = 0
         self._dropped = 0
         self._skipped_bytes = 0
-        self._decoder = json.JSONDecoder(object_pairs_hook=as_record)
 
     @property
     def position(self) -> int:
@@ -78,7 +77,7 @@ class _Window:
     def parse(self) -> Any | BadInput:
         while True:
             try:
-                item, end = self._decoder.raw_decode(self._text, self._at)
+                item, end = JSON.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # Only what breaks at the window's end may be whole further on.
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - 8

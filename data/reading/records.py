@@ -23,7 +23,7 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
 
 
 SEVERAL = object()
-"""The value of a field that a record has more than once, each time with another value."""
+"""The value of a field that a record has more than once, not always with the same value."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ def as_record(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
+JSON = json.JSONDecoder(object_pairs_hook=as_record)
+"""Reads JSON into such records."""
+
+
 def from_record(record: Any, source: str, config: TextConfig) -> Document | BadInput:
     """Pick the text and the other named fields out of a record; a text in a list of strings gets one line for each."""
     if not isinstance(record, dict):
@@ -89,9 +93,10 @@ def from_record(record: Any, source: str, config: TextConfig) -> Document | BadI
     values = {name: value for name, value in found.items() if value is not None}
     if "text" not in values:
         return BadInput(source, f"no field {' or '.join(names['text'])}: it has {printable(', '.join(map(str, record)))[:200]}")
-    several = [name for name, value in values.items() if value is SEVERAL]
-    if several:
-        return BadInput(source, f"the {several[0]} is there more than once, with different values")
+    for name in [name for name, value in values.items() if value is SEVERAL]:
+        if name == "text" or name in config.fields or f"{{{name}}}" in (config.template or ""):
+            return BadInput(source, f"the {name} is there more than once, with different values")
+        del values[name]  # Nobody asks for it, and the text is whole.
     text = values.pop("text")
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         text = "\n".join(text)

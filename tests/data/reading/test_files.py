@@ -46,6 +46,14 @@ def test_links_that_lead_nowhere_are_counted(tmp_path, caplog):
         find_files([f"{tmp_path}/b.txt"])
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "a.txt").write_text("文", encoding="utf-8")
+    os.mkfifo(tmp_path / "b.txt")
+
+    for path in (f"{tmp_path}", f"{tmp_path}/*.txt", f"{tmp_path}/**"):
+        assert [file.name for file in find_files([path])] == ["a.txt"], path
+
+
 def test_a_home_that_no_shell_has_filled_in_is_explained():
     with pytest.raises(DataError, match="A ~ is not your home here: write the path in full"):
         find_files(["~/no novel.txt"])
