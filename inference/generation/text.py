@@ -41,10 +41,12 @@ class FolderTokenizer:
             raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
         # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
         self._backend.encode_special_tokens = object_or_nothing(folder / "tokenizer_config.json").get("split_special_tokens", False)
-        unknown = getattr(self._backend.model, "unk_token", None)  # of the kinds without it, ours fall back to bytes
-        self.unknown_id: int | None = self._backend.token_to_id(unknown) if unknown else None
         eos = token_ids(folder)["eos_token_id"]
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+        unknown = getattr(self._backend.model, "unk_token", None)  # of the kinds without it, ours fall back to bytes
+        unknown_id = self._backend.token_to_id(unknown) if unknown else None
+        # Byte-level folders name the end of text for it, which may stand in front of every prompt; they have no unknown characters.
+        self.unknown_id: int | None = None if unknown_id in self.eos_ids else unknown_id
 
     def encode(self, text: str, *, begins_document: bool = False) -> list[int]:
         """The ids of a prompt, with what the tokenizer puts in front of a text.

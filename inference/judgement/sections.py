@@ -62,9 +62,11 @@ class Job:
             DataError: If they stand for another text there.
         """
         for _, stream in self.subject.streams("train")[:1]:
+            theirs = self.subject.tokenizer()
             ids = stream.read(0, min(stream.num_tokens, _COMPARED_TOKENS)).tolist()
-            theirs, ours = ("".join(tokenizer.decode(ids).split()) for tokenizer in (self.subject.tokenizer(), self.tokenizer))
-            if theirs != ours:
+            ids = [index for index in ids if index not in theirs.special_ids]  # Another folder may give these as text.
+            first, second = ("".join(tokenizer.decode(ids).split()) for tokenizer in (theirs, self.tokenizer))
+            if first != second:
                 raise DataError(
                     f"{self.subject.path}: its tokenizer is not that of {self.folder}, so its ids mean nothing to the model."
                     " Prepare the text with the model's tokenizer, or score it with --text FILE."

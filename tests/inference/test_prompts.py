@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from data.config import TokenizerConfig
+from data.config import END_OF_TEXT, TokenizerConfig
 from data.tokenizers.trainers import train
 from inference.generation.prompts import Display, plan, read_prompts
 from inference.generation.settings import Sampling
@@ -85,6 +86,24 @@ def test_characters_that_the_vocabulary_has_not_are_counted_once_for_all_samples
     plan(["春☃眠☃", "春☃眠☃", "不觉"], tmp_path, Sampling(new_tokens=5), 8)
     said = 'prompt "春☃眠☃": 2 of 4 characters are not in the vocabulary and are read as unknown ones.\n'
     assert capsys.readouterr().err == said
+
+
+def test_a_beginning_that_is_named_for_unknown_characters_too_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(["春眠不觉晓"], TokenizerConfig(kind="byte_bpe", vocab_size=258), tmp_path)
+    path = tmp_path / "tokenizer.json"  # as OPT's folders may say it
+    backend = json.loads(path.read_text(encoding="utf-8"))
+    backend["model"]["unk_token"] = END_OF_TEXT
+    begin = {"id": END_OF_TEXT, "ids": [0], "tokens": [END_OF_TEXT]}
+    one, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    first = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
+    processor = {"type": "TemplateProcessing", "single": [first, one], "pair": [first, one, other], "special_tokens": {END_OF_TEXT: begin}}
+    path.write_text(json.dumps(backend | {"post_processor": processor}), encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"n_positions": 64, "eos_token_id": 0}', encoding="utf-8")
+
+    (batch,) = plan(["春眠"], tmp_path, Sampling(new_tokens=5), 8)
+
+    assert batch.tokens[0][0] == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_missing_file_an_empty_prompt_and_broken_bytes_are_mistakes(tmp_path: Path) -> None:

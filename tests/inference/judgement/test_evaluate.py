@@ -188,6 +188,16 @@ def test_a_store_of_another_tokenizer_is_not_given_to_the_model(
         assert "its tokenizer is not that of" in capsys.readouterr().err
 
 
+def test_a_folder_that_takes_the_end_of_text_for_text_has_the_same_tokenizer(folder: Path, store: Path, tmp_path: Path) -> None:
+    path = folder / "tokenizer.json"
+    backend = json.loads(path.read_text(encoding="utf-8"))
+    for token in backend["added_tokens"]:
+        token["special"] = False
+    path.write_text(json.dumps(backend), encoding="utf-8")
+    evaluate(folder, "--held-out", "--corpus", store, "--output", tmp_path / "out.json")
+    assert "held-out text" in sections(tmp_path / "out.json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

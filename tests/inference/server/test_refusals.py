@@ -159,7 +159,6 @@ def _gives_up_what_dribbles_in(port: int) -> None:
         (["--max-queue", "0"], "max queue = 0; it must be 1 or more"),
         (["--grace-seconds", "inf"], "grace seconds = inf; it must be 0 or more, and finite"),
         (["--request-seconds", "nan"], "request seconds = nan; it must be 1 or more"),
-        (["--max-context", "20", "--max-prompt-tokens", "30"], "max prompt tokens = 30; it must be at most max context = 20."),
         (["--host", "example.com"], "is no address"),
         (["--port", "70000"], "cannot be listened at"),
         (["--api-key-file", "nowhere"], "nowhere: cannot be read"),
