@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
-from ds_configs.errors import shown
 from ds_configs.files import strict_json, write_text
 from training.config import RunConfig
 
@@ -160,14 +159,17 @@ class CsvFiles:
 
 def _is_of_a_tag(path: Path) -> bool:
     """Whether a CSV file is one of ours. `csv_monitor.output_path` may name a folder that holds somebody's own as well."""
-    with path.open("rb") as file:
-        step, _, tag = file.readline().decode("utf-8", "replace").strip().partition(",")
+    try:
+        with path.open("rb") as file:
+            step, _, tag = file.readline().decode("utf-8", "replace").strip().partition(",")
+    except OSError:
+        return False
     return step == "step" and tag.replace("/", "_") == path.stem
 
 
 MONITORS = ("tensorboard", "csv_monitor")
 OWNER = ".run"
-"""Beside curves outside of the run's folder: the name of the run whose they are."""
+"""Beside curves outside of the run's folder: the folder of the run whose they are."""
 
 
 def check_outputs(config: RunConfig) -> None:
@@ -180,12 +182,13 @@ def check_outputs(config: RunConfig) -> None:
         ways = "Install it (.venv/bin/python -m pip install wandb) or set it false."
         raise ConfigError(f"{config.path}: wandb.enabled = true, but wandb is not installed. {ways}")
     for name in MONITORS:
-        folder = monitor_folder(config, name)
-        owner = (folder / OWNER).read_text(encoding="utf-8") if folder and (folder / OWNER).is_file() else config.run.name
-        if owner != config.run.name:
+        folder, ours = monitor_folder(config, name), config.folder.resolve()
+        owner = Path((folder / OWNER).read_text(encoding="utf-8")) if folder and (folder / OWNER).is_file() else ours
+        # A run that was moved goes on.
+        if owner != ours and (owner.name != ours.name or owner.exists()):
             raise ConfigError(
-                f"{config.path}: {name} writes to {folder}, where the curves of the run {shown(owner)} are; this one would drop them. "
-                f"Set {name}.job_name to another name, leave it out for the run's own, or remove that folder."
+                f"{config.path}: {name} writes to {folder}, where the curves of the run in {owner} are; this one would drop them. "
+                f"Set {name}.job_name to another name, leave out {name}.output_path for the run's own folder, or remove that folder."
             )
 
 
@@ -195,7 +198,7 @@ def mark_owner(config: RunConfig) -> None:
         folder = monitor_folder(config, name)
         if folder and config.folder not in folder.parents:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / OWNER).write_text(config.run.name, encoding="utf-8")
+            (folder / OWNER).write_text(str(config.folder.resolve()), encoding="utf-8")
 
 
 class Wandb:

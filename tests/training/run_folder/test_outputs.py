@@ -96,6 +96,7 @@ def test_the_monitors_write_where_deepspeeds_keys_say(config, tmp_path):
 def test_somebodys_own_files_beside_the_curves_stay_as_they_are(config, tmp_path):
     folder = tmp_path / "results/notes"
     folder.mkdir(parents=True)
+    (folder / "of_last_year.csv").mkdir()
     own = {"notes.csv": b"step,note\n1,good\n20,better\n", "names.csv": "名称,数\n1,2\n".encode("gb18030")}
     for name, content in own.items():
         (folder / name).write_bytes(content)
@@ -112,9 +113,14 @@ def test_a_folder_that_holds_the_curves_of_another_run_is_refused(config, tmp_pa
     write(run, steps=[1, 2])
     check_outputs(run)  # It goes on there itself.
     other = config(csv_monitor=monitor, run__name="other")
-    with pytest.raises(ConfigError, match=r"csv_monitor writes to .*results/novel, where the curves of the run \"tiny\" are; .*job_name"):
+    with pytest.raises(ConfigError, match=r"csv_monitor writes to .*results/novel, where the curves of the run in .*/tiny are; .*job_name"):
         check_outputs(other)
     check_outputs(config(csv_monitor={**monitor, "job_name": "other"}, run__name="third"))
+    namesake = config(csv_monitor=monitor, run__directory=str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"where the curves of the run in .*/tiny are"):
+        check_outputs(namesake)
+    shutil.rmtree(run.folder)  # As if it had been moved there.
+    check_outputs(namesake)
 
 
 def test_values_that_are_not_finite_are_valid_json():
