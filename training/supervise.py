@@ -38,6 +38,8 @@ from training.supervision.leftovers import SCRIPT, end
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
 SPLIT = ("--hostfile=", "--ssh_port=", "--master_addr=")
+# By whatever name: it installs its launcher with three.
+DEEPSPEED = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
 # They choose among the hosts of the hostfile, as the supervisor does.
 CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
 # Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
@@ -94,7 +96,7 @@ class Job:
             raise ValueError(f"{' '.join(command)}: starts no {SCRIPT}. Give the whole command behind --.")
         launcher, self.words = self._command[:place], self._command[place + 1 :]
         # The same options of mpiexec and srun name files and lists of other formats.
-        is_deepspeed = any(Path(word).name == "deepspeed" or word == "deepspeed.launcher.runner" for word in launcher)
+        is_deepspeed = any(Path(word).name in DEEPSPEED for word in launcher)
         self._hostfile = _behind(launcher, ("--hostfile", "-H")) if is_deepspeed else None
         choosing = [word for word in launcher if word.partition("=")[0] in CHOOSING]
         if self._hostfile is not None and choosing:

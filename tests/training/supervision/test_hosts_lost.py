@@ -33,7 +33,7 @@ class Supervised:
         job = ["deepspeed", "--hostfile", folder / "hostfile", "run_pretrain.sh", "ds_configs/quickstart.json"]
         changes = [f"run.directory={folder}/runs", "gradient_accumulation_steps=null"]
         self.process = processes.start(
-            [sys.executable, "-m", "training.supervise", "--delay-seconds", "0.5", "--", *job, *changes],
+            [sys.executable, "-m", "training.supervise", "--delay-seconds", "1", "--", *job, *changes],
             cwd=root,
             env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "STATE": str(folder)},
             stdout=subprocess.PIPE,

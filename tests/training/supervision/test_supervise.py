@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,8 +115,10 @@ def test_a_stop_is_passed_on_saved_and_not_restarted(make_run):
 
 
 def test_a_stop_while_hosts_are_asked_whether_they_answer_is_not_lost(make_run, tmp_path):
-    slow, launcher, hostfile = tmp_path / "ssh", tmp_path / "deepspeed", tmp_path / "hosts"
-    slow.write_text("#!/bin/sh\nsleep 2\nexit 255\n", encoding="utf-8")
+    slow, launcher, hostfile, asked = (tmp_path / name for name in ("ssh", "deepspeed", "hosts", "asked"))
+    not_of_leftovers = 'case "$*" in *leftovers*) exit 255;; esac'
+    second_time = f"[ -e {asked} ] && touch {asked}.again && sleep 5; touch {asked}"
+    slow.write_text(f"#!/bin/sh\n{not_of_leftovers}\n{second_time}\nexit 255\n", encoding="utf-8")
     launcher.write_text("#!/bin/sh\nsleep 1\nexit 1\n", encoding="utf-8")
     for script in (slow, launcher):
         script.chmod(0o755)
@@ -125,9 +126,7 @@ def test_a_stop_while_hosts_are_asked_whether_they_answer_is_not_lost(make_run, 
     run = make_run()
     command = [sys.executable, "-m", "training.supervise", *OPTIONS, "--", str(launcher), "--hostfile", str(hostfile)]
     run.start_command([*command, "run_pretrain.sh", str(run.config)], PATH=f"{tmp_path}:{os.environ['PATH']}")
-    log = run.folder / "supervisor/log.jsonl"
-    run.wait_for(lambda: log.exists() and "waiting" in log.read_text(encoding="utf-8"), "the wait before the second start")
-    time.sleep(1)
+    run.wait_for((tmp_path / "asked.again").exists, "the question before the second start")
     os.kill(run.process.pid, signal.SIGTERM)
     code, output = run.finish()
     assert code == 128 + signal.SIGTERM, output
@@ -221,6 +220,13 @@ def test_the_address_to_meet_at_goes_with_the_first_host_or_the_supervisor_gives
 def test_options_of_deepspeeds_that_choose_hosts_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--exclude=b: the supervisor chooses hosts itself"):
         job_on_two_hosts(tmp_path, "--exclude=b")
+
+
+@pytest.mark.parametrize("launcher", [[".venv/bin/ds"], ["deepspeed.pt"], [sys.executable, "-m", "deepspeed.launcher.runner"]])
+def test_deepspeeds_launcher_is_known_by_all_its_names(tmp_path, launcher):
+    (tmp_path / "two").write_text("a slots=2\nb slots=2\n", encoding="utf-8")
+    job = supervise.Job([*launcher, "--hostfile", str(tmp_path / "two"), *QUICKSTART])
+    assert job.pool is not None
 
 
 @pytest.mark.parametrize("options", [["--hostfile", "nodes"], ["-H", "a:2,b:2"]])
