@@ -36,9 +36,11 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; all without any")
     parser.add_argument("--rank", type=Path, metavar="CONFIG", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="for runs and token stores; a temporary one without")
-    options, _ = parser.parse_known_args()
+    options, of_the_launcher = parser.parse_known_args()
     if options.rank:
         rank(options.rank)
+    if of_the_launcher:
+        parser.error(f"unrecognized arguments: {' '.join(of_the_launcher)}")
     if unknown := set(options.shapes) - SHAPES.keys():
         parser.error(f"no such shape: {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
     with tempfile.TemporaryDirectory() as temporary:

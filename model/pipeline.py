@@ -19,14 +19,13 @@ from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
-from ds_configs.errors import FieldError
 from model.config import ModelConfig
 from model.flops import layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_pass_seconds
 from model.initialize import Weights
 from model.layers.feed_forward import TokenEmbedding, project
-from model.partition import KEY, balance, check_method
+from model.partition import balance, check_method
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.
 CHECKPOINTED = ["TokenEmbedding", "PositionEmbedding", "Attention", "MLP", "GatedMLP", "FinalNorm"]
@@ -133,29 +132,24 @@ def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[i
     Raises:
         ValueError: If the method is unknown or matches no layer, or there are more stages than layers.
     """
-    check_method(plan.partition)
-    entries = layers(config)
+    check_method(plan.partition, config.layer_classes)
     by_flops = balance(layer_work(config, plan.seq_length), stages)  # on every rank, as it refuses too many stages
     if plan.partition == "flops":
         return by_flops
     if plan.partition == "measured":
         return _measured_parts(config, plan, stages)
     if plan.partition == "uniform":
-        parts = deepspeed_utils.partition_uniform(num_items=len(entries), num_parts=stages)
+        parts = deepspeed_utils.partition_uniform(num_items=len(config.layer_classes), num_parts=stages)
     else:
-        weights = layer_parameters(config) if plan.partition == "parameters" else _matching(entries, plan.partition)
+        weights = layer_parameters(config) if plan.partition == "parameters" else _matching(config, plan.partition)
         parts = deepspeed_utils.partition_balanced(weights=weights, num_parts=stages)
     return [int(part) for part in parts]  # numpy's integers do not go into JSON
 
 
-def _matching(entries: Sequence[Layer], method: str) -> list[int]:
+def _matching(config: ModelConfig, method: str) -> list[int]:
     """1 for each layer whose class name matches what follows "type:", else 0."""
-    pattern = method.removeprefix("type:")
-    matches = [int(re.search(pattern, entry.module.__name__, re.IGNORECASE) is not None) for entry in entries]
-    if not any(matches):
-        names = ", ".join(dict.fromkeys(entry.module.__name__ for entry in entries))
-        raise FieldError(KEY, f' = "{method}" matches no layer. The classes are {names}.')
-    return matches
+    pattern = re.compile(method.removeprefix("type:"), re.IGNORECASE)
+    return [int(pattern.search(name) is not None) for name in config.layer_classes]
 
 
 def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:

@@ -75,8 +75,9 @@ def check_hosts(pool: Pool, folder: Path, ssh_port: str | None = None) -> list[F
         token.unlink()
     reports: dict[str, Any] = {}
     for name, line in printed.items():
-        with contextlib.suppress(ValueError):  # Nothing, or the last word of something else.
-            reports[name] = json.loads(line or "")
+        with contextlib.suppress(ValueError):  # Nothing, or the last word of something else, which may be JSON too.
+            if isinstance(report := json.loads(line or ""), dict):
+                reports[name] = report
     mute = [name for name in printed if name not in reports]
     if mute:
         findings.append(bad("reports", f"{', '.join(mute)}: .venv does not run there", f"ssh {mute[0]} {sys.executable} -c 'import torch'"))

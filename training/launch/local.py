@@ -61,7 +61,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         results = read_results(config)
     except CheckpointError as error:
-        print(f"{error} Or remove that folder: the same command then goes on from the checkpoint before it.", file=sys.stderr)
+        print(
+            f"{error} Or remove that folder: the same command then goes on from the checkpoint before it, or starts anew without one.",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     show(config, results, overrides, again=finished is not None)
     return 0

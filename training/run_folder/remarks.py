@@ -11,7 +11,7 @@ import os
 from model.hugging_face.source import check_source
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
-from training.run_folder.curves import MONITORS
+from training.run_folder.curves import MONITORS, monitor_folder
 
 
 def missing(config: RunConfig) -> list[str]:
@@ -92,5 +92,5 @@ def _not_taken(config: RunConfig) -> list[str]:
     return [
         f"{monitor}.job_name = {section['job_name']} is not used without {monitor}.output_path: the curves are in the run's folder."
         for monitor, section in given.items()
-        if section.get("enabled", monitor == "tensorboard") and section.get("job_name") and not section.get("output_path")
+        if monitor_folder(config, monitor) and section.get("job_name") and not section.get("output_path")
     ]

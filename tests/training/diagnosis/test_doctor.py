@@ -129,8 +129,12 @@ def test_what_differs_on_one_host_is_named_with_the_host(changes, check):
     assert "alpha" not in finding.said
 
 
-@pytest.mark.parametrize("python", ["/bin/false", "/bin/true", "/bin/echo"])
+@pytest.mark.parametrize("python", ["/bin/false", "/bin/true", "/bin/echo", "NUMBER"])
 def test_a_host_that_answers_but_cannot_report_is_named(tmp_path, monkeypatch, python):
+    if python == "NUMBER":
+        python = str(tmp_path / "python")
+        Path(python).write_text("#!/bin/sh\necho 5\n", encoding="utf-8")
+        Path(python).chmod(0o755)
     monkeypatch.setattr("sys.executable", python)
     *_, finding = cluster.check_hosts(Pool((Host("localhost", 2),)), tmp_path)
     assert (finding.check, finding.said) == ("reports", "localhost: .venv does not run there")
