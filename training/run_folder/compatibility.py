@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import ds_configs
 from data.config import DataConfig
 from data.store import token_store
-from data.store.identity import STORE_RECORD, Identity, changed_keys, changes
+from data.store.identity import STORE_RECORD, Identity, changed_keys, changes, differences
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
 from ds_configs.files import object_or_nothing, read_object
@@ -70,8 +71,14 @@ def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:
     """What of a run cannot change after its first checkpoint, and is not as its `config.json` says. Which text it reads is `check_text`."""
     values, anew = config.values, "Use another run.name, or remove that folder to start anew."
     where, model = str(config.folder / "config.json"), previous.get("model", {})
-    if ds_configs.build_section(ModelConfig, preset(model), "model", where) != config.model:
-        yield f"model differs from the run in {config.folder} ({_difference(model, values['model'], 'model')}). {anew}"
+    then = ds_configs.build_section(ModelConfig, preset(model), "model", where)
+    changed = differences(dataclasses.asdict(then), dataclasses.asdict(config.model))
+    # First what was written otherwise: a key such as the family also decides what others are.
+    written = {key for key in {*model, *values["model"]} if model.get(key) != values["model"].get(key)}
+    changed.sort(key=lambda change: change[0].partition(".")[0] not in written)
+    for key, was, becomes in changed[:1]:
+        what = f"model.{key} was {json.dumps(was, ensure_ascii=False)}, is {json.dumps(becomes, ensure_ascii=False)}"
+        yield f"model differs from the run in {config.folder} ({what}). {anew}"
     data = ds_configs.build_section(DataConfig, previous.get("data", {}), "data", where)
     for change in changed_keys(data, config.data)[:1]:
         yield f"data differs from the run in {config.folder} ({change}). {anew}"
@@ -83,15 +90,6 @@ def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:
         )
     if previous.get("run", {}).get("seed", RunSection.seed) != config.run.seed:
         yield f"run.seed differs from the run in {config.folder}: the order of the data would jump. Use another run.name."
-
-
-def _difference(old: Any, new: Any, name: str) -> str:
-    """The first key at which two sections part, as "model.num_layers was 4, is 6"."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{name}.{key}")
-    return f"{name} was {json.dumps(old, ensure_ascii=False)}, is {json.dumps(new, ensure_ascii=False)}"
 
 
 def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -> None:

@@ -165,7 +165,8 @@ def test_a_text_that_was_moved_goes_on(trained, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.norm_eps=0.5", r"model\.norm_eps was null, is 0\.5"),
+        ("model.norm_eps=0.5", r"model\.norm_eps was 1e-05, is 0\.5"),
+        ("model.family=opt", r'model\.family was "gpt2", is "opt"'),
         ("run.seed=8", r"run\.seed differs from the run"),
         ("data.seq_length=8", r"data\.seq_length was 16, is 8"),
         ("data.tail=wrap", r'data\.tail was "drop", is "wrap"'),
@@ -177,6 +178,11 @@ def test_a_text_that_was_moved_goes_on(trained, tmp_path):
 def test_what_changes_the_model_the_tokens_or_their_order_is_refused_by_its_key(trained, override, said):
     with pytest.raises(ds_configs.ConfigError, match=said):
         trained.as_person(override)
+
+
+def test_a_default_that_is_written_out_later_is_not_named_for_what_has_changed(trained):
+    with pytest.raises(ds_configs.ConfigError, match=r"model\.num_layers was 2, is 4\)"):
+        trained.as_person("model.attention_dropout=0.1", "model.num_layers=4")
 
 
 def test_a_default_that_is_written_out_later_changes_nothing(trained):
