@@ -60,6 +60,7 @@ class Boilerplate:
     def __post_init__(self) -> None:
         for pattern in self.patterns:
             try:
+                re.compile(pattern)  # By itself too: "a)(b" would be right between the parentheses of the other.
                 lines_pattern(pattern)
             except re.error as error:
                 raise FieldError("patterns", f': "{pattern}" is no regular expression: {error}.') from None

@@ -167,6 +167,7 @@ def test_every_problem_of_a_list_of_rules_is_reported_at_once():
         {"rule": "min_length", "chars": 0},
         {"rule": "boilerplate", "patterns": ["("]},
         {"rule": "boilerplate", "patterns": ["(?s)x"]},
+        {"rule": "boilerplate", "patterns": ["a)(b"]},
         {"rule": "language", "keep": []},
     ],
 )
