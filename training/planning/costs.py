@@ -133,15 +133,15 @@ def plan_on(
     """A step on devices that reach their efficiency everywhere, `slots` in a host. All stages of a host share its links to others."""
     tokens = workload.seq_length * workload.micro_batch
     layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
-    parameters, matrices = layer_parameters(config), block_matrix_parameters(config)
+    matrices = block_matrix_parameters(config)
     summed, gathered = bytes_sent(workload)
     gradients, once = summed / (summed + gathered), []
-    for start, stop in pairwise(parts):
-        held = sum(parameters[start:stop])
+    for row in stage_summary(config, parts, workload):
+        held = row.parameters
         network = ring_bytes(held, workload) * (len(parts) - 1) / network_bytes_per_second
         if (len(parts) - 1) * workload.replicas <= slots:  # A single host needs no network.
             network = ring_bytes(held, workload) / (device.link_gb_per_second * 1e9)
-        update = optimizer_seconds(device, config, workload, held, sum(matrices[start:stop]))
+        update = optimizer_seconds(device, config, workload, held, sum(matrices[row.first_layer : row.first_layer + row.num_layers]))
         once.append((network * gradients, network * (1 - gradients) + update))
     return plan_step(
         config,

@@ -10,14 +10,13 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ds_configs
-from model.flops import Workload, count_parameters, layer_parameters
+from model.flops import Workload, count_parameters, stage_summary
 from model.hardware.precision import choose_precision
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
@@ -65,7 +64,7 @@ def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = No
     workload, batch = run.workload, run.batch
     seconds = recomputed([(forward, backward) for forward, backward in probed.layers], workload)
     parts = parts or cut(run, batch.stages, [sum(one) for one in seconds])
-    held = [sum(layer_parameters(run.model)[start:stop]) for start, stop in pairwise(parts)]
+    held = [row.parameters for row in stage_summary(run.model, parts, workload)]
     once = [(probed.reduce * parameters, probed.update * parameters / batch.replicas) for parameters in held]
     if run.model.tie_embeddings and batch.stages > 1:
         for end in (0, -1):

@@ -112,6 +112,16 @@ def test_a_plan_for_this_machine_is_worked_out_from_what_was_measured(probed):
     assert plan.step_seconds == pytest.approx(passes + 4.0 + 1e-6 * first + 2e-6 * max(first, last))
 
 
+def test_a_single_stage_updates_and_exchanges_a_tied_matrix_once(probed):
+    run = small("pipeline.stages=1", "gradient_accumulation_steps=null")
+    number = count_parameters(run.model)
+    assert plan_probed(run, probed, [0, 8]).exchange_seconds == pytest.approx((1e-6 + 2e-6) * number)
+    workload = dataclasses.replace(run.workload, replicas=2, muon=False)
+    exchange = ring_bytes(number, workload) / 25e9
+    planned = plan_on(DEVICES["h100"], run.model, workload, [0, 8], slots=1, network_bytes_per_second=25e9)
+    assert planned.exchange_seconds == pytest.approx(exchange + UPDATE_BYTES * number / 2 / 3350e9)
+
+
 def test_without_a_tied_matrix_the_ends_of_the_pipeline_exchange_nothing(probed):
     tied, apart = (plan_probed(small(f"model.tie_embeddings={value}"), probed, [0, 4, 8]) for value in ("true", "false"))
     assert tied.step_seconds == pytest.approx(apart.step_seconds + 4.0)
