@@ -38,7 +38,7 @@ from training.supervision.leftovers import SCRIPT, end
 FOLDER = "supervisor"
 STOPPED = tuple(128 + number for number in HANDLED)
 SPLIT = ("--hostfile=", "--ssh_port=", "--master_addr=")
-# By whatever name: it installs its launcher with three.
+# DeepSpeed installs its launcher under three names.
 DEEPSPEED = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
 # They choose among the hosts of the hostfile, as the supervisor does.
 CHOOSING = ("--include", "-i", "--exclude", "-e", "--num_nodes", "--num_gpus", "--num_accelerators")
