@@ -18,7 +18,7 @@ from typing import Any
 from ds_configs.files import object_or_nothing, write_json
 from inference.export import RECORD
 from inference.exporting.card import renew_evaluation
-from inference.exporting.source import find_source
+from inference.exporting.source import check_output, find_source
 from inference.generate import set_threads
 from inference.generation.loading import DTYPES, find_folder
 from inference.judgement import questions, results
@@ -98,8 +98,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} = {value}; it must be 1 or more.")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise ValueError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
+    if options.output:
+        check_output(options.output)
     for paths in (options.text, options.generated):
         for path in paths:
             if not path.exists():

@@ -21,6 +21,7 @@ from inference.exporting.card import renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.config import ModelConfig
 from model.families import FAMILIES
+from model.hugging_face.source import INDEX_FILE, SINGLE_FILE
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def _is_whole(folder: Path) -> bool:
     """Whether an export has what a model is loaded from; one that lost a file, or a part of its weights, is made again."""
     from safetensors import SafetensorError, safe_open
 
-    shards = object_or_nothing(folder / "model.safetensors.index.json").get("weight_map", {})
+    shards = object_or_nothing(folder / INDEX_FILE).get("weight_map", {})
     try:
-        for name in set(shards.values()) or {"model.safetensors"}:
+        for name in set(shards.values()) or {SINGLE_FILE}:
             with safe_open(folder / name, framework="np"):  # compares the file's size with what its head says
                 pass
     except (OSError, SafetensorError):

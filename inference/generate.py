@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
+from inference.exporting.source import check_output
 from inference.generation.loading import DTYPES, choose_dtype, find_folder
 from inference.generation.prompts import Batch, Display, plan, read_prompts
 from inference.generation.settings import Sampling
@@ -182,8 +183,8 @@ def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batc
         raise ValueError(f"batch size = {options.batch_size}; it must be 1 or more.")
     if options.num_samples < 1:
         raise ValueError(f"number of samples = {options.num_samples}; it must be 1 or more.")
-    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
-        raise ValueError(f"{options.output}: cannot be written. Name a file in a folder that exists.")
+    if options.output:
+        check_output(options.output)
     if options.output and options.prompt_file and options.output.resolve() == Path(options.prompt_file).resolve():
         raise ValueError(f"{options.output}: holds the prompts, which the texts would replace. Name another file with --output.")
     if num_processes > 1 and (options.prompt_file == "-" or not (options.prompt or options.prompt_file or options.new_document)):

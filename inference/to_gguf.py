@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing, replacing
-from inference.exporting.source import find_source, token_ids
+from inference.exporting.source import check_output, find_source, token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def to_gguf(folder: Path, out: Path) -> None:
 
     Raises:
         CheckpointError: If it is no folder, or GGUF cannot hold its model or its tokenizer.
-        ValueError: If the folder cannot be read.
+        ValueError: If the folder cannot be read, or `out` not be written.
     """
     try:
         import gguf
@@ -46,8 +46,7 @@ def to_gguf(folder: Path, out: Path) -> None:
         raise CheckpointError("GGUF files are written by the gguf package. Install it: .venv/bin/pip install gguf") from error
     from model.hugging_face.conversion import from_folder
 
-    if out.is_dir() or not out.parent.is_dir():
-        raise CheckpointError(f"{out}: cannot be written. Name a file in a folder that exists.")
+    check_output(out)
     if find_source(folder).kind != "folder":
         raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
     values = object_or_nothing(folder / "config.json")

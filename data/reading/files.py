@@ -31,9 +31,9 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     again: list[Path] = []
     gone: list[Path] = []
     for path in paths:
-        every = _from_hub(path) if path.startswith(HUB) else _from_disk(path)
-        gone += filter(_leads_nowhere, every)
-        found = [file for file in every if not _leads_nowhere(file)]
+        found: list[Path] = []
+        for file in _from_hub(path) if path.startswith(HUB) else _from_disk(path):
+            (gone if _leads_nowhere(file) else found).append(file)
         if not found:
             home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")

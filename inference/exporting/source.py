@@ -23,6 +23,16 @@ class Source:
     run: Path | None
 
 
+def check_output(path: Path) -> None:
+    """A file that a command writes must have a folder to be in.
+
+    Raises:
+        ValueError: If it cannot be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path}: cannot be written. Name a file in a folder that exists.")
+
+
 def find_source(path: Path) -> Source:
     """Tell what lies at a path; `runs/<name>@<tag>` is the checkpoint with that tag of a run.
 

@@ -19,8 +19,7 @@ from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT, layers
 from model.hugging_face.config import to_hugging_face
-from model.hugging_face.files import INDEX_FILE, SINGLE_FILE
-from model.hugging_face.source import read_source
+from model.hugging_face.source import INDEX_FILE, SINGLE_FILE, read_source
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
 from model.initialize import Weights
 

@@ -16,11 +16,9 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.families import FAMILIES
-from model.hugging_face.source import Source, read_object
+from model.hugging_face.source import INDEX_FILE, SINGLE_FILE, Source, read_object
 from model.hugging_face.tensors import Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 # What a tensor may be stored as; anything else is a quantised model's.
 PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
 # Ends of the names that quantised folders give to what belongs to a weight.

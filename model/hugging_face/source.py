@@ -14,6 +14,9 @@ from typing import Any
 from model.config import ModelConfig
 from model.hugging_face.config import from_hugging_face, unused_keys
 
+INDEX_FILE, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
+"""Where the tensors are: the first names the files of several, the second is the only one."""
+
 FROM = "from"
 """The key of the model section that names a folder to take every field from that the section does not set."""
 

@@ -22,15 +22,17 @@ PDSH_FAN_OUT = 1024
 def hosts_of_ranks() -> list[str]:
     """The host of each rank as the hostfile names it; nothing under other launchers than DeepSpeed's."""
     word = _world_info()
-    hosts: dict[str, list[int]] = json.loads(base64.urlsafe_b64decode(word.removeprefix(WORLD_INFO))) if word else {}
-    return [host for host, slots in hosts.items() for _ in slots]
+    return _hosts_in(word) if word else []
 
 
 def lost_ranks() -> dict[int, str]:
     """The ranks of hosts that are given up, and their hosts as the hostfile names them."""
-    word, hosts = _world_info(), hosts_of_ranks()
+    word = _world_info()
     pdsh = word and next((process for process in all_processes() if _is_pdsh(command_of(process), word)), None)
-    if not pdsh or len(set(hosts)) > PDSH_FAN_OUT:
+    if not word or not pdsh:
+        return {}
+    hosts = _hosts_in(word)
+    if len(set(hosts)) > PDSH_FAN_OUT:
         return {}
     # A user ("USER@HOST") is an option of ssh.
     called = {argument for child in children_of(pdsh) for argument in command_of(child)}
@@ -41,6 +43,11 @@ def _world_info() -> str | None:
     """DeepSpeed's word for all hosts and slots, from the command of the launcher above this process."""
     arguments = (argument for process in ancestors() for argument in command_of(process))
     return next((argument for argument in arguments if argument.startswith(WORLD_INFO)), None)
+
+
+def _hosts_in(word: str) -> list[str]:
+    hosts: dict[str, list[int]] = json.loads(base64.urlsafe_b64decode(word.removeprefix(WORLD_INFO)))
+    return [host for host, slots in hosts.items() for _ in slots]
 
 
 def _is_pdsh(command: list[str], word: str) -> bool:

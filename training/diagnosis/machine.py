@@ -131,17 +131,21 @@ def environment_files(environment: Mapping[str, str]) -> list[Path]:
     return [path for path in dict.fromkeys([Path.home() / name, Path(name)]) if path.is_file()]  # A name from the root on is both.
 
 
+def _lines(path: Path) -> list[str]:
+    """Of an environment file, with U+FFFD for what is not UTF-8."""
+    return path.read_text("utf-8", errors="replace").splitlines()
+
+
 def names_passed_on(environment: Mapping[str, str]) -> set[str]:
     """The variables in these files. Of a shell's own, the launcher passes on few."""
-    lines = [line for path in environment_files(environment) for line in path.read_text("utf-8", errors="replace").splitlines()]
-    return {line.partition("=")[0] for line in lines}
+    return {line.partition("=")[0] for path in environment_files(environment) for line in _lines(path)}
 
 
 def check_environment_files(environment: Mapping[str, str]) -> Finding:
     """DeepSpeed splits every line at "=", and ends at one that has none."""
     said = f"no {environment.get('DS_ENV_FILE', '.deepspeed_env')}; `--write-env` writes one"
     for path in environment_files(environment):
-        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+        for number, line in enumerate(_lines(path), 1):
             if "\ufffd" in line:
                 wrong = f"{path}:{number} is not UTF-8: DeepSpeed ends with a UnicodeDecodeError"
                 return bad("environment file", wrong, "write the line anew")

@@ -136,19 +136,19 @@ def plan_on(
     matrices = block_matrix_parameters(config)
     summed, gathered = bytes_sent(workload)
     gradients, once = summed / (summed + gathered), []
+    stages, link = len(parts) - 1, device.link_gb_per_second * 1e9
+    bytes_per_second = link if stages * workload.replicas <= slots else network_bytes_per_second / stages  # A single host needs no network.
     for row in stage_summary(config, parts, workload):
-        held = row.parameters
-        network = ring_bytes(held, workload) * (len(parts) - 1) / network_bytes_per_second
-        if (len(parts) - 1) * workload.replicas <= slots:  # A single host needs no network.
-            network = ring_bytes(held, workload) / (device.link_gb_per_second * 1e9)
-        update = optimizer_seconds(device, config, workload, held, sum(matrices[row.first_layer : row.first_layer + row.num_layers]))
+        network = ring_bytes(row.parameters, workload) / bytes_per_second
+        by_muon = sum(matrices[row.first_layer : row.first_layer + row.num_layers])
+        update = optimizer_seconds(device, config, workload, row.parameters, by_muon)
         once.append((network * gradients, network * (1 - gradients) + update))
     return plan_step(
         config,
         workload,
         parts,
         recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in layers], workload),
-        transfer=activation_bytes(config, workload) / (device.link_gb_per_second * 1e9),
+        transfer=activation_bytes(config, workload) / link,
         once=once,
     )
 
