@@ -2,7 +2,7 @@
 
 .venv/bin/python benchmarks/plan_steps.py [SHAPE ...] [--folder FOLDER]
 
-Each shape is trained, then planned and compared (`--against`): its memory counts. Then ranks train it once more and stop every few steps
+Each shape is trained, then planned and compared (`--against`): its memory counts. Then ranks train it once more and stop every second step
 to measure what a plan rests on, in their own processes, so that a machine whose speed drifts is as fast for the plan as for the steps:
 their times count. Needs otherwise idle cores. All shapes read the quickstart's text, which is prepared first if need be.
 """
@@ -27,8 +27,8 @@ SHAPES = {
     "vocabulary": (2, 192, 16000, 128, 4, 4, True, 24),
     "update": (8, 704, 4000, 64, 2, 4, True, 24),
 }
-# Steps between two measurements.
-TOGETHER = 4
+# Of the ranks that measure themselves: steps, and of those between two measurements, few because a machine's speed can change in seconds.
+MEASURED_STEPS, TOGETHER = 48, 2
 
 
 def main() -> None:
@@ -135,20 +135,21 @@ def rank(config: Path) -> None:
 
     loop.train, Engine.train_batch = whole_run, step
     # The log reads the same clock.
-    sys.exit(pretrain.main([str(config), f"run.name={name}", *(f"training.{when}_interval_steps=1000000" for when in ("log", "save"))]))
+    never = [f"training.{when}_interval_steps=1000000" for when in ("log", "save", "eval")]
+    sys.exit(pretrain.main([str(config), f"run.name={name}", f"training.steps={MEASURED_STEPS}", *never]))
 
 
 def report(planned, measured, works) -> str:
-    """Each group of steps beside the mean of the plans before and after it; the first group warms up."""
+    """Each group of steps beside the mean of the plans before and after it, and all of them; the first warms up."""
     lines = ["measured in the ranks, between their steps:", "                      planned   measured   planned / measured"]
 
     def compared(what, plans, found):
         between = [(before + after) / 2 for before, after in pairwise(plans)][1:]
         ratios = sorted(plan / one for plan, one in zip(between, found, strict=True))
-        middle = [statistics.median(values) for values in (between, found, ratios)]
-        lines.append(f"{what:<20}{middle[0]:>9.3f}  {middle[1]:>9.3f}  {middle[2]:>8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        plan, one = statistics.fmean(between), statistics.fmean(found)
+        lines.append(f"{what:<20}{plan:>9.3f}  {one:>9.3f}  {plan / one:>8.2f}   ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
-    compared("seconds a step", [plan.step_seconds for plan in planned], [statistics.median(steps) for steps in measured[1:]])
+    compared("seconds a step", [plan.step_seconds for plan in planned], [statistics.fmean(steps) for steps in measured[1:]])
     for stage in range(2):
         busy = [plan.played.busy[stage] + plan.update_seconds[stage] for plan in planned]
         compared(f"work of stage {stage}", busy, [work[stage] for work in works[1:]])

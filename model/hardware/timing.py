@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +33,7 @@ def layer_pass_seconds(
 
     Layers of one class are alike, so one of each is timed. Gradients are set to zero, accumulated and added to an fp32 buffer, as in every
     micro-batch of a step but its first. Global generators are left as they were. The times are those of the fastest round; with
-    `cold_bytes`, which says how a run fares, of the middle one.
+    `cold_bytes`, which says how a run fares, their means: a step is a sum, in which moments that other work took count.
 
     Args:
         config: The model.
@@ -54,8 +55,14 @@ def layer_pass_seconds(
         # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
         while len(rounds) < 2 or (len(rounds) < ROUNDS and time.perf_counter() - start < LIMIT_SECONDS):
             rounds.append({kind: _timed(run, synchronize, between) for kind, run in passes.items()})
-    ordered = {kind: sorted((times[kind] for times in rounds[1:]), key=sum) for kind in passes}
-    return [ordered[kind][len(rounds[1:]) // 2 if cold_bytes else 0] for kind in kinds]
+    of_kind = {kind: [times[kind] for times in rounds[1:]] for kind in passes}
+    taken = {kind: _mean(times) if cold_bytes else min(times, key=sum) for kind, times in of_kind.items()}
+    return [taken[kind] for kind in kinds]
+
+
+def _mean(times: list[tuple[float, float]]) -> tuple[float, float]:
+    forward, backward = zip(*times, strict=True)
+    return statistics.fmean(forward), statistics.fmean(backward)
 
 
 def _forward_and_backward(

@@ -54,6 +54,23 @@ def test_a_host_the_launcher_cannot_reach_is_left_out_soon_although_rank_0_is_el
     assert "pipeline 0: ranks 0-1 on beta" in output
 
 
+def test_a_stop_of_ranks_on_two_hosts_returns_when_they_have_saved_and_left(hosts: Hosts, config: Path, root: Path) -> None:
+    """DeepSpeed's launcher, were it asked, would return after 3 s and kill ranks after 30."""
+    folder = config.parent / "runs" / "asked"
+    changes = ["run.name=asked", "training.steps=100000", "training.save_interval_steps=100000"]
+    command = deepspeed(hosts.hostfile((2, 2)), str(config), *changes)
+    job = Started(hosts, [sys.executable, "-m", "training.supervise", "--", *command], root)
+    records = folder / "metrics.jsonl"
+    job.wait_for(lambda: records.exists() and '"step": 2' in records.read_text(encoding="utf-8"), "two steps")
+    job.process.send_signal(signal.SIGINT)
+    code, output = job.finish()
+    assert code == 128 + signal.SIGTERM, output
+    assert not [process for host in hosts.all for process in host.pids("run.name=asked")]
+    assert len(list((folder / "checkpoints").glob("step*/manifest.json"))) == 1
+    assert not (folder / "STOP").exists()
+    assert events_of(folder)[-1]["event"] == "stopped"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """A job that has ended: how, and what it wrote."""

@@ -27,10 +27,10 @@ FORWARD_SHARE = 1 / 3
 UPDATE_BYTES = 30
 NEWTON_SCHULZ_STEPS = 5
 # What a process on CPUs takes beside what is counted: pages of libraries that only training touches (14 to 21 MiB), their buffers and
-# Python's objects (14 to 25); and holes in the heap, a share of what comes and goes in it. Both fitted to 20 processes of 1.6 to 29 M
-# parameters; docs/cluster.md has how well, and for others too.
+# Python's objects (14 to 25); and holes in the heap, a share of what comes and goes in it. Both fitted; docs/cluster.md has to what, and
+# how well.
 LIBRARIES_BYTES = 43 << 20
-HOLES = 0.19
+HOLES = 0.25
 # Blocks from this size on glibc maps one by one: they leave no holes.
 MAPPED_BYTES = 32 << 20
 

@@ -26,7 +26,7 @@ from training.planning.costs import GIB, Plan, cut, plan_step, recomputed
 from training.planning.probe import Probed
 
 # Between which the optimizer is timed: fewer parameters would time Python, more would need memory and time for the same figure.
-FEWEST_PARAMETERS, MOST_PARAMETERS = 1_000_000, 16_000_000
+FEWEST_PARAMETERS, MOST_PARAMETERS = 1_000_000, 32_000_000
 # Layers are timed so often; the factor between the sums above which it is said.
 TIMES = 3
 STEADY = 1.15

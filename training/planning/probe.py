@@ -77,7 +77,7 @@ def probe(config: ModelConfig, workload: Workload, parameters: int, times: int =
     sums = np.sum(layers, axis=(1, 2))
     reduce, update = _once_a_step(parameters, dtype)
     transfer, tied = _links(config, workload, dtype) if distributed.is_initialized() else (0.0, 0.0)
-    per_layer = np.median(layers, axis=0).tolist()
+    per_layer = np.mean(layers, axis=0).tolist()
     probed = Probed(layers=per_layer, reduce=reduce / parameters, update=update / parameters, transfer=transfer, tied=tied)
     return probed, float(sums.max() / sums.min())
 
@@ -103,7 +103,7 @@ def _once_a_step(parameters: int, dtype: torch.dtype) -> tuple[float, float]:
         gradient.zero_()  # The optimizer does, and the engine once more.
 
     rounds = [(_seconds(reduce), _seconds(update)) for _ in range(ROUNDS)][1:]
-    return statistics.median(one for one, _ in rounds), statistics.median(two for _, two in rounds)
+    return statistics.fmean(one for one, _ in rounds), statistics.fmean(two for _, two in rounds)
 
 
 def _links(config: ModelConfig, workload: Workload, dtype: torch.dtype) -> tuple[float, float]:
@@ -124,8 +124,8 @@ def _links(config: ModelConfig, workload: Workload, dtype: torch.dtype) -> tuple
         distributed.all_reduce(matrix)
 
     distributed.barrier()
-    transfer = statistics.median(_seconds(there_and_back) for _ in range(ROUNDS)) / 2
-    tied = statistics.median(_seconds(add_up) for _ in range(ROUNDS)) if config.tie_embeddings else 0.0
+    transfer = statistics.fmean(_seconds(there_and_back) for _ in range(ROUNDS)) / 2
+    tied = statistics.fmean(_seconds(add_up) for _ in range(ROUNDS)) if config.tie_embeddings else 0.0
     return transfer, tied
 
 

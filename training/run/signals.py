@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 # SIGUSR1 is what schedulers are asked to send some time before the end (`sbatch --signal=USR1@120`).
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Put into a run's folder, it asks for the same without a signal.
+STOP_FILE = "STOP"
 # One Ctrl-C can arrive twice: from the terminal's process group and from a launcher (or `timeout`) that passes it on.
 SAME_PRESS_SECONDS = 0.5
 

@@ -20,12 +20,11 @@ from deepspeed import comm as dist
 
 from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
 from training.run.failure import RunError
-from training.run.signals import listen
+from training.run.signals import STOP_FILE, listen
 
 log = logging.getLogger(__name__)
 
 REMIND_SECONDS = 30.0
-STOP_FILE = "STOP"
 # Before the first save there is nothing to judge its length by.
 FIRST_SAVE_SHARE = 0.1
 

@@ -12,10 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from training.launch.parent import bound
 from training.launch.stop_ranks import end_group
-from training.run.signals import HANDLED
+from training.run.signals import HANDLED, say
 
 REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.
@@ -46,8 +47,11 @@ class Ended:
 class Attempt:
     """The command, running. It ends with this process, however this process ends."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str], stop_file: Path | None = None) -> None:
+        """Start it. Once its ranks have met, they are asked to stop by `stop_file`, if there is one, and not by a signal to the command."""
         self.signal_number = 0
+        self._stop_file = stop_file
+        self._have_met = False
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
             bound(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -59,7 +63,7 @@ class Attempt:
     def wait(self) -> Ended:
         """Pass the output on until the command has ended."""
         assert self._process.stdout
-        have_met, hopeless = False, None
+        hopeless = None
         for raw in self._process.stdout:
             with contextlib.suppress(OSError):  # A reader that is gone must not end a run.
                 sys.stdout.buffer.write(raw)
@@ -70,13 +74,15 @@ class Attempt:
                 self._first_host = ended["host"]
                 code = int(ended["code"] or 1)
                 # A stop may be heard of earlier here than there; and ranks whose lines go to files of their own are not seen to meet.
-                if not have_met and code - 128 not in HANDLED:
+                if not self._have_met and code - 128 not in HANDLED:
                     hopeless = threading.Timer(LAST_WORDS_SECONDS, self._end_hopeless, [ended["host"], code])
                     hopeless.start()
-            have_met = have_met or MET.match(line) is not None
+            self._have_met = self._have_met or MET.match(line) is not None
         if hopeless:
             hopeless.cancel()
         code = end_group(self._process.pid, self._process.wait())
+        if self.signal_number and self._stop_file is not None:
+            self._stop_file.unlink(missing_ok=True)  # A run that ended by itself has not read it, and the next start would.
         if self._hopeless:
             return self._hopeless
         hung = any(HUNG in line for line in self._lines)
@@ -95,6 +101,15 @@ class Attempt:
     def ask_to_stop(self, number: int) -> None:
         """In the signals' thread."""
         self.signal_number = number
+        if self._stop_file is not None and self._have_met:
+            file = self._stop_file
+            try:
+                file.touch()
+            except OSError as error:
+                say(f"supervise: {file} cannot be made ({error.strerror}): the launcher is asked, which may not wait for a save.")
+            else:
+                say(f"supervise: {signal.Signals(number).name}: asked to save and leave, by {file}. Ctrl-C again ends at once.")
+                return
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 

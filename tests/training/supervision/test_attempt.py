@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -77,6 +81,23 @@ def test_a_host_that_ends_later_or_during_a_stop_does_not_end_the_others_which_m
     stopped = says(lost, seconds=2)
     stopped.signal_number = 15
     assert stopped.wait().code == 9
+
+
+RUNNING = "echo 'alpha: pipeline 0: ranks 0-1 on alpha'; for i in $(seq 600); do [ -e {file} ] && exit 7; sleep 0.1; done"
+
+
+@pytest.mark.parametrize(("folder", "code"), [(".", 7), ("not there", 128 + signal.SIGTERM)])
+def test_ranks_that_have_met_are_asked_to_stop_by_a_file_and_otherwise_by_a_signal(tmp_path, capfdbinary, folder, code):
+    file = tmp_path / folder / "STOP"
+    running = Attempt(["sh", "-c", RUNNING.format(file=shlex.quote(str(file)))], dict(os.environ), file)
+
+    def ask():
+        processes.wait_until(lambda: running._have_met, "the ranks to meet")
+        running.ask_to_stop(signal.SIGINT)
+
+    threading.Thread(target=ask).start()
+    assert running.wait().code == code
+    assert not file.exists(), "the next start would stop as well"
 
 
 def test_an_attempt_ends_with_its_supervisor_however_that_ends(root):
