@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests import processes
-from training import supervise
 from training.supervision import leftovers
+from training.supervision.job import Job
 
 pytestmark = pytest.mark.distributed
 OPTIONS = ("--delay-seconds", "0.2")
@@ -180,7 +180,7 @@ def test_with_fewer_hosts_the_hostfile_is_replaced_and_the_global_batch_kept(tmp
     hostfile = tmp_path / "two"
     hostfile.write_text("a slots=2\nb slots=2\n", encoding="utf-8")
     config = ["ds_configs/quickstart.json", "gradient_accumulation_steps=null"]
-    job = supervise.Job(["deepspeed", "--ssh_port", "2222", f"--hostfile={hostfile}", "run_pretrain.sh", *config])
+    job = Job(["deepspeed", "--ssh_port", "2222", f"--hostfile={hostfile}", "run_pretrain.sh", *config])
     start = ["deepspeed", "--ssh_port", "2222", "--hostfile", str(tmp_path / "next"), "run_pretrain.sh", *config]
     assert job.ssh_port == "2222"
     assert job.command_on(job.pool.wanted, tmp_path / "next") == start
@@ -197,7 +197,7 @@ QUICKSTART = ["run_pretrain.sh", "ds_configs/quickstart.json", "gradient_accumul
 def job_on_two_hosts(folder, *options):
     hostfile = folder / "two"
     hostfile.write_text("localhost slots=2\nb slots=2\n# spare: c slots=2\n", encoding="utf-8")
-    return supervise.Job(["deepspeed", "--hostfile", str(hostfile), *options, *QUICKSTART])
+    return Job(["deepspeed", "--hostfile", str(hostfile), *options, *QUICKSTART])
 
 
 def test_a_single_host_that_is_this_one_is_started_as_deepspeed_does(tmp_path):
@@ -225,14 +225,14 @@ def test_options_of_deepspeeds_that_choose_hosts_are_refused(tmp_path):
 @pytest.mark.parametrize("launcher", [[".venv/bin/ds"], ["deepspeed.pt"], [sys.executable, "-m", "deepspeed.launcher.runner"]])
 def test_deepspeeds_launcher_is_known_by_all_its_names(tmp_path, launcher):
     (tmp_path / "two").write_text("a slots=2\nb slots=2\n", encoding="utf-8")
-    job = supervise.Job([*launcher, "--hostfile", str(tmp_path / "two"), *QUICKSTART])
+    job = Job([*launcher, "--hostfile", str(tmp_path / "two"), *QUICKSTART])
     assert job.pool is not None
 
 
 @pytest.mark.parametrize("options", [["--hostfile", "nodes"], ["-H", "a:2,b:2"]])
 def test_hosts_of_mpiexec_are_its_own_affair(options):
     command = ["mpiexec", "-n", "4", *options, "./run_pretrain.sh", *QUICKSTART[1:]]
-    job = supervise.Job(command)
+    job = Job(command)
     assert job.pool is None
     assert job.command_on([], Path("nowhere")) == command
 
@@ -261,6 +261,6 @@ def test_what_is_left_over_of_a_run_is_not_another_run_of_the_same_configuration
 
 
 def test_a_configuration_that_is_not_typed_is_named_so_that_its_processes_are_known():
-    job = supervise.Job(["./run_pretrain.sh", "training.steps=3"])
+    job = Job(["./run_pretrain.sh", "training.steps=3"])
     assert job.words == ["ds_configs/quickstart.json", "training.steps=3"]
     assert job.command_on([], Path("nowhere")) == ["./run_pretrain.sh", *job.words]
