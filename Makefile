@@ -24,11 +24,14 @@ type: setup
 	$(RUN) -m mypy
 
 # What starts no ranks runs in several processes at once; ranks take all cores by themselves.
-test: test-quick
+TOGETHER = --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test: setup
+	$(RUN) -m pytest -m "not slow and not distributed and not network" $(TOGETHER)
 	$(RUN) -m pytest -m "not slow and (distributed or network)"
 
 test-quick: setup
-	$(RUN) -m pytest -m "not slow and not distributed and not network" --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(RUN) -m pytest -m "not slow and not distributed and not network and not processes" $(TOGETHER)
 
 test-all: setup
 	$(RUN) -m pytest

@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ LEAVING_SECONDS = 60
 # Python's own helpers, which live as long as the process that uses `multiprocessing` (or `multiprocess`, its copy in datatrove).
 HELPERS = ("resource_tracker import main", "forkserver import main")
 PR_SET_CHILD_SUBREAPER = 36
+BURY_SECONDS = 0.2
 # Processes of our own that outlive the test which started them; a fixture of a wider scope ends them.
 KEPT: set[int] = set()
 _REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
@@ -77,14 +80,17 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def descendants(process: int) -> list[int]:
     """All running processes below this one."""
     found: list[int] = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text(encoding="utf-8").split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
+    for child in _children(process):
+        found += [child, *descendants(child)]
     return [child for child in found if is_running(child)]
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text(encoding="utf-8").split())
+    return found
 
 
 def command_line(process: int) -> str:
@@ -103,8 +109,23 @@ def end_all(processes: Sequence[int]) -> None:
 
 
 def pytest_configure() -> None:
-    """Become the parent of orphans below, or they could not be found."""
+    """Become the parent of orphans below, or they could not be found; and be a good one."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    threading.Thread(target=_bury_orphans, name="orphans", daemon=True).start()
+
+
+def _bury_orphans() -> None:
+    """Wait for orphans that have ended, as init would: DeepSpeed's launcher gives those that stay half a minute each time it ends ranks.
+
+    They are told by their session: children that tests started are in pytest's own or lead one, and wait for whoever started them.
+    """
+    while True:
+        for child in _children(os.getpid()):
+            with contextlib.suppress(OSError, ValueError):  # Gone in between.
+                state, _, _, session = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:4]
+                if state == "Z" and int(session) not in (os.getsid(0), child):
+                    os.waitpid(child, os.WNOHANG)
+        time.sleep(BURY_SECONDS)
 
 
 def pytest_unconfigure() -> None:

@@ -49,7 +49,7 @@ def numbers(folder):
     return [int(path.name) for path in folder.iterdir()]
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("then", "options", "said"),
     [
@@ -69,7 +69,7 @@ def test_nothing_is_left_of_a_test_that(inner, root, then, options, said, family
     assert not any(map(is_running, numbers(folder)))
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_nothing_is_left_when_pytest_is_interrupted(inner, root):
     command, folder, count = inner("time.sleep(3600)")
     process = start(command, cwd=root)
@@ -79,7 +79,7 @@ def test_nothing_is_left_when_pytest_is_interrupted(inner, root):
     assert not any(map(is_running, numbers(folder)))
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_what_was_started_ends_with_a_pytest_that_is_killed(inner, root):
     command, folder, count = inner("time.sleep(3600)")
     process = start(command, cwd=root)

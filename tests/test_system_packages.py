@@ -10,7 +10,7 @@ from tests.system_packages import REMEDY, fail_for_a_missing_package
 TEST = "tests/cluster/test_mpiexec.py::test_a_mistake_is_said_once_and_mpiexec_gives_exit_code_2[mpiexec.openmpi]"
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_a_missing_system_package_fails_in_ci_and_skips_elsewhere(root, tmp_path):
     from tests import processes
 

@@ -16,6 +16,8 @@ from training.launch.rendezvous import agree_to_start
 from training.launch.reports import Report, is_report, reasons_against, where_to_look
 from training.launch.world import World
 
+pytestmark = pytest.mark.processes
+
 HERE = socket.gethostname()
 
 

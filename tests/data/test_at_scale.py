@@ -86,7 +86,7 @@ def test_what_is_done_is_not_done_again_and_enough_is_enough(parted, tmp_path):
     assert not every[3].result_path.exists()
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path):
     every = [Task(tmp_path / "work" / str(index), clean.drop_copies, (parted, [tmp_path / "cut"])) for index in range(2)]
     with_ending(tmp_path / "cut", clean.SKETCHES).write_bytes(b"123")
@@ -96,7 +96,7 @@ def test_the_reason_of_a_failed_task_comes_back_from_the_worker(parted, tmp_path
         cluster.run(every, 2)
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_a_worker_that_dies_for_another_reason_is_reported_with_the_place_of_its_log(parted, tmp_path):
     every = [Task(tmp_path / "work" / str(index), clean.drop_copies, (parted, [tmp_path / "missing"])) for index in range(2)]
     cluster = Cluster(executor="local", workers=2, logs=tmp_path / "logs")
@@ -123,7 +123,7 @@ def test_our_rules_run_between_datatroves_own_reader_and_writer(tmp_path):
     assert pq.read_table(written).select(["id", "text"]).to_pylist() == [{"id": "一", "text": LETTERS + "A"}, {"id": "三", "text": LETTERS}]
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_slurm_gets_an_array_of_jobs_and_is_waited_for(parted, tmp_path, install):
     # sbatch that runs the array at once, in the way Slurm does it, and no queue: what is in the script is what is tested.
     programs = {
@@ -195,7 +195,7 @@ def test_paths_that_a_slurm_script_would_tear_apart_are_refused_before_anything_
         cluster.run(tasks(parted, tmp_path / "there"), 2)
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 @pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_the_command_makes_the_store_that_one_process_makes(executor, parted, tmp_path, capsys):
     here = prepare(replace(parted, directory=str(tmp_path / "here")))

@@ -176,7 +176,7 @@ def test_shuffling_changes_the_order_of_documents(large, whole):
     assert order != sorted(order)
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_any_number_of_workers_makes_the_same_store(large, whole, tmp_path):
     made = prepare(large_config(large, tmp_path, num_workers=3))
 

@@ -116,7 +116,7 @@ def kill_as_soon_as(has_happened, config_file):
     return code != 0
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_a_preparation_killed_in_every_step_ends_with_the_same_store(large, whole, tmp_path):
     config_file = write_config(large_config(large, tmp_path / "stores", num_workers=2), tmp_path / "run.json")
     work = tmp_path / "stores" / f".{whole.name}.work"
@@ -153,7 +153,7 @@ def test_a_preparation_killed_again_and_again_as_soon_as_something_was_done_ends
     assert contents(prepare(large_config(large, tmp_path / "stores"))) == contents(whole)
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_two_preparations_at_once_make_one_store(large, whole, tmp_path):
     config_file = write_config(large_config(large, tmp_path / "stores"), tmp_path / "run.json")
     command = [sys.executable, "-m", "data.prepare", config_file]

@@ -147,7 +147,7 @@ def do_job(folder: Path, moments: int):
             gather(parts, index, config, shard)
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_killed_at_twenty_random_moments_and_started_again_it_ends_with_the_same_bytes(tmp_path):
     draw = random.Random(0)
     assert run_job(tmp_path / "whole", 10**9) == 0

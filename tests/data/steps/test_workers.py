@@ -36,7 +36,7 @@ def is_deaf_to_ctrl_c(process):
     return any(int(mask, 16) & 1 << signal.SIGINT - 1 for mask in re.findall(r"Sig(?:Blk|Ign):\s*(\w+)", status))
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_is_left_of_a_preparation_that_is_ended(config, root, number):
     process = processes.start([sys.executable, "-m", "data.prepare", config], cwd=root, stdout=-1, stderr=-2, text=True)

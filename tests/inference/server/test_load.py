@@ -17,6 +17,8 @@ from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
 from tests.inference.server.test_refusals import PROMPT
 
+pytestmark = pytest.mark.processes
+
 # Python's allocator and the C library keep what they have freed; a row that were kept, or a text, would be more after many requests.
 SLACK_BYTES = 40 * 2**20
 

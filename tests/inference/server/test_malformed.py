@@ -17,6 +17,8 @@ from tests import processes
 from tests.checkout import ROOT
 from tests.inference.server.conftest import Server
 
+pytestmark = pytest.mark.processes
+
 LEAKS = (str(ROOT), "Traceback", 'File "', "site-packages", "inference/server")
 
 

@@ -15,6 +15,8 @@ from inference.generation.settings import Sampling
 from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
 
+pytestmark = pytest.mark.processes
+
 PROMPT = "床前明月光，"
 
 

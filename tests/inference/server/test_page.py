@@ -17,6 +17,8 @@ from tests.inference.server.conftest import KEY, Server
 from tests.inference.server.known_texts import KnownTexts
 from tests.inference.server.writing_page import OVER, fill, open_page, status, variants, write
 
+pytestmark = pytest.mark.processes
+
 PROMPT = "床前明月光，"
 
 

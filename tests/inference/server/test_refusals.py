@@ -20,6 +20,8 @@ from inference.serve import main
 from tests import processes
 from tests.inference.server.conftest import KEY, Server
 
+pytestmark = pytest.mark.processes
+
 PROMPT = "床前明月光，"
 # Ids of the padded vocabulary are no tokens, and a text of random weights seldom ends by itself.
 LONG = {"model": "tiny", "prompt": "红", "max_tokens": 240, "temperature": 0}

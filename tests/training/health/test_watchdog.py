@@ -13,6 +13,8 @@ import pytest
 from tests.processes import end, is_running, start, wait_until
 from training.run.signals import SAME_PRESS_SECONDS
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.distributed
 def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_run):

@@ -48,7 +48,7 @@ def make_wheel(folder):
         wheel.writestr("tiny_package-1.0.dist-info/RECORD", "")
 
 
-@pytest.mark.distributed
+@pytest.mark.processes
 def test_an_environment_made_from_nothing_survives_interruption_and_missing_packages(start, tmp_path):
     venv = tmp_path / "checkout/.venv"
     first = start()

@@ -9,6 +9,8 @@ import pytest
 
 from tests import processes
 
+pytestmark = pytest.mark.processes
+
 HERE = socket.gethostname()
 
 

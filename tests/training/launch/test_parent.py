@@ -11,6 +11,8 @@ import pytest
 from tests import processes
 from training.launch.parent import STARTER, WATCH_SECONDS, bound, children_of, parent_of
 
+pytestmark = pytest.mark.processes
+
 NAP = "import time; print(1, flush=True); time.sleep(3600)"
 # A rank as far as its launcher is concerned. It says what it is told.
 RANK = """

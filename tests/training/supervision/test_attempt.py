@@ -15,6 +15,8 @@ from tests import processes
 from training.supervision import attempt
 from training.supervision.attempt import Attempt, cause_of
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize(
     ("code", "lines", "cause"),

@@ -10,6 +10,8 @@ import pytest
 
 from tests import processes
 
+pytestmark = pytest.mark.processes
+
 # The first start fails, and with it all hosts are gone.
 DEEPSPEED = """#!/bin/sh
 [ -e "$STATE/ran" ] && exit 0
