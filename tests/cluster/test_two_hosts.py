@@ -166,9 +166,22 @@ def test_a_second_host_that_cannot_be_started_on_ends_the_start_soon(lost, hosts
     assert "pdsh@alpha: alpha: ssh exited with exit code 2" in output
     assert code in (127, 255), "the launcher gives the largest of all codes, here the other host's"
     host = "gamma" if lost is unknown else "beta"
-    wanted = f"host {host}: rank 2, 3 could not be started there: the launcher's ssh to it has ended."
+    wanted = f"host {host}: rank 2, 3 could not be started there: the launcher has no ssh to it."
     assert sum(line.startswith(wanted) for line in lines_of(output)) == 1, output
     assert not (config.parent / "runs" / "mistake").exists()
+
+
+def test_a_host_that_accepts_no_ssh_ends_a_start_typed_on_a_login_node_soon(hosts, config, root):
+    """Rank 0 is on beta and sees no launcher, but alpha, where that is, accepts ssh."""
+    hostfile = hosts.folder / "from_login"
+    hostfile.write_text("beta slots=2\nalpha slots=2\ngamma slots=2\n", encoding="utf-8")
+    started = time.monotonic()
+    code, output = Job(hosts, root, hostfile, str(config), "run.name=mistake", "train_batch_size=12").finish()
+    assert time.monotonic() - started < 120, "300 s is what ranks that are only late may take"
+    assert code == 255, output
+    wanted = "beta: host gamma: rank 4, 5 could not be started there: the launcher has no ssh to it."
+    assert sum(line.startswith(wanted) for line in output.splitlines()) == 1, output
+    assert "pdsh@alpha: beta: ssh exited with exit code 2" in output
 
 
 @pytest.mark.skipif(shutil.which("mpiexec.hydra") is None, reason="no mpiexec.hydra: apt-get install mpich")

@@ -1,15 +1,20 @@
-"""Hosts whose ranks will never come, because the ssh that DeepSpeed's launcher started them with has ended.
+"""Hosts whose ranks will never come, because there is no ssh to them that DeepSpeed's launcher could have started them with.
 
 DeepSpeed's command runs one pdsh, which keeps one ssh per host for as long as that host's ranks live; a host that cannot be reached,
 refuses the login or has no checkout is an ssh that is gone, while the pdsh waits for the others. So rank 0 need not guess how long an
-import from a cold disk may take. It can see that where the command was typed on its own host, as in a job script; elsewhere, and under
-other launchers, it knows nothing. Linux only.
+import from a cold disk may take. It can see that where the command was typed on its own host, as in a job script. Where it was typed
+elsewhere, rank 0 can still tell a host that accepts no connection for ssh while others do. Under other launchers it knows nothing.
+Linux only.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from training.launch.parent import all_processes, ancestors, children_of, command_of
@@ -17,6 +22,10 @@ from training.launch.parent import all_processes, ancestors, children_of, comman
 WORLD_INFO = "--world_info="
 # DeepSpeed has pdsh connect to so many hosts at once: more are not started before others have ended.
 PDSH_FAN_OUT = 1024
+SSH_PORT = 22
+# A packet may be lost.
+TRIES, ANSWER_SECONDS = 2, 3.0
+CONNECTIONS = 64
 
 
 def hosts_of_ranks() -> list[str]:
@@ -25,8 +34,8 @@ def hosts_of_ranks() -> list[str]:
     return _hosts_in(word) if word else []
 
 
-def lost_ranks() -> dict[int, str]:
-    """The ranks of hosts that are given up, and their hosts as the hostfile names them."""
+def lost_ranks(absent: Collection[int]) -> dict[int, str]:
+    """Of these ranks those whose hosts the launcher, on this host, has no ssh to any more, and the hosts as the hostfile names them."""
     word = _world_info()
     pdsh = word and next((process for process in all_processes() if _is_pdsh(command_of(process), word)), None)
     if not word or not pdsh:
@@ -34,9 +43,35 @@ def lost_ranks() -> dict[int, str]:
     hosts = _hosts_in(word)
     if len(set(hosts)) > PDSH_FAN_OUT:
         return {}
-    # A user ("USER@HOST") is an option of ssh.
     called = {argument for child in children_of(pdsh) for argument in command_of(child)}
-    return {rank: host for rank, host in enumerate(hosts) if host.rpartition("@")[2] not in called}
+    return {rank: hosts[rank] for rank in absent if _address(hosts[rank]) not in called}
+
+
+def ranks_without_ssh(absent: Collection[int]) -> dict[int, str]:
+    """Of these ranks those whose hosts accept no connection for ssh, and the hosts. Ask rank 0.
+
+    Another host from which ranks have come must accept one: a network may well keep its hosts from each other's ssh.
+    """
+    hosts = hosts_of_ranks()
+    asked = list(dict.fromkeys(hosts[rank] for rank in absent if rank < len(hosts)))
+    others = [host for host in dict.fromkeys(hosts) if host not in (hosts[0], *asked)]
+    if not asked or not others or not _accepts_ssh(others[0]):
+        return {}
+    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(asked))) as threads:
+        silent = {host for host, accepts in zip(asked, threads.map(_accepts_ssh, asked), strict=True) if not accepts}
+    return {rank: hosts[rank] for rank in absent if hosts[rank] in silent}
+
+
+def _accepts_ssh(host: str) -> bool:
+    for _ in range(TRIES):
+        with contextlib.suppress(OSError), socket.create_connection((_address(host), SSH_PORT), timeout=ANSWER_SECONDS):
+            return True
+    return False
+
+
+def _address(host: str) -> str:
+    """Without a user ("USER@HOST"), which is an option of ssh."""
+    return host.rpartition("@")[2]
 
 
 def _world_info() -> str | None:

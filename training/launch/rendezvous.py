@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.diagnosis.lost_hosts import lost_ranks
+from training.diagnosis.lost_hosts import lost_ranks, ranks_without_ssh
 from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
 from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against, where_to_look
 from training.launch.world import World
@@ -91,12 +91,11 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
         hello = {"job": _job(world, own), "file": name}
         listener = threading.Thread(target=_accept, args=(server, hello, world.size, received), daemon=True)
         listener.start()
-        reports, connections = _collect(received, secret, world, own, limit_seconds)
+        reports, connections, lost = _collect(received, secret, world, own, limit_seconds)
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)  # Wakes the thread.
         listener.join()
         server.close()  # Before anyone goes on: torch opens the same port next.
-    lost = lost_ranks() if len(reports) < world.size - 1 else {}
     lines = reasons_against(world, own, reports, limit_seconds, lost)
     start = not (lines or own.problem or any(report["problem"] for report in reports.values()))
     for line in lines:
@@ -169,24 +168,28 @@ def _greet(
 
 def _collect(
     received: queue.Queue[tuple[dict[str, Any], socket.socket]], secret: str, world: World, own: Report, limit_seconds: float
-) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket]]:
+) -> tuple[dict[int, dict[str, Any]], dict[int, socket.socket], dict[int, str]]:
     """Wait until all have come that can, or the time is over: the full limit, or a minute once it is clear that there is no start.
 
     When all places are taken, one of them by somebody who does not know the secret, the rank itself may still come.
+
+    Returns:
+        Reports and connections by rank, and the hosts of ranks that could not be started, by rank.
     """
     remind_at = time.monotonic() + REMIND_SECONDS
     deadline = time.monotonic() + (PATIENCE_SECONDS if own.problem else limit_seconds)
     reports: dict[int, dict[str, Any]] = {}
     connections: dict[int, socket.socket] = {}
+    lost: dict[int, str] = {}
     while (left := deadline - time.monotonic()) > 0:
         try:
             report, connection = received.get(timeout=min(left, LOOK_SECONDS))
         except queue.Empty:
             absent = [rank for rank in range(1, world.size) if rank not in reports]
-            lost = lost_ranks().keys() & absent
-            if lost:
+            late = time.monotonic() > remind_at
+            if lost := lost_ranks(absent) or (ranks_without_ssh(absent) if late else {}):
                 deadline = min(deadline, time.monotonic() + (PATIENCE_SECONDS if len(lost) < len(absent) else 0))
-            elif time.monotonic() > remind_at:
+            elif late:
                 remind_at += REMIND_SECONDS
                 log.warning(
                     "%d of %d ranks are here; waiting for rank %s. %s",
@@ -207,7 +210,7 @@ def _collect(
             deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
         if len(reports) == world.size - 1:
             deadline = min(deadline, time.monotonic() + (SIGHT_SECONDS if unproved else 0))
-    return reports, connections
+    return reports, connections, lost
 
 
 def _join(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:

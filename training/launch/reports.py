@@ -66,7 +66,7 @@ def reasons_against(
         own: What rank 0 brings.
         reports: What the others brought, by rank.
         limit_seconds: How long they could come.
-        lost: The hosts of ranks that could not be started (`lost_hosts.lost_ranks`), by rank.
+        lost: The hosts of ranks that could not be started (`lost_hosts`), by rank.
     """
     if own.problem or any(report["problem"] for report in reports.values()):
         return []
@@ -101,7 +101,7 @@ def reasons_against(
 def _describe_lost(gone: Mapping[int, str]) -> str:
     hosts = list(dict.fromkeys(gone.values()))
     return (
-        f"host {first_few(hosts)}: rank {first_few(list(gone))} could not be started there: the launcher's ssh to it has ended. "
+        f"host {first_few(hosts)}: rank {first_few(list(gone))} could not be started there: the launcher has no ssh to it. "
         "What it said is above. Mend it, or take it out of the hostfile; python -m training.doctor --hostfile FILE says what is wrong."
     )
 

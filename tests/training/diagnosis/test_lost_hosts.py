@@ -1,9 +1,11 @@
-"""Whether the launcher's ssh to each host still lives, as rank 0 sees it: a stand-in pdsh with a child for each host that is reached."""
+"""Which hosts rank 0 gives up: by a stand-in pdsh with a child for each host that is reached, and by the hosts' port for ssh."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
 import sys
 
 import pytest
@@ -12,7 +14,7 @@ from tests import processes
 from training.launch.parent import command_of
 
 SSH = "import time; time.sleep(1000)"
-ASK = "from training.diagnosis.lost_hosts import lost_ranks; print(lost_ranks())"
+ASK = "from training.diagnosis.lost_hosts import lost_ranks; print(lost_ranks(range(2)))"
 
 
 def world_info(slots):
@@ -36,6 +38,35 @@ def test_hosts_whose_ssh_has_ended_are_lost_and_no_others(root, hosts, called, l
     processes.wait_until(lambda: ssh in [command_of(child)[:-1] for child in processes.descendants(pdsh.pid)], "the ssh")
     assert processes.run([sys.executable, "-c", ASK, word], cwd=root).stdout == f"{lost}\n"
     processes.end(pdsh)
+
+
+ASK_FOR_SSH = """
+import sys
+from training.diagnosis import lost_hosts
+lost_hosts.SSH_PORT = int(sys.argv[2])
+print(lost_hosts.ranks_without_ssh([int(rank) for rank in sys.argv[3].split()]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("listening", "absent", "lost"),
+    [
+        (["127.0.0.2"], [2, 3], {2: "me@127.0.0.3", 3: "no.such.host.invalid"}),
+        (["127.0.0.2", "127.0.0.3"], [2, 3], {3: "no.such.host.invalid"}),
+        # Hosts may be kept from each other's ssh.
+        ([], [2, 3], {}),
+        # Of two hosts nothing can be told.
+        (["127.0.0.2"], [1, 2, 3], {}),
+    ],
+)
+def test_hosts_that_accept_no_ssh_are_lost_if_others_accept_it(root, listening, absent, lost):
+    word = world_info({"127.0.0.1": [0], "127.0.0.2": [0], "me@127.0.0.3": [0], "no.such.host.invalid": [0]})
+    with contextlib.ExitStack() as servers:
+        port = servers.enter_context(socket.create_server(("127.0.0.4", 0))).getsockname()[1]
+        for host in listening:
+            servers.enter_context(socket.create_server((host, port)))
+        ranks = " ".join(map(str, absent))
+        assert processes.run([sys.executable, "-c", ASK_FOR_SSH, word, str(port), ranks], cwd=root).stdout == f"{lost}\n"
 
 
 def test_ranks_that_did_not_come_are_said_with_their_hosts_also_where_slots_differ(root):
