@@ -26,7 +26,7 @@ from training.checkpoints.find_and_verify import published, step_of
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
 from training.run_folder.lock import hold
-from training.supervision.attempt import Attempt, Ended
+from training.supervision.attempt import Attempt, Ended, take_away
 from training.supervision.hosts import Host, answering, choose, on_each
 from training.supervision.job import Job
 from training.supervision.leftovers import end
@@ -88,8 +88,7 @@ class Supervisor:
     def run(self) -> int:
         """See `main`."""
         failures, started_from, ended = 0, self._step(), None
-        if self._was_killed():
-            self._end_leftovers()
+        self._tidy_after_killed()
         while self._asked_to_stop == 0:  # It changes in the signals' thread.
             hosts = self._hosts()
             if self._asked_to_stop != 0:
@@ -106,7 +105,7 @@ class Supervisor:
             except ValueError as error:
                 return self._give_up(str(error), EXIT_USER_ERROR)
             before = self._step()
-            attempt = Attempt(command, {**KEEPALIVE, **os.environ}, self._stop_file)
+            attempt = Attempt(command, {**KEEPALIVE, **os.environ}, self._stop_file, self.job.config.training.stop_grace_seconds)
             listen(attempt.ask_to_stop, attempt.end_at_once)
             if self._asked_to_stop != 0:
                 attempt.ask_to_stop(self._asked_to_stop)  # It came while the command was being started.
@@ -146,12 +145,16 @@ class Supervisor:
         found = published(self.job.config.folder)
         return (step_of(found[0].name) or 0) if found else 0
 
-    def _was_killed(self) -> bool:
-        """Whether a supervisor before this one ended without a word: only then is what still runs known to be nobody's."""
+    def _tidy_after_killed(self) -> None:
+        """End what a supervisor before this one left if it ended without a word: only then is what still runs known to be nobody's."""
         try:
-            return bool(json.loads(self._log.read_text(encoding="utf-8").splitlines()[-1])["event"] == "started")
+            was_killed = json.loads(self._log.read_text(encoding="utf-8").splitlines()[-1])["event"] == "started"
         except (OSError, ValueError, IndexError, KeyError):
-            return False
+            return
+        if was_killed:
+            self._end_leftovers()
+            if self._stop_file:
+                take_away(self._stop_file)  # Asked of ranks that have gone with it.
 
     def _end_leftovers(self) -> None:
         """What still runs of a start that has ended or was lost holds devices, ports and the run's lock."""

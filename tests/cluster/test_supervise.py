@@ -62,7 +62,8 @@ def test_a_stop_of_ranks_on_two_hosts_returns_when_they_have_saved_and_left(host
     job = Started(hosts, [sys.executable, "-m", "training.supervise", "--", *command], root)
     records = folder / "metrics.jsonl"
     job.wait_for(lambda: records.exists() and '"step": 2' in records.read_text(encoding="utf-8"), "two steps")
-    job.process.send_signal(signal.SIGINT)
+    (supervisor,) = hosts.all[0].pids("training.supervise")
+    hosts.all[0].kill(signal.SIGINT, supervisor)
     code, output = job.finish()
     assert code == 128 + signal.SIGTERM, output
     assert not [process for host in hosts.all for process in host.pids("run.name=asked")]

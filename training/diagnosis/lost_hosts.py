@@ -3,7 +3,7 @@
 DeepSpeed's command runs one pdsh, which keeps one ssh per host for as long as that host's ranks live; a host that cannot be reached,
 refuses the login or has no checkout is an ssh that is gone, while the pdsh waits for the others. So rank 0 need not guess how long an
 import from a cold disk may take. It can see that where the command was typed on its own host, as in a job script. Where it was typed
-elsewhere, rank 0 can still tell a host that accepts no connection for ssh while others do. Under other launchers it knows nothing.
+elsewhere, rank 0 takes hosts for lost that accept no connection for ssh while another does. Under other launchers it knows nothing.
 Linux only.
 """
 
@@ -13,7 +13,7 @@ import base64
 import contextlib
 import json
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,32 +34,39 @@ def hosts_of_ranks() -> list[str]:
     return _hosts_in(word) if word else []
 
 
-def lost_ranks(absent: Collection[int]) -> dict[int, str]:
-    """Of these ranks those whose hosts the launcher, on this host, has no ssh to any more, and the hosts as the hostfile names them."""
+def lost_ranks(absent: Collection[int]) -> dict[int, str] | None:
+    """Of these ranks those whose hosts the launcher, on this host, has no ssh to any more, and the hosts as the hostfile names them.
+
+    None if there is no such launcher to be seen.
+    """
     word = _world_info()
     pdsh = word and next((process for process in all_processes() if _is_pdsh(command_of(process), word)), None)
     if not word or not pdsh:
-        return {}
+        return None
     hosts = _hosts_in(word)
     if len(set(hosts)) > PDSH_FAN_OUT:
         return {}
     called = {argument for child in children_of(pdsh) for argument in command_of(child)}
-    return {rank: hosts[rank] for rank in absent if _address(hosts[rank]) not in called}
+    return _with_hosts(absent, hosts, {host for host in hosts if _address(host) not in called})
 
 
 def ranks_without_ssh(absent: Collection[int]) -> dict[int, str]:
-    """Of these ranks those whose hosts accept no connection for ssh, and the hosts. Ask rank 0.
+    """These ranks and their hosts, if none of their hosts accepts a connection for ssh, and nothing otherwise. Ask rank 0.
 
-    Another host from which ranks have come must accept one: a network may well keep its hosts from each other's ssh.
+    It is an inference: another host from which ranks have come accepts one, so the network does not keep hosts from each other's ssh.
+    While one of the missing does as well, it may only be late, and so may the others.
     """
     hosts = hosts_of_ranks()
-    asked = list(dict.fromkeys(hosts[rank] for rank in absent if rank < len(hosts)))
-    others = [host for host in dict.fromkeys(hosts) if host not in (hosts[0], *asked)]
+    asked = {hosts[rank] for rank in absent if rank < len(hosts)}
+    others = [host for host in hosts if host not in (hosts[0], *asked)]
     if not asked or not others or not _accepts_ssh(others[0]):
         return {}
     with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(asked))) as threads:
-        silent = {host for host, accepts in zip(asked, threads.map(_accepts_ssh, asked), strict=True) if not accepts}
-    return {rank: hosts[rank] for rank in absent if hosts[rank] in silent}
+        return {} if any(threads.map(_accepts_ssh, asked)) else _with_hosts(absent, hosts, asked)
+
+
+def _with_hosts(ranks: Collection[int], hosts: Sequence[str], wanted: Collection[str]) -> dict[int, str]:
+    return {rank: hosts[rank] for rank in ranks if rank < len(hosts) and hosts[rank] in wanted}
 
 
 def _accepts_ssh(host: str) -> bool:

@@ -187,7 +187,11 @@ def _collect(
         except queue.Empty:
             absent = [rank for rank in range(1, world.size) if rank not in reports]
             late = time.monotonic() > remind_at
-            if lost := lost_ranks(absent) or (ranks_without_ssh(absent) if late else {}):
+            found = lost_ranks(absent)
+            if found is None and late:
+                found = ranks_without_ssh(absent)
+            if found and received.empty():  # To ask takes seconds, in which a rank may have come.
+                lost = found
                 deadline = min(deadline, time.monotonic() + (PATIENCE_SECONDS if len(lost) < len(absent) else 0))
             elif late:
                 remind_at += REMIND_SECONDS

@@ -47,11 +47,16 @@ class Ended:
 class Attempt:
     """The command, running. It ends with this process, however this process ends."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], stop_file: Path | None = None) -> None:
-        """Start it. Once its ranks have met, they are asked to stop by `stop_file`, if there is one, and not by a signal to the command."""
+    def __init__(
+        self, command: Sequence[str], environment: dict[str, str], stop_file: Path | None = None, grace_seconds: float = 300.0
+    ) -> None:
+        """Start it. If there is a `stop_file`, ranks that have met are asked to stop by it, and the command only `grace_seconds` later."""
         self.signal_number = 0
         self._stop_file = stop_file
+        self._late = threading.Timer(grace_seconds, self._ask_command)
+        self._late.daemon = True
         self._have_met = False
+        self._over = False
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
             bound(command), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -81,8 +86,10 @@ class Attempt:
         if hopeless:
             hopeless.cancel()
         code = end_group(self._process.pid, self._process.wait())
-        if self.signal_number and self._stop_file is not None:
-            self._stop_file.unlink(missing_ok=True)  # A run that ended by itself has not read it, and the next start would.
+        self._over = True  # Before the file is looked for: whoever makes it later takes it back.
+        self._late.cancel()
+        if self.signal_number:
+            self._take_back()
         if self._hopeless:
             return self._hopeless
         hung = any(HUNG in line for line in self._lines)
@@ -99,17 +106,33 @@ class Attempt:
         self.end_at_once(signal.SIGKILL)
 
     def ask_to_stop(self, number: int) -> None:
-        """In the signals' thread."""
+        """In the signals' thread, which a network drive that hangs must not hold up."""
         self.signal_number = number
-        if self._stop_file is not None and self._have_met:
-            file = self._stop_file
-            try:
-                file.touch()
-            except OSError as error:
-                say(f"supervise: {file} cannot be made ({error.strerror}): the launcher is asked, which may not wait for a save.")
-            else:
-                say(f"supervise: {signal.Signals(number).name}: asked to save and leave, by {file}. Ctrl-C again ends at once.")
-                return
+        if self._stop_file is None or not self._have_met:
+            self._ask_command()
+            return
+        threading.Thread(target=self._ask_ranks, name="ask", daemon=True).start()
+        self._late.start()
+
+    def _ask_ranks(self) -> None:
+        file, name = self._stop_file, signal.Signals(self.signal_number).name
+        assert file is not None
+        try:
+            file.touch()
+        except OSError as error:
+            say(f"supervise: {file} cannot be made ({error.strerror}); the launcher is asked, which may not wait for a save.")
+            self._ask_command()
+            return
+        say(f"supervise: {name}: asked to save and leave, by {file}. Ctrl-C again ends at once.")
+        if self._over:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """A run that ended by itself has not read the file, and the next start would."""
+        if self._stop_file is not None:
+            take_away(self._stop_file)
+
+    def _ask_command(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
@@ -117,6 +140,14 @@ class Attempt:
         """In the signals' thread: Ctrl-C was pressed again."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def take_away(file: Path) -> None:
+    """Remove a file that asked a run to stop."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        say(f"supervise: {file} cannot be looked for ({error.strerror}): remove it if it is there, or the next start will stop.")
 
 
 def cause_of(code: int, lines: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,10 +59,10 @@ def test_after_a_hang_no_host_is_said_to_have_ended_first_as_all_watchdogs_end_i
     assert b"exit code 75" in capfdbinary.readouterr().out
 
 
-def says(*lines: str, seconds: float, code: int = 9) -> Attempt:
+def says(*lines: str, seconds: float = 0, code: int = 9, stop_file: Path | None = None) -> Attempt:
     """A command that prints these lines, goes on for a while and ends."""
     program = f"import time; print({chr(10).join(lines)!r}, flush=True); time.sleep({seconds}); raise SystemExit({code})"
-    return Attempt([sys.executable, "-c", program], {})
+    return Attempt([sys.executable, "-c", program], {}, stop_file)
 
 
 def test_a_host_that_ends_before_the_ranks_have_met_ends_the_start_soon(monkeypatch, capfdbinary):
@@ -88,18 +89,36 @@ def test_a_host_that_ends_later_or_during_a_stop_does_not_end_the_others_which_m
 RUNNING = "echo 'alpha: pipeline 0: ranks 0-1 on alpha'; for i in $(seq 600); do [ -e {file} ] && exit 7; sleep 0.1; done"
 
 
-@pytest.mark.parametrize(("folder", "code"), [(".", 7), ("not there", 128 + signal.SIGTERM)])
-def test_ranks_that_have_met_are_asked_to_stop_by_a_file_and_otherwise_by_a_signal(tmp_path, capfdbinary, folder, code):
-    file = tmp_path / folder / "STOP"
-    running = Attempt(["sh", "-c", RUNNING.format(file=shlex.quote(str(file)))], dict(os.environ), file)
-
+def ask_when_met(running):
     def ask():
         processes.wait_until(lambda: running._have_met, "the ranks to meet")
         running.ask_to_stop(signal.SIGINT)
 
     threading.Thread(target=ask).start()
+
+
+@pytest.mark.parametrize(("folder", "code"), [(".", 7), ("not there", 128 + signal.SIGTERM)])
+def test_ranks_that_have_met_are_asked_to_stop_by_a_file_and_otherwise_by_a_signal(tmp_path, capfdbinary, folder, code):
+    file = tmp_path / folder / "STOP"
+    running = Attempt(["sh", "-c", RUNNING.format(file=shlex.quote(str(file)))], dict(os.environ), file)
+    ask_when_met(running)
     assert running.wait().code == code
     assert not file.exists(), "the next start would stop as well"
+
+
+def test_ranks_that_do_not_read_the_file_are_asked_by_a_signal_when_their_grace_is_over(tmp_path, capfdbinary):
+    running = Attempt(["sh", "-c", RUNNING.format(file=tmp_path / "another")], dict(os.environ), tmp_path / "STOP", grace_seconds=0.5)
+    ask_when_met(running)
+    assert running.wait().code == 128 + signal.SIGTERM
+    assert not (tmp_path / "STOP").exists()
+
+
+def test_a_file_that_is_made_when_all_is_over_does_not_stay(tmp_path, capfdbinary):
+    over = says("alpha: pipeline 0: ranks 0-1 on alpha", stop_file=tmp_path / "STOP")
+    over.wait()
+    over.ask_to_stop(signal.SIGINT)
+    processes.wait_until(lambda: b"asked to save" in capfdbinary.readouterr().err, "the thread that makes it")
+    processes.wait_until(lambda: not (tmp_path / "STOP").exists(), "its end")
 
 
 def test_an_attempt_ends_with_its_supervisor_however_that_ends(root):
