@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from training.launch.parent import bound, command_of, parent_of
+from training.launch.parent import bound, command_of, parent_of, stat_of
 
 LIMIT_SECONDS = 900
 # For processes that are just about to leave when their test ends, on a machine that may be slow.
@@ -122,7 +122,7 @@ def _bury_orphans() -> None:
     while True:
         for child in _children(os.getpid()):
             with contextlib.suppress(OSError, ValueError):  # Gone in between.
-                state, _, _, session = Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:4]
+                state, _, _, session = stat_of(child)[:4]
                 if state == "Z" and int(session) not in (os.getsid(0), child):
                     os.waitpid(child, os.WNOHANG)
         time.sleep(BURY_SECONDS)

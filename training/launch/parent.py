@@ -32,11 +32,20 @@ def bound(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command]
 
 
+def stat_of(process: int) -> list[str]:
+    """What the kernel says of a process behind its name: state, parent, group, session and so on, as in proc(5).
+
+    Raises:
+        OSError: If there is no such process.
+    """
+    # The name, in brackets, may hold spaces and brackets itself.
+    return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
 def parent_of(process: int) -> int | None:
     """The parent's process id; None if there is no such process, or it has ended and was not waited for yet."""
     try:
-        # The name, in brackets, may hold spaces and brackets itself.
-        state, parent = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+        state, parent = stat_of(process)[:2]
     except OSError:
         return None
     return None if state in "ZX" else int(parent)

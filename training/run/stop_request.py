@@ -19,6 +19,7 @@ import torch
 from deepspeed import comm as dist
 
 from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
+from training.launch.parent import stat_of
 from training.run.failure import RunError
 from training.run.signals import STOP_FILE, listen
 
@@ -138,5 +139,4 @@ def _reserve_seconds(known: Mapping[str, float], limit_seconds: float) -> float:
 
 def seconds_since_start() -> float:
     """Since this process was started, its imports and the wait for other ranks included."""
-    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat_of(os.getpid())[19]) / os.sysconf("SC_CLK_TCK")

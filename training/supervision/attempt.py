@@ -88,8 +88,8 @@ class Attempt:
         code = end_group(self._process.pid, self._process.wait())
         self._over = True  # Before the file is looked for: whoever makes it later takes it back.
         self._late.cancel()
-        if self.signal_number:
-            self._take_back()
+        if self.signal_number and self._stop_file is not None:
+            take_away(self._stop_file)  # A run that ended by itself has not read it, and the next start would.
         if self._hopeless:
             return self._hopeless
         hung = any(HUNG in line for line in self._lines)
@@ -111,26 +111,19 @@ class Attempt:
         if self._stop_file is None or not self._have_met:
             self._ask_command()
             return
-        threading.Thread(target=self._ask_ranks, name="ask", daemon=True).start()
+        threading.Thread(target=self._ask_ranks, args=[self._stop_file, number], name="ask", daemon=True).start()
         self._late.start()
 
-    def _ask_ranks(self) -> None:
-        file, name = self._stop_file, signal.Signals(self.signal_number).name
-        assert file is not None
+    def _ask_ranks(self, file: Path, number: int) -> None:
         try:
             file.touch()
         except OSError as error:
             say(f"supervise: {file} cannot be made ({error.strerror}); the launcher is asked, which may not wait for a save.")
             self._ask_command()
             return
-        say(f"supervise: {name}: asked to save and leave, by {file}. Ctrl-C again ends at once.")
+        say(f"supervise: {signal.Signals(number).name}: asked to save and leave, by {file}. Ctrl-C again ends at once.")
         if self._over:
-            self._take_back()
-
-    def _take_back(self) -> None:
-        """A run that ended by itself has not read the file, and the next start would."""
-        if self._stop_file is not None:
-            take_away(self._stop_file)
+            take_away(file)
 
     def _ask_command(self) -> None:
         with contextlib.suppress(ProcessLookupError):

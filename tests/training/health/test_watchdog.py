@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.processes import end, is_running, start, wait_until
+from training.launch.parent import stat_of
 from training.run.signals import SAME_PRESS_SECONDS
 
 pytestmark = pytest.mark.processes
@@ -109,7 +109,7 @@ def test_a_rank_that_was_suspended_with_the_whole_job_goes_on(beside):
 def state_of(run):
     """The state of rank 1, as the kernel names it; nothing before there is one."""
     with contextlib.suppress(IndexError, OSError):
-        return Path(f"/proc/{run.rank_process(1)}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return stat_of(run.rank_process(1))[0]
 
 
 @pytest.mark.slow
