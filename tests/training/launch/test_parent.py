@@ -14,11 +14,11 @@ from training.launch.parent import STARTER, WATCH_SECONDS, bound, children_of, p
 pytestmark = pytest.mark.processes
 
 NAP = "import time; print(1, flush=True); time.sleep(3600)"
-# A rank as far as its launcher is concerned. It says what it is told.
+# A rank as far as its launcher is concerned. It says what it is told, by a plain write: a print may come in the midst of another.
 RANK = """
 import os, signal, time
 from training.launch.parent import watch_launcher
-signal.signal(signal.SIGTERM, lambda number, frame: print("SIGTERM", flush=True))
+signal.signal(signal.SIGTERM, lambda number, frame: os.write(1, b"SIGTERM\\n"))
 watch_launcher(os.environ)
 print(os.getpid(), flush=True)
 while True:
