@@ -4,7 +4,7 @@ What is inside `run`, `model`, `data` and `training` is checked by the packages 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, Table, contradictions
 from ds_configs.errors import ConfigError, Report, did_you_mean
-from ds_configs.merge import Origin, apply
+from ds_configs.merge import read_with_parents
 from ds_configs.overrides import apply_overrides
-from ds_configs.parents import read_with_parents
-from ds_configs.reader import display_path
+from ds_configs.reader import Entries, Origin, Traced, display_path, plain
 from ds_configs.typed import FAILED, Refused, convert
 
 SECTIONS = ("run", "model", "data", "training")
@@ -70,18 +69,24 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Like `load`, for those who will find more problems in our sections and report all of them together.
 
     Raises:
-        ConfigError: Only if a file cannot be read, or nothing sensible can be said of its values.
+        ConfigError: Only if a file cannot be read.
     """
     path = Path(path)
     merged, problems = read_with_parents(path)
-    if problems and not merged.values:
-        raise ConfigError(problems)
     problems += apply_overrides(merged, overrides)
-    run = merged.values.setdefault("run", {})
-    if isinstance(run, dict) and "name" not in run:
-        apply(merged, {"run": {"name": path.stem}}, lambda _key: Origin(display_path(path)))
-    config = LoadedConfig(path, merged.values, {".".join(key): origin for key, origin in merged.origins.items()}, tuple(overrides))
+    here = Origin(display_path(path))
+    run = merged.setdefault("run", Traced({}, here))
+    if isinstance(run.value, dict):
+        run.value.setdefault("name", Traced(path.stem, here))
+    config = LoadedConfig(path, plain(merged), dict(_origins(merged)), tuple(overrides))
     return replace(config, problems=(*problems, *_check(config)))
+
+
+def _origins(entries: Entries, prefix: str = "") -> Iterator[tuple[str, Origin]]:
+    for key, entry in entries.items():
+        yield prefix + key, entry.origin
+        if isinstance(entry.value, dict):
+            yield from _origins(entry.value, f"{prefix}{key}.")
 
 
 def _check(config: LoadedConfig) -> list[str]:

@@ -1,117 +1,114 @@
-"""Merge configurations: a file over its parents, and overrides over the file.
+"""Read a file with everything it inherits, and merge: a file over its parents, overrides over the file.
 
 Objects merge key by key, everything else replaces, null removes (JSON Merge Patch, RFC 7396). Parents are equal: where they
 disagree the child has to decide, so the order in which it names them never matters.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from ds_configs.errors import did_you_mean
-from ds_configs.reader import KeyPath
-
-
-class Origin(NamedTuple):
-    """Where a value was written: a file and, if known, a line; or the command line."""
-
-    file: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
+from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.reader import Entries, KeyPath, Traced, display_path, read
 
 
-@dataclass
-class TracedValues:
-    """Values, and where each of them was written. Every key of an object has an origin, the objects' own keys included."""
+def read_with_parents(path: Path) -> tuple[Entries, list[str]]:
+    """Return a run's merged values and the problems that did not prevent reading it.
 
-    values: dict[str, Any] = field(default_factory=dict)
-    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    Raises:
+        ConfigError: If a file cannot be read or is a part, which makes every further check meaningless.
+    """
+    reading = _Reading()
+    merged = reading.merged(path, ())
+    if reading.unreadable:
+        raise ConfigError(reading.unreadable)
+    if "parts" in (folder.name for folder in path.resolve().parents[:2]):
+        # Alone: that it lacks most of a run is no mistake of its own.
+        raise ConfigError(f"{display_path(path)}: is a part, which runs inherit, and cannot be run. Name a file outside parts/.")
+    return merged, reading.problems
 
-    def forget(self, key: KeyPath) -> None:
-        """Drop the origins of a key and of everything below it."""
-        for known in [known for known in self.origins if known[: len(key)] == key]:
-            del self.origins[known]
+
+class _Reading:
+    """Collects problems over one walk through a file's ancestors."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.problems: list[str] = []
+
+    def merged(self, path: Path, descendants: tuple[Path, ...], said_by: str = "") -> Entries:
+        try:
+            own = read(path)
+        except ConfigError as error:
+            self.unreadable += [f"{said_by}{problem}" for problem in error.problems]
+            return {}
+        where = display_path(path)
+        own.pop("provenance", None)
+        parents = [self._parent(parent, where, (*descendants, path)) for parent in self._inherited(path, own.pop("inherits", None))]
+        joined: Entries = {}
+        for parent in parents:
+            self.problems += [f"{where}: its parents disagree on {key}. Set it in {where}." for key in join(joined, parent, own)]
+        missing = apply(joined, own)
+        if parents:
+            self.problems += missing
+        return joined
+
+    def _inherited(self, path: Path, inherits: Traced | None) -> list[Path]:
+        if inherits is None:
+            return []
+        names = inherits.value
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return [path.parent / name for name in names]
+        self.unreadable.append(f'{inherits.origin}: inherits must be a list of files, such as ["quickstart.json"].')
+        return []
+
+    def _parent(self, path: Path, child: str, descendants: tuple[Path, ...]) -> Entries:
+        resolved = [descendant.resolve() for descendant in descendants]
+        if path.resolve() in resolved:
+            cycle = [display_path(file) for file in (*descendants[resolved.index(path.resolve()) :], path)]
+            self.unreadable.append(f"{child}: inherits itself: {' -> '.join(cycle)}. Break the cycle.")
+            return {}
+        merged = self.merged(path, descendants, "" if path.exists() else f"{child}: inherits ")
+        if "run" in merged and isinstance(merged["run"].value, dict):
+            merged["run"].value.pop("name", None)  # A name is a folder: inherited, a run would write over its parent's.
+        return merged
 
 
-def apply(base: TracedValues, patch: Mapping[str, Any], origin: Callable[[KeyPath], Origin], path: KeyPath = ()) -> list[KeyPath]:
-    """Merge `patch` into the object that `base` has at `path`, in place.
+def apply(base: Entries, patch: Entries, path: KeyPath = ()) -> list[str]:
+    """Merge `patch` into `base`, which is the object at `path`, in place.
 
     Returns:
-        The keys that `patch` removes (sets to null) although `base` does not have them.
+        What to say of each key that `patch` removes (sets to null) although `base` does not have it.
     """
-    target = base.values
-    for name in path:
-        target = target[name]
     missing = []
-    for key, value in patch.items():
+    for key, entry in patch.items():
         here = (*path, key)
-        if value is None:
-            if key not in target:
-                missing.append(here)
-            target.pop(key, None)
-            base.forget(here)
-        elif isinstance(value, dict):
-            if not isinstance(target.get(key), dict):
-                target[key] = {}
-                base.forget(here)
-                base.origins[here] = origin(here)
-            missing += apply(base, value, origin, here)
+        if entry.value is None and key not in base:
+            guess = did_you_mean(key, base)
+            missing.append(f'{entry.origin}: null removes "{".".join(here)}", but there is none to remove. {guess}')
+        elif entry.value is None:
+            del base[key]
+        elif isinstance(entry.value, dict):
+            if key not in base or not isinstance(base[key].value, dict):
+                base[key] = Traced({}, entry.origin)
+            missing += apply(base[key].value, entry.value, here)
         else:
-            base.forget(here)
-            target[key] = copy.deepcopy(value)
-            base.origins[here] = origin(here)
+            base[key] = entry
     return missing
 
 
-def nothing_to_remove(key: KeyPath, values: Mapping[str, Any]) -> str:
-    """What to say of a null for a key that `values` do not have, after who wrote it."""
-    siblings: Any = values
-    for name in key[:-1]:
-        siblings = siblings.get(name) if isinstance(siblings, Mapping) else None
-    guess = did_you_mean(key[-1], siblings if isinstance(siblings, Mapping) else ())
-    return f'null removes "{".".join(key)}", but there is none to remove. {guess}'
-
-
-def join(parents: list[TracedValues], child: Mapping[str, Any]) -> tuple[TracedValues, list[str]]:
-    """Combine parents that must agree, except where `child` sets or removes the key itself.
-
-    Returns:
-        What they say together, and on which keys they disagree: each key with two values and their origins.
-    """
-    joined = TracedValues()
-    disagreements = [found for parent in parents for found in _join(joined, joined.values, parent, parent.values, ())]
-    return joined, [text for key, text in disagreements if not _decides(child, key)]
-
-
-def _join(
-    joined: TracedValues, target: dict[str, Any], parent: TracedValues, values: Mapping[str, Any], path: KeyPath
-) -> Iterator[tuple[KeyPath, str]]:
-    for key, value in values.items():
+def join(joined: Entries, parent: Entries, child: Entries, path: KeyPath = ()) -> Iterator[str]:
+    """Add to `joined` what only `parent` has. Yield where both say something else, with values and origins, unless `child` decides it."""
+    for key, entry in parent.items():
+        known, decision = joined.setdefault(key, entry), child.get(key)
+        if known is entry or (decision is not None and not isinstance(decision.value, dict)):
+            continue
         here = (*path, key)
-        if key not in target:
-            target[key] = copy.deepcopy(value)
-            joined.origins.update({known: origin for known, origin in parent.origins.items() if known[: len(here)] == here})
-        elif isinstance(value, dict) and isinstance(target[key], dict):
-            yield from _join(joined, target[key], parent, value, here)
-        elif not _same(target[key], value):
-            yield here, f'"{".".join(here)}": {target[key]!r} ({joined.origins[here]}), {value!r} ({parent.origins[here]})'
+        if isinstance(known.value, dict) and isinstance(entry.value, dict):
+            yield from join(known.value, entry.value, decision.value if decision else {}, here)
+        elif not _same(known.plain(), entry.plain()):
+            yield f'"{".".join(here)}": {known.plain()!r} ({known.origin}), {entry.plain()!r} ({entry.origin})'
 
 
 def _same(first: Any, second: Any) -> bool:
     """Equal as JSON: unlike in Python, true is not 1."""
     return first == second and isinstance(first, bool) == isinstance(second, bool)
-
-
-def _decides(child: Mapping[str, Any], key: KeyPath) -> bool:
-    """Whether `child` sets this key, or removes or replaces an object that holds it."""
-    values: Any = child
-    for name in key:
-        if not isinstance(values, dict):
-            return True
-        if name not in values:
-            return False
-        values = values[name]
-    return not isinstance(values, dict)

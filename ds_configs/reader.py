@@ -1,4 +1,4 @@
-"""Read one JSON file strictly: UTF-8, one object, no duplicate keys, and the line of every key.
+"""Read one JSON file strictly: UTF-8, one object, no duplicate keys, and where each value was written.
 
 Python's `json` says where a syntax error is but keeps the last of two equal keys and forgets all positions; both matter to the person
 who has to find a mistake, so keys are located by a second, much simpler, pass over text already known to be JSON.
@@ -6,10 +6,9 @@ who has to find a mistake, so keys are located by a second, much simpler, pass o
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ds_configs.errors import ConfigError, nearest
 
@@ -18,12 +17,42 @@ KeyPath = tuple[str, ...]
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]')
 
 
-@dataclass(frozen=True)
-class Document:
-    """The object in one file, and the line (from 1) on which each of its keys stands; keys inside lists are not located."""
+class Origin(NamedTuple):
+    """Where a value was written: a file and, if known, a line; or the command line."""
 
-    values: dict[str, Any]
-    lines: dict[KeyPath, int]
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+class Traced(NamedTuple):
+    """A value and its origin. An object's value is a dict of its keys' `Traced`; entries of a list have no origins of their own."""
+
+    value: Any
+    origin: Origin
+
+    def plain(self) -> Any:
+        """The value without origins."""
+        return plain(self.value) if isinstance(self.value, dict) else self.value
+
+
+Entries = dict[str, Traced]
+
+
+def trace(values: Mapping[str, Any], origin: Callable[[KeyPath], Origin], path: KeyPath = ()) -> Entries:
+    """An object's values with their origins, which are asked for by path."""
+    entries = {}
+    for key, value in values.items():
+        here = (*path, key)
+        entries[key] = Traced(trace(value, origin, here) if isinstance(value, dict) else value, origin(here))
+    return entries
+
+
+def plain(entries: Entries) -> dict[str, Any]:
+    """The values that `trace` was given."""
+    return {key: entry.plain() for key, entry in entries.items()}
 
 
 def display_path(path: Path) -> str:
@@ -34,7 +63,7 @@ def display_path(path: Path) -> str:
         return str(path)
 
 
-def read(path: Path) -> Document:
+def read(path: Path) -> Entries:
     """Read a configuration file.
 
     Raises:
@@ -53,16 +82,10 @@ def read(path: Path) -> Document:
         raise ConfigError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8.") from None
-    return parse(text, where)
+    return _parse(text, where)
 
 
-def parse(text: str, where: str) -> Document:
-    """Parse the text of a configuration file that messages call `where`.
-
-    Raises:
-        ConfigError: As `read`, with line and column.
-    """
-
+def _parse(text: str, where: str) -> Entries:
     def refuse_constant(name: str) -> NoReturn:
         raise ConfigError(f"{where}: not valid JSON: {name} is no JSON number. Write a finite number.")
 
@@ -85,14 +108,14 @@ def parse(text: str, where: str) -> Document:
     for key, line in keys_and_lines(text):
         if key in lines:
             twice.add(key)
-            if any(key[:length] in twice for length in range(1, len(key))):
+            if key[:-1] in twice:
                 continue  # inside an object that stands twice, which is the mistake to report
             problems.append(f'{where}:{line}: "{".".join(key)}" is set twice (first on line {lines[key]}). Remove one of them.')
         else:
             lines[key] = line
     if problems:
         raise ConfigError(problems)
-    return Document(values, lines)
+    return trace(values, lambda key: Origin(where, lines[key]))
 
 
 def _hint(text: str, position: int) -> str:

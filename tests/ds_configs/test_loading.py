@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ds_configs import ConfigError, LoadedConfig, load
-from ds_configs.merge import Origin
+from ds_configs.reader import Origin
 from tests.checkout import ROOT
 
 
