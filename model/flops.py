@@ -75,16 +75,11 @@ class Workload:
     """Forward passes per step and pipeline (gradient accumulation)."""
     replicas: int
     bf16: bool
+    sends_bf16: bool
+    """Whether gradients travel between replicas in bf16."""
     activation_checkpoint_interval: int = 0
     muon: bool = False
     """The blocks' matrices have one moment (Muon's momentum) instead of Adam's two."""
-    sums_in_bf16: bool | None = None
-    """The type in which gradients travel between replicas; None for that of the weights."""
-
-    @property
-    def sends_bf16(self) -> bool:
-        """Whether gradients travel in bf16."""
-        return self.bf16 if self.sums_in_bf16 is None else self.sums_in_bf16
 
 
 @dataclass(frozen=True, kw_only=True)

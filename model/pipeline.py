@@ -6,7 +6,6 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.flops import layer_parameters, layer_work
+from model.flops import Workload, layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_pass_seconds
 from model.initialize import Weights
@@ -33,31 +32,18 @@ CHECKPOINTED = ["TokenEmbedding", "PositionEmbedding", "Attention", "MLP", "Gate
 TIED_KEY = "embedding"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PipelinePlan:
-    """How the layers run as a pipeline."""
-
-    seq_length: int
-    micro_batch: int
-    partition: str = "flops"
-    """One of `partition.METHODS`, or `type:<regular expression of layer classes>`."""
-    parts: tuple[int, ...] | None = None
-    """First layer of each stage, then the number of layers: a split decided before (a checkpoint's), instead of `partition`."""
-    bf16: bool = True
-    """What `measured` measures."""
-    activation_checkpoint_interval: int = 0
-
-
-def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int, plan: PipelinePlan) -> PipelineModule:
+def build_pipeline(
+    config: ModelConfig, *, topology: ProcessTopology, seed: int, parts: Sequence[int], activation_checkpoint_interval: int = 0
+) -> PipelineModule:
     """This process's stage of the model, on its device, in fp32 until DeepSpeed casts it.
 
-    Every layer's weights come from (seed, its index), whatever the partition and the topology; the global generators are left alone.
+    Every layer's weights come from (seed, its index), whatever the `parts` (as of `choose_parts`) and the topology; the global
+    generators are left alone.
 
     Raises:
-        ValueError: If the partition is unknown or does not fit the layers, or the folder the weights come from does not fit the model.
+        ValueError: If the folder the weights come from does not fit the model.
     """
     weights = first_weights(config, seed)
-    parts = plan.parts or choose_parts(config, plan, topology.get_dim("pipe"))
     tied_head = TiedHead()
     # DeepSpeed prints its seed settings, which do not apply here.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -70,7 +56,7 @@ def build_pipeline(config: ModelConfig, *, topology: ProcessTopology, seed: int,
             topology=topology,
             loss_fn=loss,
             partition_method=list(parts),
-            activation_checkpoint_interval=plan.activation_checkpoint_interval,
+            activation_checkpoint_interval=activation_checkpoint_interval,
             # The reentrant function, DeepSpeed's default, loses the gradient of a segment that starts with integer tokens.
             activation_checkpoint_func=checkpointing.non_reentrant_checkpoint,
             checkpointable_layers=CHECKPOINTED,
@@ -123,43 +109,39 @@ class GPTPipeline(PipelineModule):
             super()._synchronize_tied_weights()
 
 
-def choose_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:
+def choose_parts(config: ModelConfig, method: str, workload: Workload, stages: int) -> list[int]:
     """First layer of each stage, then the number of layers; the same on every rank.
 
+    `method` is one of `partition.METHODS`, or `type:<regular expression of layer classes>`.
     `measured` needs the process group: rank 0 takes the time and tells the others. Its result differs from run to run, so a resumed run
     must be given the parts it started with.
 
     Raises:
         ValueError: If the method is unknown or matches no layer, or there are more stages than layers.
     """
-    check_method(plan.partition, config.layer_classes)
-    by_flops = balance(layer_work(config, plan.seq_length), stages)  # on every rank, as it refuses too many stages
-    if plan.partition == "flops":
+    check_method(method, config.layer_classes)
+    by_flops = balance(layer_work(config, workload.seq_length), stages)  # on every rank, as it refuses too many stages
+    if method == "flops":
         return by_flops
-    if plan.partition == "measured":
-        return _measured_parts(config, plan, stages)
-    if plan.partition == "uniform":
+    if method == "measured":
+        return _measured_parts(config, workload, stages)
+    if method == "uniform":
         parts = deepspeed_utils.partition_uniform(num_items=len(config.layer_classes), num_parts=stages)
+    elif method == "parameters":
+        parts = deepspeed_utils.partition_balanced(weights=layer_parameters(config), num_parts=stages)
     else:
-        weights = layer_parameters(config) if plan.partition == "parameters" else _matching(config, plan.partition)
-        parts = deepspeed_utils.partition_balanced(weights=weights, num_parts=stages)
+        pattern = re.compile(method.removeprefix("type:"), re.IGNORECASE)
+        matching = [int(pattern.search(name) is not None) for name in config.layer_classes]
+        parts = deepspeed_utils.partition_balanced(weights=matching, num_parts=stages)
     return [int(part) for part in parts]  # numpy's integers do not go into JSON
 
 
-def _matching(config: ModelConfig, method: str) -> list[int]:
-    """1 for each layer whose class name matches what follows "type:", else 0."""
-    pattern = re.compile(method.removeprefix("type:"), re.IGNORECASE)
-    return [int(pattern.search(name) is not None) for name in config.layer_classes]
-
-
-def _measured_parts(config: ModelConfig, plan: PipelinePlan, stages: int) -> list[int]:
+def _measured_parts(config: ModelConfig, workload: Workload, stages: int) -> list[int]:
     accelerator = get_accelerator()
     device = torch.device(accelerator.current_device_name())
     parts = torch.zeros(stages + 1, dtype=torch.int64, device=device)
     if dist.get_rank() == 0:
-        shape = (plan.micro_batch, plan.seq_length)
-        dtype = torch.bfloat16 if plan.bf16 else torch.float32
-        passes = layer_pass_seconds(config, shape=shape, dtype=dtype, device=device, synchronize=accelerator.synchronize)
+        passes = layer_pass_seconds(config, workload, device=device, synchronize=accelerator.synchronize)
         parts.copy_(torch.tensor(balance([sum(forward_and_backward) for forward_and_backward in passes], stages)))
     dist.broadcast(parts, src=0)
     return [int(part) for part in parts.tolist()]

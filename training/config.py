@@ -149,15 +149,15 @@ class RunConfig:
     @property
     def workload(self) -> Workload:
         """How the pipeline is run, as far as its memory and traffic depend on it."""
-        sums = self.deepspeed.get("communication_data_type")
+        bf16 = self.uses_bf16
         return Workload(
             seq_length=self.data.seq_length,
             micro_batch=self.batch.micro_batch,
             micro_batches=self.batch.accumulation,
             replicas=self.batch.replicas,
-            bf16=self.uses_bf16,
+            bf16=bf16,
             muon=self.optimizer_type == "Muon",
-            sums_in_bf16=None if sums is None else sums == "bf16",
+            sends_bf16=self.deepspeed.get("communication_data_type", "bf16" if bf16 else "fp32") == "bf16",
             activation_checkpoint_interval=self.deepspeed.get("pipeline", {}).get("activation_checkpoint_interval", 0),
         )
 

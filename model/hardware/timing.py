@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import InitializeConfig, ModelConfig
+from model.flops import Workload
 from model.gpt import Layer, layers, loss
 from model.initialize import Weights
 from model.layers.feed_forward import TokenEmbedding, project
@@ -21,13 +22,7 @@ LIMIT_SECONDS = 10.0
 
 
 def layer_pass_seconds(
-    config: ModelConfig,
-    *,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    device: torch.device,
-    synchronize: Callable[[], None],
-    cold_bytes: int = 0,
+    config: ModelConfig, workload: Workload, *, device: torch.device, synchronize: Callable[[], None], cold_bytes: int = 0
 ) -> list[tuple[float, float]]:
     """Seconds of one forward and one backward pass of each layer; the loss belongs to the head.
 
@@ -37,8 +32,7 @@ def layer_pass_seconds(
 
     Args:
         config: The model.
-        shape: Rows and tokens of a micro-batch (B, T).
-        dtype: Of weights and hidden states.
+        workload: Rows and tokens of a micro-batch, and the precision.
         device: Where to measure.
         synchronize: Waits until the device is idle.
         cold_bytes: Written between two passes, so that weights come from memory as in a model that fits in no cache.
@@ -49,7 +43,7 @@ def layer_pass_seconds(
     forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     with torch.random.fork_rng(**forked):
         one_of_each = dict(zip(kinds, entries, strict=True))
-        passes = {kind: _forward_and_backward(entry, config, shape, dtype, device) for kind, entry in one_of_each.items()}
+        passes = {kind: _forward_and_backward(entry, config, workload, device) for kind, entry in one_of_each.items()}
         start = time.perf_counter()
         rounds: list[dict[tuple[object, bool], tuple[float, float]]] = []
         # In turns, so that a moment in which the machine was busy does not fall on one kind alone. The first round warms up.
@@ -66,9 +60,10 @@ def _mean(times: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _forward_and_backward(
-    entry: Layer, config: ModelConfig, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+    entry: Layer, config: ModelConfig, workload: Workload, device: torch.device
 ) -> tuple[Callable[[], Tensor], Callable[[Tensor], None]]:
     """Two functions: one runs a layer forward, the other takes the result backward and accumulates the gradients."""
+    shape, dtype = (workload.micro_batch, workload.seq_length), torch.bfloat16 if workload.bf16 else torch.float32
     module = entry.build(config, Weights(replace(config, initialize=InitializeConfig()), seed=0)).to(device=device, dtype=dtype)
     totals = [torch.zeros_like(weight, dtype=torch.float32) for weight in module.parameters()]
     tokens = torch.randint(config.vocab_size, shape, device=device)

@@ -20,11 +20,12 @@ from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_get_full_fp32_param
 
 from model.config import ModelConfig
-from model.pipeline import PipelinePlan, build_pipeline, choose_parts, set_fp32_masters
+from model.flops import Workload
+from model.pipeline import build_pipeline, choose_parts, set_fp32_masters
 from tests.processes import LIMIT_SECONDS
 from tests.tiny_models import CASES, SEED, batch, large_llama
 
-PLAN = PipelinePlan(seq_length=24, micro_batch=2)
+WORKLOAD = Workload(seq_length=24, micro_batch=2, micro_batches=2, replicas=1, bf16=True, sends_bf16=True)
 SETTINGS = {
     "train_micro_batch_size_per_gpu": 2,
     "gradient_accumulation_steps": 2,
@@ -45,9 +46,14 @@ def engine_over(module: PipelineModule) -> Any:
     return engine
 
 
-def step_loss(config: ModelConfig, plan: PipelinePlan) -> tuple[float, float]:
+def build(config: ModelConfig, stages: int, **settings: Any) -> PipelineModule:
+    parts = choose_parts(config, "flops", WORKLOAD, stages)
+    return build_pipeline(config, topology=topology(stages), seed=SEED, **{"parts": parts, **settings})
+
+
+def step_loss(config: ModelConfig, interval: int = 0) -> tuple[float, float]:
     """Loss of one step on two stages, and of an evaluation after it."""
-    engine = engine_over(build_pipeline(config, topology=topology(2), seed=SEED, plan=plan))
+    engine = engine_over(build(config, 2, activation_checkpoint_interval=interval))
     torch.manual_seed(11)
     first = engine.train_batch(iter([batch(config, 0), batch(config, 1)])).item()
     after = engine.eval_batch(iter([batch(config, 2)]), num_micro_batches=1).item()
@@ -60,7 +66,7 @@ def start_from_folder(folder: Path, rank: int) -> dict[str, int]:
     Weights as built, and masters as set from them, are left in files.
     """
     config = large_llama(folder / "llama")
-    module = build_pipeline(config, topology=topology(2), seed=SEED, plan=PLAN)
+    module = build(config, 2)
     resident = resident_bytes(folder / "llama")
     torch.save(module.state_dict(), folder / f"folder-{rank}.pt")
     engine_over(module)
@@ -97,7 +103,7 @@ def main(folder: Path) -> None:
 
     for name, config in CASES.items():
         for stages in (1, 2):
-            module = build_pipeline(config, topology=topology(stages), seed=SEED, plan=PLAN)
+            module = build(config, stages)
             torch.save(module.state_dict(), folder / f"{name}-{stages}-{rank}.pt")
             found["parts"][f"{name}-{stages}"] = module.parts
     found["generators untouched"] = torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
@@ -105,22 +111,18 @@ def main(folder: Path) -> None:
     config = CASES["gpt2"]
     specs = module._layer_specs  # of the last case: the same number of layers as every other
     for method in ("uniform", "parameters", "type:attention|mlp", "measured"):
-        plan = PipelinePlan(seq_length=24, micro_batch=2, partition=method)
-        found["parts"][method] = choose_parts(list(CASES.values())[-1], plan, 2)
+        found["parts"][method] = choose_parts(list(CASES.values())[-1], method, WORKLOAD, 2)
         if method != "measured":
             found["stock parts"][method] = [
                 int(part) for part in PipelineModule(specs, topology=topology(2), partition_method=method).parts
             ]
-    found["given parts"] = build_pipeline(
-        config, topology=topology(2), seed=SEED, plan=PipelinePlan(seq_length=24, micro_batch=2, parts=(0, 3, 8))
-    ).parts
+    found["given parts"] = build(config, 2, parts=(0, 3, 8)).parts
 
-    found["without dropout"] = step_loss(CASES["untied"], PLAN)
-    found["losses"]["plain"] = step_loss(config, PLAN)
+    found["without dropout"] = step_loss(CASES["untied"])
+    found["losses"]["plain"] = step_loss(config)
     for interval in (1, 2):
-        plan = PipelinePlan(seq_length=24, micro_batch=2, activation_checkpoint_interval=interval)
         SETTINGS["pipeline"] = {"use_reentrant": False, "activation_checkpoint_interval": interval}
-        found["losses"][f"every {interval}"] = step_loss(config, plan)
+        found["losses"][f"every {interval}"] = step_loss(config, interval)
     found["resident"] = start_from_folder(folder, rank)
     (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()

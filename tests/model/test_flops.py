@@ -20,7 +20,7 @@ TINYLLAMA = {
     **{"family": "llama", "vocab_size": 65024, "max_seq_length": 2048, "num_layers": 22, "hidden_size": 2048, "num_heads": 32},
     **{"num_kv_heads": 4, "intermediate_size": 5632},
 }
-WORKLOAD = Workload(seq_length=24, micro_batch=2, micro_batches=4, replicas=2, bf16=True)
+WORKLOAD = Workload(seq_length=24, micro_batch=2, micro_batches=4, replicas=2, bf16=True, sends_bf16=True)
 
 
 def reference(section: dict[str, object], **fields: object) -> ModelConfig:

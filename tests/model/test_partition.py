@@ -7,7 +7,7 @@ import pytest
 
 from model.flops import layer_parameters, layer_work
 from model.partition import balance, check_method
-from tests.model.test_flops import HONGLOUMENG, reference
+from tests.model.test_flops import HONGLOUMENG, WORKLOAD, reference
 from tests.tiny_models import tiny
 
 QUICKSTART = {"family": "gpt2", "vocab_size": 5000, "max_seq_length": 256, "num_layers": 4, "hidden_size": 256, "num_heads": 4}
@@ -88,12 +88,12 @@ def test_an_unknown_partition_is_refused_with_the_ones_there_are():
 
 
 def test_a_partition_that_cannot_cut_these_layers_is_refused():
-    from model.pipeline import PipelinePlan, choose_parts
+    from model.pipeline import choose_parts
 
     with pytest.raises(
         ValueError, match=r'"type:rotary" matches no layer\. The classes are TokenEmbedding, PositionEmbedding, Attention, MLP'
     ):
-        choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition="type:rotary"), 2)
+        choose_parts(tiny(), "type:rotary", WORKLOAD, 2)
     for method in ("flops", "measured", "uniform", "parameters", "type:mlp"):
         with pytest.raises(ValueError, match="8 layers cannot fill 9 pipeline stages"):
-            choose_parts(tiny(), PipelinePlan(seq_length=24, micro_batch=1, partition=method), 9)
+            choose_parts(tiny(), method, WORKLOAD, 9)

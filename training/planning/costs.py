@@ -209,12 +209,10 @@ def cut(run: RunConfig, stages: int, seconds: Sequence[float] | None = None) -> 
     """
     if run.partition == "measured" and seconds is not None:
         return balance(seconds, stages)
-    from model.pipeline import PipelinePlan, choose_parts  # Takes seconds: a mistake is said before.
+    from model.pipeline import choose_parts  # Takes seconds: a mistake is said before.
 
     method = "flops" if run.partition == "measured" else run.partition
-    return choose_parts(
-        run.model, PipelinePlan(seq_length=run.data.seq_length, micro_batch=run.batch.micro_batch, partition=method), stages
-    )
+    return choose_parts(run.model, method, run.workload, stages)
 
 
 def search(run: RunConfig, device: Device, devices: int, slots: int, network_bytes_per_second: float) -> tuple[list[Plan], int]:

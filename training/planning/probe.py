@@ -64,14 +64,7 @@ def probe(config: ModelConfig, workload: Workload, parameters: int, times: int =
     """
     dtype = torch.bfloat16 if workload.bf16 else torch.float32
     layers = [
-        layer_pass_seconds(
-            config,
-            shape=(workload.micro_batch, workload.seq_length),
-            dtype=dtype,
-            device=torch.device("cpu"),
-            synchronize=lambda: None,
-            cold_bytes=COLD_BYTES,
-        )
+        layer_pass_seconds(config, workload, device=torch.device("cpu"), synchronize=lambda: None, cold_bytes=COLD_BYTES)
         for _ in range(times)
     ]
     sums = np.sum(layers, axis=(1, 2))

@@ -11,7 +11,7 @@ from deepspeed.runtime.constants import BFLOAT16
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
-from model.pipeline import PipelinePlan, build_pipeline
+from model.pipeline import build_pipeline, choose_parts
 from training.config import RunConfig
 from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank, topology
@@ -22,19 +22,13 @@ from training.optimizer.reduce_clip_apply import ShardedOptimizer
 
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:
     """This rank's stage, initialised. Its `parts` say which layers each stage holds; given ones are used instead of measuring again."""
-    pipeline = config.deepspeed.get("pipeline", {})
+    workload = config.workload
     return build_pipeline(
         config.model,
         topology=topology(ranks),
         seed=config.run.seed,
-        plan=PipelinePlan(
-            partition=config.partition,
-            parts=tuple(parts) if parts else None,
-            seq_length=config.data.seq_length,
-            micro_batch=config.batch.micro_batch,
-            bf16=config.uses_bf16,
-            activation_checkpoint_interval=pipeline.get("activation_checkpoint_interval", 0),
-        ),
+        parts=parts or choose_parts(config.model, config.partition, workload, ranks.stages),
+        activation_checkpoint_interval=workload.activation_checkpoint_interval,
     )
 
 
