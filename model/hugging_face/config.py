@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
 
 from ds_configs.errors import shown
+from ds_configs.typed import Bounded, convert
 from model.config import ModelConfig
 from model.families import FAMILIES, Family, preset
 
@@ -141,18 +142,14 @@ def _check_equal(values: Mapping[str, Any], wanted: Mapping[str, Any], where: st
 
 def _check_types(family: Family, read: Mapping[str, Any], where: str) -> None:
     """Every value that is read has the type of its default; only what has none by default may be null."""
+
+    def refuse(_key: str, problem: str) -> NoReturn:
+        raise ValueError(f"{where}: {problem} Does the file belong to the folder?")
+
     for ours, (theirs, default) in family.keys.items():
-        value = read[ours]
-        if value is None and default is None:
-            continue
-        kind = int if default is None else type(default)
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{where}: {theirs} = {shown(value)}; it must be {_TYPES[kind]}. Does the file belong to the folder?")
-        if kind is int and value < 1:
-            raise ValueError(f"{where}: {theirs} = {value}; it must be 1 or more. Does the file belong to the folder?")
-
-
-_TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+        counted = default is None or type(default) is int
+        if read[ours] is not None or default is not None:
+            convert(Bounded(int, 1) if counted else type(default), read[ours], theirs, refuse)
 
 
 def _rotary_base(values: Mapping[str, Any], where: str) -> float:

@@ -5,9 +5,7 @@ Files are memory-mapped: only what is asked for is read. Names and shapes are th
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -37,8 +35,7 @@ class Folder:
         """
         self.path, self.config, self.format = source.path, source.config, source.format
         self.notes = list(source.notes)
-        self._handles: dict[str, Any] = {}
-        self._files = self._file_of_each_tensor()
+        self._open = self._open_file_of_each_tensor()
         self._check_left_over()
 
     def check(self, slot: Slot, shape: torch.Size, config: ModelConfig) -> list[str]:
@@ -50,7 +47,8 @@ class Folder:
         names = [self._stored_name(name, slot, config) for name in tensor_names(slot, self.format)]
         wanted = to_theirs(torch.empty(shape, device="meta"), slot, config, self.format)
         for name, like in zip(names, wanted, strict=True):
-            dtype, got = self._kind(name)
+            stored = self._open[name].get_slice(name)
+            dtype, got = str(stored.get_dtype()), tuple(stored.get_shape())
             if dtype not in PLAIN_TYPES:
                 raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
             if got != tuple(like.shape):
@@ -70,7 +68,7 @@ class Folder:
     def _check_left_over(self) -> None:
         """Every stored tensor is the model's, or a known one without effect, which is noted."""
         prefix, wanted = FAMILIES[self.format].prefix, folder_names(self.config, self.format)
-        over = [name for name in self._files if name not in wanted and (prefix + name not in wanted or prefix + name in self._files)]
+        over = [name for name in self._open if name not in wanted and (prefix + name not in wanted or prefix + name in self._open)]
         buffers = [name for name in over if re.fullmatch(FAMILIES[self.format].buffers, name.removeprefix(prefix))]
         if buffers:
             self.notes.append(f'{self.path}: not used: "{buffers[0]}"{_more(buffers)}, which is computed and not learned.')
@@ -116,7 +114,7 @@ class Folder:
     def _spelling(self, name: str) -> str | None:
         """The name under which the folder has a tensor: folders of a bare model lack the prefix."""
         bare = name.removeprefix(FAMILIES[self.format].prefix)
-        return next((spelling for spelling in (name, bare) if spelling in self._files), None)
+        return next((spelling for spelling in (name, bare) if spelling in self._open), None)
 
     def _wrong_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...], slot: Slot) -> str:
         text = f'{self.path}: "{name}" has shape {got}; the model needs {wanted}.'
@@ -124,43 +122,30 @@ class Folder:
             return f"{text} Set model.vocab_size = {got[0]}, or model.initialize.embeddings = false to draw a new embedding and head."
         return f"{text} Give the model the sizes of the folder's config.json."
 
-    def _kind(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """Stored type and shape."""
-        with self._readable(name) as file:
-            tensor = file.get_slice(name)
-        return str(tensor.get_dtype()), tuple(tensor.get_shape())
-
     def _read(self, name: str) -> Tensor:
-        with self._readable(name) as file:
-            return file.get_tensor(name)
+        tensor: Tensor = self._open[name].get_tensor(name)
+        return tensor
 
-    @contextlib.contextmanager
-    def _readable(self, name: str) -> Iterator[Any]:
-        """The open file of a tensor; what goes wrong in it is told with the tensor's name."""
-        try:
-            yield self._handle(self._files[name])
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f'{self.path / self._files[name]}: "{name}" cannot be read ({error}). Fetch the file again.') from error
-
-    def _handle(self, file: str) -> Any:
-        if file not in self._handles:
+    def _open_file_of_each_tensor(self) -> dict[str, Any]:
+        index = self.path / INDEX_FILE
+        listed: Any = {}
+        if index.is_file():
+            listed = read_object(index, "Fetch the file again.").get("weight_map")
+            if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+                raise ValueError(f'{index}: its "weight_map" does not say where the tensors are. Fetch the file again.')
+        elif not (self.path / SINGLE_FILE).is_file():
+            raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
+        found: dict[str, Any] = {}
+        for file in sorted(set(listed.values())) if index.is_file() else [SINGLE_FILE]:
             try:
-                self._handles[file] = safe_open(self.path / file, framework="pt")
+                opened = safe_open(self.path / file, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{self.path / file}: cannot be read ({error}). Fetch the file again.") from error
-        return self._handles[file]
-
-    def _file_of_each_tensor(self) -> dict[str, str]:
-        if (self.path / INDEX_FILE).is_file():
-            found = read_object(self.path / INDEX_FILE, "Fetch the file again.").get("weight_map")
-            if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
-                raise ValueError(f'{self.path / INDEX_FILE}: its "weight_map" does not say where the tensors are. Fetch the file again.')
             # What the index leaves out is in the folder all the same.
-            held = {name: file for file in sorted(set(found.values())) for name in self._handle(file).keys()}  # noqa: SIM118 - no dict
-            return {**held, **found}
-        if not (self.path / SINGLE_FILE).is_file():
-            raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
-        return dict.fromkeys(self._handle(SINGLE_FILE).keys(), SINGLE_FILE)
+            found |= {name: opened for name in opened.keys() if listed.get(name, file) == file}  # noqa: SIM118 - no dict
+        if lacking := sorted(listed.keys() - found.keys()):
+            raise ValueError(f'{index}: "{lacking[0]}"{_more(lacking)} is not in {listed[lacking[0]]}. Fetch the files again.')
+        return found
 
 
 _UNQUANTISE = "a quantised model would be read as raw numbers. Save it unquantised (bf16 or fp32) first."

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ds_configs import files
 from model.config import ModelConfig
 from model.hugging_face.config import from_hugging_face, unused_keys
 
@@ -60,13 +61,12 @@ def read_object(path: Path, hint: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is none; `hint` says what to do.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. {hint}")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}). {hint}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: is no JSON object. {hint}")
-    return values
+        return files.read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. {hint}") from error
 
 
 def complete_from_folder(section: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:

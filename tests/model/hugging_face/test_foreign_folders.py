@@ -59,6 +59,14 @@ def quantised_with_an_index_without_the_scale(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def index_that_names_another_tensor(folder: Path) -> None:
+    quantised_with_an_index_without_the_scale(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["weight_map"]["other"] = "model-00001-of-00001.safetensors"
+    path.write_text(json.dumps(index), encoding="utf-8")
+
+
 def write_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}}', encoding="utf-8")
 
@@ -92,10 +100,11 @@ def write_index(folder: Path) -> None:
         ("llama", says(rope_parameters={"partial_rotary_factor": 0.5}), "rope_parameters says partial_rotary_factor = 0.5"),
         ("llama", says(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5; only 1.0 is computed the way this project does."),
         ("llama", says(rope_theta=5e5), "rope_theta is 500000.0 in one place and 10000.0 in another. Keep the right one."),
-        ("gpt2", says(tie_word_embeddings="false"), 'tie_word_embeddings = "false"; it must be true or false.'),
-        ("gpt2", says(n_head=0), "n_head = 0; it must be 1 or more."),
+        ("gpt2", says(tie_word_embeddings="false"), 'tie_word_embeddings = "false", which is a string; it must be true or false.'),
+        ("gpt2", says(n_head=0), "n_head = 0; it must be an integer of 1 or more."),
         ("opt", says(hidden_size=None), "hidden_size = null; it must be an integer."),
         ("opt", says(word_embed_proj_dim=12), "word_embed_proj_dim = 12; only 24 is computed the way this project does."),
+        ("llama", index_that_names_another_tensor, 'index.json: "other" is not in model-00001-of-00001.safetensors. Fetch'),
         ("gpt2", write_index, 'its "weight_map" does not say where the tensors are.'),
         ("llama", says(model_type="bert"), 'config.json: model_type = "bert" cannot be read. Use a folder of gpt2, llama, opt.'),
         ("llama", says(model_type=["llama"]), "config.json: model_type = \"['llama']\" cannot be read."),
@@ -120,8 +129,12 @@ def write_index(folder: Path) -> None:
             "has neither model.safetensors nor model.safetensors.index.json",
         ),
         ("llama", lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "model.safetensors: cannot be read"),
-        ("llama", lambda folder: (folder / "config.json").unlink(), "config.json: cannot be read"),
-        ("llama", lambda folder: (folder / "config.json").write_text("[]"), "config.json: is no JSON object"),
+        ("llama", lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
+        (
+            "llama",
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "config.json: holds no JSON object. Name a Hugging Face folder.",
+        ),
     ],
 )
 def test_what_a_folder_says_lacks_or_holds_that_would_change_the_model_is_refused(kind, damage, message, tmp_path):
