@@ -12,8 +12,8 @@ from ds_configs.typed import Bounded, Refused
 Table = dict[str, Any]
 
 _DTYPE = Literal["fp32", "bf16", "fp16"]
-_COUNT = Bounded(int, 1)
-_NUMBER = Bounded(float, 0)
+COUNT = Bounded(int, 1)
+NUMBER = Bounded(float, 0)
 
 _ZERO_3 = Refused("it belongs to ZeRO stage 3, which cannot be combined with a pipeline. Remove it.")
 _EXACT = Refused("masters and moments are always restored exactly, on another topology too. Remove it.")
@@ -28,7 +28,7 @@ _ZERO_3_WITH_ALIAS = (
 
 ZERO: Table = {
     "stage": Literal[0, 1, 2, 3],
-    "allgather_bucket_size": _COUNT,
+    "allgather_bucket_size": COUNT,
     "compute_grad_norm": Refused("the gradient norm is measured at every step, for clipping and for the log. Remove it."),
     "offload_param": _ZERO_3,
     "offload_optimizer": Refused(
@@ -45,12 +45,8 @@ ZERO: Table = {
         Refused("the optimizer of a pipeline does not read it: gradients are summed over the replicas once a step. Remove it."),
     ),
     "zenflow": Refused("ZenFlow offloads the optimizer's work and does not know pipelines. Remove it."),
-    "cpu_offload": _OLD_OFFLOAD,
-    "cpu_offload_param": _OLD_OFFLOAD,
-    "cpu_offload_use_pin_memory": _OLD_OFFLOAD,
-    "mics_shard_size": _GONE,
-    "mics_hierarchical_params_gather": _GONE,
-    "zeropp_loco_param": _GONE,
+    **dict.fromkeys(("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"), _OLD_OFFLOAD),
+    **dict.fromkeys(("mics_shard_size", "mics_hierarchical_params_gather", "zeropp_loco_param"), _GONE),
     **dict.fromkeys(
         (
             *_ZERO_3_WITH_ALIAS,
@@ -77,7 +73,7 @@ BF16: Table = {
 _SPLIT = Refused("it splits activations among tensor-parallel ranks, of which there are none here. Remove it.")
 
 PIPELINE: Table = {
-    "stages": _COUNT,
+    "stages": COUNT,
     "partition": str,  # which ones there are says model/partition.py
     "activation_checkpoint_interval": Bounded(int, 0),
     "use_reentrant": Refused(
@@ -117,11 +113,11 @@ _MEASURED = Refused("the pipeline engine does not report it; speed, memory and F
 _AVERAGED = Refused("gradients are averaged over micro-batches and replicas. Remove it, or scale optimizer.params.lr.")
 
 TOP_LEVEL: Table = {
-    "train_batch_size": _COUNT,
-    "train_micro_batch_size_per_gpu": _COUNT,
-    "gradient_accumulation_steps": _COUNT,
-    "gradient_clipping": _NUMBER,
-    "steps_per_print": _COUNT,
+    "train_batch_size": COUNT,
+    "train_micro_batch_size_per_gpu": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "gradient_clipping": NUMBER,
+    "steps_per_print": COUNT,
     "optimizer": {"type": str, "params": dict[str, Any], "legacy_fusion": Refused("it is for fp16. Remove it.")},
     "scheduler": {"type": str, "params": dict[str, Any]},
     "bf16": BF16,

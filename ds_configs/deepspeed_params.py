@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from types import GenericAlias
 from typing import Any, Literal
 
+from ds_configs.deepspeed_keys import COUNT, NUMBER, Table
 from ds_configs.typed import Bounded, Refused
 
-Table = dict[str, Any]
-
-_COUNT = Bounded(int, 1)
-_NUMBER = Bounded(float, 0)
 # Shares of what was: 1 would never forget, and above 1 the averages grow without bound.
 _DECAY = Bounded(float, 0, 1, exclusive=True)
 _BETAS = GenericAlias(tuple, (_DECAY, _DECAY))
@@ -22,7 +19,7 @@ _RATIO = Bounded(float, 0, 1)
 
 _CLIP = Refused('clipping is written once, as "gradient_clipping". Use that.')
 _FUSED = Refused("torch's Adam does not have it, and DeepSpeed's takes its default. Remove it.")
-_ADAM: Table = {"lr": _NUMBER, "betas": _BETAS, "eps": _NUMBER, "weight_decay": _NUMBER, "amsgrad": bool, "max_grad_norm": _CLIP}
+_ADAM: Table = {"lr": NUMBER, "betas": _BETAS, "eps": NUMBER, "weight_decay": NUMBER, "amsgrad": bool, "max_grad_norm": _CLIP}
 _ADAM_ANY: Table = {
     **_ADAM,
     "torch_adam": bool,
@@ -50,13 +47,13 @@ OPTIMIZERS: dict[str, Table | Refused] = {
     "Lion": Refused("DeepSpeed has it as a compiled CUDA operator only. Use AdamW or Muon."),
     "Adagrad": Refused("torch makes its state before the weights are sharded, and the first checkpoint fails on it. Use AdamW or Muon."),
     "Muon": {
-        "lr": _NUMBER,
-        "muon_lr": _NUMBER,
-        "adam_lr": _NUMBER,
+        "lr": NUMBER,
+        "muon_lr": NUMBER,
+        "adam_lr": NUMBER,
         "momentum": _DECAY,
         "betas": _BETAS,
-        "eps": _NUMBER,
-        "weight_decay": _NUMBER,
+        "eps": NUMBER,
+        "weight_decay": NUMBER,
         "torch_adam": bool,
         "adam_w_mode": bool,
         "foreach": bool,
@@ -65,10 +62,10 @@ OPTIMIZERS: dict[str, Table | Refused] = {
         "max_grad_norm": _CLIP,
     },
     "SGD": {
-        "lr": _NUMBER,
+        "lr": NUMBER,
         "momentum": _DECAY,
         "dampening": float,
-        "weight_decay": _NUMBER,
+        "weight_decay": NUMBER,
         "nesterov": bool,
         "maximize": bool,
         "foreach": bool,
@@ -78,8 +75,8 @@ OPTIMIZERS: dict[str, Table | Refused] = {
 
 _DERIVED = Refused("it is derived from the run's length (training.steps, epochs or tokens). Remove it.")
 _RESUMED = Refused("a resume sets it. Remove it.")
-_WARMUP: Table = {"warmup_num_steps": _COUNT, "warmup_type": Literal["linear", "log"], "last_batch_iteration": _RESUMED}
-_WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": _NUMBER, "warmup_max_lr": _NUMBER}
+_WARMUP: Table = {"warmup_num_steps": COUNT, "warmup_type": Literal["linear", "log"], "last_batch_iteration": _RESUMED}
+_WARMUP_LR: Table = {**_WARMUP, "warmup_min_lr": NUMBER, "warmup_max_lr": NUMBER}
 
 # By scheduler.type, which DeepSpeed compares exactly.
 SCHEDULERS: dict[str, Table] = {
@@ -87,18 +84,18 @@ SCHEDULERS: dict[str, Table] = {
     "WarmupDecayLR": {**_WARMUP_LR, "total_num_steps": _DERIVED},
     "WarmupLR": _WARMUP_LR,
     "LRRangeTest": {
-        "lr_range_test_min_lr": _NUMBER,
-        "lr_range_test_step_size": _COUNT,
+        "lr_range_test_min_lr": NUMBER,
+        "lr_range_test_step_size": COUNT,
         "lr_range_test_step_rate": float,
         "lr_range_test_staircase": bool,
         "last_batch_iteration": _RESUMED,
     },
     "OneCycle": {
-        "cycle_min_lr": _NUMBER,
-        "cycle_max_lr": _NUMBER,
+        "cycle_min_lr": NUMBER,
+        "cycle_max_lr": NUMBER,
         "decay_lr_rate": float,
-        "cycle_first_step_size": _COUNT,
-        "cycle_second_step_size": _COUNT,
+        "cycle_first_step_size": COUNT,
+        "cycle_second_step_size": COUNT,
         "cycle_first_stair_count": int,
         "cycle_second_stair_count": int,
         "decay_step_size": int,

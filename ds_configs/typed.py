@@ -79,7 +79,10 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
     if wanted is Any or wanted is object:
         return value
     if isinstance(wanted, Refused):
-        return _refused(wanted, value, name, report)
+        if type(value) is type(wanted.harmless) and value == wanted.harmless:
+            return value
+        report(name, f'"{name}" cannot be set: {wanted.reason}')
+        return FAILED
     if origin in (Union, types.UnionType):
         return _union(get_args(wanted), value, name, report)
     if origin in (list, tuple):
@@ -113,13 +116,6 @@ def _got(value: Any) -> str:
     text = shown(value)
     kinds = {bool: "is a truth value", str: "is a string", dict: "is an object", list: "is a list", float: "is written with a fraction"}
     return f"{text}, which {kinds[type(value)]}" if type(value) in kinds else text
-
-
-def _refused(wanted: Refused, value: Any, name: str, report: Report) -> Any:
-    if type(value) is type(wanted.harmless) and value == wanted.harmless:
-        return value
-    report(name, f'"{name}" cannot be set: {wanted.reason}')
-    return FAILED
 
 
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:

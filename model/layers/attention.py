@@ -49,10 +49,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout_ratio: float) -> Tensor:
     """
     if q.device.type == "cpu" and q.shape[2] <= LONGEST_MATRIX_ROW:
         return _attend_with_matrices(q, k, v, dropout_ratio)
-    return _attend_fused(q, k, v, dropout_ratio)
-
-
-def _attend_fused(q: Tensor, k: Tensor, v: Tensor, dropout_ratio: float) -> Tensor:
     grouped = len(q) != len(k)
     context = functional.scaled_dot_product_attention(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), dropout_p=dropout_ratio, is_causal=True, enable_gqa=grouped
