@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ds_configs.deepspeed_keys import TOP_LEVEL
-from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, Table, contradictions
+from ds_configs.deepspeed_keys import TOP_LEVEL, Table
+from ds_configs.deepspeed_params import OPTIMIZERS, SCHEDULERS, contradictions
 from ds_configs.errors import ConfigError, Report, did_you_mean
 from ds_configs.merge import read_with_parents
 from ds_configs.overrides import apply_overrides

@@ -50,7 +50,7 @@ class Weights:
         self.folder: Folder | None = None
         self.source_layers: tuple[int, ...] = ()
         if source := check_source(config):
-            self.folder = Folder(source)
+            self.folder = Folder(source, config)
             self.source_layers = source_layers(config, source)
 
     @property
@@ -73,7 +73,7 @@ class Weights:
             return
         with torch.no_grad():
             for slot, weight in self._slots(module, index):
-                weight.copy_(folder.parameter(slot, weight.shape, self.config))
+                weight.copy_(folder.parameter(slot, weight.shape))
 
     def check(self, module: nn.Module, index: int) -> None:
         """Compare names and shapes of a layer's tensors with the folder's, without reading values.
@@ -83,7 +83,7 @@ class Weights:
         """
         if folder := self._source_of(module):
             for slot, weight in self._slots(module, index):
-                folder.check(slot, weight.shape, self.config)
+                folder.check(slot, weight.shape)
 
     def _source_of(self, module: nn.Module) -> Folder | None:
         """The folder that a layer's weights come from, or None if they are drawn."""
