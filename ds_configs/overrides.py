@@ -7,7 +7,7 @@ from typing import Any
 from ds_configs.deepspeed_keys import TOP_LEVEL
 from ds_configs.errors import ConfigError
 from ds_configs.merge import apply
-from ds_configs.reader import Entries, KeyPath, Origin, keys_and_lines, trace
+from ds_configs.reader import Entries, KeyPath, Origin, keys_and_lines, refuse_constant, trace
 
 COMMAND_LINE = "command line"
 # Keys of data that change neither the store nor what a run reads from it.
@@ -56,18 +56,14 @@ def _parse(text: str) -> tuple[KeyPath, Any]:
     if key[0] in ("inherits", "provenance"):
         raise ConfigError(f'"{key[0]}" cannot be overridden. Write a file of three lines that inherits what you need.')
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant)
+        value = json.loads(raw, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
-        return key, raw
+        return key, raw  # no JSON, so it is a string; NaN too
     keys = [inside for inside, _ in keys_and_lines(raw)]
     for index, inside in enumerate(keys):
         if inside in keys[:index]:
             raise ConfigError(f'"{text}" sets "{inside[-1]}" twice.')
     return key, value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON, so they stay strings
 
 
 def _is_deepspeed_key(key: KeyPath) -> bool:

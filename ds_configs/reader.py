@@ -75,27 +75,22 @@ def read(path: Path) -> Entries:
     except FileNotFoundError:
         raise ConfigError(f"{where}: no such file. {_files_like(path)}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{where}: is a folder, not a configuration file. {_inside(path)}") from None
-    except NotADirectoryError:
-        raise ConfigError(f"{where}: no such file, because a part of that path is a file and not a folder. Check the path.") from None
+        written = path / "config.json"
+        hint = f"Did you mean {display_path(written)}?" if written.is_file() else _holds(path)
+        raise ConfigError(f"{where}: is a folder, not a configuration file. {hint}") from None
     except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror}). Check its permissions.") from None
+        raise ConfigError(f"{where}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}). Save it as UTF-8.") from None
     return _parse(text, where)
 
 
 def _parse(text: str, where: str) -> Entries:
-    def refuse_constant(name: str) -> NoReturn:
-        raise ConfigError(f"{where}: not valid JSON: {name} is no JSON number. Write a finite number.")
-
     try:
         values = json.loads(text, parse_constant=refuse_constant)
-    except ConfigError:
-        raise
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where}:{error.lineno}:{error.colno}: not valid JSON: {error.msg}.{_hint(text, error.pos)}") from None
-    except ValueError as error:  # an integer of more digits than Python converts
+    except ValueError as error:  # also an integer of more digits than Python converts
         raise ConfigError(f"{where}: not readable: {error}.") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply to be a configuration.") from None
@@ -116,6 +111,11 @@ def _parse(text: str, where: str) -> Entries:
     if problems:
         raise ConfigError(problems)
     return trace(values, lambda key: Origin(where, lines[key]))
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """For NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(f"{name} is no JSON number; write a finite one")
 
 
 def _hint(text: str, position: int) -> str:
@@ -168,14 +168,10 @@ def _files_like(path: Path) -> str:
     guess = nearest(path.name.removesuffix(".json"), stems)
     if guess is not None:
         return f"Did you mean {display_path(stems[guess])}?"
-    here = sorted(file.name for file in stems.values() if file.parent == folder)
+    return _holds(folder)
+
+
+def _holds(folder: Path) -> str:
     name = folder.resolve() if str(folder) in (".", "..") else display_path(folder)
-    return f"{name} holds: {', '.join(here)}." if here else f"{name} holds no .json files."
-
-
-def _inside(folder: Path) -> str:
-    """Which file of a folder was probably meant."""
-    if (folder / "config.json").is_file():
-        return f"Did you mean {display_path(folder / 'config.json')}?"
     files = sorted(file.name for file in folder.glob("*.json"))
-    return f"Name one of: {', '.join(files)}." if files else "It holds no .json files."
+    return f"{name} holds: {', '.join(files)}." if files else f"{name} holds no .json files."
