@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import ROOT
+from tests import ROOT
 
 pytest_plugins = ["tests.processes", "tests.system_packages", "tests.quickstart"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import ROOT
+from tests import ROOT
 
 ALLOWED = {
     "ds_configs": set(),

@@ -7,7 +7,7 @@ import pytest
 
 from data.config import DataConfig
 from ds_configs import build_section
-from tests.checkout import ROOT
+from tests import ROOT
 
 TEXT = (ROOT / "docs/data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", TEXT, flags=re.DOTALL)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.checkout import ROOT
+from tests import ROOT
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 PAGES = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ds_configs import load
-from tests.checkout import ROOT
+from tests import ROOT
 from tests.docs.pages import CHINESE, ENGLISH, PAGES, blocks, commands, named, sections
 from training.config import RunConfig, resolve
 

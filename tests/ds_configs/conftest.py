@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.checkout import ROOT
+from tests import ROOT
 
 
 @pytest.fixture

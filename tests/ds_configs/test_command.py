@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ds_configs.__main__ import main
-from tests.checkout import ROOT
+from tests import ROOT
 
 QUICKSTART = "ds_configs/quickstart.json"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ds_configs import ConfigError, LoadedConfig, load
 from ds_configs.reader import Origin
-from tests.checkout import ROOT
+from tests import ROOT
 
 
 @pytest.fixture(autouse=True)

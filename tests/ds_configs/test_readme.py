@@ -14,7 +14,7 @@ from data.config import DataConfig
 from ds_configs import load
 from ds_configs.deepspeed_keys import PIPELINE
 from model.config import ModelConfig
-from tests.checkout import ROOT
+from tests import ROOT
 from training.config import RunSection, TrainingConfig, resolve
 
 TEXT = (ROOT / "ds_configs/README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 import ds_configs
 from ds_configs import load
 from model.flops import count_parameters
-from tests.checkout import ROOT
+from tests import ROOT
 from training.config import resolve
 
 pytestmark = pytest.mark.usefixtures("at_the_root")

@@ -9,7 +9,7 @@ from importlib.util import module_from_spec, spec_from_loader
 
 import pytest
 
-from tests.checkout import ROOT
+from tests import ROOT
 
 FOLDER = ROOT / "hostfiles"
 SCRIPT = FOLDER / "from_scheduler"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from data.config import TokenizerConfig
 from data.tokenizers import trainers
-from tests import processes
+from tests.ranks import run_script
 
 STEPS = (3, 5)
 CONFIG: dict[str, Any] = {
@@ -48,12 +46,7 @@ def save_run(folder: Path, verse: Path, steps: tuple[int, ...], changes: dict[st
     (folder / "config.json").write_text(json.dumps(values | {"provenance": {"git_commit": "0123abc"}}), encoding="utf-8")
     settings = TokenizerConfig(kind="byte_bpe", vocab_size=300)
     trainers.train([verse.read_text(encoding="utf-8")], settings, folder / "tokenizer")
-    script = Path(__file__).with_name("save_run.py")
-    root = script.parent.parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, str(script), str(folder), *map(str, steps)]
-    done = processes.run(command, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr
+    run_script("tests.inference.save_run", folder, *steps)
     return folder
 
 

@@ -1,6 +1,6 @@
 """What each of two ranks does in test_pipeline_module.py: builds pipelines of both shapes and writes down what it holds.
 
-Run as `python pipeline_ranks.py FOLDER` with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+python -m tests.model.pipeline_ranks FOLDER
 """
 
 import json
@@ -8,13 +8,11 @@ import logging
 import random
 import re
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed import comm as dist
 from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_get_full_fp32_param
@@ -22,8 +20,9 @@ from deepspeed.utils import safe_get_full_fp32_param
 from model.config import ModelConfig
 from model.flops import Workload
 from model.pipeline import build_pipeline, choose_parts, set_fp32_masters
-from tests.processes import LIMIT_SECONDS
+from tests.ranks import fork
 from tests.tiny_models import CASES, SEED, batch, large_llama
+from training.launch.process_group import Ranks
 
 WORKLOAD = Workload(seq_length=24, micro_batch=2, micro_batches=2, replicas=1, bf16=True, sends_bf16=True)
 SETTINGS = {
@@ -90,10 +89,8 @@ def resident_bytes(folder: Path) -> dict[str, int]:
     return found
 
 
-def main(folder: Path) -> None:
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
-    deepspeed.init_distributed("gloo", timeout=timedelta(seconds=LIMIT_SECONDS))
-    rank = dist.get_rank()
+def main(ranks: Ranks, folder: Path) -> None:
+    rank = ranks.world.rank
     found: dict[str, Any] = {"parts": {}, "stock parts": {}, "losses": {}}
     # DeepSpeed's own reports are of no use here.
     logging.disable(logging.WARNING)
@@ -125,8 +122,7 @@ def main(folder: Path) -> None:
         found["losses"][f"every {interval}"] = step_loss(config, interval)
     found["resident"] = start_from_folder(folder, rank)
     (folder / f"found-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    dist.barrier()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    fork(main, Path(sys.argv[1]), size=2, stages=2)

@@ -1,9 +1,6 @@
 """The pipeline on two real ranks: what each holds, what it computes, how it is cut."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +11,20 @@ from model.flops import layer_work
 from model.gpt import GPT, loss
 from model.hugging_face import conversion
 from model.partition import balance
-from tests import processes
+from tests.ranks import run_script
 from tests.tiny_models import CASES, SEED, batch, large_llama
-from training.launch.local import free_port
 
 pytestmark = pytest.mark.distributed
 
 
 @pytest.fixture(scope="module")
-def ranks(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder both ranks wrote to."""
     folder = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conversion, "SHARD_BYTES", 1_500_000)  # a file for each half-block
         conversion.to_folder(GPT(large_llama(), seed=77), large_llama(), folder / "llama", "llama")
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
-    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, str(root / "tests/model/pipeline_ranks.py"), str(folder)]
-    started = []
-    for rank in ("0", "1"):
-        with (folder / f"log-{rank}.txt").open("wb") as log:
-            environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
-            started.append(processes.start(command, cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=processes.LIMIT_SECONDS) for process in started]
-    finally:
-        for process in started:
-            processes.end(process)
-    logs = "\n".join((folder / f"log-{rank}.txt").read_text(encoding="utf-8", errors="replace") for rank in (0, 1))
-    assert codes == [0, 0], logs
+    run_script("tests.model.pipeline_ranks", folder)
     return folder
 
 

@@ -13,18 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.processes import LIMIT_SECONDS, end, run, start, wait_until
+from tests.processes import LIMIT_SECONDS, end, start, wait_until
+from tests.ranks import run_script
 
 
 def train_many(jobs: list[dict[str, Any]]) -> str:
     """Train one configuration after the other in one set of processes (many_runs.py). Returns what rank 0 logged."""
-    script = Path(__file__).with_name("many_runs.py")
-    root = script.parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, str(script), json.dumps(jobs)]
-    done = run(command, cwd=root, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_script("tests.training.many_runs", json.dumps(jobs))
 
 
 class TinyRun:

@@ -1,6 +1,6 @@
 """Train several configurations one after the other: importing DeepSpeed costs more than all these trainings together.
 
-    python many_runs.py 'JSON'
+    python -m tests.training.many_runs 'JSON'
 
 JSON is a list of {"config": FILE, "overrides": [...], "world": RANKS}, and where a rank is to sleep before each forward pass also
 "slow": {"rank": RANK, "seconds": SECONDS}. Each run leaves what training always leaves in its folder, and
@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import sys
 import time
 from typing import Any
@@ -22,12 +21,11 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 import ds_configs
 from data.batches.corpus import open_corpus
+from tests.ranks import fork
 from training.checkpoints.load import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
 from training.health.watchdog import Heartbeat
-from training.launch.local import free_port
-from training.launch.process_group import Ranks, prepare_environment, start
-from training.launch.world import World
+from training.launch.process_group import Ranks
 from training.preflight import check_vocabulary
 from training.run.assembly import agree_on_precision, assemble, say_precision
 from training.run.loop import train
@@ -63,26 +61,18 @@ def stages_of(job: dict[str, Any]) -> int:
     return resolve(ds_configs.load(job["config"], job.get("overrides", []))).batch.stages
 
 
-def rank_main(rank: int, jobs: list[dict[str, Any]], size: int, stages: int, port: int) -> None:
-    world = World(rank=rank, local_rank=rank, size=size, local_size=size, master_addr="127.0.0.1", master_port=port)
-    prepare_environment(world)
-    logging.basicConfig(format="%(message)s", level=logging.INFO if rank == 0 else logging.WARNING, stream=sys.stdout, force=True)
-    ranks = start(world, stages)
+def rank_main(ranks: Ranks, jobs: list[dict[str, Any]]) -> None:
+    level = logging.INFO if ranks.is_first else logging.WARNING
+    logging.basicConfig(format="%(message)s", level=level, stream=sys.stdout, force=True)
     heartbeat = Heartbeat(limit_seconds=600)
     for job in jobs:
         train_one(job, ranks, heartbeat)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     for (size, stages), jobs in itertools.groupby(json.loads(sys.argv[1]), key=lambda job: (job["world"], stages_of(job))):
-        # Forked, so that DeepSpeed is imported once and not once a rank.
-        args = (list(jobs), size, stages, free_port())
-        torch.multiprocessing.start_processes(rank_main, args=args, nprocs=size, start_method="fork")  # type: ignore[attr-defined]
+        fork(rank_main, list(jobs), size=size, stages=stages)
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
     main()

@@ -17,8 +17,7 @@ from data.documents import DataError
 from data.tokenizers import tokenizer_folder
 from inference.evaluate import main
 from inference.judgement.questions import check_questions
-from tests import processes
-from tests.checkout import ROOT
+from tests import ROOT, processes
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed (requirements-lm-eval.txt)"

@@ -16,8 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests import processes
-from tests.checkout import ROOT
+from tests import ROOT, processes
 from tests.inference.server.browser import Browser, find_browser
 from tests.inference.server.known_texts import KnownTexts, make_known_texts
 from tests.inference.tiny_folder import save_tiny

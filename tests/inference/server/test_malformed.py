@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from tests import processes
-from tests.checkout import ROOT
+from tests import ROOT, processes
 from tests.inference.server.conftest import Server
 
 pytestmark = pytest.mark.processes

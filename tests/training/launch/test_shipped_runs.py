@@ -22,8 +22,7 @@ from data.config import TokenizerConfig
 from data.tokenizers import trainers
 from model.gpt import GPT
 from model.hugging_face import conversion
-from tests import processes
-from tests.checkout import ROOT
+from tests import ROOT, processes
 from tests.tiny_models import tiny
 
 pytestmark = pytest.mark.distributed
