@@ -14,6 +14,7 @@ from ds_configs.errors import ConfigError, nearest
 
 KeyPath = tuple[str, ...]
 
+_DEEPEST = 100
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]')
 
 
@@ -42,7 +43,13 @@ Entries = dict[str, Traced]
 
 
 def trace(values: Mapping[str, Any], origin: Callable[[KeyPath], Origin], path: KeyPath = ()) -> Entries:
-    """An object's values with their origins, which are asked for by path."""
+    """An object's values with their origins, which are asked for by path.
+
+    Raises:
+        ConfigError: If objects lie in each other deeper than Python can go through them.
+    """
+    if len(path) > _DEEPEST:
+        raise ConfigError(f"{origin(path)}: nested too deeply to be a configuration.")
     entries = {}
     for key, value in values.items():
         here = (*path, key)

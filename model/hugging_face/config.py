@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from ds_configs.errors import shown
 from ds_configs.typed import Bounded, convert
 from model.config import ModelConfig
-from model.families import FAMILIES, Family, preset
+from model.families import FAMILIES, preset
 
 OWN_KEY = "pretraining"
 # Fields that may differ from what a format says: the weights can be brought into its form.
@@ -59,8 +59,12 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     for key, reason in REFUSED.items():
         if values.get(key):
             raise ValueError(f"{where}: {key}: {reason}")
-    read = {ours: values.get(theirs, default) for ours, (theirs, default) in family.keys.items()}
-    _check_types(family, read, where)
+    read = {}
+    for ours, (theirs, default) in family.keys.items():
+        read[ours] = values.get(theirs, default)
+        if read[ours] is not None or default is not None:  # Only what has none by default may be null.
+            counted = default is None or type(default) is int
+            _typed(Bounded(int, 1) if counted else type(default), read[ours], theirs, where)
     _check_equal(values, family.required, where)
     if read["activation"] not in family.activations:
         key, _ = family.keys["activation"]
@@ -140,36 +144,24 @@ def _check_equal(values: Mapping[str, Any], wanted: Mapping[str, Any], where: st
             raise ValueError(f"{where}: {key} = {got}; only {value} is computed the way this project does. Use another model.")
 
 
-def _check_types(family: Family, read: Mapping[str, Any], where: str) -> None:
-    """Every value that is read has the type of its default; only what has none by default may be null."""
-
+def _typed(wanted: Any, value: Any, key: str, where: str) -> Any:
     def refuse(_key: str, problem: str) -> NoReturn:
         raise ValueError(f"{where}: {problem} Does the file belong to the folder?")
 
-    for ours, (theirs, default) in family.keys.items():
-        counted = default is None or type(default) is int
-        if read[ours] is not None or default is not None:
-            convert(Bounded(int, 1) if counted else type(default), read[ours], theirs, refuse)
+    return convert(wanted, value, key, refuse)
 
 
 def _rotary_base(values: Mapping[str, Any], where: str) -> float:
     """The base of plain rotary positions, from the newer spelling (rope_parameters) or the older ones."""
     _check_equal(values, {"partial_rotary_factor": 1.0}, where)
-    bases = [values["rope_theta"]] if values.get("rope_theta") is not None else []
+    bases = [values.get("rope_theta")]
     for name in ("rope_parameters", "rope_scaling"):
-        rope = values.get(name) or {}
-        if not isinstance(rope, dict):
-            raise ValueError(f"{where}: {name} = {shown(rope)}; it must be an object.")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise ValueError(f'{where}: {name}.rope_type = {shown(kind)}; only plain rotary positions ("default") are known.')
-        plain = {"rope_type": kind, "type": kind, "rope_theta": rope.get("rope_theta"), "partial_rotary_factor": 1.0}
+        rope = _typed(dict[str, Any], values.get(name) or {}, name, where)
+        bases.append(rope.get("rope_theta"))
+        plain = {"rope_type": "default", "type": "default", "rope_theta": bases[-1], "partial_rotary_factor": 1.0}
         if unknown := [f"{key} = {shown(value)}" for key, value in rope.items() if value is not None and plain.get(key) != value]:
             raise ValueError(f"{where}: {name} says {', '.join(unknown)}; only plain rotary positions are known. Use another model.")
-        if rope.get("rope_theta") is not None:
-            bases.append(rope["rope_theta"])
-    if any(isinstance(base, bool) or not isinstance(base, int | float) for base in bases):
-        raise ValueError(f"{where}: rope_theta = {shown(bases[0])}; it must be a number.")
-    if len(set(bases)) > 1:
-        raise ValueError(f"{where}: rope_theta is {bases[0]} in one place and {bases[1]} in another. Keep the right one.")
-    return float(bases[0]) if bases else 10000.0
+    said = [_typed(float, base, "rope_theta", where) for base in bases if base is not None]
+    if len(set(said)) > 1:
+        raise ValueError(f"{where}: rope_theta is {said[0]} in one place and {said[1]} in another. Keep the right one.")
+    return said[0] if said else 10000.0

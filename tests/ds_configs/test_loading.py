@@ -84,6 +84,9 @@ def test_a_file_that_is_not_utf8_or_not_an_object_is_rejected():
 def test_a_number_too_long_or_an_object_too_deep_is_rejected():
     assert "not readable" in only_problem(write("a.json", '{"train_batch_size": ' + "1" * 5000 + "}"))
     assert "nested too deeply" in only_problem(write("a.json", '{"data": ' + "[" * 100_000))
+    deep = '{"data": ' * 500 + "1" + "}" * 500
+    assert only_problem(write("a.json", deep)) == "a.json:1: nested too deeply to be a configuration."
+    assert only_problem(write("b.json", {}), f"data={deep}") == "command line: nested too deeply to be a configuration."
 
 
 def test_a_byte_order_mark_is_accepted():

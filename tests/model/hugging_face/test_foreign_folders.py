@@ -94,8 +94,16 @@ def write_index(folder: Path) -> None:
         ),
         ("gpt2", says(n_layer=1), 'holds "transformer.h.1.attn.c_attn.bias" and 11 more, which the gpt2 model'),
         ("opt", says(auto_map={"AutoModel": "m.M"}), "auto_map: its model is code of its own"),
-        ("llama", says(rope_scaling={"type": "linear", "factor": 2.0}), 'rope_scaling.rope_type = "linear"; only plain rotary positions'),
-        ("llama", says(rope_parameters={"rope_type": "yarn"}), 'rope_type = "yarn"; only plain rotary positions ("default") are known.'),
+        (
+            "llama",
+            says(rope_scaling={"type": "linear", "factor": 2.0}),
+            'rope_scaling says type = "linear", factor = 2.0; only plain',
+        ),
+        (
+            "llama",
+            says(rope_parameters={"rope_type": "yarn"}),
+            'says rope_type = "yarn"; only plain rotary positions are known.',
+        ),
         ("llama", says(rope_parameters={"rope_type": "default", "factor": 4.0}), "rope_parameters says factor = 4.0; only plain rotary"),
         ("llama", says(rope_parameters={"partial_rotary_factor": 0.5}), "rope_parameters says partial_rotary_factor = 0.5"),
         ("llama", says(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5; only 1.0 is computed the way this project does."),
