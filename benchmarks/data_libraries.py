@@ -178,7 +178,7 @@ def write_lines(path: Path, records: list[dict[str, Any]], broken: bool) -> Path
 
 
 def read_here(path: Path) -> list[str]:
-    return [item.text for item in read(Piece(path), TextConfig()) if isinstance(item, Document)]
+    return [item.text for item in read(Piece(path, path.stat().st_size), TextConfig()) if isinstance(item, Document)]
 
 
 def _count(items: Iterator[Any]) -> str:

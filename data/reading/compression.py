@@ -9,7 +9,6 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,16 +55,12 @@ def zstd(wanted_by: Path | str) -> Any:
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """Open as text in the detected encoding; bytes that do not fit it become lone surrogates.
+def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """Open as text; bytes that do not fit the encoding become lone surrogates.
 
     A file that breaks off ends there, and the error is raised when the block is left: text decoders would lose what
     they had read before it.
-
-    Raises:
-        EncodingError: If it is not text.
     """
-    encoding = detect_stream(path)
     with open_bytes(path) as file:
         whole = _Raw(file, (OSError, EOFError), ends=True)
         with io.TextIOWrapper(io.BufferedReader(whole, _BUFFER_BYTES), encoding=encoding, errors=ESCAPE, newline="") as text:
@@ -84,22 +79,14 @@ def detect_stream(path: Path) -> str:
     Raises:
         EncodingError: If it is not text.
     """
-    status = path.stat()
-    return _detect_stream(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _detect_stream(path: Path, _size: int, _changed: int) -> str:
-    return detect_bytes(_head(path), whole=False) if endings(path)[1] else detect(path)
-
-
-def _head(path: Path) -> bytes:
+    if not endings(path)[1]:
+        return detect(path)
     with open_bytes(path) as file:
         whole = _Raw(file, (OSError, EOFError), ends=True)
         head = io.BufferedReader(whole, _BUFFER_BYTES).read(_HEAD_BYTES)
     if whole.error is not None and not head:
         raise whole.error
-    return head
+    return detect_bytes(head, whole=False)
 
 
 def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None, int]]:

@@ -9,7 +9,7 @@ passages of a novel, 12 characters long: 0 of 300 wrong, charset-normalizer 77; 
 """
 
 import codecs
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.documents import DataError
@@ -33,6 +33,7 @@ _JUDGED_CHARS = 1 << 17
 # Each Big5 codec knows characters that the one before lacks; the first best wins.
 _CANDIDATES = ("gb18030", "big5", "cp950", "big5hkscs", "utf-16-le", "utf-16-be")
 _GOOD_PER_BROKEN = 100  # Text in another encoding has a broken place in every other character.
+_CONTINUATION = bytes(range(0x80, 0xC0))  # The bytes of a character in UTF-8 after its first.
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 26, 27})
 
 _MARKS = (
@@ -64,15 +65,6 @@ class EncodingError(DataError):
     """The bytes are not text in an encoding that we know. Which file it is says the `BadInput` that is made of it."""
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """The bytes of a file, or pieces of it: the head, and more that may begin and end inside a character."""
-
-    pieces: tuple[bytes, ...]
-    whole: bool
-    offsets: tuple[int, ...] = (0,)
-
-
 def detect(path: Path) -> str:
     """Return the name of a Python codec that decodes a file of any size.
 
@@ -81,12 +73,45 @@ def detect(path: Path) -> str:
     Raises:
         EncodingError: If it is no text, or text in none of the known encodings; the message says which.
     """
-    return _detect(_sample_file(path))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_FILE_BYTES:
+            return detect_bytes(file.read(), whole=True)
+        pieces = []
+        for index in range(_NUM_WINDOWS):
+            # Multiples of four keep the units of UTF-16 and UTF-32 whole.
+            file.seek((size - _WINDOW_BYTES) * index // (_NUM_WINDOWS - 1) // 4 * 4)
+            pieces.append(file.read(_WINDOW_BYTES))
+    return detect_bytes(*pieces, whole=False)
 
 
-def detect_bytes(data: bytes, *, whole: bool) -> str:
-    """Like `detect` for bytes. The beginning of a longer stream is not whole: it may end inside a character."""
-    return _detect(_Sample((data,), whole))
+def detect_bytes(*pieces: bytes, whole: bool) -> str:
+    """Like `detect` for a file's head and more pieces of it. What is not whole may end and, the head aside, begin inside a character."""
+    head = pieces[0]
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            if all(_text(name, pieces, whole, errors) is None for errors in ("strict", "replace")):
+                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout.")
+            return name
+    for magic, what in _MAGIC:
+        if head.startswith(magic):
+            raise EncodingError(f"this is {what}, not text.")
+    has_zeros = b"\x00" in head
+    if not has_zeros and _text("utf-8", pieces, whole, "strict") is not None:
+        _refuse_control_characters(head)
+        return "utf-8"
+    for errors in ("strict", "replace"):  # Real files have broken places: what is text but for a few of them is text.
+        if errors == "replace" and not has_zeros and _text("utf-8", pieces, whole, errors) is not None:
+            return "utf-8"
+        scores = {name: _score(name, _text(name, pieces, whole, errors)) for name in _CANDIDATES}
+        best = max(_CANDIDATES, key=scores.__getitem__)
+        if scores[best] > 0:
+            return best
+    text = head.decode("utf-8", "replace")
+    if not has_zeros and text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
+        return "utf-8"
+    reason = " (it holds zero bytes)" if has_zeros else ""
+    raise EncodingError(f"not UTF-8{reason}, and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -99,57 +124,6 @@ ESCAPE = "data.escape"
 codecs.register_error(ESCAPE, _escape)
 
 
-def _sample_file(path: Path) -> _Sample:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= WHOLE_FILE_BYTES:
-            return _Sample((file.read(),), whole=True)
-        # Multiples of four keep the units of UTF-16 and UTF-32 whole.
-        offsets = tuple((size - _WINDOW_BYTES) * index // (_NUM_WINDOWS - 1) // 4 * 4 for index in range(_NUM_WINDOWS))
-        pieces = []
-        for offset in offsets:
-            file.seek(offset)
-            pieces.append(file.read(_WINDOW_BYTES))
-    return _Sample(tuple(pieces), whole=False, offsets=offsets)
-
-
-def _detect(sample: _Sample) -> str:
-    head = sample.pieces[0]
-    for mark, name in _MARKS:
-        if head.startswith(mark):
-            if _decoded(sample, name) is None and _decoded_but_for_a_few(sample, name) is None:
-                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout.")
-            return name
-    for magic, what in _MAGIC:
-        if head.startswith(magic):
-            raise EncodingError(f"this is {what}, not text.")
-    reason = "it holds zero bytes" if b"\x00" in head else _why_not_utf8(sample)
-    if reason is None:
-        _refuse_control_characters(head)
-        return "utf-8"
-    scores = {name: _score(sample, name) for name in _CANDIDATES}
-    best = max(scores, key=lambda name: scores[name])
-    if scores[best] <= 0:
-        # Real files have broken places: what is text but for a few of them is text.
-        scores = {name: _score(sample, name, tolerant=True) for name in _CANDIDATES} | {"utf-8": _share_of_utf8(sample)}
-        best = max(scores, key=lambda name: scores[name])
-    if scores[best] <= 0:
-        raise EncodingError(f"not UTF-8 ({reason}), and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
-    return best
-
-
-def _why_not_utf8(sample: _Sample) -> str | None:
-    for index, piece in enumerate(sample.pieces):
-        # A piece cut out of the middle begins with up to three bytes of the character before.
-        skip = 0 if index == 0 else next((i for i in range(min(4, len(piece))) if piece[i] & 0xC0 != 0x80), 0)
-        try:
-            piece[skip:].decode("utf-8")
-        except UnicodeDecodeError as error:
-            if sample.whole or error.reason != "unexpected end of data":
-                return f"{error.reason} at byte {sample.offsets[index] + skip + error.start}"
-    return None
-
-
 def _refuse_control_characters(head: bytes) -> None:
     """Bytes that decode as UTF-8 can still be a binary format; text has next to no control characters."""
     head = head[:_WINDOW_BYTES]
@@ -158,16 +132,47 @@ def _refuse_control_characters(head: bytes) -> None:
         raise EncodingError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
 
 
-def _score(sample: _Sample, name: str, tolerant: bool = False) -> float:
-    """How readable the sample is as `name`: above 0 is acceptable, the highest is right."""
-    text = _decoded_but_for_a_few(sample, name) if tolerant else _decoded(sample, name)
+def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str | None:
+    """The pieces as text, shortened to what is judged; None if that is not how they are written.
+
+    With the errors "strict" no place may be broken; with "replace" one in a hundred characters beyond ASCII, and they are left out.
+    """
+    texts = []
+    for index, piece in enumerate(pieces):
+        codec = _without_mark(name, pieces[0]) if index else name
+        if index and codec == "utf-8":
+            piece = piece.lstrip(_CONTINUATION)
+        elif index and not codec.startswith(("utf-16", "utf-32")):
+            # A line feed is never part of a two-byte character of a legacy encoding; UTF-16 pieces begin on a unit.
+            piece = piece[piece.find(b"\n") + 1 :]
+        try:
+            texts.append(codecs.getincrementaldecoder(codec)(errors).decode(piece, final=whole))
+        except UnicodeDecodeError:
+            return None
+    if errors == "replace":
+        num_broken = sum(text.count("\ufffd") for text in texts)
+        if num_broken * _GOOD_PER_BROKEN > sum(c > "\u007f" for text in texts for c in text):
+            return None
+    text = "".join(text[: _JUDGED_CHARS // len(texts)] for text in texts)
+    return text.replace("\ufffd", "") if errors == "replace" else text
+
+
+def _without_mark(name: str, head: bytes) -> str:
+    """The codec for a piece after the head, where no byte order mark tells the order."""
+    if name in ("utf-16", "utf-32"):
+        return f"{name}-le" if head[0] == 0xFF else f"{name}-be"
+    return "utf-8" if name == "utf-8-sig" else name
+
+
+def _score(name: str, text: str | None) -> float:
+    """How readable the text is, decoded as `name`: above 0 is acceptable, the highest is right."""
     if text is None:
         return 0.0
-    judged = [c for c in text[:_JUDGED_CHARS] if c > "\u007f" and c not in _NEUTRAL]
+    judged = [c for c in text if c > "\u007f" and c not in _NEUTRAL]
     num_readable = float(sum(c in _FREQUENT for c in judged))
     num_judged = len(judged)
     if name.startswith("utf-16"):  # Right, ASCII is proof of the byte order; wrong, it turns into rare characters.
-        num_ascii = sum(" " <= c <= "~" or c in "\r\n\t" for c in text[:_JUDGED_CHARS])
+        num_ascii = sum(" " <= c <= "~" or c in "\r\n\t" for c in text)
         num_readable += num_ascii
         num_judged += num_ascii
     else:
@@ -183,47 +188,3 @@ def _is_common(character: str, name: str) -> bool:
     if name == "gb18030":
         return len(pair) == 2 and 0xB0 <= pair[0] <= 0xD7 and pair[1] >= 0xA1
     return len(pair) == 2 and 0xA4 <= pair[0] <= 0xC6
-
-
-def _decoded(sample: _Sample, name: str) -> str | None:
-    """The sample as text, None when `name` cannot decode it. Only a whole file may not end inside a character."""
-    texts = []
-    for index, piece in enumerate(sample.pieces):
-        # A line feed is never part of a two-byte character of UTF-8 or a legacy encoding; UTF-16 pieces begin on a unit.
-        skip = piece.find(b"\n") + 1 if index and not name.startswith(("utf-16", "utf-32")) else 0
-        data = piece[skip:]
-        codec = name if index == 0 else _without_mark(name, sample.pieces[0])
-        try:
-            texts.append(data.decode(codec))
-        except UnicodeDecodeError as error:
-            if sample.whole or error.start < len(data) - 4:
-                return None
-            texts.append(data[: error.start].decode(codec))
-    return "".join(text[: _JUDGED_CHARS // len(texts)] for text in texts)
-
-
-def _share_of_utf8(sample: _Sample) -> float:
-    """1 if all but a few places are UTF-8, which is proof where there is more than ASCII; next to nothing if only ASCII is around them."""
-    if b"\x00" in sample.pieces[0]:
-        return 0.0
-    if _decoded_but_for_a_few(sample, "utf-8") is not None:
-        return 1.0
-    text = sample.pieces[0].decode("utf-8", "replace")
-    return 0.001 if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text) else 0.0
-
-
-def _decoded_but_for_a_few(sample: _Sample, name: str) -> str | None:
-    """As `_decoded`, with broken places left out; None if there are more of them than one in a hundred characters beyond ASCII."""
-    pieces = enumerate(sample.pieces)
-    text = "".join(piece.decode(_without_mark(name, sample.pieces[0]) if index else name, "replace") for index, piece in pieces)
-    num_broken = text.count("\ufffd")
-    if num_broken * _GOOD_PER_BROKEN > sum(c > "\u007f" for c in text):
-        return None
-    return text.replace("\ufffd", "")
-
-
-def _without_mark(name: str, head: bytes) -> str:
-    """The codec for a piece after the head, where no byte order mark tells the order."""
-    if name in ("utf-16", "utf-32"):
-        return f"{name}-le" if head[0] == 0xFF else f"{name}-be"
-    return "utf-8" if name == "utf-8-sig" else name

@@ -33,9 +33,11 @@ class Piece:
     """Work for one reader: a file, or the part of it whose lines (row groups) begin in [start, end)."""
 
     path: Path
+    num_bytes: int
     start: int = 0
     end: int | None = None
-    num_bytes: int = 0
+    encoding: str = ""
+    """Of a file that is cut at its lines; of others it is found when they are read."""
 
 
 def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 20) -> list[Piece]:
@@ -46,13 +48,13 @@ def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 2
     pieces = []
     for path in files:
         size = path.stat().st_size
-        if size > piece_bytes and _is_splittable(path, config):
-            starts = range(0, size, piece_bytes)
-            pieces += [Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in starts]
-        elif size > piece_bytes and path.suffix == ".parquet":
-            pieces += _by_row_groups(path, piece_bytes)
-        else:
-            pieces.append(Piece(path, num_bytes=size))
+        cut: list[Piece] = []
+        if size > piece_bytes and path.suffix == ".parquet":
+            cut = _by_row_groups(path, piece_bytes)
+        elif size > piece_bytes and (encoding := _encoding_of_lines(path, config)):
+            bounds = itertools.pairwise([*range(0, size, piece_bytes), size])
+            cut = [Piece(path, end - start, start, end, encoding) for start, end in bounds]
+        pieces += cut or [Piece(path, size)]
     return pieces
 
 
@@ -80,17 +82,15 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
     """
     name = _format(piece.path)
     if name is None:
-        size = _size(piece)
         known = " ".join(FORMATS)
         reason = f'file type "{"".join(endings(piece.path))}" is not read; known: {known}, each also .gz or .zst'
-        yield BadInput(str(piece.path), reason, size)
-        yield FileRead(printable(str(piece.path)), None, size, 0)
+        yield BadInput(str(piece.path), reason, piece.num_bytes)
+        yield FileRead(printable(str(piece.path)), None, piece.num_bytes, 0)
         return
-    encoding = None
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
-        if name not in ("parquet", "arrow"):
-            encoding = detect_stream(piece.path)
+        if name not in ("parquet", "arrow") and not piece.encoding:
+            piece = replace(piece, encoding=detect_stream(piece.path))
         for found in _READERS[name](piece, config):
             num_records += 1
             item = found if isinstance(found, BadInput) else _document(name, *found, config)
@@ -103,18 +103,18 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
         if not num_records and not piece.start and piece.end is None:
             yield BadInput(str(piece.path), "holds no record")
     except EncodingError as error:
-        num_bad_bytes = _size(piece)
+        num_bad_bytes = piece.num_bytes
         yield BadInput(str(piece.path), str(error), num_bad_bytes)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # Of the system: the next start may find the file whole.
             way_on = "Mend it, or take the file away, and start again: what is done stays done."
             raise DataError(f"{printable(str(piece.path))}: cannot be read ({error.strerror}). {way_on}") from error
         # How much is missing nobody knows: it counts as much as all that is there.
-        rest = max(_size(piece), num_bytes)
+        rest = max(piece.num_bytes, num_bytes)
         num_bad_bytes += rest
         yield BadInput(str(piece.path), f"the rest of the file cannot be read: {error}", rest)
     # A record has more than its text; a compressed file holds more than its size.
-    yield FileRead(printable(str(piece.path)), encoding, max(_size(piece), num_bytes + num_bad_bytes), num_replaced)
+    yield FileRead(printable(str(piece.path)), piece.encoding or None, max(piece.num_bytes, num_bytes + num_bad_bytes), num_replaced)
 
 
 def _document(name: str, source: str, record: Any, size: int | None, config: TextConfig) -> Document | BadInput:
@@ -122,25 +122,20 @@ def _document(name: str, source: str, record: Any, size: int | None, config: Tex
     return replace(item, num_bytes=len(repr(record)) if size is None else size) if isinstance(item, BadInput) else item
 
 
-def _size(piece: Piece) -> int:
-    try:
-        return piece.num_bytes or piece.path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _format(path: Path) -> str | None:
     return FORMATS.get(endings(path)[0])
 
 
-def _is_splittable(path: Path, config: TextConfig) -> bool:
+def _encoding_of_lines(path: Path, config: TextConfig) -> str:
+    """The encoding of a file that can be cut at its lines, nothing for any other."""
     by_line = _format(path) == "lines" or (_format(path) == "text" and config.text_documents == "line")
     if not by_line or endings(path)[1]:
-        return False
+        return ""
     try:
-        return not detect_stream(path).startswith(("utf-16", "utf-32"))  # There a line feed is several bytes.
+        encoding = detect_stream(path)
     except EncodingError:
-        return False
+        return ""
+    return "" if encoding.startswith(("utf-16", "utf-32")) else encoding  # There a line feed is several bytes.
 
 
 def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
@@ -150,9 +145,9 @@ def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
     for index, size in enumerate(sizes, start=1):
         num_bytes += size
         if num_bytes >= piece_bytes or index == len(sizes):
-            pieces.append(Piece(path, start, index, num_bytes))
+            pieces.append(Piece(path, num_bytes, start, index))
             start, num_bytes = index, 0
-    return pieces or [Piece(path)]
+    return pieces
 
 
 def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
@@ -164,46 +159,38 @@ def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
     if len(data) > MAX_RECORD_BYTES:
         limit = MAX_RECORD_BYTES >> 20
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
-        yield BadInput(str(piece.path), reason, _size(piece))
+        yield BadInput(str(piece.path), reason, piece.num_bytes)
         return
-    yield str(piece.path), data.decode(detect_stream(piece.path), ESCAPE).replace("\r\n", "\n"), len(data)
+    yield str(piece.path), data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n"), len(data)
 
 
 def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
     part: list[str] = []
     begin = ""
-
-    def made() -> Found:
-        text = "\n".join(part)
-        return begin, text, len(text.encode("utf-8", "surrogatepass"))
-
-    for found in _decoded_lines(piece):
+    for found in itertools.chain(_decoded_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
         if isinstance(found, BadInput):
             yield found
             continue
         source, line, _ = found
-        blank = not line.strip()
-        if not blank:
+        if line.strip():
             begin = begin if part else source
             part.append(line.rstrip("\r\n"))
-        if part and (blank or by_line):
-            yield made()
+        if part and (by_line or not line.strip()):
+            text = "\n".join(part)
+            yield begin, text, len(text.encode("utf-8", "surrogatepass"))
             part = []
-    if part:
-        yield made()
 
 
 def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
     """Yield the lines of a piece: lone surrogates stand for bytes that do not fit the encoding."""
-    encoding = detect_stream(piece.path)
-    if encoding.startswith(("utf-16", "utf-32")):
-        with open_text(piece.path) as file:
+    if piece.encoding.startswith(("utf-16", "utf-32")):
+        with open_text(piece.path, piece.encoding) as file:
             yield from ((f"{piece.path}@{number}", line, 2 * len(line)) for number, line in enumerate(file, start=1))
         return
     with open_bytes(piece.path) as raw:
         for offset, data, num_bytes in lines(raw, piece.start, piece.end):
             source = f"{piece.path}@{offset}"
-            codec = "utf-8-sig" if offset == 0 and encoding == "utf-8-sig" else encoding.removesuffix("-sig")
+            codec = piece.encoding if offset == 0 else piece.encoding.removesuffix("-sig")
             if data is None:
                 yield BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes)
             else:
@@ -224,7 +211,7 @@ def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
 
 
 def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
-    with open_text(piece.path) as file:
+    with open_text(piece.path, piece.encoding) as file:
         for index, item in enumerate(json_items(file)):
             source = f"{piece.path}[{index}]"
             yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
@@ -240,7 +227,7 @@ def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
             num_bytes += len(line.encode("utf-8", "surrogatepass"))
             yield line
 
-    with open_text(piece.path) as file:
+    with open_text(piece.path, piece.encoding) as file:
         rows = csv.reader(counted(file), strict=True)
         header: list[str] | None = None
         for index in itertools.count():  # The header is number 0.

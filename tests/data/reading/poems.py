@@ -13,7 +13,7 @@ from backports import zstd
 
 from data.documents import Document
 from data.reading.files import find_files
-from data.reading.formats import read, split
+from data.reading.formats import Piece, read, split
 from data.reading.records import BadInput, FileRead
 from data.source_config import TextConfig
 
@@ -72,6 +72,10 @@ CONTENTS = {
 
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}
+
+
+def whole(path: Path) -> Piece:
+    return Piece(path, path.stat().st_size)
 
 
 def read_all(*paths: Path | str, piece_bytes: int = 1 << 20, **reading: Any) -> list[Document | BadInput]:

@@ -15,7 +15,22 @@ from data.reading.compression import open_bytes
 from data.reading.formats import Piece, read
 from data.reading.records import BadInput, FileRead
 from data.source_config import TextConfig
-from tests.data.reading.poems import COMPRESS, CSV, JSONL, POEMS, TEXTS, arrow, arrow_of, bad, feather, parquet, parquet_of, read_all, texts
+from tests.data.reading.poems import (
+    COMPRESS,
+    CSV,
+    JSONL,
+    POEMS,
+    TEXTS,
+    arrow,
+    arrow_of,
+    bad,
+    feather,
+    parquet,
+    parquet_of,
+    read_all,
+    texts,
+    whole,
+)
 
 
 def test_broken_lines_are_counted_and_the_others_kept(tmp_path):
@@ -61,7 +76,7 @@ def test_what_is_lost_is_counted_in_bytes(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content)[:-50_000])
 
     for name in ("a.csv", "b.jsonl.gz"):
-        *_, lost, read_note = read(Piece(tmp_path / name), TextConfig())
+        *_, lost, read_note = read(whole(tmp_path / name), TextConfig())
 
         assert isinstance(lost, BadInput)
         assert isinstance(read_note, FileRead)
@@ -76,8 +91,8 @@ def test_a_broken_byte_is_refused_with_its_line_or_replaced_and_counted(encoding
     path = tmp_path / "a.txt"
     path.write_bytes(content)
 
-    (refused, _) = read(Piece(path), TextConfig())
-    (replaced, note) = read(Piece(path), TextConfig(errors="replace"))
+    (refused, _) = read(whole(path), TextConfig())
+    (replaced, note) = read(whole(path), TextConfig(errors="replace"))
 
     assert isinstance(refused, BadInput)
     assert re.search(r'1 place, the first in line \d+; data\.errors="replace"', refused.reason)
@@ -120,7 +135,7 @@ def test_a_truncated_archive_gives_what_it_holds_and_says_so(suffix, compression
 def test_a_file_of_a_type_that_is_not_read_counts_with_all_of_its_bytes(tmp_path):
     (tmp_path / "a.jsonl.xz").write_bytes(bytes(1000))
 
-    lost, note = read(Piece(tmp_path / "a.jsonl.xz"), TextConfig())
+    lost, note = read(whole(tmp_path / "a.jsonl.xz"), TextConfig())
 
     assert isinstance(lost, BadInput)
     assert lost.num_bytes == 1000
@@ -166,7 +181,7 @@ def test_no_bytes_whatever_stop_a_reader(name, tmp_path):
         size = draw.randrange(200)
         path.write_bytes(draw.randbytes(size) if attempt % 2 else bytes(draw.choices(b'{}[]",:ab\n\\ \xe4\xb8\xad', k=size)))
 
-        assert all(isinstance(item, Document | BadInput | FileRead) for item in read(Piece(path), TextConfig()))
+        assert all(isinstance(item, Document | BadInput | FileRead) for item in read(whole(path), TextConfig()))
 
 
 @pytest.mark.parametrize("content", [arrow(POEMS * 3), feather(POEMS * 3)])
@@ -178,7 +193,7 @@ def test_an_arrow_file_changed_at_random_does_not_stop_the_reader(content, tmp_p
             changed[draw.randrange(len(changed))] = draw.choice([0, 0x80, 0xFF])
         (tmp_path / "a.arrow").write_bytes(changed)
 
-        assert isinstance(list(read(Piece(tmp_path / "a.arrow"), TextConfig()))[-1], FileRead)
+        assert isinstance(list(read(whole(tmp_path / "a.arrow"), TextConfig()))[-1], FileRead)
 
 
 def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(tmp_path, monkeypatch):

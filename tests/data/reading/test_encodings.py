@@ -66,10 +66,11 @@ def test_a_large_file_that_turns_chinese_in_its_middle_is_not_taken_for_ascii(tm
     assert detect(path) == "gb18030"
 
 
-def test_the_head_of_a_stream_may_end_inside_a_character():
-    data = SIMPLIFIED.encode("utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_head_of_a_stream_may_end_inside_a_character(encoding):
+    data = SIMPLIFIED.encode(encoding)
 
-    assert {detect_bytes(data[:length], whole=False) for length in range(30, 60)} == {"utf-8"}
+    assert {detect_bytes(data[:length], whole=False) for length in range(30, 60)} == {encoding}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from data.reading.formats import Piece, read
+from data.reading.formats import read
 from data.reading.json_items import json_items
 from data.reading.records import BadInput, FileRead
 from data.source_config import TextConfig
-from tests.data.reading.poems import CONTENTS, JSONL, POEMS, TEXTS, bad, read_all, texts
+from tests.data.reading.poems import CONTENTS, JSONL, POEMS, TEXTS, bad, read_all, texts, whole
 
 
 def test_a_single_object_and_json_lines_under_the_name_json_are_read(tmp_path):
@@ -63,7 +63,7 @@ def test_a_json_array_that_breaks_off_counts_with_all_of_its_bytes(behind, tmp_p
     path = tmp_path / "a.json"
     path.write_bytes(CONTENTS["json"].rpartition(behind.encode())[0])
 
-    *_, lost, note = read(Piece(path), TextConfig())
+    *_, lost, note = read(whole(path), TextConfig())
 
     assert isinstance(lost, BadInput)
     assert isinstance(note, FileRead)
@@ -145,7 +145,7 @@ def test_a_json_array_of_200_megabytes_is_read_in_little_memory(tmp_path):
     code = (
         "import resource, sys; from pathlib import Path; from data.reading.formats import *\n"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "count = sum(isinstance(item, Document) for item in read(Piece(Path(sys.argv[1])), TextConfig()))\n"
+        "count = sum(isinstance(item, Document) for item in read(Piece(Path(sys.argv[1]), 0), TextConfig()))\n"
         "print(count, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) >> 10)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
