@@ -6,10 +6,10 @@ Apart from the code that they steer (`data/cleaning`), so that a file is checked
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, require
-from ds_configs.typed import FAILED, convert
+from ds_configs.typed import FAILED, Bounded, Count, Share, convert
 
 # A line with a full stop is a sentence, and stays.
 _NAVIGATION = r"(?:首页|上一[页章篇]|下一[页章篇]|返回(?:首页|目录|顶部|列表)?|目录|尾页|书签|收藏本[站页])"
@@ -37,11 +37,8 @@ class Unicode:
 class Control:
     """Remove control and invisible characters, make every line break a line feed; drop texts with much that was lost before."""
 
-    max_replaced_ratio: float = 0.01
+    max_replaced_ratio: Share = 0.01
     """Of U+FFFD, which stands for a character that an earlier program could not read."""
-
-    def __post_init__(self) -> None:
-        _check_between(self, "max_replaced_ratio")
 
 
 def lines_pattern(pattern: str) -> re.Pattern[str]:
@@ -70,21 +67,15 @@ class Boilerplate:
 class MinLength:
     """Drop short texts; white space does not count."""
 
-    chars: int = 4
-
-    def __post_init__(self) -> None:
-        require(self, "chars", self.chars >= 1, "1 or more")
+    chars: Count = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineRepetition:
     """Drop texts in which too many characters stand in lines that were there before."""
 
-    max_ratio: float = 0.3
+    max_ratio: Share = 0.3
     min_lines: int = 4
-
-    def __post_init__(self) -> None:
-        _check_between(self, "max_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +85,8 @@ class NgramRepetition:
     White space does not count, and a word of an alphabet counts as one character: ten letters are nothing in English.
     """
 
-    n: int = 10
-    max_ratio: float = 0.3
-
-    def __post_init__(self) -> None:
-        _check_between(self, "n", 2, 100)
-        _check_between(self, "max_ratio")
+    n: Annotated[int, Bounded(int, 2, 100)] = 10
+    max_ratio: Share = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +96,9 @@ class HanRatio:
     Made for verse, which language models misjudge.
     """
 
-    min_ratio: float = 0.6
+    min_ratio: Share = 0.6
     """Of Han characters among all letters (of any script) and digits."""
-    max_kana_hangul_ratio: float = 0.02
-
-    def __post_init__(self) -> None:
-        _check_between(self, "min_ratio")
-        _check_between(self, "max_kana_hangul_ratio")
+    max_kana_hangul_ratio: Share = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,16 +110,14 @@ class Language:
 
     keep: tuple[str, ...] = ("zh",)
     """Two-letter codes (ISO 639-1), as the model gives them: zh, en, ja ..."""
-    min_score: float = 0.3
+    min_score: Share = 0.3
     """Of the kept languages together."""
-    judged_chars: int = 1000
+    judged_chars: Annotated[int, Bounded(int, 50)] = 1000
+    """The model needs 50 or more."""
 
     def __post_init__(self) -> None:
         if not self.keep or not all(re.fullmatch("[a-z]{2,3}", code) for code in self.keep):
             raise FieldError("keep", f' = {list(self.keep)}; give one or more language codes such as "zh" or "en".')
-        _check_between(self, "min_score")
-        if self.judged_chars < 50:
-            raise FieldError("judged_chars", f" = {self.judged_chars}; the model needs 50 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +134,14 @@ class NearConfig:
     Texts of similarity s (shared windows over all windows) are compared at all with probability 1 - (1 - s**rows)**bands.
     """
 
-    ngram: int = 3
+    ngram: Annotated[int, Bounded(int, 1, 50)] = 3
     """Length of the windows in characters."""
-    bands: int = 42
-    rows: int = 3
+    bands: Annotated[int, Bounded(int, 1, 500)] = 42
+    rows: Annotated[int, Bounded(int, 1, 32)] = 3
     min_similarity: float = 0.35
     """Estimated similarity from which on the later text is dropped."""
 
     def __post_init__(self) -> None:
-        for name, lowest, highest in (("ngram", 1, 50), ("bands", 1, 500), ("rows", 1, 32)):
-            _check_between(self, name, lowest, highest)
         require(self, "min_similarity", 0 < self.min_similarity <= 1, "above 0 and at most 1")
 
     @property
@@ -199,10 +178,6 @@ RULES: dict[str, type[Any]] = {
 DEFAULT_RULES: tuple[Mapping[str, Any], ...] = tuple(
     {"rule": name} for name in ("unicode", "control", "boilerplate", "min_length", "line_repetition", "ngram_repetition")
 )
-
-
-def _check_between(section: Any, name: str, lowest: int = 0, highest: int = 1) -> None:
-    require(section, name, lowest <= getattr(section, name) <= highest, f"between {lowest} and {highest}")
 
 
 def make_rules(section: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, Any]]:

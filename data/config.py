@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data.cleaning_config import DeduplicateConfig
-from data.source_config import SourceConfig, TextConfig, check_at_least_one, name_of_path
+from data.source_config import SourceConfig, TextConfig, name_of_path
 from ds_configs.errors import FieldError, require
+from ds_configs.typed import Count, Share
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -23,7 +24,7 @@ class TokenizerConfig:
     """Size of a trained vocabulary, special tokens included; for `characters` the most it may have (rarer ones become <unk>)."""
     path: str | None = None
     """A tokenizer.json, a Hugging Face folder or a sentencepiece .model file."""
-    training_chars: int = 50_000_000
+    training_chars: Count = 50_000_000
     """A trained tokenizer sees about this many characters, passages from all over the training split."""
     add_bos: bool = False
     """Put the begin-of-text token before each document."""
@@ -50,7 +51,6 @@ class TokenizerConfig:
         smallest = {"byte_bpe": 257, "sentencepiece_bpe": 300, "sentencepiece_unigram": 300}.get(self.kind, 3)
         if self.vocab_size is not None and self.vocab_size < smallest:
             raise FieldError("vocab_size", f" = {self.vocab_size}; {self.kind} needs at least {smallest}.")
-        check_at_least_one(self, "training_chars")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,11 @@ class ValidationConfig:
     Of several sources a part of each is held out; what is shuffled into one text counts as one.
     """
 
-    last_documents: int | None = None
+    last_documents: Count | None = None
     ratio: float | None = None
     """Share of the documents, chosen by a hash of their text. Of a corpus of few documents the end of the text is cut off instead."""
-    last_shards: int | None = None
-    max_tokens: int | None = None
+    last_shards: Count | None = None
+    max_tokens: Count | None = None
     """Stop the held-out split after this many tokens, an equal part of them for each source; the rest is used by neither split."""
 
     def __post_init__(self) -> None:
@@ -72,7 +72,6 @@ class ValidationConfig:
         if len(chosen) != 1:
             said = " and ".join(chosen) if chosen else "none of them"
             raise FieldError("last_documents", f", ratio, last_shards: {said} given; exactly one says what is held out.")
-        check_at_least_one(self, "last_documents", "last_shards", "max_tokens")
         require(self, "ratio", self.ratio is None or 0 < self.ratio < 1, "between 0 and 1, e.g. 0.1")
 
 
@@ -80,10 +79,7 @@ class ValidationConfig:
 class PackConfig:
     """Also write the training tokens as Parquet rows of `length` ids, documents end to end."""
 
-    length: int
-
-    def __post_init__(self) -> None:
-        check_at_least_one(self, "length")
+    length: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ class DataConfig(TextConfig):
     such; or `store`, the prefix of a finished .bin/.idx pair made elsewhere.
     """
 
-    seq_length: int
+    seq_length: Count
     tokenizer: TokenizerConfig
     sources: tuple[SourceConfig, ...] | None = None
     store: str | None = None
@@ -102,25 +98,24 @@ class DataConfig(TextConfig):
     shuffle: bool = False
     """Put all documents into one seeded random order before they are cut into shards."""
     shuffle_seed: int = 0
-    shard_mib: int = 64
+    shard_mib: Count = 64
     """About how much text goes into one shard; a shard is the unit of parallel work and of holding out."""
     documents: Literal["parquet"] | None = None
     """Also keep the cleaned documents, as Parquet files beside the tokens."""
     validation: ValidationConfig = field(default_factory=lambda: ValidationConfig(ratio=0.05))
-    max_train_tokens: int | None = None
+    max_train_tokens: Count | None = None
     """Stop the training split after this many tokens."""
     pack: PackConfig | None = None
-    max_bad_ratio: float = 0.01
+    max_bad_ratio: Share = 0.01
     """Share of the input, by records and by bytes, that may be unreadable before the preparation fails."""
     windows: Literal["stream", "documents"] = "stream"
     """`stream` cuts windows anywhere, elsewhere in each epoch; `documents` begins each with a document, or goes on with a longer one."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of the last tokens of an epoch that do not fill a window: left out, or continued with the first tokens."""
-    num_workers: int = 1
+    num_workers: Count = 1
     directory: str = "data/stores"
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "seq_length", "shard_mib", "max_train_tokens", "num_workers")
         text = [name for name in ("corpus", "path") if getattr(self, name) is not None]
         given = [*(["/".join(text)] if text else []), *(name for name in ("sources", "store") if getattr(self, name) is not None)]
         if len(given) != 1:
@@ -145,7 +140,6 @@ class DataConfig(TextConfig):
             )
         if self.store is not None and self.validation.last_shards is not None:
             raise FieldError("validation.last_shards", ": a finished store is one shard. Use last_documents or ratio.")
-        require(self, "max_bad_ratio", 0 <= self.max_bad_ratio <= 1, "between 0 and 1")
         require(self, "shuffle_seed", 0 <= self.shuffle_seed < 2**63, "0 or more and below 2**63")
         _ = self.all_sources  # each checks itself as it is made
 

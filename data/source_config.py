@@ -1,11 +1,11 @@
 """One source of text in a `data` section: named corpora and paths, what a document is in them, chapters, the generated task."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from data.cleaning_config import convert_rules
 from ds_configs.errors import FieldError, Report, did_you_mean, require
-from ds_configs.typed import FAILED
+from ds_configs.typed import FAILED, Bounded, Count
 
 HUB = "hub:"  # A path that begins so is a dataset of the Hugging Face hub.
 KNOWN_CORPORA = ("hongloumeng", "chinese-poetry", "reverse")  # What they are: `data/corpora/named.py`.
@@ -15,28 +15,27 @@ KNOWN_CORPORA = ("hongloumeng", "chinese-poetry", "reverse")  # What they are: `
 class ChaptersConfig:
     """Split each text at its chapter headings (第一回 ...) and keep chapters `first` to `last`; each becomes a document."""
 
-    first: int = 1
+    first: Count = 1
     last: int | None = None
     absent: tuple[int, ...] = ()
     """Numbers that the text does not have. Any other that is missing between two headings ends the preparation."""
 
     def __post_init__(self) -> None:
-        if self.first < 1 or (self.last is not None and self.last < self.first):
-            raise FieldError("first", f" = {self.first}, last = {self.last}; chapters count from 1 and last is not before first.")
+        if self.last is not None and self.last < self.first:
+            raise FieldError("first", f" = {self.first}, last = {self.last}; last is not before first.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseConfig:
     """The generated task: random strings, a separator, and the same string backwards (abc>cba)."""
 
-    num_samples: int = 100_000
-    min_length: int = 1
+    num_samples: Count = 100_000
+    min_length: Count = 1
     max_length: int = 16
     alphabet: str = "abcdefghijklmnopqrstuvwxyz"
     separator: str = ">"
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "num_samples", "min_length")
         if self.max_length < self.min_length:
             raise FieldError("max_length", f" = {self.max_length} is less than min_length = {self.min_length}.")
         if len(set(self.alphabet)) < 2 or len(set(self.alphabet)) < len(self.alphabet):
@@ -79,7 +78,7 @@ class TextConfig:
 class SourceConfig(TextConfig):
     """Where documents come from."""
 
-    weight: float | None = None
+    weight: Annotated[float, Bounded(float, 0, exclusive=True)] | None = None
     """Share of training samples from this source, relative to the other sources' weights. None: in proportion to size."""
 
     def __post_init__(self) -> None:
@@ -88,7 +87,6 @@ class SourceConfig(TextConfig):
         if self.corpus is not None and self.corpus not in KNOWN_CORPORA:
             guess = did_you_mean(self.corpus, KNOWN_CORPORA)
             raise FieldError("corpus", f' = "{self.corpus}" is not known. {guess} Your own text goes into data.path.')
-        require(self, "weight", self.weight is None or self.weight > 0, "more than 0")
         if self.reverse is not None and self.corpus != "reverse":
             raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
         if self.corpus == "reverse":
@@ -112,10 +110,3 @@ def name_of_path(path: str) -> str:
     """The last part of a path without its ending, as a name for folders."""
     stem = path.rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "text"
-
-
-def check_at_least_one(config: Any, *names: str) -> None:
-    """Refuse numbers below 1 in fields of a section that hold one."""
-    for name in names:
-        value = getattr(config, name)
-        require(config, name, value is None or value >= 1, "1 or more")

@@ -1,8 +1,9 @@
 """Check JSON values against Python types: `build_section` makes a dataclass of a section, `convert` checks one value.
 
 Beside the annotations of dataclasses, `convert` understands tables (a dict of key -> type, every key optional), which describe
-sections that are passed on as they are, and the markers `Bounded` and `Refused` inside them. A field whose type
-does not say enough has a function in its metadata under "check": (converted value, dotted key, report) -> the value, or FAILED.
+sections that are passed on as they are, and the markers `Bounded` and `Refused` inside them; a field has its bounds in an
+`Annotated` type. A field whose type does not say enough has a function in its metadata under "check": (converted value, dotted
+key, report) -> the value, or FAILED.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, nearest, shown
 
@@ -38,6 +39,10 @@ class Bounded:
         """Whether the number is inside the bounds."""
         edge = self.maximum if self.maximum < math.inf else self.minimum
         return self.minimum <= number <= self.maximum and not (self.exclusive and number == edge)
+
+
+Count = Annotated[int, Bounded(int, 1)]
+Share = Annotated[float, Bounded(float, 0, 1)]
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ def convert(wanted: Any, value: Any, name: str, report: Report) -> Any:
     origin = get_origin(wanted)
     if wanted is Any or wanted is object:
         return value
+    if origin is Annotated:
+        return convert(get_args(wanted)[1], value, name, report)
     if isinstance(wanted, Refused):
         if type(value) is type(wanted.harmless) and value == wanted.harmless:
             return value
@@ -96,8 +103,8 @@ def describe(wanted: Any) -> str:
     """The type in words: "an integer", "a list of strings"."""
     names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null", Any: "anything"}
     origin, args = get_origin(wanted), get_args(wanted)
-    if isinstance(wanted, Bounded):
-        return str(wanted)
+    if isinstance(wanted, Bounded) or origin is Annotated:
+        return str(args[1] if args else wanted)
     if origin is Literal:
         return ("one of " if len(args) > 1 else "") + ", ".join(json.dumps(choice) for choice in args)
     if origin in (Union, types.UnionType):
@@ -208,7 +215,7 @@ def _entries(kinds: Mapping[str, Any], value: Mapping[str, Any], name: str, repo
 
 
 def _dataclass(cls: Any, value: Mapping[str, Any], name: str, report: Report) -> Any:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     fields = [entry for entry in dataclasses.fields(cls) if entry.init]
     arguments = _entries({entry.name: hints[entry.name] for entry in fields}, value, name, report)
     for entry in fields:

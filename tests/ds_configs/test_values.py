@@ -61,7 +61,7 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
         ('data.clean=[{"rule":"min_length","char":1}]', 'command line: unknown key "data.clean[0].char". Did you mean "chars"?'),
         (
             'data.corpus=null data.chapters=null data.sources=[{"path":"a.txt","clean":[{"rule":"min_length","chars":0}]}]',
-            "command line: data.sources[0].clean[0].chars = 0; it must be 1 or more.",
+            "command line: data.sources[0].clean[0].chars = 0; it must be an integer of 1 or more.",
         ),
         ('data.clean=[{"rule":"unicod"}]', 'data.clean[0].rule = "unicod" is not a rule. Did you mean "unicode"?'),
         (

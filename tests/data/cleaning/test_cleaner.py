@@ -155,7 +155,7 @@ def test_every_problem_of_a_list_of_rules_is_reported_at_once():
     assert len(problems) == 5
     assert 'Did you mean "min_length"?' in problems[0]
     assert "data.clean[1]" in problems[1]
-    assert "between 0 and 1" in problems[1]
+    assert "a number from 0 to 1" in problems[1]
     assert "size" in problems[2]
     assert "name of a rule" in problems[3]
     assert "config" in problems[4]

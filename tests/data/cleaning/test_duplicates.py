@@ -14,6 +14,7 @@ from data.cleaning.duplicates import EXACT, KEPT, NEAR, find_duplicates, write_s
 from data.cleaning.minhash import signatures
 from data.cleaning_config import DeduplicateConfig, NearConfig
 from data.documents import DataError
+from ds_configs import build_section
 from tests.data.extra_corpora import EXTRA, needs_extra
 
 FIRST_HASHES = [14878942, 7188430, 3338209]
@@ -183,7 +184,7 @@ def test_an_empty_corpus_and_an_empty_piece_have_no_duplicates(tmp_path):
 @pytest.mark.parametrize("values", [{"bands": 0}, {"rows": 33}, {"ngram": 0}, {"min_similarity": 0.0}])
 def test_values_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
-        NearConfig(**values)
+        build_section(DeduplicateConfig, {"near": values}, "data.deduplicate", "run.json")
 
 
 @pytest.mark.slow
