@@ -14,9 +14,6 @@ from data import cleaning_config
 from data.cleaning import rules
 from data.documents import Document
 
-RULES: dict[str, type[Any]] = {name: getattr(rules, parameters.__name__) for name, parameters in cleaning_config.RULES.items()}
-"""What carries out each rule that `cleaning_config` declares."""
-
 _NUM_SAMPLES = 5
 _SAMPLE_CHARS = 200
 
@@ -56,7 +53,8 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None) -> Rules:
     named = {}
     for rule, parameters in cleaning_config.make_rules(section):
         times[rule] += 1
-        named[rule if times[rule] == 1 else f"{rule} {times[rule]}"] = RULES[rule](**vars(parameters))
+        carried_out = getattr(rules, type(parameters).__name__)(**vars(parameters))
+        named[rule if times[rule] == 1 else f"{rule} {times[rule]}"] = carried_out
     return named
 
 

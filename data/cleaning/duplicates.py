@@ -9,7 +9,7 @@ the first in corpus order. What is in a sketch is `minhash.py`.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -32,13 +32,13 @@ _ROUNDS = 4
 _NUM_SAMPLES = 5
 
 
-@dataclass
+@dataclass(frozen=True)
 class Duplicates:
     """What to leave out of each piece, and examples."""
 
     reasons: list[np.ndarray]
     """Per piece: (documents,) uint8, KEPT, EXACT or NEAR."""
-    samples: list[tuple[int, tuple[int, int], tuple[int, int]]] = field(default_factory=list)
+    samples: list[tuple[int, tuple[int, int], tuple[int, int]]]
     """(reason, (piece, index) of the document left out, (piece, index) of the one it resembles): the first few of each kind."""
 
     def count(self, reason: int) -> int:
@@ -68,19 +68,16 @@ def find_duplicates(paths: Sequence[Path], config: DeduplicateConfig) -> Duplica
         DataError: If a file has not the size that `config` means.
     """
     sketches = _Sketches(paths, config)
-    found = _Found(np.zeros(sketches.num_documents, dtype=np.uint8))
     if config.exact:
-        for group in _groups(sketches, None, found):
-            _resolve(group, found, EXACT, lambda later, first: sketches.second_hash(later) == sketches.second_hash(first))
-        log.info("%d documents, %d exact duplicates", sketches.num_documents, np.count_nonzero(found.reasons))
+        for group in _groups(sketches, None):
+            _resolve(group, sketches, EXACT, sketches.are_equal)
+        log.info("%d documents, %d exact duplicates", len(sketches.reasons), np.count_nonzero(sketches.reasons))
     if config.near is not None:
-        least = config.near.min_similarity
         for band in range(config.near.bands):
-            for group in _groups(sketches, band, found):
-                _resolve(group, found, NEAR, lambda later, first: sketches.similarity(later, first) >= least)
-        log.info("%d near duplicates", np.count_nonzero(found.reasons == NEAR))
-    places = [(reason, sketches.place(later), sketches.place(first)) for reason, later, first in found.samples]
-    return Duplicates(np.split(found.reasons, np.cumsum(sketches.piece_counts)[:-1]), places)
+            for group in _groups(sketches, band):
+                _resolve(group, sketches, NEAR, sketches.are_near)
+        log.info("%d near duplicates", np.count_nonzero(sketches.reasons == NEAR))
+    return Duplicates(np.split(sketches.reasons, np.cumsum(sketches.piece_counts)[:-1]), sketches.samples)
 
 
 def _sketch_batches(texts: Iterator[str], config: DeduplicateConfig) -> Iterator[tuple[np.ndarray, ...]]:
@@ -122,7 +119,7 @@ class _Chunk:
 
 
 class _Sketches:
-    """The sketch files of a corpus; its documents are numbered through."""
+    """The sketch files of a corpus, whose documents are numbered through, and what was found out about these."""
 
     def __init__(self, paths: Sequence[Path], config: DeduplicateConfig) -> None:
         self._near = config.near
@@ -136,12 +133,17 @@ class _Sketches:
             for first in range(0, size // width, _CHUNK_DOCUMENTS):
                 self._chunks.append(_Chunk(path, piece, first, first * width, min(_CHUNK_DOCUMENTS, size // width - first)))
         self._starts = np.cumsum([0, *(chunk.count for chunk in self._chunks)], dtype=np.int64)
+        self.reasons = np.zeros(self._starts[-1], dtype=np.uint8)
+        self.samples: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
 
-    @property
-    def num_documents(self) -> int:
-        return int(self._starts[-1])
+    def drop(self, reason: int, later: np.ndarray, first: np.ndarray) -> None:
+        """Note that documents, (documents,), are left out, and which ones they resemble."""
+        self.reasons[later] = reason
+        room = _NUM_SAMPLES - sum(sample[0] == reason for sample in self.samples)
+        pairs = zip(later[:room].tolist(), first[:room].tolist(), strict=True)
+        self.samples += [(reason, self._place(copy), self._place(original)) for copy, original in pairs]
 
-    def place(self, number: int) -> tuple[int, int]:
+    def _place(self, number: int) -> tuple[int, int]:
         """The piece of a document and its index in it."""
         index = int(np.searchsorted(self._starts, number, side="right")) - 1
         chunk = self._chunks[index]
@@ -156,17 +158,17 @@ class _Sketches:
                 offset = chunk.offset + chunk.count * (16 + 8 * band)
                 yield start, np.fromfile(chunk.path, dtype="<u8", count=chunk.count, offset=offset)
 
-    def second_hash(self, numbers: np.ndarray) -> np.ndarray:
-        """(documents,) -> (documents,) uint64: the other half of the exact hashes."""
-        return self._rows(numbers, "<u8", width=2, before=0)[:, 1]
+    def are_equal(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(documents,), (documents,) -> (documents,) bool, of documents with equal keys: whether the other half of the hashes is equal."""
+        first, second = (self._rows(part, "<u8", width=2, before=0)[:, 1] for part in (numbers, others))
+        return first == second
 
-    def similarity(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """(documents,), (documents,) -> (documents,) float: the estimated share of common windows."""
+    def are_near(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(documents,), (documents,) -> (documents,) bool: whether the estimated share of common windows is large enough."""
         assert self._near is not None, "without near duplicates there are no signatures"
         before = 16 + 8 * self._near.bands
         first, second = (self._rows(part, "<u2", self._near.num_hashes, before) for part in (numbers, others))
-        similar: np.ndarray = (first == second).mean(axis=1)
-        return similar
+        return (first == second).mean(axis=1) >= self._near.min_similarity
 
     def _rows(self, numbers: np.ndarray, dtype: str, width: int, before: int) -> np.ndarray:
         """(documents,) -> (documents, width); `before` is how many bytes a document has in the tables that stand before this one."""
@@ -179,29 +181,16 @@ class _Sketches:
         return rows
 
 
-@dataclass
-class _Found:
-    """(documents,) uint8 reasons, and samples (reason, document left out, document it resembles)."""
-
-    reasons: np.ndarray
-    samples: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def drop(self, reason: int, later: np.ndarray, first: np.ndarray) -> None:
-        self.reasons[later] = reason
-        room = _NUM_SAMPLES - sum(sample[0] == reason for sample in self.samples)
-        self.samples += [(reason, int(a), int(b)) for a, b in zip(later[:room], first[:room], strict=True)]
-
-
-def _groups(sketches: _Sketches, band: int | None, found: _Found) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _groups(sketches: _Sketches, band: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (documents, group of each) of documents that share a key and are still in, by group and in corpus order within.
 
     The keys are taken in as many parts as memory asks for; which part a key is in depends on the key alone.
     """
-    num_parts = -(-sketches.num_documents // _SORTED_AT_ONCE)
+    num_parts = -(-len(sketches.reasons) // _SORTED_AT_ONCE)
     for part in range(num_parts):
         keys, numbers = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
         for start, piece in sketches.keys(band):
-            wanted = found.reasons[start : start + len(piece)] == KEPT
+            wanted = sketches.reasons[start : start + len(piece)] == KEPT
             if num_parts > 1:
                 wanted &= piece % np.uint64(num_parts) == part
             indices = np.flatnonzero(wanted)
@@ -218,7 +207,7 @@ def _groups(sketches: _Sketches, band: int | None, found: _Found) -> Iterator[tu
 
 
 def _resolve(
-    groups: tuple[np.ndarray, np.ndarray], found: _Found, reason: int, same: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    groups: tuple[np.ndarray, np.ndarray], sketches: _Sketches, reason: int, same: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> None:
     """Drop from each group what is the `same` as its first document, then what is the same as the next that stayed, and so on.
 
@@ -234,5 +223,5 @@ def _resolve(
             return
         chunks = range(0, len(number), _COMPARED_AT_ONCE)
         dropped = np.concatenate([same(number[at : at + _COMPARED_AT_ONCE], firsts[at : at + _COMPARED_AT_ONCE]) for at in chunks])
-        found.drop(reason, number[dropped], firsts[dropped])
+        sketches.drop(reason, number[dropped], firsts[dropped])
         number, group = number[~dropped], group[~dropped]

@@ -50,14 +50,10 @@ def arrow_records(path: Path) -> Iterator[Found]:
         with open_bytes(path) as file:
             indexed = file.read(len(_ARROW_INDEXED)) == _ARROW_INDEXED
         with _seekable(path) if indexed else open_bytes(path) as file:
-            batches = _indexed_batches(pyarrow.ipc.open_file(file)) if indexed else pyarrow.ipc.open_stream(file)
-            yield from _numbered(
-                f"{path}[", (batch.slice(at, _BATCH_ROWS) for batch in batches for at in range(0, batch.num_rows, _BATCH_ROWS))
-            )
-
-
-def _indexed_batches(reader: Any) -> Iterator[Any]:
-    return (reader.get_batch(index) for index in range(reader.num_record_batches))
+            reader = pyarrow.ipc.open_file(file) if indexed else pyarrow.ipc.open_stream(file)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
+            parts = (batch.slice(at, _BATCH_ROWS) for batch in batches for at in range(0, batch.num_rows, _BATCH_ROWS))
+            yield from _numbered(f"{path}[", parts)
 
 
 @contextmanager

@@ -17,20 +17,11 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _UNIGRAM, _BPE = 1, 2
 
 
-def library() -> Any:
-    """Return the sentencepiece package.
-
-    Raises:
-        DataError: If it is not installed.
-    """
-    return require("sentencepiece", "a sentencepiece tokenizer")
-
-
 def convert(content: bytes, name: str) -> Tokenizer:
     """Return the backend of a model's content; `name` is for messages.
 
     Raises:
-        DataError: If it is not a sentencepiece model, or of a kind that cannot be converted.
+        DataError: If it is not a sentencepiece model, or of a kind that cannot be converted, or sentencepiece is not installed.
     """
     proto = _parse(content, name)
     if proto.trainer_spec.treat_whitespace_as_suffix:
@@ -42,15 +33,14 @@ def convert(content: bytes, name: str) -> Tokenizer:
         raise DataError(f"{name}: a sentencepiece model of words or characters; BPE and unigram are known. Give a tokenizer.json.")
     backend = Tokenizer(model(proto))
     _set_text_rules(backend, proto)
-    special = (_UNKNOWN, _CONTROL)
-    backend.add_special_tokens([AddedToken(p.piece, normalized=False, special=True) for p in proto.pieces if p.type in special])
+    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _names(proto, _UNKNOWN, _CONTROL)])
     # Looked for when the whole text has got its prefix and lost its spaces, which parts of it would otherwise get and lose once more.
-    backend.add_tokens([AddedToken(symbol, normalized=True, special=False) for symbol in _user_defined(proto)])
+    backend.add_tokens([AddedToken(symbol, normalized=True, special=False) for symbol in _names(proto, _USER_DEFINED)])
     return backend
 
 
 def _parse(content: bytes, name: str) -> Any:
-    library()
+    require("sentencepiece", "a sentencepiece tokenizer")
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto()
@@ -58,17 +48,13 @@ def _parse(content: bytes, name: str) -> Any:
         proto.ParseFromString(content)
     except Exception as error:  # protobuf's error class differs between its implementations
         raise DataError(f"{name}: not a sentencepiece model ({error}).") from error
-    if not any(piece.type == _UNKNOWN for piece in proto.pieces):
+    if not _names(proto, _UNKNOWN):
         raise DataError(f"{name}: not a sentencepiece model (no pieces, or none for the unknown).")
     return proto
 
 
-def _unknown(proto: Any) -> int:
-    return next(index for index, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN)
-
-
-def _user_defined(proto: Any) -> list[str]:
-    return [piece.piece for piece in proto.pieces if piece.type == _USER_DEFINED]
+def _names(proto: Any, *types: int) -> list[str]:
+    return [piece.piece for piece in proto.pieces if piece.type in types]
 
 
 def _prefix(symbols: list[str]) -> Any:
@@ -78,10 +64,6 @@ def _prefix(symbols: list[str]) -> Any:
     return normalizers.Replace(Regex(rf"\A(?!(?:{'|'.join(map(re.escape, symbols))})?\z)"), _SPACE)
 
 
-def _has_bytes(proto: Any) -> bool:
-    return any(piece.type == _BYTE for piece in proto.pieces)
-
-
 def _bpe(proto: Any) -> Any:
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
@@ -89,16 +71,17 @@ def _bpe(proto: Any) -> Any:
     for piece, score in scores.items():
         splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
         merges += [(-score, vocabulary[a], vocabulary[b], (a, b)) for a, b in splits if a in scores and b in scores]
-    unknown = proto.pieces[_unknown(proto)].piece
     pairs = [pair for *_, pair in sorted(merges)]
-    return models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=_has_bytes(proto))
+    unknown, *_ = _names(proto, _UNKNOWN)
+    return models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=bool(_names(proto, _BYTE)))
 
 
 def _unigram(proto: Any) -> Any:
     lowest = min((piece.score for piece in proto.pieces if piece.type == _NORMAL), default=0.0) - 20.0
     # A piece that is no text must never win against its letters, not even where all of those are unknown.
     pieces = [(piece.piece, piece.score if piece.type == _NORMAL else lowest * len(piece.piece)) for piece in proto.pieces]
-    return models.Unigram(pieces, _unknown(proto), byte_fallback=_has_bytes(proto))
+    unknown = [piece.type for piece in proto.pieces].index(_UNKNOWN)
+    return models.Unigram(pieces, unknown, byte_fallback=bool(_names(proto, _BYTE)))
 
 
 def _set_text_rules(backend: Tokenizer, proto: Any) -> None:
@@ -109,7 +92,7 @@ def _set_text_rules(backend: Tokenizer, proto: Any) -> None:
     if spec.remove_extra_whitespaces:
         rules += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
-        rules.append(_prefix(_user_defined(proto)))
+        rules.append(_prefix(_names(proto, _USER_DEFINED)))
     rules.append(normalizers.Replace(" ", _SPACE))
     backend.normalizer = normalizers.Sequence(rules)
     # Spaces last: where the vocabulary has none, they come out of bytes.

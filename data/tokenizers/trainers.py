@@ -11,6 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from data.config import END_OF_TEXT, TokenizerConfig
 from data.documents import DataError
+from data.packages import require
 from data.tokenizers import sentencepiece_model, tokenizer_folder
 from data.tokenizers.encoders import EVERY_CHARACTER
 
@@ -90,7 +91,7 @@ def _train_characters(texts: Iterable[str], config: TokenizerConfig, folder: Pat
 
 
 def _train_sentencepiece(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
-    sentencepiece = sentencepiece_model.library()
+    sentencepiece = require("sentencepiece", "a sentencepiece tokenizer")
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

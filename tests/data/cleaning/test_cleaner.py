@@ -5,13 +5,12 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from data.cleaning.cleaner import RULES, Cleaner, build_rules
+from data.cleaning.cleaner import Cleaner, build_rules
 from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
-from data.cleaning_config import DEFAULT_RULES
+from data.cleaning_config import DEFAULT_RULES, RULES
 from data.corpora.chapters import split_chapters
 from data.documents import Document
 from ds_configs import ConfigError
@@ -211,10 +210,9 @@ def test_an_empty_list_means_no_cleaning():
 
 def test_the_documentation_names_every_rule_and_parameter_with_its_default():
     text = Path("docs/cleaning.md").read_text(encoding="utf-8")
-    for name, rule in RULES.items():
+    for name, rule_class in RULES.items():
         section = re.search(rf"^### `{name}`$(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
         assert section, name
-        rule_class: Any = rule
         for parameter in dataclasses.fields(rule_class):
             default = parameter.default
             shown = "none" if default is dataclasses.MISSING else _as_json(default)
