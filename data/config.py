@@ -39,8 +39,7 @@ class TokenizerConfig:
             raise FieldError(
                 "path", f' = {self.path}; kind "existing" needs the path of a tokenizer, the other kinds are trained and take none.'
             )
-        trained = self.kind not in ("existing", "characters")
-        if trained and self.vocab_size is None:
+        if self.kind not in ("existing", "characters") and self.vocab_size is None:
             raise FieldError("vocab_size", f' is missing; kind "{self.kind}" is trained to a size, e.g. 5000.')
         if self.kind == "existing" and self.vocab_size is not None:
             raise FieldError("vocab_size", f" = {self.vocab_size}; an existing tokenizer has its own. Remove the key.")
@@ -70,7 +69,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         chosen = [name for name in ("last_documents", "ratio", "last_shards") if getattr(self, name) is not None]
         if len(chosen) != 1:
-            said = " and ".join(chosen) if chosen else "none of them"
+            said = " and ".join(chosen) or "none of them"
             raise FieldError("last_documents", f", ratio, last_shards: {said} given; exactly one says what is held out.")
         require(self, "ratio", self.ratio is None or 0 < self.ratio < 1, "between 0 and 1, e.g. 0.1")
 
@@ -119,7 +118,7 @@ class DataConfig(TextConfig):
         text = [name for name in ("corpus", "path") if getattr(self, name) is not None]
         given = [*(["/".join(text)] if text else []), *(name for name in ("sources", "store") if getattr(self, name) is not None)]
         if len(given) != 1:
-            said = " and ".join(given) if given else "none of them"
+            said = " and ".join(given) or "none of them"
             raise FieldError("corpus", f"/path, sources, store: {said} given; exactly one says where the tokens come from.")
         if self.sources is not None:
             if not self.sources:

@@ -8,6 +8,7 @@ and left to the caller: `Chapters.missing`.
 
 import math
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,10 +20,6 @@ _HEADING = re.compile(
     r"^[ \t\u3000#]*第[ \t\u3000]*(?P<number>[0-9０-９〇零○一二三四五六七八九十百千两廿卅]+)[ \t\u3000]*(?P<unit>[回章卷])(?P<title>.*)$",
     re.MULTILINE,
 )
-_DIGITS = (
-    {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "○": 0, "两": 2} | {c: i for i, c in enumerate("０１２３４５６７８９")}
-)
-_UNITS = {"十": 10, "百": 100, "千": 1000}
 # A table of contents has next to nothing between its headings: so many characters at most, and less than a tenth of a chapter.
 _CONTENTS_CHARS = 100
 _CONTENTS_SHARE = 0.1
@@ -70,20 +67,19 @@ class _Heading:
 
 def read_numeral(text: str) -> int | None:
     """Return the number of a Chinese or Arabic numeral in either style: 一百一十八, 一一八, 廿三, 118; None if it is none."""
-    if text.isascii() and text.isdigit():
-        return int(text)
-    text = text.replace("廿", "二十").replace("卅", "三十")
-    if all(c in _DIGITS for c in text):
-        return int("".join(str(_DIGITS[c]) for c in text))
+    for other, usual in (("○", "零"), ("两", "二"), ("廿", "二十"), ("卅", "三十")):
+        text = text.replace(other, usual)
+    values = [int(unicodedata.numeric(c, -1)) for c in text]
+    if min(values) < 0:
+        return None
+    if max(values) < 10:
+        return int("".join(map(str, values)))
     total, digit = 0, 0
-    for c in text:
-        if c in _DIGITS:
-            digit = _DIGITS[c]
-        elif c in _UNITS:
-            total += (digit or 1) * _UNITS[c]
-            digit = 0
+    for value in values:
+        if value < 10:
+            digit = value
         else:
-            return None
+            total, digit = total + (digit or 1) * value, 0
     return total + digit
 
 

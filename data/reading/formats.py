@@ -229,27 +229,26 @@ def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
 
     with open_text(piece.path, piece.encoding) as file:
         rows = csv.reader(counted(file), strict=True)
-        header: list[str] | None = None
+        header: list[str] = []
         for index in itertools.count():  # The header is number 0.
-            source = f"{piece.path}[{index}]"
-            begin = num_bytes
+            source, begin = f"{piece.path}[{index}]", num_bytes
             try:
                 row = next(rows)
             except StopIteration:
                 break
             except csv.Error as error:
                 yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", num_bytes - begin)
-                if header is None:  # Without the names of the fields the rest means nothing.
+                if index == 0:  # Without the names of the fields the rest means nothing.
                     return
                 continue
-            if header is None:
+            if index == 0:
                 header = row
             elif row and len(row) != len(header):
                 reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
                 yield BadInput(source, reason, num_bytes - begin)
             elif row:
                 yield source, as_record(list(zip(header, row, strict=True))), num_bytes - begin
-        if header is None:
+        if index == 0:
             yield BadInput(str(piece.path), "no header line with the names of the fields")
 
 

@@ -36,9 +36,10 @@ def json_items(file: io.TextIOBase) -> Iterator[Any | BadInput]:
             yield item
             continue
         goes_on = window.resume()
-        yield replace(item, num_bytes=window.take_skipped_bytes())
-        if not goes_on:
-            in_array = in_array and not window.closes_array()
+        yield replace(item, num_bytes=window.skipped_bytes)
+        window.skipped_bytes = 0
+        if not goes_on:  # The file is read to its end, which may be that of the array all the same.
+            in_array = in_array and not window.text.rstrip().endswith("]")
             break
     if in_array:
         raise EOFError(f"the array is not closed: it breaks off at character {window.position}")
@@ -49,10 +50,10 @@ class _Window:
 
     def __init__(self, file: io.TextIOBase) -> None:
         self._file = file
-        self._text = ""
+        self.text = ""
         self._at = 0
         self._dropped = 0
-        self._skipped_bytes = 0
+        self.skipped_bytes = 0  # What was passed over as broken, in bytes of UTF-8.
 
     @property
     def position(self) -> int:
@@ -61,15 +62,15 @@ class _Window:
     def at_end(self) -> bool:
         """Skip white space; whether nothing is left."""
         while True:
-            while self._at < len(self._text) and self._text[self._at] in " \t\r\n\ufeff":
+            while self._at < len(self.text) and self.text[self._at] in " \t\r\n\ufeff":
                 self._at += 1
-            if self._at < len(self._text):
+            if self._at < len(self.text):
                 return False
             if not self._more():
                 return True
 
     def skip(self, mark: str) -> bool:
-        if self.at_end() or self._text[self._at] != mark:
+        if self.at_end() or self.text[self._at] != mark:
             return False
         self._at += 1
         return True
@@ -77,16 +78,16 @@ class _Window:
     def parse(self) -> Any | BadInput:
         while True:
             try:
-                item, end = JSON.raw_decode(self._text, self._at)
+                item, end = JSON.raw_decode(self.text, self._at)
             except json.JSONDecodeError as error:
                 # Only what breaks at the window's end may be whole further on.
-                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - 8
-                if cut and len(self._text) - self._at > MAX_RECORD_BYTES:
+                cut = error.msg.startswith("Unterminated string") or error.pos >= len(self.text) - 8
+                if cut and len(self.text) - self._at > MAX_RECORD_BYTES:
                     return BadInput("", f"an item longer than {MAX_RECORD_BYTES >> 20} Mi characters at character {self.position}")
                 where = self._dropped + error.pos
                 if cut and self._more():
                     continue
-                self._skip_to(min(max(where - self._dropped, self._at + 1), len(self._text)))
+                self._skip_to(min(max(where - self._dropped, self._at + 1), len(self.text)))
                 return BadInput("", f"broken JSON at character {where}: {error.msg}")
             except (ValueError, RecursionError) as error:  # ValueError: a number of more digits than Python reads.
                 where = self.position
@@ -94,40 +95,31 @@ class _Window:
                 what = "JSON nested too deeply" if isinstance(error, RecursionError) else "JSON that Python does not read"
                 return BadInput("", f"{what} at character {where}: {error}")
             # A number or literal that touches the window's end (3, of 3.5e+7) may go on behind it.
-            if end >= len(self._text) - 2 and not isinstance(item, (dict, list, str)) and self._more():
+            if end >= len(self.text) - 2 and not isinstance(item, (dict, list, str)) and self._more():
                 continue
             self._at = end
             return item
 
     def resume(self) -> bool:
         """Move to the next place that looks like the beginning of an object; whether there is one."""
-        if self._at and self._text[self._at : self._at + 1] == "{":
+        if self._at and self.text[self._at : self._at + 1] == "{":
             return True  # An object begins where none was expected: the one before lacks its closing brace.
-        while (match := _NEXT_ITEM.search(self._text, self._at)) is None:
-            self._skip_to(max(self._at, len(self._text) - 64))
+        while (match := _NEXT_ITEM.search(self.text, self._at)) is None:
+            self._skip_to(max(self._at, len(self.text) - 64))
             if not self._more():
-                self._skip_to(len(self._text))
+                self._skip_to(len(self.text))
                 return False
         self._skip_to(match.end())
         return True
 
-    def closes_array(self) -> bool:
-        """Whether a file that is read to its end ends as an array does."""
-        return self._text.rstrip().endswith("]")
-
-    def take_skipped_bytes(self) -> int:
-        """How much was passed over since the last call, in bytes of UTF-8."""
-        num_bytes, self._skipped_bytes = self._skipped_bytes, 0
-        return num_bytes
-
     def _skip_to(self, at: int) -> None:
-        self._skipped_bytes += len(self._text[self._at : at].encode("utf-8", "surrogatepass"))
+        self.skipped_bytes += len(self.text[self._at : at].encode("utf-8", "surrogatepass"))
         self._at = at
 
     def _more(self) -> bool:
         # Doubling keeps the repeated attempts at one long item linear.
-        chunk = self._file.read(max(_CHUNK_CHARS, len(self._text) - self._at))
+        chunk = self._file.read(max(_CHUNK_CHARS, len(self.text) - self._at))
         self._dropped += self._at
-        self._text = self._text[self._at :] + chunk
+        self.text = self.text[self._at :] + chunk
         self._at = 0
         return bool(chunk)

@@ -132,12 +132,9 @@ def load(folder: Path | str) -> Tokenizer:
     folder = Path(folder)
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
-    try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exceptions
-        raise DataError(f"{folder}/tokenizer.json: unusable ({error}). Prepare the data again.") from error
+        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
     if backend.token_to_id(settings.get("eos_token") or "") is None:
         raise DataError(f"{folder}/tokenizer_config.json names no eos_token that is in the vocabulary; documents could not be told apart.")
     return Tokenizer(folder, backend, settings)
