@@ -4,6 +4,7 @@ Nothing is ever unpacked to disk. A file that breaks off raises `EOFError` or `O
 was given out.
 """
 
+import codecs
 import gzip
 import io
 import zlib
@@ -13,13 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from data.packages import require
-from data.reading.encodings import ESCAPE, detect, detect_bytes
 
 MAX_RECORD_BYTES = 32 << 20
 """A longer line, record or text file is bad input: it would break the bound on memory."""
 
 _BUFFER_BYTES = 1 << 18
-_HEAD_BYTES = 4 << 20
 
 
 def endings(path: Path) -> tuple[str, str]:
@@ -28,7 +27,7 @@ def endings(path: Path) -> tuple[str, str]:
     return (path.with_suffix("") if packed else path).suffix.lower(), packed
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> io.BufferedReader:
     """Open for reading, decompressing by the last suffix (.gz, .zst). What is broken raises `OSError`, what breaks off `EOFError`.
 
     Raises:
@@ -54,6 +53,16 @@ def zstd(wanted_by: Path | str) -> Any:
     return require("backports.zstd", f"{wanted_by}: .zst")
 
 
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError), "registered for decoding"
+    return "\udcff", error.end
+
+
+# Unlike surrogateescape it goes on in every codec: one lone surrogate for each place that cannot be decoded.
+ESCAPE = "data.escape"
+codecs.register_error(ESCAPE, _escape)
+
+
 @contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
     """Open as text; bytes that do not fit the encoding become lone surrogates.
@@ -71,22 +80,6 @@ def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
                     raise
     if whole.error is not None:
         raise whole.error
-
-
-def detect_stream(path: Path) -> str:
-    """The encoding of a file, of a compressed one by its first 4 MiB.
-
-    Raises:
-        EncodingError: If it is not text.
-    """
-    if not endings(path)[1]:
-        return detect(path)
-    with open_bytes(path) as file:
-        whole = _Raw(file, (OSError, EOFError), ends=True)
-        head = io.BufferedReader(whole, _BUFFER_BYTES).read(_HEAD_BYTES)
-    if whole.error is not None and not head:
-        raise whole.error
-    return detect_bytes(head, whole=False)
 
 
 def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, bytes | None, int]]:

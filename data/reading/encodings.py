@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.documents import DataError
+from data.reading.compression import endings, open_bytes
 
 WHOLE_FILE_BYTES = 16 << 20  # Up to this size a file is judged by all of its bytes.
+_HEAD_BYTES = 4 << 20  # Of a compressed file.
 _WINDOW_BYTES = 512 << 10  # Of a larger one: the head, the tail and windows in between.
 _NUM_WINDOWS = 16
 
@@ -68,11 +70,13 @@ class EncodingError(DataError):
 def detect(path: Path) -> str:
     """Return the name of a Python codec that decodes a file of any size.
 
-    Of a file over `WHOLE_FILE_BYTES` the head, the tail and windows in between are looked at: decode it strictly.
+    Of a file over `WHOLE_FILE_BYTES` the head, the tail and windows in between are looked at, of a compressed one the first 4 MiB.
 
     Raises:
         EncodingError: If it is no text, or text in none of the known encodings; the message says which.
     """
+    if endings(path)[1]:
+        return detect_bytes(_head(path), whole=False)
     size = path.stat().st_size
     with path.open("rb") as file:
         if size <= WHOLE_FILE_BYTES:
@@ -83,6 +87,18 @@ def detect(path: Path) -> str:
             file.seek((size - _WINDOW_BYTES) * index // (_NUM_WINDOWS - 1) // 4 * 4)
             pieces.append(file.read(_WINDOW_BYTES))
     return detect_bytes(*pieces, whole=False)
+
+
+def _head(path: Path) -> bytes:
+    head = bytearray()
+    with open_bytes(path) as file:
+        try:
+            while len(head) < _HEAD_BYTES and (data := file.read1(_HEAD_BYTES)):
+                head += data
+        except (OSError, EOFError):  # Whoever reads the file meets it again.
+            if not head:
+                raise
+    return bytes(head)
 
 
 def detect_bytes(*pieces: bytes, whole: bool) -> str:
@@ -112,16 +128,6 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
         return "utf-8"
     reason = " (it holds zero bytes)" if has_zeros else ""
     raise EncodingError(f"not UTF-8{reason}, and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
-
-
-def _escape(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError), "registered for decoding"
-    return "\udcff", error.end
-
-
-# Unlike surrogateescape it goes on in every codec: one lone surrogate for each place that cannot be decoded.
-ESCAPE = "data.escape"
-codecs.register_error(ESCAPE, _escape)
 
 
 def _refuse_control_characters(head: bytes) -> None:

@@ -3,8 +3,7 @@
 Text (txt, md, py), csv, json, jsonl, parquet and arrow files, such as those of a saved Hugging Face dataset; each also as .gz or
 .zst. Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which files are
 meant is `files.py`; how bytes become records is `compression.py`, `json_items.py` and `columnar.py`; how records become
-documents is `records.py`. A new format is a reader in `_READERS`, and its endings in `FORMATS`;
-a binary one is also named in `read`, where encodings are detected.
+documents is `records.py`. A new format is a reader in `_READERS`; a binary one is also named in `read`, where encodings are detected.
 """
 
 import csv
@@ -16,16 +15,11 @@ from typing import Any
 
 from data.documents import DataError, Document
 from data.reading.columnar import arrow_records, parquet_records, row_groups
-from data.reading.compression import MAX_RECORD_BYTES, detect_stream, endings, lines, open_bytes, open_text
-from data.reading.encodings import ESCAPE, EncodingError
+from data.reading.compression import ESCAPE, MAX_RECORD_BYTES, endings, lines, open_bytes, open_text
+from data.reading.encodings import EncodingError, detect
 from data.reading.json_items import json_items
 from data.reading.records import JSON, BadInput, FileRead, Found, as_record, from_record, from_text, printable
 from data.source_config import TextConfig
-
-FORMATS = {
-    ".txt": "text", ".md": "text", ".py": "text", ".csv": "csv", ".json": "json",
-    ".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet", ".arrow": "arrow",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,20 +74,21 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
         DataError: If a package is missing that the format needs, or the machine does not give the file. What is wrong with the
             file itself is yielded.
     """
-    name = _format(piece.path)
-    if name is None:
-        known = " ".join(FORMATS)
+    ending = endings(piece.path)[0]
+    reader = _READERS.get(ending)
+    if reader is None:
+        known = " ".join(_READERS)
         reason = f'file type "{"".join(endings(piece.path))}" is not read; known: {known}, each also .gz or .zst'
         yield BadInput(str(piece.path), reason, piece.num_bytes)
         yield FileRead(printable(str(piece.path)), None, piece.num_bytes, 0)
         return
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
-        if name not in ("parquet", "arrow") and not piece.encoding:
-            piece = replace(piece, encoding=detect_stream(piece.path))
-        for found in _READERS[name](piece, config):
+        if ending not in (".parquet", ".arrow") and not piece.encoding:
+            piece = replace(piece, encoding=detect(piece.path))
+        for found in reader(piece, config):
             num_records += 1
-            item = found if isinstance(found, BadInput) else _document(name, *found, config)
+            item = found if isinstance(found, BadInput) else _document(reader is _read_text, *found, config)
             if isinstance(item, Document):
                 num_bytes += len(item.text.encode("utf-8"))
                 num_replaced += item.num_replaced
@@ -117,22 +112,19 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
     yield FileRead(printable(str(piece.path)), piece.encoding or None, max(piece.num_bytes, num_bytes + num_bad_bytes), num_replaced)
 
 
-def _document(name: str, source: str, record: Any, size: int | None, config: TextConfig) -> Document | BadInput:
-    item = (from_text if name == "text" else from_record)(record, source, config)
+def _document(is_text: bool, source: str, record: Any, size: int | None, config: TextConfig) -> Document | BadInput:
+    item = (from_text if is_text else from_record)(record, source, config)
     return replace(item, num_bytes=len(repr(record)) if size is None else size) if isinstance(item, BadInput) else item
-
-
-def _format(path: Path) -> str | None:
-    return FORMATS.get(endings(path)[0])
 
 
 def _encoding_of_lines(path: Path, config: TextConfig) -> str:
     """The encoding of a file that can be cut at its lines, nothing for any other."""
-    by_line = _format(path) == "lines" or (_format(path) == "text" and config.text_documents == "line")
-    if not by_line or endings(path)[1]:
+    ending, packed = endings(path)
+    reader = _READERS.get(ending)
+    if packed or not (reader is _read_jsonl or (reader is _read_text and config.text_documents == "line")):
         return ""
     try:
-        encoding = detect_stream(path)
+        encoding = detect(path)
     except EncodingError:
         return ""
     return "" if encoding.startswith(("utf-16", "utf-32")) else encoding  # There a line feed is several bytes.
@@ -252,11 +244,12 @@ def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
             yield BadInput(str(piece.path), "no header line with the names of the fields")
 
 
+# By the ending of the file's name.
 _READERS: dict[str, Callable[[Piece, TextConfig], Iterator[Found]]] = {
-    "text": _read_text,
-    "lines": _read_jsonl,
-    "json": _read_json,
-    "csv": _read_csv,
-    "parquet": lambda piece, _: parquet_records(piece.path, piece.start, piece.end),
-    "arrow": lambda piece, _: arrow_records(piece.path),
+    **dict.fromkeys((".txt", ".md", ".py"), _read_text),
+    ".csv": _read_csv,
+    ".json": _read_json,
+    **dict.fromkeys((".jsonl", ".ndjson"), _read_jsonl),
+    ".parquet": lambda piece, _: parquet_records(piece.path, piece.start, piece.end),
+    ".arrow": lambda piece, _: arrow_records(piece.path),
 }

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from data.reading.encodings import ESCAPE, WHOLE_FILE_BYTES, EncodingError, detect, detect_bytes
+from data.reading.compression import ESCAPE
+from data.reading.encodings import WHOLE_FILE_BYTES, EncodingError, detect, detect_bytes
 
 SIMPLIFIED = (
     "列位看官：你道此书从何而来？说起根由，虽近荒唐，细按则深有趣味。待在下将此来历注明，方使阅者了然不惑。\n"
