@@ -17,7 +17,7 @@ import numpy as np
 
 from data.cleaning.minhash import band_keys, exact_hashes, signatures
 from data.cleaning_config import DeduplicateConfig
-from data.documents import DataError
+from data.documents import DataError, batched
 from ds_configs.files import replacing
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def write_sketches(path: Path, texts: Iterable[str], config: DeduplicateConfig) 
     count = 0
     with replacing(path) as temporary, temporary.open("wb") as file:
         texts = iter(texts)
-        while chunk := list(_sketch_batches(texts, config)):
+        while chunk := [_sketch(batch, config) for batch in batched(islice(texts, _CHUNK_DOCUMENTS), len, _BATCH_CHARS)]:
             for tables in zip(*chunk, strict=True):
                 np.concatenate(tables, axis=1).tofile(file)
             count += sum(tables[0].shape[1] for tables in chunk)
@@ -80,31 +80,18 @@ def find_duplicates(paths: Sequence[Path], config: DeduplicateConfig) -> Duplica
     return Duplicates(np.split(sketches.reasons, np.cumsum(sketches.piece_counts)[:-1]), sketches.samples)
 
 
-def _sketch_batches(texts: Iterator[str], config: DeduplicateConfig) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the tables of a chunk, a batch of texts at a time: (1, documents, 2), (bands, documents), (1, documents, num_hashes)."""
-    room = _CHUNK_DOCUMENTS
-    while room and (batch := list(_batch(islice(texts, room)))):
-        room -= len(batch)
-        exact = exact_hashes(batch)
-        if config.near is None:
-            yield (exact[None],)
-            continue
-        signature = signatures(batch, config.near)
-        keys = band_keys(signature, config.near)
-        # Texts without letters have the same signature, which says nothing: only equal ones may meet.
-        empty = (signature == 0xFFFFFFFF).all(axis=1)
-        keys[:, empty] = exact[empty, 0]
-        # Of the signature the low bits do: different ones agree in them once in 65,536.
-        yield exact[None], keys.astype("<u8"), signature.astype("<u2")[None]
-
-
-def _batch(texts: Iterable[str]) -> Iterator[str]:
-    size = 0
-    for text in texts:
-        yield text
-        size += len(text)
-        if size >= _BATCH_CHARS:
-            return
+def _sketch(texts: Sequence[str], config: DeduplicateConfig) -> tuple[np.ndarray, ...]:
+    """The tables of some documents of a chunk: (1, documents, 2), (bands, documents), (1, documents, num_hashes)."""
+    exact = exact_hashes(texts)
+    if config.near is None:
+        return (exact[None],)
+    signature = signatures(texts, config.near)
+    keys = band_keys(signature, config.near)
+    # Texts without letters have the same signature, which says nothing: only equal ones may meet.
+    empty = (signature == 0xFFFFFFFF).all(axis=1)
+    keys[:, empty] = exact[empty, 0]
+    # Of the signature the low bits do: different ones agree in them once in 65,536.
+    return exact[None], keys.astype("<u8"), signature.astype("<u2")[None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.cleaning.words import IN_WORD, NO_LETTER, codes, kinds
 from data.cleaning_config import NearConfig
+from data.documents import batched
 
 _BLOCK_CHARS = 16 << 10  # The hashes of a block stay in the processor's second-level cache.
 _SLICE_CHARS = 1 << 20
@@ -31,20 +32,11 @@ def signatures(texts: Sequence[str], config: NearConfig) -> np.ndarray:
     A text without letters has all ones. One shorter than a window is one window.
     """
     result = np.full((len(texts), config.num_hashes), _EMPTY, dtype=np.uint32)
-    first = 0
-    while first < len(texts):
-        if len(texts[first]) > _SLICE_CHARS:  # The least value of all slices, so that a book needs no more memory than a chapter.
-            whole = texts[first]
-            slices = (whole[at : at + _SLICE_CHARS] for at in range(0, len(whole), _SLICE_CHARS))
-            result[first] = np.min([signatures([part], config)[0] for part in slices], axis=0)
-            first += 1
-            continue
-        size, last = len(texts[first]), first + 1
-        while last < len(texts) and size + len(texts[last]) <= _BLOCK_CHARS:
-            size += len(texts[last])
-            last += 1
-        _sign_block(texts[first:last], config, result[first:last])
-        first = last
+    # Of a book the least value of all slices, so that it needs no more memory than a chapter.
+    slices = [(text[at : at + _SLICE_CHARS], index) for index, text in enumerate(texts) for at in range(0, len(text), _SLICE_CHARS)]
+    for block in batched(slices, lambda piece: len(piece[0]), _BLOCK_CHARS):  # Never two slices of a text: each fills a block.
+        indices = [index for _, index in block]
+        result[indices] = np.minimum(result[indices], _sign_block([piece for piece, _ in block], config))
     return result
 
 
@@ -58,12 +50,13 @@ def band_keys(signature: np.ndarray, config: NearConfig) -> np.ndarray:
     return np.ascontiguousarray(keys.T)
 
 
-def _sign_block(texts: Sequence[str], config: NearConfig, out: np.ndarray) -> None:
-    """Fill `out` (texts, num_hashes) for a few texts, whose windows are hashed together: short texts would cost calls."""
+def _sign_block(texts: Sequence[str], config: NearConfig) -> np.ndarray:
+    """As `signatures` for a few texts, whose windows are hashed together: short texts would cost calls."""
+    signed = np.full((len(texts), config.num_hashes), _EMPTY, dtype=np.uint32)
     hashes, counts = window_hashes(texts, config.ngram)
     filled = np.flatnonzero(counts)
     if not len(filled):
-        return
+        return signed
     starts = (np.cumsum(counts) - counts)[filled]
     hashed = np.empty_like(hashes)
     least = np.empty((config.num_hashes, len(filled)), dtype=np.uint32)
@@ -71,7 +64,8 @@ def _sign_block(texts: Sequence[str], config: NearConfig, out: np.ndarray) -> No
         np.multiply(hashes, factor, out=hashed)
         np.bitwise_xor(hashed, offset, out=hashed)
         np.minimum.reduceat(hashed, starts, out=least[number])
-    out[filled] = least.T
+    signed[filled] = least.T
+    return signed
 
 
 def window_hashes(texts: Sequence[str], ngram: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.documents import DataError, Document
+from data.documents import DataError, Document, batched
 from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import ESCAPE, MAX_RECORD_BYTES, endings, lines, open_bytes, open_text
 from data.reading.encodings import EncodingError, detect
@@ -54,15 +54,7 @@ def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 2
 
 def group(pieces: Iterable[Piece], group_bytes: int) -> list[list[Piece]]:
     """Join neighbouring pieces until a group has `group_bytes`, so that a thousand small files are not a thousand shards."""
-    groups: list[list[Piece]] = []
-    room = 0
-    for piece in pieces:
-        if not groups or room <= 0:
-            groups.append([])
-            room = group_bytes
-        groups[-1].append(piece)
-        room -= piece.num_bytes
-    return groups
+    return list(batched(pieces, lambda piece: piece.num_bytes, group_bytes))
 
 
 def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | FileRead]:
