@@ -8,6 +8,7 @@ The rules themselves are `rules.py`. A missing list means `cleaning_config.DEFAU
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from data import cleaning_config
@@ -53,8 +54,7 @@ def build_rules(section: Sequence[Mapping[str, Any]] | None) -> Rules:
     named = {}
     for rule, parameters in cleaning_config.make_rules(section):
         times[rule] += 1
-        carried_out = getattr(rules, type(parameters).__name__)(**vars(parameters))
-        named[rule if times[rule] == 1 else f"{rule} {times[rule]}"] = carried_out
+        named[rule if times[rule] == 1 else f"{rule} {times[rule]}"] = partial(getattr(rules, rule), parameters)
     return named
 
 

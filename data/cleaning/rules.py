@@ -4,7 +4,7 @@ What each is for and its parameters are declared in `data/cleaning_config.py`, w
 state, so order is all that matters between them. Who counts what they drop is `cleaner.py`. More of each: docs/cleaning.md.
 """
 
-# ruff: noqa: D101, D102 - what a rule does says its declaration.
+# ruff: noqa: D103 - what a rule does says its declaration.
 
 import re
 import unicodedata
@@ -31,82 +31,73 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u
 _BLANK_LINES = re.compile(r"\n{4,}")
 
 
-class Unicode(cleaning_config.Unicode):
-    def __call__(self, text: str) -> str:
-        if self.form == "NFKC":
-            text = _KEPT_BY_NFKC.sub(lambda part: unicodedata.normalize("NFKC", part[0]), text)
-        elif not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
-        return text.translate(_NARROW) if self.narrow_letters and _WIDE.search(text) else text
+def unicode(rule: cleaning_config.Unicode, text: str) -> str:
+    if rule.form == "NFKC":
+        text = _KEPT_BY_NFKC.sub(lambda part: unicodedata.normalize("NFKC", part[0]), text)
+    elif not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    return text.translate(_NARROW) if rule.narrow_letters and _WIDE.search(text) else text
 
 
-class Control(cleaning_config.Control):
-    def __call__(self, text: str) -> str | None:
-        if "\ufffd" in text and text.count("\ufffd") > self.max_replaced_ratio * len(text):
-            return None
-        text = _INVISIBLE.sub("", _BREAKS.sub("\n", text)).replace("\xa0", " ")
-        return _BLANK_LINES.sub("\n\n\n", text)
+def control(rule: cleaning_config.Control, text: str) -> str | None:
+    if "\ufffd" in text and text.count("\ufffd") > rule.max_replaced_ratio * len(text):
+        return None
+    text = _INVISIBLE.sub("", _BREAKS.sub("\n", text)).replace("\xa0", " ")
+    return _BLANK_LINES.sub("\n\n\n", text)
 
 
-class Boilerplate(cleaning_config.Boilerplate):
-    def __call__(self, text: str) -> str | None:
-        kept = text
-        for pattern in _patterns(self.built_in, self.patterns):
-            kept = pattern.sub("", kept)
-        return kept if kept is text or kept.strip() else None
+def boilerplate(rule: cleaning_config.Boilerplate, text: str) -> str | None:
+    kept = text
+    for pattern in _patterns(rule.built_in, rule.patterns):
+        kept = pattern.sub("", kept)
+    return kept if kept is text or kept.strip() else None
 
 
-class MinLength(cleaning_config.MinLength):
-    def __call__(self, text: str) -> str | None:
-        return text if len("".join(text.split())) >= self.chars else None
+def min_length(rule: cleaning_config.MinLength, text: str) -> str | None:
+    return text if len("".join(text.split())) >= rule.chars else None
 
 
-class LineRepetition(cleaning_config.LineRepetition):
-    def __call__(self, text: str) -> str | None:
-        lines = [line for line in map(str.strip, text.split("\n")) if line]
-        distinct = set(lines)
-        if len(lines) < self.min_lines or len(lines) == len(distinct):
-            return text
-        total = sum(map(len, lines))
-        return text if total - sum(map(len, distinct)) <= self.max_ratio * total else None
+def line_repetition(rule: cleaning_config.LineRepetition, text: str) -> str | None:
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    distinct = set(lines)
+    if len(lines) < rule.min_lines or len(lines) == len(distinct):
+        return text
+    total = sum(map(len, lines))
+    return text if total - sum(map(len, distinct)) <= rule.max_ratio * total else None
 
 
-class NgramRepetition(cleaning_config.NgramRepetition):
-    def __call__(self, text: str) -> str | None:
-        units = _words_as_characters(text)[:_JUDGED_UNITS]
-        num_windows = len(units) - self.n + 1
-        if num_windows < 2:
-            return text
-        count = _count_distinct if num_windows < _FEW_WINDOWS else _count_distinct_by_hash
-        repeated = num_windows - count(units, self.n)
-        return text if repeated <= self.max_ratio * num_windows else None
+def ngram_repetition(rule: cleaning_config.NgramRepetition, text: str) -> str | None:
+    units = _words_as_characters(text)[:_JUDGED_UNITS]
+    num_windows = len(units) - rule.n + 1
+    if num_windows < 2:
+        return text
+    count = _count_distinct if num_windows < _FEW_WINDOWS else _count_distinct_by_hash
+    repeated = num_windows - count(units, rule.n)
+    return text if repeated <= rule.max_ratio * num_windows else None
 
 
-class HanRatio(cleaning_config.HanRatio):
-    def __call__(self, text: str) -> str | None:
-        han, kana_hangul = script_ratios(text)
-        return text if han >= self.min_ratio and kana_hangul <= self.max_kana_hangul_ratio else None
+def han_ratio(rule: cleaning_config.HanRatio, text: str) -> str | None:
+    han, kana_hangul = script_ratios(text)
+    return text if han >= rule.min_ratio and kana_hangul <= rule.max_kana_hangul_ratio else None
 
 
-class Language(cleaning_config.Language):
-    def __call__(self, text: str) -> str | None:
-        judged = text[: self.judged_chars]
-        han, kana_hangul = script_ratios(judged)
-        by_script = HanRatio()
-        if "zh" in self.keep and han >= by_script.min_ratio and kana_hangul <= by_script.max_kana_hangul_ratio:
-            return text
-        score = 0.0
-        for guess in _language_model().detect(" ".join(judged.split()), k=5):
-            # What the model calls Japanese or Korean without kana or hangul is Chinese.
-            mistaken = guess["lang"] in ("ja", "ko", "wuu", "yue") and kana_hangul <= by_script.max_kana_hangul_ratio
-            score += guess["score"] * (("zh" if mistaken else guess["lang"]) in self.keep)
-        return text if score >= self.min_score else None
+def language(rule: cleaning_config.Language, text: str) -> str | None:
+    judged = text[: rule.judged_chars]
+    han, kana_hangul = script_ratios(judged)
+    by_script = cleaning_config.HanRatio()
+    if "zh" in rule.keep and han >= by_script.min_ratio and kana_hangul <= by_script.max_kana_hangul_ratio:
+        return text
+    score = 0.0
+    for guess in _language_model().detect(" ".join(judged.split()), k=5):
+        # What the model calls Japanese or Korean without kana or hangul is Chinese.
+        mistaken = guess["lang"] in ("ja", "ko", "wuu", "yue") and kana_hangul <= by_script.max_kana_hangul_ratio
+        score += guess["score"] * (("zh" if mistaken else guess["lang"]) in rule.keep)
+    return text if score >= rule.min_score else None
 
 
-class Convert(cleaning_config.Convert):
-    def __call__(self, text: str) -> str:
-        converted: str = _converter(self.config).convert(text)
-        return converted
+def convert(rule: cleaning_config.Convert, text: str) -> str:
+    converted: str = _converter(rule.config).convert(text)
+    return converted
 
 
 def script_ratios(text: str) -> tuple[float, float]:

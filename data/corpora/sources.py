@@ -13,9 +13,9 @@ from data.config import DataConfig
 from data.corpora import poems, reverse
 from data.corpora.chapters import Chapters, split_chapters
 from data.corpora.named import CORPORA, fetch
-from data.documents import DataError, Document
+from data.documents import DataError, Document, batched
 from data.reading.files import find_files
-from data.reading.formats import Piece, group, read, split
+from data.reading.formats import Piece, read, split
 from data.reading.records import FIELD_NAMES, BadInput, FileRead, Remark
 from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
 
@@ -54,7 +54,9 @@ def parts(config: DataConfig, downloads: Path) -> list[Part]:
             continue
         files = own_files(source) if source.path else fetch(CORPORA[source.corpus or ""], downloads)
         shard_bytes = config.shard_mib << 20
-        found += [Part(index, pieces=tuple(pieces)) for pieces in group(split(files, source, shard_bytes), shard_bytes)]
+        # A thousand small files are not a thousand shards.
+        shards = batched(split(files, source, shard_bytes), lambda piece: piece.num_bytes, shard_bytes)
+        found += [Part(index, pieces=tuple(pieces)) for pieces in shards]
     return found
 
 

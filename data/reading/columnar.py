@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,12 +18,10 @@ _ARROW_INDEXED = b"ARROW1"
 
 def row_groups(path: Path) -> list[int]:
     """The size in bytes of each row group of a Parquet file; none if it cannot be read, which its reader will explain."""
-    pyarrow = _pyarrow(path)
-    try:
+    with suppress(OSError), _pyarrow(path, "Parquet") as pyarrow:
         metadata = pyarrow.parquet.read_metadata(path)
-    except (OSError, pyarrow.ArrowException):
-        return []
-    return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
+        return [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
+    return []
 
 
 def parquet_records(path: Path, start: int, end: int | None) -> Iterator[Found]:
@@ -32,8 +30,7 @@ def parquet_records(path: Path, start: int, end: int | None) -> Iterator[Found]:
     Raises:
         OSError: If the file is broken.
     """
-    pyarrow = _pyarrow(path)
-    with _seekable(path) as file, _explained("Parquet", pyarrow.ArrowException):
+    with _pyarrow(path, "Parquet") as pyarrow, _seekable(path) as file:
         table = pyarrow.parquet.ParquetFile(file)
         for group in range(start, table.num_row_groups if end is None else end):
             yield from _numbered(f"{path}[{group}:", table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]))
@@ -45,8 +42,7 @@ def arrow_records(path: Path) -> Iterator[Found]:
     Raises:
         OSError: If the file is broken.
     """
-    pyarrow = _pyarrow(path)
-    with _explained("arrow file", pyarrow.ArrowException):
+    with _pyarrow(path, "arrow file") as pyarrow:
         with open_bytes(path) as file:
             indexed = file.read(len(_ARROW_INDEXED)) == _ARROW_INDEXED
         with _seekable(path) if indexed else open_bytes(path) as file:
@@ -57,10 +53,19 @@ def arrow_records(path: Path) -> Iterator[Found]:
 
 
 @contextmanager
-def _explained(format_name: str, broken: type[Exception]) -> Iterator[None]:
+def _pyarrow(path: Path, format_name: str) -> Iterator[Any]:
+    """Yield the package; what is broken in the file becomes an `OSError`."""
+    require("pyarrow", f"{path}: reading it")
+    import pyarrow.ipc
+    import pyarrow.parquet
+
     try:
-        yield
-    except (OSError, SystemError, broken) as error:  # SystemError: what pyarrow believed of a length turned out to be nonsense.
+        yield pyarrow
+    except (
+        OSError,
+        SystemError,
+        pyarrow.ArrowException,
+    ) as error:  # SystemError: what pyarrow believed of a length turned out to be nonsense.
         if getattr(error, "errno", None) is not None:  # Of the system, not of the file.
             raise
         raise OSError(f"broken {format_name}: {error}") from None
@@ -78,14 +83,6 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
         return
     for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
         yield as_record(list(zip(names, row, strict=True)))
-
-
-def _pyarrow(path: Path) -> Any:
-    require("pyarrow", f"{path}: reading it")
-    import pyarrow.ipc
-    import pyarrow.parquet
-
-    return pyarrow
 
 
 def _seekable(path: Path) -> BinaryIO:

@@ -42,14 +42,7 @@ def open_bytes(path: Path) -> io.BufferedReader:
 
 
 def zstd(wanted_by: Path | str) -> Any:
-    """The library for .zst, which is Python's own `compression.zstd` from 3.14 on.
-
-    Args:
-        wanted_by: What cannot be done without it, for the message.
-
-    Raises:
-        DataError: If it is not installed.
-    """
+    """As `require`, the library for .zst, which is Python's own `compression.zstd` from 3.14 on."""
     return require("backports.zstd", f"{wanted_by}: .zst")
 
 

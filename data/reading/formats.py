@@ -52,11 +52,6 @@ def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 2
     return pieces
 
 
-def group(pieces: Iterable[Piece], group_bytes: int) -> list[list[Piece]]:
-    """Join neighbouring pieces until a group has `group_bytes`, so that a thousand small files are not a thousand shards."""
-    return list(batched(pieces, lambda piece: piece.num_bytes, group_bytes))
-
-
 def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | FileRead]:
     """Yield what a piece holds, in the file's order, and at its end a `FileRead`.
 
@@ -123,15 +118,8 @@ def _encoding_of_lines(path: Path, config: TextConfig) -> str:
 
 
 def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
-    pieces = []
-    start = num_bytes = 0
-    sizes = row_groups(path)
-    for index, size in enumerate(sizes, start=1):
-        num_bytes += size
-        if num_bytes >= piece_bytes or index == len(sizes):
-            pieces.append(Piece(path, num_bytes, start, index))
-            start, num_bytes = index, 0
-    return pieces
+    groups = batched(enumerate(row_groups(path)), lambda numbered: numbered[1], piece_bytes)
+    return [Piece(path, sum(size for _, size in group), group[0][0], group[-1][0] + 1) for group in groups]
 
 
 def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from data.cleaning.cleaner import Cleaner, build_rules
-from data.cleaning.rules import Boilerplate, Control, Convert, HanRatio, Language, LineRepetition, MinLength, NgramRepetition, Unicode
 from data.cleaning_config import DEFAULT_RULES, RULES
 from data.corpora.chapters import split_chapters
 from data.documents import Document
@@ -23,6 +22,16 @@ PROSE = (
 VERSE = "空山不见人，但闻人语响。\n返景入深林，复照青苔上。"
 ENGLISH = "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised to hear about it."
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた事だけは記憶している。"
+
+
+def rule(name):
+    """Makes the rule of this name, of its parameters."""
+    return lambda **parameters: build_rules([{"rule": name, **parameters}])[name]
+
+
+Unicode, Control, Boilerplate = rule("unicode"), rule("control"), rule("boilerplate")
+MinLength, LineRepetition, NgramRepetition = rule("min_length"), rule("line_repetition"), rule("ngram_repetition")
+HanRatio, Language, Convert = rule("han_ratio"), rule("language"), rule("convert")
 
 
 def default_cleaner():

@@ -7,7 +7,8 @@ import sys
 import pytest
 from backports import zstd
 
-from data.reading.formats import Piece, group, read, split
+from data.documents import batched
+from data.reading.formats import Piece, read, split
 from data.reading.records import FileRead
 from data.source_config import TextConfig
 from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, feather, parquet, read_all, texts
@@ -82,7 +83,7 @@ def test_parquet_is_cut_at_row_groups(tmp_path):
 def test_small_files_share_a_group_and_keep_their_order(tmp_path):
     pieces = [Piece(tmp_path / f"{index}.txt", num_bytes=40) for index in range(10)]
 
-    groups = group(pieces, 100)
+    groups = list(batched(pieces, lambda piece: piece.num_bytes, 100))
 
     assert [piece for part in groups for piece in part] == pieces
     assert [len(part) for part in groups] == [3, 3, 3, 1]
