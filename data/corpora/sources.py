@@ -111,12 +111,12 @@ def _chapters(document: Document, wanted: ChaptersConfig) -> Iterator[Document |
         yield Remark(document.source, said)
     if found.before.strip():
         yield Remark(document.source, "before the first chapter heading", len(found.before))
-    left_out = sum(len(chapter.text) for number, chapter in zip(numbers, chapters, strict=True) if not first <= number <= last)
-    if left_out:
+    kept = [(number, chapter.text) for number, chapter in zip(numbers, chapters, strict=True) if first <= number <= last]
+    if len(kept) < len(chapters):
+        left_out = sum(len(chapter.text) for chapter in chapters) - sum(len(text) for _, text in kept)
         yield Remark(document.source, f"chapters other than {first} to {last}", left_out)
-    for number, chapter in zip(numbers, chapters, strict=True):
-        if first <= number <= last:
-            yield replace(document, text=chapter.text, source=f"{document.source}, chapter {number}")
+    for number, text in kept:
+        yield replace(document, text=text, source=f"{document.source}, chapter {number}")
 
 
 def _check_chapters(document: Document, found: Chapters, numbers: Sequence[int], wanted: ChaptersConfig) -> None:

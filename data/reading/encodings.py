@@ -63,8 +63,8 @@ _MAGIC = (
 )
 
 
-class EncodingError(DataError):
-    """The bytes are not text in an encoding that we know. Which file it is says the `BadInput` that is made of it."""
+class UnreadableError(DataError):
+    """A file is of a type, or its text in an encoding, that is not read. Which file it is says the `BadInput` that is made of it."""
 
 
 def detect(path: Path) -> str:
@@ -73,7 +73,7 @@ def detect(path: Path) -> str:
     Of a file over `WHOLE_FILE_BYTES` the head, the tail and windows in between are looked at, of a compressed one the first 4 MiB.
 
     Raises:
-        EncodingError: If it is no text, or text in none of the known encodings; the message says which.
+        UnreadableError: If it is no text, or text in none of the known encodings; the message says which.
     """
     if endings(path)[1]:
         return detect_bytes(_head(path), whole=False)
@@ -107,11 +107,11 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
     for mark, name in _MARKS:
         if head.startswith(mark):
             if all(_text(name, pieces, whole, errors) is None for errors in ("strict", "replace")):
-                raise EncodingError(f"begins with the byte order mark of {name} but is not {name} throughout.")
+                raise UnreadableError(f"begins with the byte order mark of {name} but is not {name} throughout.")
             return name
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            raise EncodingError(f"this is {what}, not text.")
+            raise UnreadableError(f"this is {what}, not text.")
     has_zeros = b"\x00" in head
     if not has_zeros and _text("utf-8", pieces, whole, "strict") is not None:
         _refuse_control_characters(head)
@@ -127,7 +127,7 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
     if not has_zeros and text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
         return "utf-8"
     reason = " (it holds zero bytes)" if has_zeros else ""
-    raise EncodingError(f"not UTF-8{reason}, and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
+    raise UnreadableError(f"not UTF-8{reason}, and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
 
 
 def _refuse_control_characters(head: bytes) -> None:
@@ -135,7 +135,7 @@ def _refuse_control_characters(head: bytes) -> None:
     head = head[:_WINDOW_BYTES]
     num_control = len(head) - len(head.translate(None, _CONTROL))
     if num_control > 8 and num_control * 50 > len(head):
-        raise EncodingError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
+        raise UnreadableError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
 
 
 def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str | None:

@@ -6,6 +6,7 @@ meant is `files.py`; how bytes become records is `compression.py`, `json_items.p
 documents is `records.py`. A new format is a reader in `_READERS`; a binary one is also named in `read`, where encodings are detected.
 """
 
+import contextlib
 import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 from data.documents import DataError, Document, batched
 from data.reading.columnar import arrow_records, parquet_records, row_groups
 from data.reading.compression import ESCAPE, MAX_RECORD_BYTES, endings, lines, open_bytes, open_text
-from data.reading.encodings import EncodingError, detect
+from data.reading.encodings import UnreadableError, detect
 from data.reading.json_items import json_items
 from data.reading.records import JSON, BadInput, FileRead, Found, as_record, from_record, from_text, printable
 from data.source_config import TextConfig
@@ -63,14 +64,11 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
     """
     ending = endings(piece.path)[0]
     reader = _READERS.get(ending)
-    if reader is None:
-        known = " ".join(_READERS)
-        reason = f'file type "{"".join(endings(piece.path))}" is not read; known: {known}, each also .gz or .zst'
-        yield BadInput(str(piece.path), reason, piece.num_bytes)
-        yield FileRead(printable(str(piece.path)), None, piece.num_bytes, 0)
-        return
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
+        if reader is None:
+            known, kind = " ".join(_READERS), "".join(endings(piece.path))
+            raise UnreadableError(f'file type "{kind}" is not read; known: {known}, each also .gz or .zst')
         if ending not in (".parquet", ".arrow") and not piece.encoding:
             piece = replace(piece, encoding=detect(piece.path))
         for found in reader(piece, config):
@@ -84,7 +82,7 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
             yield item
         if not num_records and not piece.start and piece.end is None:
             yield BadInput(str(piece.path), "holds no record")
-    except EncodingError as error:
+    except UnreadableError as error:
         num_bad_bytes = piece.num_bytes
         yield BadInput(str(piece.path), str(error), num_bad_bytes)
     except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -108,12 +106,10 @@ def _encoding_of_lines(path: Path, config: TextConfig) -> str:
     """The encoding of a file that can be cut at its lines, nothing for any other."""
     ending, packed = endings(path)
     reader = _READERS.get(ending)
-    if packed or not (reader is _read_jsonl or (reader is _read_text and config.text_documents == "line")):
-        return ""
-    try:
-        encoding = detect(path)
-    except EncodingError:
-        return ""
+    encoding = ""
+    if not packed and (reader is _read_jsonl or (reader is _read_text and config.text_documents == "line")):
+        with contextlib.suppress(UnreadableError):
+            encoding = detect(path)
     return "" if encoding.startswith(("utf-16", "utf-32")) else encoding  # There a line feed is several bytes.
 
 

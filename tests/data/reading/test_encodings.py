@@ -5,7 +5,7 @@ import random
 import pytest
 
 from data.reading.compression import ESCAPE
-from data.reading.encodings import WHOLE_FILE_BYTES, EncodingError, detect, detect_bytes
+from data.reading.encodings import WHOLE_FILE_BYTES, UnreadableError, detect, detect_bytes
 
 SIMPLIFIED = (
     "列位看官：你道此书从何而来？说起根由，虽近荒唐，细按则深有趣味。待在下将此来历注明，方使阅者了然不惑。\n"
@@ -90,7 +90,7 @@ def test_what_is_no_known_text_is_refused_with_the_reason(data, reason, tmp_path
     path = tmp_path / "什么.txt"
     path.write_bytes(data)
 
-    with pytest.raises(EncodingError, match=reason):
+    with pytest.raises(UnreadableError, match=reason):
         detect(path)
 
 
