@@ -77,7 +77,7 @@ def find_duplicates(paths: Sequence[Path], config: DeduplicateConfig) -> Duplica
             for group in _groups(sketches, band):
                 _resolve(group, sketches, NEAR, sketches.are_near)
         log.info("%d near duplicates", np.count_nonzero(sketches.reasons == NEAR))
-    return Duplicates(np.split(sketches.reasons, np.cumsum(sketches.piece_counts)[:-1]), sketches.samples)
+    return Duplicates(np.split(sketches.reasons, sketches.piece_starts[1:-1]), sketches.samples)
 
 
 def _sketch(texts: Sequence[str], config: DeduplicateConfig) -> tuple[np.ndarray, ...]:
@@ -99,8 +99,6 @@ class _Chunk:
     """Some documents of a sketch file: [exact hashes | band keys, band by band | signatures]."""
 
     path: Path
-    piece: int
-    first_in_piece: int
     offset: int
     count: int
 
@@ -111,14 +109,15 @@ class _Sketches:
     def __init__(self, paths: Sequence[Path], config: DeduplicateConfig) -> None:
         self._near = config.near
         self._chunks: list[_Chunk] = []
-        self.piece_counts: list[int] = []
-        for piece, path in enumerate(paths):
+        counts = []
+        for path in paths:
             size, width = path.stat().st_size, config.bytes_per_document
             if size % width:
                 raise DataError(f"{path}: {size} bytes are no whole number of sketches. Delete it; the next start makes it again.")
-            self.piece_counts.append(size // width)
+            counts.append(size // width)
             for first in range(0, size // width, _CHUNK_DOCUMENTS):
-                self._chunks.append(_Chunk(path, piece, first, first * width, min(_CHUNK_DOCUMENTS, size // width - first)))
+                self._chunks.append(_Chunk(path, first * width, min(_CHUNK_DOCUMENTS, size // width - first)))
+        self.piece_starts = np.cumsum([0, *counts], dtype=np.int64)
         self._starts = np.cumsum([0, *(chunk.count for chunk in self._chunks)], dtype=np.int64)
         self.reasons = np.zeros(self._starts[-1], dtype=np.uint8)
         self.samples: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
@@ -132,9 +131,8 @@ class _Sketches:
 
     def _place(self, number: int) -> tuple[int, int]:
         """The piece of a document and its index in it."""
-        index = int(np.searchsorted(self._starts, number, side="right")) - 1
-        chunk = self._chunks[index]
-        return chunk.piece, chunk.first_in_piece + number - int(self._starts[index])
+        piece = int(np.searchsorted(self.piece_starts, number, side="right")) - 1
+        return piece, number - int(self.piece_starts[piece])
 
     def keys(self, band: int | None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number of the first document, (documents,) uint64) per chunk: a band's keys, or the exact hashes' first half."""

@@ -65,13 +65,11 @@ class _Heading:
     """Whether white space, a mark or nothing follows 第一回, as in a heading; 第四回中 may be prose."""
 
 
-def read_numeral(text: str) -> int | None:
-    """Return the number of a Chinese or Arabic numeral in either style: 一百一十八, 一一八, 廿三, 118; None if it is none."""
+def read_numeral(text: str) -> int:
+    """Return the number of a Chinese or Arabic numeral in either style: 一百一十八, 一一八, 廿三, 118."""
     for other, usual in (("○", "零"), ("两", "二"), ("廿", "二十"), ("卅", "三十")):
         text = text.replace(other, usual)
-    values = [int(unicodedata.numeric(c, -1)) for c in text]
-    if min(values) < 0:
-        return None
+    values = [int(unicodedata.numeric(c)) for c in text]
     if max(values) < 10:
         return int("".join(map(str, values)))
     total, digit = 0, 0
@@ -110,11 +108,10 @@ def split_chapters(text: str, absent: Collection[int] = ()) -> Chapters:
 def _headings(text: str) -> list[_Heading]:
     """All lines that may be headings. Beside 回 or 章, 卷 are volumes and no chapters."""
     matches = [match for match in _HEADING.finditer(text) if len(match[0].strip()) <= _MAX_HEADING_CHARS]
-    numbered = [(match, number) for match in matches if (number := read_numeral(match["number"])) is not None]
-    by_volume = 2 * sum(match["unit"] == "卷" for match, _ in numbered) > len(numbered)
+    by_volume = 2 * sum(match["unit"] == "卷" for match in matches) > len(matches)
     return [
-        _Heading(number, text.count("\n", 0, match.start()) + 1, *match.span(), not match["title"][:1].isalnum())
-        for match, number in numbered
+        _Heading(read_numeral(match["number"]), text.count("\n", 0, match.start()) + 1, *match.span(), not match["title"][:1].isalnum())
+        for match in matches
         if (match["unit"] == "卷") == by_volume
     ]
 

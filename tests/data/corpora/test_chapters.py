@@ -27,7 +27,7 @@ def test_numerals_are_read_in_every_style(numeral):
 
 
 def test_a_word_is_no_numeral():
-    assert read_numeral("几") is None
+    assert texts_of("第几回 甲\n乙\n第一回 丙\n丁") == ["第一回 丙\n丁"]
 
 
 def test_only_the_expected_next_number_begins_a_chapter():
