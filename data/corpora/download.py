@@ -73,21 +73,16 @@ def run_client(command: list[str], what: str) -> None:
     """Run a registry's client.
 
     Raises:
-        DataError: If it is missing or fails, with its last line and the way without a network.
+        DataError: If it is missing or fails, with its last line that speaks of an error, else its last, and the way without a network.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False)
-        problem = None if done.returncode == 0 else _reason(done.stderr or done.stdout)
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()]
+        problem = None if done.returncode == 0 else (errors or lines or ["it gave no reason"])[-1][:200]
     except subprocess.TimeoutExpired:
         problem = f"not finished within {_TIMEOUT_SECONDS} seconds"
     except OSError as error:
         problem = str(error)
     if problem:
         raise DataError(f"could not download {what} ({problem}). Without a network, give your own copy of the text: data.path=FILE.")
-
-
-def _reason(output: str) -> str:
-    """The line of a client's output that says why it failed: the last one marked as an error, else the last one."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or ["it gave no reason"])[-1][:200]
