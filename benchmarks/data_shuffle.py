@@ -25,7 +25,8 @@ from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, read, split
 from data.source_config import TextConfig
-from data.steps.shuffle import ShuffleConfig, gather, scatter
+from data.steps import intermediate
+from data.steps.shuffle import gather, scatter
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,24 +39,23 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--limit-mb", type=int, default=1000)
     options = parser.parse_args(arguments)
 
-    config = ShuffleConfig(num_shards=options.shards, seed=0, compressed=options.compression == "zst")
     pieces = split(find_files([str(options.folder)]), TextConfig())
     input_mb = sum(piece.num_bytes for piece in pieces) / 1e6
     work = Path(tempfile.mkdtemp(prefix="shuffle-", dir=options.folder.absolute().parent))
     parts = [work / f"part-{index:05d}" for index in range(len(pieces))]
-    shards = [work / f"shard-{index:05d}.jsonl" for index in range(options.shards)]
+    shards = [work / f"shard-{index:05d}" for index in range(options.shards)]
     context = get_context("spawn")
-    with ProcessPoolExecutor(options.workers, context, limit_memory, (options.limit_mb,)) as pool:
+    with ProcessPoolExecutor(options.workers, context, limit, (options.limit_mb, options.compression)) as pool:
         list(pool.map(ready, range(options.workers)))
         start = time.perf_counter()
-        first = list(
-            pool.map(run_scatter, [(piece, index, config, part) for index, (piece, part) in enumerate(zip(pieces, parts, strict=True))])
-        )
+        tasks = [(piece, index, options.shards, part) for index, (piece, part) in enumerate(zip(pieces, parts, strict=True))]
+        first = list(pool.map(run_scatter, tasks))
         middle = time.perf_counter()
-        second = list(pool.map(run_gather, [(parts, index, config, shard) for index, shard in enumerate(shards)]))
+        second = list(pool.map(run_gather, [(parts, index, options.shards, shard) for index, shard in enumerate(shards)]))
         end = time.perf_counter()
-    digest = hashlib.sha256(b"".join(shard.read_bytes() for shard in shards)).hexdigest()[:16]
-    stored_mb = sum(shard.stat().st_size for shard in shards) / 1e6
+    written = [next(filter(Path.is_file, intermediate.paths_of(shard))) for shard in shards]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in written)).hexdigest()[:16]
+    stored_mb = sum(path.stat().st_size for path in written) / 1e6
     shutil.rmtree(work)
 
     seconds = [sum(result[1] for result in results) for results in (first, second)]
@@ -75,25 +75,28 @@ def lines(piece: Piece) -> Iterator[bytes]:
             yield json.dumps({"text": item.text, "source": item.source, **item.meta}, ensure_ascii=False).encode() + b"\n"
 
 
-def run_scatter(task: tuple[Piece, int, ShuffleConfig, Path]) -> tuple[int, float, int]:
-    piece, index, config, output = task
+def run_scatter(task: tuple[Piece, int, int, Path]) -> tuple[int, float, int]:
+    piece, index, num_shards, output = task
     start = time.process_time()
-    count = scatter(lines(piece), index, config, output)
-    return count, time.process_time() - start, peak_mb()
+    result = scatter(lines(piece), index, num_shards, 0, output)
+    return result["documents"], time.process_time() - start, peak_mb()
 
 
-def run_gather(task: tuple[list[Path], int, ShuffleConfig, Path]) -> tuple[int, float, int]:
+def run_gather(task: tuple[list[Path], int, int, Path]) -> tuple[int, float, int]:
+    parts, index, num_shards, output = task
     start = time.process_time()
-    count = gather(*task)
-    return count, time.process_time() - start, peak_mb()
+    result = gather(parts, index, num_shards, 0, False, output)
+    return result["documents"], time.process_time() - start, peak_mb()
 
 
 def peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 1_000_000
 
 
-def limit_memory(megabytes: int) -> None:
+def limit(megabytes: int, compression: str) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 1_000_000, megabytes * 1_000_000))
+    if compression == "none":
+        sys.modules["backports.zstd"] = None  # type: ignore[assignment]  # Cannot be imported: files are then not compressed.
 
 
 def ready(_number: int) -> None:

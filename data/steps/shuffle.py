@@ -12,7 +12,6 @@ of workers nor a restart changes a byte. Records are lines.
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.documents import DataError
+from data.packages import is_installed
 from data.reading.compression import zstd
 from data.steps import intermediate
 from data.steps.intermediate import DocumentFile, save_array
@@ -32,16 +32,6 @@ _BYTES_PER_CHAR = 3
 _DEALT_AT_ONCE_BYTES = 48 << 20  # The more, the longer the runs that `gather` reads.
 _INDEX = ".index.npy"  # Beside a part, where its runs lie in it: (shards, batches, 3) uint64.
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # A run says itself whether it is compressed; no line of text begins so.
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShuffleConfig:
-    """How a corpus is dealt to shards. A shard must fit into memory: keep it at a few hundred MB."""
-
-    num_shards: int
-    seed: int
-    compressed: bool
-    """By zstd, on the way and in the end."""
 
 
 def shuffle(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: Runner) -> list[DocumentFile]:
@@ -58,13 +48,12 @@ def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Pat
     source = files[0].source
     folder = work / f"3-shuffle-{source}"
     num_shards = max(1, -(-sum(file.chars for file in files) * _BYTES_PER_CHAR // (config.shard_mib << 20)))
-    dealing = ShuffleConfig(num_shards=num_shards, seed=config.shuffle_seed, compressed=intermediate.is_compressed())
     parts = [folder / f"part-{index:05d}" for index in range(len(files))]
-    calls = [(file, index, dealing) for index, file in enumerate(files)]
-    run([Task(part, scatter_file, call) for part, call in zip(parts, calls, strict=True)], config.num_workers)
+    calls = [(file, index, num_shards, config.shuffle_seed) for index, file in enumerate(files)]
+    run([Task(part, scatter, call) for part, call in zip(parts, calls, strict=True)], config.num_workers)
     count_chars = sum(file.documents for file in files) < _COUNT_CHARS_BELOW
     shards = [folder / f"shard-{index:05d}" for index in range(num_shards)]
-    tasks = [Task(shard, gather_file, (parts, index, dealing, count_chars)) for index, shard in enumerate(shards)]
+    tasks = [Task(shard, gather, (parts, index, num_shards, config.shuffle_seed, count_chars)) for index, shard in enumerate(shards)]
     results = run(tasks, config.num_workers)
     dealt = [path for file in files for path in intermediate.paths_of(file.prefix)]
     for path in (*parts, *(with_ending(part, _INDEX) for part in parts), *dealt):
@@ -72,60 +61,51 @@ def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Pat
     return [DocumentFile(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
 
 
-def scatter_file(file: DocumentFile, part: int, config: ShuffleConfig, output: Path) -> Result:
-    """The first pass as a task."""
-    return {"documents": scatter(file.lines(), part, config, output)}
-
-
-def gather_file(parts: Sequence[Path], shard: int, config: ShuffleConfig, count_chars: bool, output: Path) -> Result:
-    """The second pass as a task."""
-    documents = gather(parts, shard, config, intermediate.paths_of(output)[0])
-    return {"documents": documents, "chars": sum(len(document.text) for document in intermediate.read(output)) if count_chars else 0}
-
-
-def scatter(records: Iterable[bytes], part: int, config: ShuffleConfig, output: Path) -> int:
-    """Deal the records of a part, lines that end in a line feed, to the shards; return their number.
+def scatter(records: Iterable[bytes], part: int, num_shards: int, seed: int, output: Path) -> Result:
+    """Deal the records of a part, lines that end in a line feed, to the shards.
 
     `output` appears when it is complete. It holds runs of records of one shard; an index of them lies beside it.
     """
-    draw = np.random.Generator(np.random.PCG64([config.seed, 0, part]))
+    compressed = is_installed("backports.zstd")
+    draw = np.random.Generator(np.random.PCG64([seed, 0, part]))
     index = []
     count = 0
     with replacing(output) as path:
         with path.open("wb") as file:
             for batch in _batches(records):
-                shards = draw.integers(config.num_shards, size=len(batch))
+                shards = draw.integers(num_shards, size=len(batch))
                 order = np.argsort(shards, kind="stable")
-                bounds = np.searchsorted(shards[order], np.arange(config.num_shards + 1)).tolist()
+                bounds = np.searchsorted(shards[order], np.arange(num_shards + 1)).tolist()
                 dealt = [batch[i] for i in order.tolist()]
-                runs = np.zeros((config.num_shards, 3), dtype=np.uint64)  # offset, stored bytes, CRC-32 of them
+                runs = np.zeros((num_shards, 3), dtype=np.uint64)  # offset, stored bytes, CRC-32 of them
                 for shard, (first, last) in enumerate(pairwise(bounds)):
                     if first < last:
                         run = b"".join(dealt[first:last])
-                        run = zstd(output).compress(run, level=intermediate.ZSTD_LEVEL) if config.compressed else run
+                        run = zstd(output).compress(run, level=intermediate.ZSTD_LEVEL) if compressed else run
                         runs[shard] = file.tell(), len(run), zlib.crc32(run)
                         file.write(run)
                 index.append(runs)
                 count += len(batch)
         # By shard, so that `gather` reads the rows of its shard and no others.
-        save_array(with_ending(output, _INDEX), np.stack(index, axis=1) if index else np.zeros((config.num_shards, 0, 3), dtype=np.uint64))
-    return count
+        save_array(with_ending(output, _INDEX), np.stack(index, axis=1) if index else np.zeros((num_shards, 0, 3), dtype=np.uint64))
+    return {"documents": count}
 
 
-def gather(parts: Sequence[Path], shard: int, config: ShuffleConfig, output: Path) -> int:
-    """Collect a shard's records from all parts, in the parts' order, shuffle and write them; return their number.
+def gather(parts: Sequence[Path], shard: int, num_shards: int, seed: int, count_chars: bool, output: Path) -> Result:
+    """Collect a shard's records from all parts, in the parts' order, shuffle them in memory and write them.
 
-    `output` is a file of lines. It appears when it is complete.
+    With `count_chars` they must be documents. The file of lines at `output` appears when it is complete.
 
     Raises:
         DataError: If a part is damaged.
     """
-    records = [line for part in parts for run in _runs(part, shard, config.num_shards) for line in run.split(b"\n")[:-1]]
-    order = np.random.Generator(np.random.PCG64([config.seed, 1, shard])).permutation(len(records)).tolist()
-    with intermediate.write_lines(output, config.compressed) as write:
+    records = [line for part in parts for run in _runs(part, shard, num_shards) for line in run.split(b"\n")[:-1]]
+    order = np.random.Generator(np.random.PCG64([seed, 1, shard])).permutation(len(records)).tolist()
+    with intermediate.write_lines(intermediate.paths_of(output)[0]) as write:
         for at in range(0, len(order), 1024):
             write(b"".join(records[i] + b"\n" for i in order[at : at + 1024]))
-    return len(records)
+    chars = sum(len(document.text) for document in DocumentFile(output).read()) if count_chars else 0
+    return {"documents": len(records), "chars": chars}
 
 
 def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:

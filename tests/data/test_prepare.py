@@ -247,7 +247,7 @@ def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
 
 
 def test_only_files_that_a_package_reads_ask_for_it(make, monkeypatch):
-    monkeypatch.setattr("data.steps.packages._is_installed", lambda package: False)
+    monkeypatch.setattr("data.steps.packages.is_installed", lambda package: False)
     config = make(clean=())
 
     check_packages(config, [Path("notes.parquet.txt"), Path("a.zst.md")])

@@ -13,23 +13,31 @@ from backports import zstd
 
 from data.documents import DataError
 from data.steps import shuffle as shuffle_module
-from data.steps.shuffle import ShuffleConfig, gather, scatter
+from data.steps.intermediate import paths_of
+from data.steps.shuffle import gather, scatter
 from tests.data.stores import flip_bit
 
 RECORDS = [f'{{"text": "第{index}篇 {"山" * (index % 50)}"}}\n'.encode() for index in range(3000)]
 
 
-def shuffled(folder, config, num_parts=3, order=None):
+def shuffled(folder, num_shards, seed, num_parts=3, order=None):
     """The bytes of the shards of RECORDS, its parts scattered and its shards gathered in any `order`."""
     folder.mkdir(exist_ok=True)
     parts = [folder / f"part-{index}" for index in range(num_parts)]
     slices = np.array_split(np.arange(len(RECORDS)), num_parts)
     for index in order or range(num_parts):
-        assert scatter((RECORDS[i] for i in slices[index]), index, config, parts[index]) == len(slices[index])
-    shards = [folder / f"shard-{index}" for index in range(config.num_shards)]
-    for index in reversed(range(config.num_shards)) if order else range(config.num_shards):
-        gather(parts, index, config, shards[index])
-    return [path.read_bytes() for path in shards]
+        result = scatter((RECORDS[i] for i in slices[index]), index, num_shards, seed, parts[index])
+        assert result == {"documents": len(slices[index])}
+    shards = [folder / f"shard-{index}" for index in range(num_shards)]
+    for index in reversed(range(num_shards)) if order else range(num_shards):
+        gather(parts, index, num_shards, seed, False, shards[index])
+    return [paths_of(shard)[0].read_bytes() for shard in shards]
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """A machine without backports.zstd, where nothing is compressed."""
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
 
 
 def lines_of(shards):
@@ -37,8 +45,10 @@ def lines_of(shards):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_every_record_comes_out_once_and_in_another_place(compressed, tmp_path):
-    shards = shuffled(tmp_path, ShuffleConfig(num_shards=5, seed=1, compressed=compressed))
+def test_every_record_comes_out_once_and_in_another_place(compressed, tmp_path, request):
+    if not compressed:
+        request.getfixturevalue("plain")
+    shards = shuffled(tmp_path, 5, seed=1)
     if compressed:
         shards = [zstd.decompress(shard) for shard in shards]
     lines = lines_of(shards)
@@ -54,30 +64,28 @@ def test_every_record_comes_out_once_and_in_another_place(compressed, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_whatever_order_the_work_is_done(tmp_path):
-    config = ShuffleConfig(num_shards=4, seed=7, compressed=True)
-
-    assert shuffled(tmp_path / "a", config) == shuffled(tmp_path / "b", config, order=[2, 0, 1])
-    assert shuffled(tmp_path / "a", config) != shuffled(tmp_path / "c", ShuffleConfig(num_shards=4, seed=8, compressed=True))
+    assert shuffled(tmp_path / "a", 4, seed=7) == shuffled(tmp_path / "b", 4, seed=7, order=[2, 0, 1])
+    assert shuffled(tmp_path / "a", 4, seed=7) != shuffled(tmp_path / "c", 4, seed=8)
 
 
-def test_a_part_too_large_for_memory_is_dealt_in_batches(tmp_path, monkeypatch):
+def test_a_part_too_large_for_memory_is_dealt_in_batches(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(shuffle_module, "_DEALT_AT_ONCE_BYTES", 20_000)
 
-    shards = shuffled(tmp_path, ShuffleConfig(num_shards=3, seed=1, compressed=False))
+    shards = shuffled(tmp_path, 3, seed=1)
 
     assert Counter(lines_of(shards)) == Counter(RECORDS)
-    assert shards != shuffled(tmp_path, ShuffleConfig(num_shards=3, seed=2, compressed=False))
+    assert shards != shuffled(tmp_path, 3, seed=2)
 
 
-def test_parts_without_records_and_shards_without_records_are_no_problem(tmp_path):
-    config = ShuffleConfig(num_shards=50, seed=0, compressed=False)
+def test_parts_without_records_and_shards_without_records_are_no_problem(plain, tmp_path):
     for index, records in enumerate([[], RECORDS[:3]]):
-        scatter(records, index, config, tmp_path / f"{index}")
+        scatter(records, index, 50, 0, tmp_path / f"{index}")
 
-    counts = [gather([tmp_path / "0", tmp_path / "1"], shard, config, tmp_path / f"shard-{shard}") for shard in range(50)]
+    parts = [tmp_path / "0", tmp_path / "1"]
+    results = [gather(parts, shard, 50, 0, False, tmp_path / f"shard-{shard}") for shard in range(50)]
 
-    assert sum(counts) == 3
-    assert sorted(lines_of((tmp_path / f"shard-{shard}").read_bytes() for shard in range(50))) == sorted(RECORDS[:3])
+    assert sum(result["documents"] for result in results) == 3
+    assert sorted(lines_of((tmp_path / f"shard-{shard}.jsonl").read_bytes() for shard in range(50))) == sorted(RECORDS[:3])
 
 
 @pytest.mark.parametrize(
@@ -90,22 +98,19 @@ def test_parts_without_records_and_shards_without_records_are_no_problem(tmp_pat
     ],
 )
 def test_a_damaged_part_is_refused(damage, reason, tmp_path):
-    config = ShuffleConfig(num_shards=3, seed=0, compressed=True)
     part = tmp_path / "part"
-    scatter(RECORDS, 0, config, part)
+    scatter(RECORDS, 0, 3, 0, part)
     if damage == "flip":
         flip_bit(part, 5)
     if damage == "cut":
         part.write_bytes(part.read_bytes()[:9])
-    if damage == "shards":
-        config = ShuffleConfig(num_shards=4, seed=0, compressed=True)
     if damage == "index":
         part.with_name("part.index.npy").unlink()
 
     with pytest.raises(DataError, match=reason):
-        gather([part], 0, config, tmp_path / "shard")
+        gather([part], 0, 4 if damage == "shards" else 3, 0, False, tmp_path / "shard")
 
-    assert not (tmp_path / "shard").exists()
+    assert not list(tmp_path.glob("*shard*"))
 
 
 def test_an_error_in_the_records_leaves_no_file(tmp_path):
@@ -114,7 +119,7 @@ def test_an_error_in_the_records_leaves_no_file(tmp_path):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        scatter(broken(), 0, ShuffleConfig(num_shards=2, seed=0, compressed=True), tmp_path / "part")
+        scatter(broken(), 0, 2, 0, tmp_path / "part")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -136,15 +141,13 @@ def do_job(folder: Path, moments: int):
             yield f'{{"text": "{part} {number} {"水" * (number % 300)}"}}\n'.encode()
 
     sys.addaudithook(moment)
-    config = ShuffleConfig(num_shards=4, seed=3, compressed=True)
     parts = [folder / f"part-{index}" for index in range(4)]
     for index, part in enumerate(parts):
         if not part.exists():
-            scatter(records(index), index, config, part)
+            scatter(records(index), index, 4, 3, part)
     for index in range(4):
-        shard = folder / f"shard-{index}.jsonl.zst"
-        if not shard.exists():
-            gather(parts, index, config, shard)
+        if not (folder / f"shard-{index}.jsonl.zst").exists():
+            gather(parts, index, 4, 3, False, folder / f"shard-{index}")
 
 
 @pytest.mark.processes
