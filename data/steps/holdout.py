@@ -77,19 +77,16 @@ def plan_holdout(rule: ValidationConfig, end: Place, where: str = "") -> Holdout
     Raises:
         DataError: If nothing would be left to train on.
     """
+    for unit, last, total, way in (
+        ("shards", rule.last_shards, end.shard, "make shards smaller (data.shard_mib), or hold out a ratio"),
+        ("documents", rule.last_documents, end.first_document, "or bring more text"),
+    ):
+        if last is not None and last >= total:
+            said = f"{where}data.validation.last_{unit} = {last}: there are {total} {unit}, so nothing is left to train on."
+            raise DataError(f"{said} Hold out fewer, {way}.")
     if rule.last_shards is not None:
-        if rule.last_shards >= end.shard:
-            raise DataError(
-                f"{where}data.validation.last_shards = {rule.last_shards}: the text fills {end.shard} shards, so nothing is left to"
-                " train on. Hold out fewer, make shards smaller (data.shard_mib), or hold out a ratio."
-            )
         return Holdout(from_shard=end.shard - rule.last_shards)
     if rule.last_documents is not None:
-        if rule.last_documents >= end.first_document:
-            raise DataError(
-                f"{where}data.validation.last_documents = {rule.last_documents}: there are {end.first_document} documents, so nothing is"
-                " left to train on. Hold out fewer, or bring more text."
-            )
         return Holdout(from_document=end.first_document - rule.last_documents)
     assert rule.ratio is not None, "checked by ValidationConfig"
     if end.first_document * rule.ratio >= _MIN_CHOSEN:

@@ -8,16 +8,16 @@ from data.config import DataConfig
 from data.documents import DataError
 
 
-def check_length(num_tokens: int, config: DataConfig) -> None:
-    """Refuse a training split that does not fill one window.
+def check_length(num_tokens: int, config: DataConfig, of_source: str = "") -> None:
+    """Refuse a training split, or what is in it of a source, that does not fill one window.
 
     Raises:
         DataError: If it does not.
     """
     if num_tokens < config.seq_length + 1:
         raise DataError(
-            f"{config.name}: {num_tokens} training tokens are less than one window of data.seq_length + 1 ="
-            f" {config.seq_length + 1}. Shorten the window or bring more text."
+            f"{config.name}: {num_tokens} training tokens{of_source} are less than one window of data.seq_length + 1 ="
+            f" {config.seq_length + 1}. Shorten the window or bring more text{', or remove the source' if of_source else ''}."
         )
 
 
@@ -27,14 +27,9 @@ def check_sources(tokens: Mapping[int, int], config: DataConfig) -> None:
     Raises:
         DataError: If one has no training tokens, or too few.
     """
-    if not config.is_weighted:
-        return
-    for source, name in enumerate(config.source_names):
-        if tokens.get(source, 0) < config.seq_length + 1:
-            raise DataError(
-                f"data.sources: {tokens.get(source, 0)} training tokens of {name} are less than one window of data.seq_length + 1 ="
-                f" {config.seq_length + 1}. Bring more of it, shorten the window, or remove the source."
-            )
+    if config.is_weighted:
+        for source, name in enumerate(config.source_names):
+            check_length(tokens.get(source, 0), config, f" of {name}")
 
 
 def check_store(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
