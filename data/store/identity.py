@@ -74,16 +74,15 @@ def spell_out(config: DataConfig) -> dict[str, Any]:
     if not config.shuffle:
         rules.pop("shuffle_seed")
     rules["mixed_by_weight"] = config.is_weighted
-    rules["sources"] = [_spell_out_source(config, source) for source in config.all_sources]
+    rules["sources"] = [_spell_out_source(source) for source in config.all_sources]
     return rules
 
 
-def _spell_out_source(config: DataConfig, source: SourceConfig) -> dict[str, Any]:
+def _spell_out_source(source: SourceConfig) -> dict[str, Any]:
     rules = {key: value for key, value in _plain(source).items() if key not in ("path", "weight")}
     if source.corpus == "reverse":
         rules["reverse"] = _plain(source.reverse or ReverseConfig())
-    chosen = source.clean if source.clean is not None else config.clean
-    rules["clean"] = [{"rule": name, **_plain(rule)} for name, rule in make_rules(chosen)]
+    rules["clean"] = [{"rule": name, **_plain(rule)} for name, rule in make_rules(source.clean)]
     for rule in rules["clean"]:
         if rule.get("built_in"):
             rule["built_in"] = digest(BOILERPLATE)[:12]  # The patterns are too many to spell out.

@@ -49,9 +49,9 @@ def find_store(config: DataConfig) -> Store | None:
     return Store(folder, manifest)
 
 
-def register(config: DataConfig, found: Store) -> None:
-    """Have ranks with this section open this store from now on."""
-    record = {"section": section(config), "store": found.folder.name, "identity": found.manifest["identity"]}
+def register(config: DataConfig, folder: Path) -> None:
+    """Have ranks with this section open the store in `folder` from now on."""
+    record = {"section": section(config), "store": folder.name, "identity": read_manifest(folder)["identity"]}
     path = record_path(config)
     if _read(path) != record:
         path.parent.mkdir(exist_ok=True)

@@ -14,10 +14,9 @@ import pytest
 from data.batches.corpus import open_corpus
 from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
-from data.prepare import main, prepare
+from data.prepare import check_packages, main, prepare
 from data.source_config import ReverseConfig
 from data.steps.identify import FileHashes
-from data.steps.packages import check_packages
 from data.store import token_store
 from data.store.registry import find_store, record_path
 from data.tokenizers import tokenizer_folder
@@ -143,7 +142,8 @@ def test_the_command_answers_a_mistake_with_one_line_and_code_2(make, tmp_path, 
     path.write_text(json.dumps({"data": {"pth": "nowhere.txt", "seq_length": 8, "tokenizer": {"kind": "characters"}}}), encoding="utf-8")
     assert main([str(path)]) == 2
     assert 'unknown key "data.pth". Did you mean "path"' in capsys.readouterr().err
-    assert main([]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([])
 
 
 def test_help_is_no_file(capsys):
@@ -247,7 +247,7 @@ def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
 
 
 def test_only_files_that_a_package_reads_ask_for_it(make, monkeypatch):
-    monkeypatch.setattr("data.steps.packages.is_installed", lambda package: False)
+    monkeypatch.setattr("data.prepare.is_installed", lambda package: False)
     config = make(clean=())
 
     check_packages(config, [Path("notes.parquet.txt"), Path("a.zst.md")])
