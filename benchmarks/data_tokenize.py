@@ -31,7 +31,7 @@ from data.reading.files import find_files
 from data.reading.formats import read, split
 from data.source_config import TextConfig
 from data.steps import intermediate
-from data.steps.holdout import Holdout, Place
+from data.steps.holdout import Holdout
 from data.steps.intermediate import DocumentFile
 from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
@@ -132,12 +132,11 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
         with intermediate.writer(work / f"documents-{index}") as add:
             for document in part:
                 add(document)
-        shards.append(DocumentFile(work / f"documents-{index}", None, 0, len(part), 0, Place(index, 0, 0)))
+        shards.append(DocumentFile(work / f"documents-{index}", number=index, holdout=Holdout(from_shard=num_workers)))
     section = DataConfig(path="x", seq_length=1, tokenizer=config)
     with ProcessPoolExecutor(num_workers, get_context("spawn")) as pool:
         futures = [
-            pool.submit(tokenize_shard, section, shard, Holdout(from_shard=num_workers), work / "tokenizer", work / f"ids-{index}")
-            for index, shard in enumerate(shards)
+            pool.submit(tokenize_shard, section, shard, work / "tokenizer", work / f"ids-{index}") for index, shard in enumerate(shards)
         ]
         for future in futures:
             future.result()

@@ -1,6 +1,7 @@
 """Make a store of what the steps left: links to the shards, budgets applied, tokenizer, report."""
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -55,20 +56,19 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
 def _link_split(config: DataConfig, pairs: Sequence[Pair], split: str, folder: Path) -> list[Pair]:
     """Give names in the store to the pairs of one split, as many as its budget has room for, the last one cut where it ends."""
     linked: list[Pair] = []
-    full: set[int] = set()
-    budget = config.max_train_tokens if split == "train" else valid_budget(config)
+    limit = config.max_train_tokens if split == "train" else valid_budget(config)
+    budget = math.inf if limit is None else limit
+    lefts: dict[int, float] = {}
     for pair in pairs:
         of_budget = pair.source if split == "valid" else 0  # Each held-out source has a budget of its own.
-        if of_budget in full:
+        left = lefts.get(of_budget, budget)
+        lefts[of_budget] = left - pair.counts["tokens"]
+        if left <= 0:
             continue
-        used = sum(other.counts["tokens"] for other in linked if split == "train" or other.source == pair.source)
-        if budget is not None and used + pair.counts["tokens"] >= budget:
-            full.add(of_budget)
-        if budget is not None and used + pair.counts["tokens"] > budget:
-            left = budget - used
+        if lefts[of_budget] < 0:
             cut = Task(folder.parent / "5-cut" / f"{split}-{pair.source}-{left}", tokenization.truncate, (pair.prefix, left))
             (counts,) = run([cut], 1)
-            if used and counts["tokens"] > left:
+            if left < budget and counts["tokens"] > left:
                 continue  # Not even one of its documents has room.
             pair = replace(pair, prefix=cut.output, counts=counts)
         named = replace(pair, name=f"{split}-{len(linked):05d}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,36 +20,27 @@ _LARGE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a shard stands in the whole text, or in that of its source where sources are told apart."""
-
-    shard: int = 0
-    first_document: int = 0
-    first_char: int = 0
-
-
-START = Place()
-
-
-@dataclass(frozen=True)
 class Holdout:
-    """The rule, with thresholds worked out. Exactly one is set."""
+    """The rule, with thresholds worked out. One is set, or nothing is held out."""
 
     from_shard: int | None = None
     from_document: int | None = None
     from_char: int | None = None
-    share: float | None = None
+    share: float = 0.0
 
-    def assign(self, documents: Iterable[Document], place: Place) -> Iterator[tuple[SplitName, Document]]:
-        """Yield each document of a shard with the split it belongs to; one that lies across a cut comes in two."""
-        char = place.first_char
-        for index, document in enumerate(documents, start=place.first_document):
-            end = char + len(document.text)
-            if self.from_char is not None and char < self.from_char < end:
-                yield from _cut(document, self.from_char - char)
-            else:
-                yield ("valid" if self._is_held_out(document, place.shard, index, char) else "train"), document
-            char = end
+    def assign(self, document: Document, shard: int, index: int, char: int) -> Iterator[tuple[SplitName, Document]]:
+        """Yield a document with the split it belongs to; one that lies across a cut comes in two.
+
+        Args:
+            document: Of the whole text, or of that of its source where sources are told apart.
+            shard: The number of its shard there.
+            index: Its own number there.
+            char: The characters before it there.
+        """
+        if self.from_char is not None and char < self.from_char < char + len(document.text):
+            yield from _cut(document, self.from_char - char)
+        else:
+            yield ("valid" if self._is_held_out(document, shard, index, char) else "train"), document
 
     def _is_held_out(self, document: Document, shard: int, index: int, char: int) -> bool:
         if self.from_shard is not None:
@@ -58,7 +49,6 @@ class Holdout:
             return index >= self.from_document
         if self.from_char is not None:
             return char >= self.from_char
-        assert self.share is not None, "one of the thresholds is set"
         digest = hashlib.blake2b(document.text.encode("utf-8"), digest_size=8).digest()
         return int.from_bytes(digest, "little") < self.share * 2**64
 
@@ -71,32 +61,30 @@ def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
     yield "valid", replace(document, text=document.text[at:])
 
 
-def plan_holdout(rule: ValidationConfig, end: Place, where: str = "") -> Holdout:
-    """Work out a section's rule for a text of this size: `end` is the place behind its last document. `where` begins a message.
+def plan_holdout(rule: ValidationConfig, num_shards: int, num_documents: int, num_chars: int, where: str = "") -> Holdout:
+    """Work out a section's rule for a text of this size. `where` begins a message.
 
     Raises:
         DataError: If nothing would be left to train on.
     """
     for unit, last, total, way in (
-        ("shards", rule.last_shards, end.shard, "make shards smaller (data.shard_mib), or hold out a ratio"),
-        ("documents", rule.last_documents, end.first_document, "or bring more text"),
+        ("shards", rule.last_shards, num_shards, "make shards smaller (data.shard_mib), or hold out a ratio"),
+        ("documents", rule.last_documents, num_documents, "or bring more text"),
     ):
         if last is not None and last >= total:
             said = f"{where}data.validation.last_{unit} = {last}: there are {total} {unit}, so nothing is left to train on."
             raise DataError(f"{said} Hold out fewer, {way}.")
     if rule.last_shards is not None:
-        return Holdout(from_shard=end.shard - rule.last_shards)
+        return Holdout(from_shard=num_shards - rule.last_shards)
     if rule.last_documents is not None:
-        return Holdout(from_document=end.first_document - rule.last_documents)
+        return Holdout(from_document=num_documents - rule.last_documents)
     assert rule.ratio is not None, "checked by ValidationConfig"
-    if end.first_document * rule.ratio >= _MIN_CHOSEN:
+    if num_documents * rule.ratio >= _MIN_CHOSEN:
         return Holdout(share=rule.ratio)
-    if not end.first_char:  # Of very many shuffled documents the characters are not counted. Any few of them are a fair choice.
-        return Holdout(from_document=end.first_document - max(1, round(end.first_document * rule.ratio)))
-    logger.info(
-        "%s%d documents are too few to hold out a share of: the last %g of the text is held out", where, end.first_document, rule.ratio
-    )
-    return Holdout(from_char=min(max(1, end.first_char - round(end.first_char * rule.ratio)), end.first_char - 1))
+    if not num_chars:  # Of very many shuffled documents the characters are not counted. Any few of them are a fair choice.
+        return Holdout(from_document=num_documents - max(1, round(num_documents * rule.ratio)))
+    logger.info("%s%d documents are too few to hold out a share of: the last %g of the text is held out", where, num_documents, rule.ratio)
+    return Holdout(from_char=min(max(1, num_chars - round(num_chars * rule.ratio)), num_chars - 1))
 
 
 def warn_of_large_share(held_out: int, total: int, rule: ValidationConfig) -> None:

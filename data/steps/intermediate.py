@@ -6,7 +6,7 @@ A file may be read with a mask that leaves out the documents found to be copies.
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from data.documents import Document
 from data.packages import is_installed
 from data.reading.compression import open_bytes, zstd
-from data.steps.holdout import START, Place
+from data.steps.holdout import Holdout, SplitName
 from ds_configs.files import replacing, with_ending
 
 ZSTD_LEVEL = 1  # Level 3 is a third slower and saves a tenth.
@@ -35,8 +35,11 @@ class DocumentFile:
     """Where sources are told apart, its number; else 0."""
     documents: int = 0
     chars: int = 0
-    place: Place = START
-    """Of its first document among those of its source, once they are in order."""
+    number: int = 0
+    """Among those of its source, once they are in order; so too the next two: what they hold before this one."""
+    first_document: int = 0
+    first_char: int = 0
+    holdout: Holdout = field(default_factory=Holdout)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the documents that stay, each as the line that it is in the file."""
@@ -52,6 +55,13 @@ class DocumentFile:
         for line in self:
             text, source, meta, *of_source = json.loads(line)
             yield Document(text, source, meta, of_source=of_source[0] if of_source else 0)
+
+    def read_splits(self) -> Iterator[tuple[SplitName, Document]]:
+        """Yield the documents that stay with the split each belongs to."""
+        char = self.first_char
+        for index, document in enumerate(self.read(), start=self.first_document):
+            yield from self.holdout.assign(document, self.number, index, char)
+            char += len(document.text)
 
 
 def paths_of(prefix: Path) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from data.config import DataConfig
 from data.documents import DataError
 from data.source_config import TextConfig
-from data.steps.holdout import Place, plan_holdout
+from data.steps.holdout import plan_holdout
 from data.store import token_store
 from data.store.fits_config import check_length
 from data.tokenizers import adoption, tokenizer_folder
@@ -36,7 +36,7 @@ def describe(config: DataConfig, folder: Path) -> dict[str, Any]:
     shard.check_index(config.store)
     _check_ids(shard, tokenizer_folder.load(folder / "tokenizer").vocab_size, config)
     sizes = shard.document_sizes
-    holdout = plan_holdout(config.validation, Place(1, len(sizes), shard.num_tokens))
+    holdout = plan_holdout(config.validation, 1, len(sizes), shard.num_tokens)
     if holdout.from_document is not None:
         boundary = int(sizes[: holdout.from_document].sum())
     else:
@@ -85,10 +85,9 @@ def _say_what_does_nothing(config: DataConfig) -> None:
 def _check_ids(shard: token_store.Shard, vocab_size: int, config: DataConfig) -> None:
     for start in range(0, shard.num_tokens, _BLOCK_TOKENS):
         ids = shard.read(start, min(_BLOCK_TOKENS, shard.num_tokens - start))
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise DataError(
-                f"{config.store}.bin holds the id {wrong}, but the tokenizer at {config.tokenizer.path} has {vocab_size}."
-                " It was made with another tokenizer: give that one."
-            )
+        for extreme in (int(ids.min()), int(ids.max())):
+            if not 0 <= extreme < vocab_size:
+                raise DataError(
+                    f"{config.store}.bin holds the id {extreme}, but the tokenizer at {config.tokenizer.path} has {vocab_size}."
+                    " It was made with another tokenizer: give that one."
+                )

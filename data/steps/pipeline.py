@@ -5,15 +5,15 @@ Every step leaves its files and results in the work folder, so that a start afte
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.config import DataConfig
+from data.config import DataConfig, ValidationConfig
 from data.corpora import sources
 from data.documents import DataError
 from data.steps import clean, tokenization
-from data.steps.holdout import START, Holdout, Place, plan_holdout
+from data.steps.holdout import plan_holdout
 from data.steps.intermediate import DocumentFile
 from data.steps.shuffle import shuffle
 from data.steps.tasks import Result, Runner, Task, execute
@@ -68,14 +68,16 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     _check_every_source(config, [part.source for part in parts], sizes["documents"])
     told = [0 if config.mixes_sources else part.source for part in parts]
     files = [DocumentFile(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
-    shards, ends = _number_through(shuffle(config, files, work, run) if config.shuffle else files)
-    names = config.source_names
-    holdouts = {source: plan_holdout(config.validation, end, f"{names[source]}: " if len(ends) > 1 else "") for source, end in ends.items()}
+    texts: list[list[DocumentFile]] = []
+    for source in sorted(set(told)):
+        of_source = [file for file in files if file.source == source]
+        where = f"{config.source_names[source]}: " if len(set(told)) > 1 else ""
+        texts.append(_split(config.validation, shuffle(config, of_source, work, run) if config.shuffle else of_source, where))
     folder = work / "tokenizer"
-    training = Task(folder, make_tokenizer, (config, shards, holdouts, sum(sizes["chars"])))
+    training = Task(folder, make_tokenizer, (config, [shard for text in texts for shard in text], sum(sizes["chars"])))
     if not training.result_path.is_file():
         execute(training)
-    return Steps(cleaned, copies, folder, *_tokenize(config, shards, holdouts, folder, work / "4-tokens", run))
+    return Steps(cleaned, copies, folder, *_tokenize(config, texts, folder, work / "4-tokens", run))
 
 
 def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], documents: Sequence[int]) -> None:
@@ -87,44 +89,44 @@ def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], doc
             )
 
 
-def _number_through(files: Sequence[DocumentFile]) -> tuple[list[DocumentFile], dict[int, Place]]:
-    """Number the documents and characters of each source through; the second value is the place behind its last one."""
+def _split(rule: ValidationConfig, files: Sequence[DocumentFile], where: str) -> list[DocumentFile]:
+    """Number the documents and characters of a source's files through, and decide which are held out. `where` begins a message."""
     shards: list[DocumentFile] = []
-    ends: dict[int, Place] = {}
+    num_documents = num_chars = 0
     for file in files:
         if file.documents:
-            place = ends.get(file.source, START)
-            shards.append(replace(file, place=place))
-            ends[file.source] = Place(place.shard + 1, place.first_document + file.documents, place.first_char + file.chars)
-    logger.info("%d documents in %d shards", sum(end.first_document for end in ends.values()), len(shards))
-    return shards, ends
+            shards.append(replace(file, number=len(shards), first_document=num_documents, first_char=num_chars))
+            num_documents += file.documents
+            num_chars += file.chars
+    logger.info("%s%d documents in %d shards", where, num_documents, len(shards))
+    holdout = plan_holdout(rule, len(shards), num_documents, num_chars, where)
+    return [replace(shard, holdout=holdout) for shard in shards]
 
 
-def make_tokenizer(
-    config: DataConfig, shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout], num_chars: int, folder: Path
-) -> Result:
+def make_tokenizer(config: DataConfig, shards: Sequence[DocumentFile], num_chars: int, folder: Path) -> Result:
     """Train the tokenizer or take it over."""
     shutil.rmtree(folder, ignore_errors=True)
     if config.tokenizer.kind == "existing":
         adoption.adopt(config.tokenizer, folder)
     else:
-        trainers.train(tokenization.training_texts(shards, holdouts), config.tokenizer, folder, num_chars)
+        texts = (document.text for shard in shards for split, document in shard.read_splits() if split == "train")
+        trainers.train(texts, config.tokenizer, folder, num_chars)
     made = tokenizer_folder.load(folder)
     logger.info("tokenizer: %s, %d tokens", config.tokenizer.kind, made.vocab_size)
     return {"vocab_size": made.vocab_size}
 
 
 def _tokenize(
-    config: DataConfig, shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout], tokenizer: Path, output: Path, run: Runner
+    config: DataConfig, texts: Sequence[Sequence[DocumentFile]], tokenizer: Path, output: Path, run: Runner
 ) -> tuple[dict[str, list[Pair]], int]:
     """Tokenize the shards that the budgets ask for: the pairs of each split, and how many shards gigatoken failed.
 
-    `output` is the folder for the ids.
+    `texts` are the shards of each source that is told apart, `output` is the folder for the ids.
     """
     pairs: dict[str, list[Pair]] = {"train": [], "valid": []}
     without_gigatoken = 0
-    for source, holdout in holdouts.items():
-        of_source = [shard for shard in shards if shard.source == source]
+    for shards in texts:
+        source, holdout = shards[0].source, shards[0].holdout
         left = config.max_train_tokens
         if left is not None:
             left -= sum(pair.counts["tokens"] for pair in pairs["train"])
@@ -136,16 +138,16 @@ def _tokenize(
         if holdout.from_shard is not None:
             held_out = config.validation.max_tokens if config.mixes_sources else valid_budget(config)
             stages = [
-                (of_source[: holdout.from_shard], _enough("train", left)),
-                (of_source[holdout.from_shard :], _enough("valid", held_out)),
+                (shards[: holdout.from_shard], _enough("train", left)),
+                (shards[holdout.from_shard :], _enough("valid", held_out)),
             ]
-        elif holdout.share is not None:  # Of every shard, so what is enough for training has its held-out documents with it.
-            stages = [(of_source, _enough("train", left))]
+        elif holdout.share:  # Of every shard, so what is enough for training has its held-out documents with it.
+            stages = [(shards, _enough("train", left))]
         else:  # The held-out documents are at the end.
-            stages = [(of_source, None)]
+            stages = [(shards, None)]
         for some, enough in stages:
-            prefixes = [output / f"{shard.source}-{shard.place.shard:05d}" for shard in some]
-            calls = [(config, shard, holdout, tokenizer) for shard in some]
+            prefixes = [output / f"{shard.source}-{shard.number:05d}" for shard in some]
+            calls = [(config, shard, tokenizer) for shard in some]
             tasks = [Task(prefix, tokenization.tokenize_shard, call) for prefix, call in zip(prefixes, calls, strict=True)]
             results = run(tasks, config.num_workers, enough)
             without_gigatoken += sum("without_gigatoken" in result for result in results)

@@ -35,16 +35,10 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # A run says itself whether it is compressed;
 
 
 def shuffle(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: Runner) -> list[DocumentFile]:
-    """Put the documents of each source that is told apart into a seeded order and cut them into shards of equal size.
+    """Put the documents of a source into a seeded order and cut them into shards of equal size.
 
     What was only needed on the way is deleted.
     """
-    sources = sorted({file.source for file in files})
-    by_source = ([file for file in files if file.source == source] for source in sources)
-    return [shard for of_source in by_source for shard in _shuffle_source(config, of_source, work, run)]
-
-
-def _shuffle_source(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: Runner) -> list[DocumentFile]:
     source = files[0].source
     folder = work / f"3-shuffle-{source}"
     num_shards = max(1, -(-sum(file.chars for file in files) * _BYTES_PER_CHAR // (config.shard_mib << 20)))

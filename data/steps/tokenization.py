@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from data.config import DataConfig
 from data.documents import DataError, Document
 from data.steps import intermediate
-from data.steps.holdout import Holdout, SplitName
+from data.steps.holdout import SplitName
 from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store import token_store
@@ -31,34 +31,21 @@ DOCUMENTS = ".parquet"  # The cleaned documents, if they are kept.
 _BATCH_CHARS = 1 << 20
 
 
-def training_texts(shards: Sequence[DocumentFile], holdouts: Mapping[int, Holdout]) -> Iterator[str]:
-    """Yield the texts of the training split in order."""
-    assigned = (item for shard in shards for item in holdouts[shard.source].assign(shard.read(), shard.place))
-    return (document.text for name, document in assigned if name == "train")
-
-
-def tokenize_shard(config: DataConfig, shard: DocumentFile, holdout: Holdout, folder: Path, output: Path) -> Result:
+def tokenize_shard(config: DataConfig, shard: DocumentFile, folder: Path, output: Path) -> Result:
     """Write the ids of a shard's training and held-out documents, each with a pair of its own, and count.
 
-    Args:
-        config: The data section.
-        shard: What to read.
-        holdout: Which documents are held out.
-        folder: The tokenizer's.
-        output: Prefix of what is written: <output>.train.bin and so on.
+    `folder` is the tokenizer's; what is written begins with `output`: <output>.train.bin and so on.
     """
     ours = tokenizer_folder.load(folder)
     try:
-        return _write_shard(config, holdout.assign(shard.read(), shard.place), ours, ours.fast, output)
+        return _write_shard(config, shard, ours, ours.fast, output)
     except OtherIds:
         logger.warning("%s: gigatoken gives other ids than tokenizer.json; this part is done again without it, more slowly", shard.prefix)
-        result = _write_shard(config, holdout.assign(shard.read(), shard.place), ours, ours.reference, output)
+        result = _write_shard(config, shard, ours, ours.reference, output)
         return {**result, "without_gigatoken": True}
 
 
-def _write_shard(
-    config: DataConfig, documents: Iterable[tuple[SplitName, Document]], ours: tokenizer_folder.Tokenizer, encode: Encoder, output: Path
-) -> Result:
+def _write_shard(config: DataConfig, shard: DocumentFile, ours: tokenizer_folder.Tokenizer, encode: Encoder, output: Path) -> Result:
     encode = _with_ends(config, ours, encode)
     # Each mixed source is scored by itself, so it has a pair of its own.
     names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
@@ -69,7 +56,7 @@ def _write_shard(
             stack.enter_context(pair.shard)
             if config.documents is not None:
                 keep[name] = stack.enter_context(intermediate.parquet_writer(with_ending(pair.prefix, DOCUMENTS)))
-        for assigned, document in documents:
+        for assigned, document in shard.read_splits():
             name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
             pairs[name].add(document.text)
             if keep:
@@ -101,10 +88,8 @@ def _with_ends(config: DataConfig, ours: tokenizer_folder.Tokenizer, encode: Enc
 
 def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Documents, tokens and chars of several pairs together."""
-    totals = dict.fromkeys(("documents", "tokens", "chars"), 0)
-    for count in counts:
-        totals = {unit: total + count[unit] for unit, total in totals.items()}
-    return totals
+    added = list(counts)
+    return {unit: sum(count[unit] for count in added) for unit in ("documents", "tokens", "chars")}
 
 
 def split_prefix(output: Path, name: str) -> Path:
