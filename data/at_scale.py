@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,8 +100,6 @@ class Cluster:
     def run(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
         """Do what `tasks.run` does, and raise what it raises, with this cluster's workers; a single task runs in this process."""
         if len(tasks) > 1:
-            for folder in {task.output.parent for task in tasks}:
-                folder.mkdir(parents=True, exist_ok=True)
             wave = len(tasks) if enough is None else _WAVES_WHEN_STOPPING_EARLY * self.workers
             for end in range(wave, len(tasks) + wave, wave):
                 self._launch([task for task in tasks[:end] if not task.result_path.is_file()])
@@ -179,32 +177,19 @@ def _run_on_slurm(arguments: dict[str, Any], tasks: Sequence[Task]) -> None:
 
 
 def _wait(job: str, tasks: Sequence[Task]) -> None:
-    """Wait until all results are there, or Slurm says that the job is gone."""
+    """Wait until all results are there, or Slurm does not have the job any more."""
     said = -_SAY_SECONDS
     while any(not task.result_path.is_file() for task in tasks):
         time.sleep(_POLL_SECONDS)
-        answer = _ask_queue(job)
-        if answer is False:
-            return
-        if answer is not True and time.monotonic() - said > _SAY_SECONDS:
-            said = time.monotonic()
-            logger.warning("squeue failed (%s): still waiting for job %s and its results", answer, job)
-
-
-def _ask_queue(job: str) -> bool | str:
-    """Whether an array is in the queue; why, if that cannot be told: a controller that is busy says nothing about the job.
-
-    Raises:
-        DataError: If there is no squeue.
-    """
-    try:
         queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise DataError(f"squeue is not on PATH, so job {job} cannot be watched. Start again where Slurm's commands are.") from None
-    if queue.returncode == 0:
-        return bool(queue.stdout.strip())
-    reason = queue.stderr.strip() or f"exit code {queue.returncode}"
-    return False if "invalid job id" in reason.lower() else reason
+        reason = queue.stderr.strip() or f"exit code {queue.returncode}"
+        gone = "invalid job id" in reason.lower() if queue.returncode else not queue.stdout.strip()
+        if gone:
+            return
+        # A controller that is busy says nothing about the job.
+        if queue.returncode and time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            logger.warning("squeue failed (%s): still waiting for job %s and its results", reason, job)
 
 
 def _import_datatrove() -> None:
@@ -249,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
     def make(config: DataConfig) -> Path:
         logs = Path(config.directory) / "logs"
         cluster = Cluster(executor=options.executor, workers=options.workers, logs=logs, slurm=slurm, memory_gb=options.memory_gb)
-        return prepare(replace(config, num_workers=options.workers), run=cluster.run)
+        return prepare(config, run=cluster.run)
 
     try:
         return command(options.config, options.overrides, make)

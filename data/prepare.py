@@ -89,8 +89,8 @@ def prepare(config: DataConfig, run: Runner = tasks.run) -> Path:
         DataError: If the text cannot be read, is too short, or the disk is too full.
     """
     Path(config.directory).mkdir(parents=True, exist_ok=True)
-    for old in outdated(config):
-        logger.info("%s was made by another version of this program and is not used; it may be deleted", old)
+    for said in outdated(config):
+        logger.info("%s; it may be deleted", said)
     meant = plan(config)
     _make(config, meant, run)
     register(config, meant.folder)

@@ -78,15 +78,12 @@ class ValidationSet:
         scored = self.num_scored(micro_batch=micro_batch, max_batches=max_batches)
         if scored == self.num_tokens and self._total_chars is not None:
             return self._total_chars
-        return self._chars_of_first(scored)
+        block = 1 << 20  # Bounds the memory; a held-out split may have tens of millions of tokens.
+        blocks = (self._stream.read(start, min(block, scored - start)) for start in range(0, scored, block))
+        return sum(int(self._tokenizer.chars_per_id[ids].sum()) for ids in blocks)
 
     def _num_rows(self, micro_batch: int, max_batches: int | None) -> int:
         return self.num_rows if max_batches is None else min(self.num_rows, max_batches * micro_batch)
-
-    def _chars_of_first(self, num_tokens: int) -> int:
-        block = 1 << 20  # Bounds the memory; a held-out split may have tens of millions of tokens.
-        starts = range(0, num_tokens, block)
-        return sum(int(self._tokenizer.chars_per_id[self._stream.read(start, min(block, num_tokens - start))].sum()) for start in starts)
 
     def _row(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(T,) inputs and (T,) labels of a row; one past the last is all padding."""

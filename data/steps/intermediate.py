@@ -36,7 +36,7 @@ class DocumentFile:
     documents: int = 0
     chars: int = 0
     number: int = 0
-    """Among those of its source, once they are in order; so too the next two: what they hold before this one."""
+    """Of the file among those of its source that hold documents, and so for the next two."""
     first_document: int = 0
     first_char: int = 0
     holdout: Holdout = field(default_factory=Holdout)

@@ -29,7 +29,7 @@ def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Pair]]
     lengths = {name: np.concatenate([np.load(with_ending(pair.prefix, CHARS)) for pair in pairs]) for name, pairs in linked.items()}
     content = {
         "corpus": config.name,
-        "steps": _with_tokens(config, _steps(steps), splits),
+        "steps": _steps(config, steps, splits),
         "bad_input": _bad_input(steps.cleaned),
         "files": _files(steps.cleaned),
         "remarks": [remark for result in steps.cleaned for remark in result["remarks"]],
@@ -65,42 +65,34 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _with_tokens(config: DataConfig, rows: list[dict[str, Any]], splits: dict[str, Any]) -> list[dict[str, Any]]:
-    """Add the tokens behind each step, counted or estimated.
+def _steps(config: DataConfig, steps: Steps, splits: dict[str, Any]) -> list[dict[str, Any]]:
+    """Documents and characters behind each step, what it dropped, and the tokens behind it, counted or estimated.
 
     Only what is left in the end is tokenized; the tokens of earlier steps are estimated from their characters, unless each
     character is a token.
     """
     num_tokens, num_chars = (sum(split[unit] for split in splits.values()) for unit in ("tokens", "chars"))
     around = config.tokenizer.add_bos + config.tokenizer.add_eos
-    made = []
-    for row in rows:
-        if row["chars"] == num_chars:
+
+    def row(name: str, documents: int, chars: int, dropped: int, **more: Any) -> dict[str, Any]:
+        if chars == num_chars:
             tokens, how = num_tokens, "counted"
         elif config.tokenizer.kind == "characters":
-            tokens, how = row["chars"] + around * row["documents"], "counted"
+            tokens, how = chars + around * documents, "counted"
         else:
-            tokens, how = round(row["chars"] * num_tokens / num_chars), "estimated"
-        made.append({**row, "tokens": tokens, "tokens_are": how})
-    return made
+            tokens, how = round(chars * num_tokens / num_chars), "estimated"
+        return {"name": name, "documents": documents, "chars": chars, "dropped": dropped, **more, "tokens": tokens, "tokens_are": how}
 
-
-def _steps(steps: Steps) -> list[dict[str, Any]]:
-    """Documents and characters behind each step, and what it dropped."""
     documents, chars = (sum(result[unit] for result in steps.cleaned) for unit in ("documents_in", "chars_in"))
-    rows = [_row("read", documents, chars, 0)]
+    rows = [row("read", documents, chars, 0)]
     for name, count in total_rules(steps.cleaned).items():
         kept, dropped = count.documents_in - count.documents_dropped, count.documents_dropped
-        rows.append(_row(f"clean: {name}", kept, count.chars_out, dropped, changed=count.documents_changed, samples=count.samples))
+        rows.append(row(f"clean: {name}", kept, count.chars_out, dropped, changed=count.documents_changed, samples=count.samples))
     if steps.copies is not None:
         kept, chars = (sum(steps.copies[unit]) for unit in ("documents", "chars"))
         copies = {f"dropped_{kind}": number for kind, number in steps.copies["dropped"].items()}
-        rows.append(_row("deduplicate", kept, chars, sum(copies.values()), **copies, samples=steps.copies["samples"]))
+        rows.append(row("deduplicate", kept, chars, sum(copies.values()), **copies, samples=steps.copies["samples"]))
     return rows
-
-
-def _row(name: str, documents: int, chars: int, dropped: int, **more: Any) -> dict[str, Any]:
-    return {"name": name, "documents": documents, "chars": chars, "dropped": dropped, **more}
 
 
 def _files(results: Sequence[Result]) -> list[dict[str, Any]]:

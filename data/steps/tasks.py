@@ -69,8 +69,6 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
     Raises:
         DataError: Of a task, or if a worker was killed.
     """
-    for folder in {task.output.parent for task in tasks}:
-        folder.mkdir(parents=True, exist_ok=True)
     results: dict[int, Result] = {index: read_object(task.result_path) for index, task in enumerate(tasks) if task.result_path.is_file()}
     missing = [index for index in range(len(tasks)) if index not in results]
     if results:
@@ -78,7 +76,8 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
     prefix: list[Result] = []
     logged = time.monotonic()
     in_process = num_workers == 1 or len(missing) <= 1
-    with contextlib.closing(_serial(tasks, missing) if in_process else _parallel(tasks, missing, num_workers)) as new:
+    serial = ((index, execute(tasks[index])) for index in missing)
+    with contextlib.closing(serial if in_process else _parallel(tasks, missing, num_workers)) as new:
         while True:
             while len(prefix) in results:
                 prefix.append(results[len(prefix)])
@@ -91,11 +90,6 @@ def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]]
             if time.monotonic() - logged > _LOG_INTERVAL_SECONDS:
                 logged = time.monotonic()
                 logger.info("%s: %d of %d parts", tasks[0].output.parent.name, len(results), len(tasks))
-
-
-def _serial(tasks: Sequence[Task], missing: Sequence[int]) -> Generator[tuple[int, Result], None, None]:
-    for index in missing:
-        yield index, execute(tasks[index])
 
 
 def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -> Generator[tuple[int, Result], None, None]:
@@ -126,6 +120,7 @@ def _parallel(tasks: Sequence[Task], missing: Sequence[int], num_workers: int) -
 
 def execute(task: Task) -> Result:
     """Run a task and write its result, last of all."""
+    task.output.parent.mkdir(parents=True, exist_ok=True)
     result = task.function(*task.arguments, task.output)
     write_json(task.result_path, result)
     return result

@@ -60,7 +60,7 @@ def register(config: DataConfig, folder: Path) -> None:
 
 def why_not(config: DataConfig) -> str:
     """What tells the stores of this name from the one that is wanted, as a sentence; nothing where there are none."""
-    reasons = [f"{folder.name} was made by another version of this program and is not used" for folder in outdated(config)]
+    reasons = outdated(config)
     wanted = section(config)
     for path in sorted((Path(config.directory) / RECORDS).glob(f"{config.name}-*.json"))[-_NAMED_STORES:]:
         record = _read(path)
@@ -77,10 +77,11 @@ def _key(place: str) -> str:
     return {"places.tokenizer": "data.tokenizer.path", "places.store": "data.store"}.get(place, "data.path")
 
 
-def outdated(config: DataConfig) -> list[Path]:
-    """Stores of this name in another format. They are not read."""
+def outdated(config: DataConfig) -> list[str]:
+    """What to say of each store of this name in another format: such are not read."""
     manifests = sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}"))
-    return [path.parent for path in manifests if _read(path).get("format") != FORMAT]
+    old = [path.parent for path in manifests if _read(path).get("format") != FORMAT]
+    return [f"{folder} was made by another version of this program and is not used" for folder in old]
 
 
 def record_path(config: DataConfig) -> Path:

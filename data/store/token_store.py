@@ -5,12 +5,10 @@ The only module of `data` that touches DeepSpeed, and only when a shard is opene
 """
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import json
 import struct
-import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -27,18 +25,11 @@ MANIFEST = "manifest.json"
 
 @cache
 def _indexed_dataset() -> ModuleType:
-    """DeepSpeed's module of Megatron's format.
-
-    Loaded from its file where `deepspeed` is not imported already: the module needs torch only, while importing the whole
-    package takes three seconds more.
-    """
-    name = "deepspeed.runtime.data_pipeline.data_sampling.indexed_dataset"
-    if "deepspeed" in sys.modules:
-        return importlib.import_module(name)
+    """DeepSpeed's module of Megatron's format, from its file: it needs torch only, while the whole package takes three seconds more."""
     package = importlib.util.find_spec("deepspeed")
     assert package is not None, "deepspeed is in requirements.txt"
-    assert package.submodule_search_locations, "deepspeed is a package"
-    path = Path(package.submodule_search_locations[0], *name.split(".")[1:]).with_suffix(".py")
+    assert package.origin is not None, "deepspeed is a package"
+    path = Path(package.origin).parent / "runtime/data_pipeline/data_sampling/indexed_dataset.py"
     spec = importlib.util.spec_from_file_location("data._deepspeed_indexed_dataset", path)
     assert spec is not None, f"{path} is a Python file"
     assert spec.loader is not None, f"{path} is a Python file"
