@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
     work = Path(tempfile.mkdtemp(prefix="windows-"))
     stream = make_stream(work, options.tokens)
-    samples = TrainingSet([StreamWindows(stream, options.seq_length, 1, "drop")], [1.0], stream.num_tokens, 1)
+    samples = TrainingSet([StreamWindows(stream, options.seq_length, 1, "drop")], [1.0], 1)
     batches = samples.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=8)
     next(batches)
     count, start, processor = 0, time.perf_counter(), time.process_time()

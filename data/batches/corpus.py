@@ -128,7 +128,7 @@ class Corpus:
         seeds = [mix(self.seed, part["source"]) if part["source"] else self.seed for part in parts]
         windows = [self._windows(stream, seed) for stream, seed in zip(streams, seeds, strict=True)]
         weights = [self.config.all_sources[part["source"]].weight or 1.0 for part in parts] if len(parts) > 1 else [1.0]
-        return TrainingSet(windows, weights, sum(stream.num_tokens for stream in streams), self.seed)
+        return TrainingSet(windows, weights, self.seed)
 
     @cached_property
     def valid(self) -> ValidationSet:

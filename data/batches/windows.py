@@ -104,13 +104,12 @@ def row_bounds(windows: Literal["stream", "documents"], document_starts: np.ndar
 class TrainingSet:
     """Samples of `seq_length + 1` tokens without end."""
 
-    def __init__(self, windows: Sequence[Windows], weights: Sequence[float], num_tokens: int, seed: int) -> None:
+    def __init__(self, windows: Sequence[Windows], weights: Sequence[float], seed: int) -> None:
         """Mix windows of several streams.
 
         Args:
             windows: One or more streams.
             weights: Their shares of the samples.
-            num_tokens: In all streams together.
             seed: Decides which stream each sample is from.
 
         Raises:
@@ -120,7 +119,6 @@ class TrainingSet:
         self._counts = _shares(weights)
         self._ends = np.cumsum(self._counts).tolist()
         self._seed = seed
-        self.num_tokens = num_tokens
         self.samples_per_epoch = sum(part.per_epoch for part in windows)
 
     def sample(self, index: int) -> np.ndarray:

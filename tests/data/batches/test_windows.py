@@ -32,7 +32,7 @@ def stream(tmp_path):
 
 
 def training_set(stream, seq_length=10, seed=7, tail="drop"):
-    return TrainingSet([StreamWindows(stream, seq_length, seed, tail)], [1.0], stream.num_tokens, seed)
+    return TrainingSet([StreamWindows(stream, seq_length, seed, tail)], [1.0], seed)
 
 
 def take(batches, count):
@@ -188,7 +188,7 @@ def test_weights_mix_streams_as_asked(tmp_path):
     small, large = make_stream(tmp_path, [200]), make_stream(tmp_path / "b", [5000])
     windows = [StreamWindows(small, 10, 1, "drop"), StreamWindows(large, 10, 2, "drop")]
 
-    samples = TrainingSet(windows, [3, 1], 5200, seed=4)
+    samples = TrainingSet(windows, [3, 1], seed=4)
     rows = np.array([samples.sample(index) for index in range(4000)])
 
     from_large = rows.max(axis=1) >= 200
@@ -200,7 +200,7 @@ def test_weights_mix_streams_as_asked(tmp_path):
 def test_a_mixture_resumes_at_any_sample_and_uses_every_window_of_a_stream_once_an_epoch(tmp_path):
     (tmp_path / "b").mkdir()
     windows = [StreamWindows(make_stream(tmp_path, [2001]), 10, 1, "wrap"), StreamWindows(make_stream(tmp_path / "b", [61]), 10, 2, "wrap")]
-    samples = TrainingSet(windows, [0.2, 0.8], 2062, seed=4)
+    samples = TrainingSet(windows, [0.2, 0.8], seed=4)
 
     rows = [samples.sample(index) for index in range(1000)]
     first = [int(row[1]) for row in rows if row.max() > 61]
@@ -213,4 +213,4 @@ def test_a_weight_too_small_to_count_is_refused(stream):
     windows = [StreamWindows(stream, 10, 1, "drop")] * 2
 
     with pytest.raises(DataError, match="less than one sample in 1000"):
-        TrainingSet(windows, [1, 0.0001], 1, seed=1)
+        TrainingSet(windows, [1, 0.0001], seed=1)

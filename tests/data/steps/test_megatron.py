@@ -31,7 +31,7 @@ def test_a_store_of_another_program_is_used_as_it_is(theirs):
     prepare(theirs)
     corpus = open_corpus(theirs, seed=1)
 
-    assert corpus.train.num_tokens == 80
+    assert corpus.train._windows[0]._stream.num_tokens == 80
     assert corpus.valid.num_tokens == 39
     assert corpus.valid._stream.read(0, 39).tolist() == IDS[2] + IDS[3]
     assert corpus.valid.num_chars() > 0
