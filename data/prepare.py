@@ -122,7 +122,8 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
             return
         files = sources.files_of(config)
         check_packages(config, files)
-        for other in _unfinished(config.name, work):
+        of_any_identity = folder.parent.glob(f".{config.name}-{'?' * 12}.work")
+        for other in sorted({*of_any_identity} - {work}):
             logger.info("%s is of a preparation of another text, or by other rules, that did not finish. Unless it runs, delete it", other)
         _check_disk(folder.parent, sum(path.stat().st_size for path in files), work)
         _build(config, meant, run, work).replace(folder)
@@ -130,12 +131,6 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
     report = folder / "report.txt"
     if report.is_file():  # Of a finished pair of another program there is none.
         logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
-
-
-def _unfinished(name: str, work: Path) -> list[Path]:
-    """What other preparations of stores of this name have left, or are at work in: a folder with another identity."""
-    found = (path for path in work.parent.iterdir() if path.name.startswith(f".{name}-") and path.suffix == work.suffix)
-    return sorted(path for path in found if path != work and len(path.name) == len(work.name))
 
 
 def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:
