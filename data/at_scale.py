@@ -7,7 +7,7 @@ The tasks, their files and the store are the same as those of `python -m data.pr
 other was stopped. All hosts must see the current folder, the checkout and the data under the same paths. This process
 waits for the tasks and does what is done once (comparing sketches, training a tokenizer, publishing).
 
-`Cluster.run` stands in for `tasks.run`. To use our rules between datatrove's own blocks instead: `CleanDocuments`.
+`Cluster.run` stands in for `tasks.run`.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data.documents import DataError, Document
+from data.documents import DataError
 from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
@@ -61,27 +61,6 @@ class RunTasks:
             except DataError as error:
                 write_json(_error_path(task), {"error": str(error)})
                 raise
-
-
-@dataclass(frozen=True)
-class CleanDocuments:
-    """A step of a datatrove pipeline that applies our rules to datatrove's documents, between any of its blocks."""
-
-    section: Sequence[Mapping[str, Any]] | None = None
-    """The list of rules as a configuration has it; None stands for the default rules."""
-
-    def __call__(self, documents: Iterable[Any], rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Yield the documents that stay, with their cleaned text."""
-        from data.cleaning.cleaner import Cleaner, build_rules
-
-        cleaner = Cleaner(build_rules(self.section))
-        for document in documents:
-            kept = cleaner.clean(Document(document.text, str(document.id)))
-            if kept is not None:
-                document.text = kept.text
-                yield document
-        dropped = {name: count.documents_dropped for name, count in cleaner.counts.items()}
-        logger.info("rank %d of %d: dropped %s", rank, world_size, dropped)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data import at_scale
-from data.at_scale import CleanDocuments, Cluster, main
+from data.at_scale import Cluster, main
 from data.cleaning_config import DeduplicateConfig, NearConfig
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.corpora import sources
@@ -103,24 +103,6 @@ def test_a_worker_that_dies_for_another_reason_is_reported_with_the_place_of_its
 
     with pytest.raises(DataError, match=r"2 of 2 tasks .* failed \(FileNotFoundError.*logs"):
         cluster.run(every, 2)
-
-
-def test_our_rules_run_between_datatroves_own_reader_and_writer(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.readers import ParquetReader
-    from datatrove.pipeline.writers import ParquetWriter
-
-    (tmp_path / "in").mkdir()
-    pq.write_table(pa.table({"text": [LETTERS + "Ａ", "短", LETTERS], "id": ["一", "二", "三"]}), tmp_path / "in" / "a.parquet")
-    rules = CleanDocuments([{"rule": "min_length", "chars": 20}, {"rule": "unicode"}])
-    pipeline = [ParquetReader(str(tmp_path / "in")), rules, ParquetWriter(str(tmp_path / "out"))]
-
-    LocalPipelineExecutor(pipeline, logging_dir=str(tmp_path / "logs")).run()
-
-    (written,) = (tmp_path / "out").iterdir()
-    assert pq.read_table(written).select(["id", "text"]).to_pylist() == [{"id": "一", "text": LETTERS + "A"}, {"id": "三", "text": LETTERS}]
 
 
 @pytest.mark.processes
