@@ -31,7 +31,6 @@ from data.reading.files import find_files
 from data.reading.formats import read, split
 from data.source_config import TextConfig
 from data.steps import intermediate
-from data.steps.holdout import Holdout
 from data.steps.intermediate import DocumentFile
 from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
@@ -132,7 +131,7 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
         with intermediate.writer(work / f"documents-{index}") as add:
             for document in part:
                 add(document)
-        shards.append(DocumentFile(work / f"documents-{index}", number=index, holdout=Holdout(from_shard=num_workers)))
+        shards.append(DocumentFile(work / f"documents-{index}", number=index))
     section = DataConfig(path="x", seq_length=1, tokenizer=config)
     with ProcessPoolExecutor(num_workers, get_context("spawn")) as pool:
         futures = [

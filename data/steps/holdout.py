@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,28 +23,24 @@ _LARGE_SHARE = 0.25
 class Holdout:
     """The rule, with thresholds worked out. One is set, or nothing is held out."""
 
-    from_shard: int | None = None
     from_document: int | None = None
     from_char: int | None = None
     share: float = 0.0
 
-    def assign(self, document: Document, shard: int, index: int, char: int) -> Iterator[tuple[SplitName, Document]]:
-        """Yield a document with the split it belongs to; one that lies across a cut comes in two.
+    def assign(self, documents: Iterable[Document], first: int, char: int) -> Iterator[tuple[SplitName, Document]]:
+        """Yield documents with the split each belongs to; one that lies across a cut comes in two.
 
-        Args:
-            document: Of the whole text, or of that of its source where sources are told apart.
-            shard: The number of its shard there.
-            index: Its own number there.
-            char: The characters before it there.
+        `first` and `char` are how many documents and characters of the same source stand before them.
         """
-        if self.from_char is not None and char < self.from_char < char + len(document.text):
-            yield from _cut(document, self.from_char - char)
-        else:
-            yield ("valid" if self._is_held_out(document, shard, index, char) else "train"), document
+        for index, document in enumerate(documents, start=first):
+            end = char + len(document.text)
+            if self.from_char is not None and char < self.from_char < end:
+                yield from _cut(document, self.from_char - char)
+            else:
+                yield ("valid" if self._is_held_out(document, index, char) else "train"), document
+            char = end
 
-    def _is_held_out(self, document: Document, shard: int, index: int, char: int) -> bool:
-        if self.from_shard is not None:
-            return shard >= self.from_shard
+    def _is_held_out(self, document: Document, index: int, char: int) -> bool:
         if self.from_document is not None:
             return index >= self.from_document
         if self.from_char is not None:
@@ -61,21 +57,22 @@ def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
     yield "valid", replace(document, text=document.text[at:])
 
 
-def plan_holdout(rule: ValidationConfig, num_shards: int, num_documents: int, num_chars: int, where: str = "") -> Holdout:
-    """Work out a section's rule for a text of this size. `where` begins a message.
+def plan_holdout(rule: ValidationConfig, shards: Sequence[int], num_chars: int, where: str = "") -> Holdout:
+    """Work out a section's rule for a text whose shards have so many documents. `where` begins a message.
 
     Raises:
         DataError: If nothing would be left to train on.
     """
+    num_documents = sum(shards)
     for unit, last, total, way in (
-        ("shards", rule.last_shards, num_shards, "make shards smaller (data.shard_mib), or hold out a ratio"),
+        ("shards", rule.last_shards, len(shards), "make shards smaller (data.shard_mib), or hold out a ratio"),
         ("documents", rule.last_documents, num_documents, "or bring more text"),
     ):
         if last is not None and last >= total:
             said = f"{where}data.validation.last_{unit} = {last}: there are {total} {unit}, so nothing is left to train on."
             raise DataError(f"{said} Hold out fewer, {way}.")
     if rule.last_shards is not None:
-        return Holdout(from_shard=num_shards - rule.last_shards)
+        return Holdout(from_document=sum(shards[: -rule.last_shards]))
     if rule.last_documents is not None:
         return Holdout(from_document=num_documents - rule.last_documents)
     assert rule.ratio is not None, "checked by ValidationConfig"

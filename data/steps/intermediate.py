@@ -58,10 +58,7 @@ class DocumentFile:
 
     def read_splits(self) -> Iterator[tuple[SplitName, Document]]:
         """Yield the documents that stay with the split each belongs to."""
-        char = self.first_char
-        for index, document in enumerate(self.read(), start=self.first_document):
-            yield from self.holdout.assign(document, self.number, index, char)
-            char += len(document.text)
+        return self.holdout.assign(self.read(), self.first_document, self.first_char)
 
 
 def paths_of(prefix: Path) -> tuple[Path, Path]:

@@ -36,7 +36,7 @@ def describe(config: DataConfig, folder: Path) -> dict[str, Any]:
     shard.check_index(config.store)
     _check_ids(shard, tokenizer_folder.load(folder / "tokenizer").vocab_size, config)
     sizes = shard.document_sizes
-    holdout = plan_holdout(config.validation, 1, len(sizes), shard.num_tokens)
+    holdout = plan_holdout(config.validation, [len(sizes)], shard.num_tokens)
     if holdout.from_document is not None:
         boundary = int(sizes[: holdout.from_document].sum())
     else:

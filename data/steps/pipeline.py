@@ -99,7 +99,7 @@ def _split(rule: ValidationConfig, files: Sequence[DocumentFile], where: str) ->
             num_documents += file.documents
             num_chars += file.chars
     logger.info("%s%d documents in %d shards", where, num_documents, len(shards))
-    holdout = plan_holdout(rule, len(shards), num_documents, num_chars, where)
+    holdout = plan_holdout(rule, [shard.documents for shard in shards], num_chars, where)
     return [replace(shard, holdout=holdout) for shard in shards]
 
 
@@ -135,15 +135,16 @@ def _tokenize(
                     f"data.max_train_tokens = {config.max_train_tokens} is reached before {config.source_names[source]} begins, of which"
                     " nothing would be trained on. Set data.shuffle=true, or give the sources weights."
                 )
-        if holdout.from_shard is not None:
+        first_held_out = next((index for index, shard in enumerate(shards) if shard.first_document == holdout.from_document), None)
+        if first_held_out is not None:
             held_out = config.validation.max_tokens if config.mixes_sources else valid_budget(config)
             stages = [
-                (shards[: holdout.from_shard], _enough("train", left)),
-                (shards[holdout.from_shard :], _enough("valid", held_out)),
+                (shards[:first_held_out], _enough("train", left)),
+                (shards[first_held_out:], _enough("valid", held_out)),
             ]
         elif holdout.share:  # Of every shard, so what is enough for training has its held-out documents with it.
             stages = [(shards, _enough("train", left))]
-        else:  # The held-out documents are at the end.
+        else:  # The held-out documents are at the end, and begin inside a shard.
             stages = [(shards, None)]
         for some, enough in stages:
             prefixes = [output / f"{shard.source}-{shard.number:05d}" for shard in some]
