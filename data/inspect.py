@@ -40,14 +40,11 @@ class Subject:
     manifest: dict[str, Any]
     folder: Path | None
     """The store; None if a run's store is not on this machine any more."""
-    run: ds_configs.LoadedConfig | None
-    """Configuration of the run; None where a store is inspected by itself."""
+    config: DataConfig | None = None
+    """The data section of the run; None where a store is inspected by itself."""
+    seed: int = 0
+    """Of the run."""
     note: str = ""
-
-    @property
-    def config(self) -> DataConfig | None:
-        """The data section of the run."""
-        return _data_section(self.run) if self.run else None
 
     def streams(self, split: str) -> list[tuple[str, Stream]]:
         """(name, tokens) of the streams of a split.
@@ -70,10 +67,9 @@ class Subject:
         """
         if number < 0:
             raise DataError(f"--sample {number}: samples count from 0.")
-        if self.run is None or self.config is None:
+        if self.config is None:
             raise DataError(f"{self.path}: the order of samples belongs to a run. Name one (runs/NAME), or use --window.")
-        corpus = Corpus(self._store(), self.manifest, self.config, seed=self.run.values.get("run", {}).get("seed", 1024))
-        return corpus.train.sample(number).tolist()
+        return Corpus(self._store(), self.manifest, self.config, self.seed).train.sample(number).tolist()
 
     def _store(self) -> Path:
         if self.folder is None:
@@ -92,30 +88,28 @@ def find_subject(path: Path) -> Subject:
     if (path / token_store.MANIFEST).is_file():
         manifest = token_store.read_manifest(path)
         token_store.verify(path, manifest, max_hashed_bytes=_HASHED_BYTES)
-        return Subject(path, manifest, path, None)
+        return Subject(path, manifest, path)
     raise DataError(f"{path}: neither a token store (data/stores/NAME) nor a run (runs/NAME).")
 
 
 def _of_run(path: Path) -> Subject:
     run = ds_configs.load(path / "config.json")
-    config = _data_section(run)
+    config = ds_configs.build_section(DataConfig, run.values.get("data", {}), "data", str(run.path))
+    seed = run.values.get("run", {}).get("seed", 1024)
     record = path / STORE_RECORD
     if not record.is_file():
         found = find_store(config)
         if found is None:
             raise DataError(f"{path}: the run did not record which text it read, and nothing is prepared for its configuration.")
         note = "The run did not record which text it read. This is what its configuration means now."
-        return Subject(path, found.manifest, found.folder, run, note)
+        return Subject(path, found.manifest, found.folder, config, seed, note)
     manifest = read_object(record)
     for candidate in Path(config.directory).glob(f"*-{manifest['identity'][:12]}/{token_store.MANIFEST}"):
         if token_store.read_manifest(candidate.parent)["identity"] == manifest["identity"]:
             token_store.verify(candidate.parent, manifest, max_hashed_bytes=_HASHED_BYTES)
-            return Subject(path, manifest, candidate.parent, run)
-    return Subject(path, manifest, None, run, f"Its store is not in {config.directory} any more; this is what the run recorded of it.")
-
-
-def _data_section(run: ds_configs.LoadedConfig) -> DataConfig:
-    return ds_configs.build_section(DataConfig, run.values.get("data", {}), "data", str(run.path))
+            return Subject(path, manifest, candidate.parent, config, seed)
+    note = f"Its store is not in {config.directory} any more; this is what the run recorded of it."
+    return Subject(path, manifest, None, config, seed, note)
 
 
 def describe(subject: Subject) -> Iterator[str]:

@@ -56,7 +56,7 @@ def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newe
     for step in (100, 200):
         save(config.folder, tag_of(step), now.sha256)
     check_text(config, now)
-    subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
+    subject = Subject(config.folder, {"identity": now.sha256}, None, config.data)
     assert "Checkpoint step00000200, of this text: samples 0 to 7 were read." in list(_seen(subject))
     assert newest_good(config.folder).tag == "step00000200"
 
@@ -64,7 +64,7 @@ def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newe
 def test_inspection_says_which_samples_a_run_left_out_for_spikes(config):
     now = Identity({}, [])
     save(config.folder, tag_of(200), now.sha256, spikes={"skipped_samples": [[4, 8]]})
-    subject = Subject(config.folder, {"identity": now.sha256}, None, ds_configs.load(config.folder / "config.json"))
+    subject = Subject(config.folder, {"identity": now.sha256}, None, config.data)
     assert "samples 0 to 11 were read, but for those of spikes of the loss: 4 to 7." in "".join(_seen(subject))
 
 
