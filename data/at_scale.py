@@ -118,7 +118,11 @@ class Cluster:
 
     def _execute(self, step: RunTasks, num_ranks: int, logs: Path) -> None:
         """Run a step's tasks and wait for them."""
-        _import_datatrove()
+        require("datatrove", "data.at_scale", f"{OF_DATA} on every host.")
+        import datatrove.utils.logging
+
+        datatrove.utils.logging.logger.remove()  # It logs every step at the level of information.
+        datatrove.utils.logging.logger.add(sys.stderr, level="ERROR")
         common = {"pipeline": [step], "tasks": num_ranks, "logging_dir": str(logs.absolute()), "skip_completed": False}
         if self.executor == "local":
             from datatrove.executor import LocalPipelineExecutor
@@ -169,19 +173,6 @@ def _wait(job: str, tasks: Sequence[Task]) -> None:
         if queue.returncode and time.monotonic() - said > _SAY_SECONDS:
             said = time.monotonic()
             logger.warning("squeue failed (%s): still waiting for job %s and its results", reason, job)
-
-
-def _import_datatrove() -> None:
-    """Fetch nothing and say little: datatrove logs every step at the level of information.
-
-    Raises:
-        DataError: If it is missing.
-    """
-    require("datatrove", "data.at_scale", f"{OF_DATA} on every host.")
-    import datatrove.utils.logging
-
-    datatrove.utils.logging.logger.remove()
-    datatrove.utils.logging.logger.add(sys.stderr, level="ERROR")
 
 
 def _error_path(task: Task) -> Path:

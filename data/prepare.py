@@ -134,7 +134,11 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
 
 
 def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:
-    """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed."""
+    """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
+
+    Raises:
+        DataError: Among others if a file changed in the meantime: what was read is what the identity says, or it is thrown away.
+    """
     from data.steps import assemble, megatron, pipeline
 
     folder = work / "store"
@@ -153,22 +157,13 @@ def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:
         "bos_id": made.bos_id,
     }
     token_store.write_manifest(folder, {"name": config.name, **meant.identity.as_manifest(), "tokenizer": tokenizer, **content})
-    _check_unchanged(config, meant, work)
-    return folder
-
-
-def _check_unchanged(config: DataConfig, meant: Plan, work: Path) -> None:
-    """What was read is what the identity says, or it is thrown away.
-
-    Raises:
-        DataError: If a file changed in the meantime.
-    """
     now = identify(config, meant.hashes, meant.before.manifest if meant.before else None)
     meant.hashes.save()
     if now.sha256 != meant.identity.sha256:
         shutil.rmtree(work)
         what = changes(meant.identity.as_manifest(), now)
         raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
+    return folder
 
 
 def check_packages(config: DataConfig, files: Iterable[Path]) -> None:

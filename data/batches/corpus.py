@@ -186,7 +186,9 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     total = sum(file["bytes"] for file in manifest["files"].values())
     token_store.verify(folder, manifest, max_hashed_bytes=None if total <= _MAX_HASHED_BYTES else _SMALL_BYTES, share=share)
     if "pair" in manifest:
-        _check_pair(manifest["pair"])
+        ids = Path(f"{manifest['pair']['prefix']}.bin")
+        if not ids.is_file() or ids.stat().st_size != manifest["pair"]["bytes"]:
+            raise DataError(f"{ids} is not the file that was prepared: it is missing or has another size. Prepare the data again.")
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_store(folder, manifest, config)
@@ -194,9 +196,3 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     if config.is_weighted:
         _ = corpus.train  # Says which of the sources cannot be mixed.
     return corpus
-
-
-def _check_pair(pair: dict[str, Any]) -> None:
-    path = Path(f"{pair['prefix']}.bin")
-    if not path.is_file() or path.stat().st_size != pair["bytes"]:
-        raise DataError(f"{path} is not the file that was prepared: it is missing or has another size. Prepare the data again.")
