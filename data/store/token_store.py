@@ -10,6 +10,7 @@ import io
 import json
 import struct
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -30,11 +31,9 @@ def _indexed_dataset() -> ModuleType:
     assert package is not None, "deepspeed is in requirements.txt"
     assert package.origin is not None, "deepspeed is a package"
     path = Path(package.origin).parent / "runtime/data_pipeline/data_sampling/indexed_dataset.py"
-    spec = importlib.util.spec_from_file_location("data._deepspeed_indexed_dataset", path)
-    assert spec is not None, f"{path} is a Python file"
-    assert spec.loader is not None, f"{path} is a Python file"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("data._deepspeed_indexed_dataset", str(path))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 
