@@ -13,7 +13,7 @@ from data.cleaning.cleaner import Cleaner, RuleCount, build_rules, excerpt
 from data.cleaning.duplicates import EXACT, KEPT, NEAR, Duplicates, find_duplicates, write_sketches
 from data.config import DataConfig
 from data.corpora import sources
-from data.documents import DataError, Document
+from data.documents import Document
 from data.reading.records import BadInput, FileRead, Remark, printable
 from data.steps import intermediate
 from data.steps.intermediate import DocumentFile, save_array
@@ -96,7 +96,7 @@ def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
     """Say what was read, and fail when too much of it could not be.
 
     Raises:
-        DataError: Above `data.max_bad_ratio`, or if nothing is left.
+        DataError: Above `data.max_bad_ratio`.
     """
     _say(results)
     counts = bad_input(results)
@@ -104,10 +104,6 @@ def check_bad_input(results: Sequence[Result], config: DataConfig) -> None:
     if samples:
         logger.warning("%d of %d records could not be read; the first: %s", counts["records"], counts["of_records"], samples[0])
     check_bad_ratio(counts, config, f" The first: {'; '.join(samples[:3]).removesuffix('.')}.")
-    if not sum(result["documents"] for result in results):
-        num_good = counts["of_records"] - counts["records"]
-        dropped = f" of {num_good} documents, all dropped by data.clean" if num_good else ""
-        raise DataError(f"{config.name}: no text is left{dropped}. Check the input and the rules.")
 
 
 def bad_input(results: Sequence[Result]) -> dict[str, int]:

@@ -36,7 +36,7 @@ class DocumentFile:
     documents: int = 0
     chars: int = 0
     number: int = 0
-    """Of the file among those of its source that hold documents, and so for the next two."""
+    """How many files of its source with documents stand before it, and, in the next two, how many documents and characters."""
     first_document: int = 0
     first_char: int = 0
     holdout: Holdout = field(default_factory=Holdout)

@@ -65,7 +65,7 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
         (copies,) = run([Task(masks, clean.drop_copies, (config, prefixes))], 1)
         keeps = [clean.keep_path(masks, prefix) for prefix in prefixes]
     sizes = copies or {unit: [result[unit] for result in cleaned] for unit in ("documents", "chars")}
-    _check_every_source(config, [part.source for part in parts], sizes["documents"])
+    _check_every_source(config, [part.source for part in parts], cleaned, sizes["documents"])
     told = [0 if config.mixes_sources else part.source for part in parts]
     files = [DocumentFile(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
     texts: list[list[DocumentFile]] = []
@@ -80,12 +80,13 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     return Steps(cleaned, copies, folder, *_tokenize(config, texts, folder, work / "4-tokens", run))
 
 
-def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], documents: Sequence[int]) -> None:
+def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], cleaned: Sequence[Result], left: Sequence[int]) -> None:
     for source, name in enumerate(config.source_names):
-        if not sum(count for of, count in zip(sources_of_parts, documents, strict=True) if of == source):
+        read = sum(result["documents_in"] for of, result in zip(sources_of_parts, cleaned, strict=True) if of == source)
+        if not sum(documents for of, documents in zip(sources_of_parts, left, strict=True) if of == source):
             raise DataError(
-                f"data.sources: no text is left of {name}: all of it was unreadable, dropped by data.clean, or a copy of another source's."
-                " Check it, or remove it."
+                f"{config.name}: no text is left of {read} documents of {name}, all dropped by data.clean or copies of another source's."
+                " Check the text and the rules, or remove the source."
             )
 
 

@@ -112,7 +112,7 @@ def test_what_stands_outside_the_chapters_asked_for_is_said(make, tmp_path, capl
 
 
 def test_text_that_the_rules_drop_altogether_is_said_to_be_dropped(make):
-    with pytest.raises(DataError, match=r"no text is left of 20 documents, all dropped by data\.clean"):
+    with pytest.raises(DataError, match=r"no text is left of 20 documents of verse, all dropped by data\.clean"):
         prepare(make(clean=({"rule": "min_length", "chars": 100_000},)))
 
 
