@@ -64,7 +64,11 @@ def identify(config: DataConfig, hashes: FileHashes, before: Mapping[str, Any] |
     """
     inputs: list[dict[str, Any]] = []
     if config.store is not None:
-        inputs = _pair(config.store, hashes)
+        pair = [Path(f"{config.store}{ending}") for ending in (".bin", ".idx")]
+        if missing := [str(path) for path in pair if not path.is_file()]:
+            said = f'data.store = "{config.store}": there is no {" and no ".join(missing)}.'
+            raise DataError(f"{said} Give the common beginning of a .bin/.idx pair.")
+        inputs = _files(0, pair, hashes)
     for index, source in enumerate(config.all_sources):
         kept = [item for item in before["inputs"] if item["source"] == index] if before else []
         if kept and (reason := _cannot_be_looked_at(source.paths)):
@@ -108,18 +112,3 @@ def _files(source: int, paths: Sequence[Path], hashes: FileHashes) -> list[dict[
         {"source": source, "name": name, "type": "".join(endings(path)), "sha256": hashes.of(path)}
         for name, path in zip(names, paths, strict=True)
     ]
-
-
-def _pair(prefix: str, hashes: FileHashes) -> list[dict[str, Any]]:
-    """The two files of a finished store.
-
-    Raises:
-        DataError: If they are not there.
-    """
-    found = []
-    for ending in (".bin", ".idx"):
-        path = Path(f"{prefix}{ending}")
-        if not path.is_file():
-            raise DataError(f'data.store = "{prefix}": there is no {path}. Give the common beginning of a .bin/.idx pair.')
-        found.append({"source": 0, "name": path.name, "type": ending, "sha256": hashes.of(path)})
-    return found
