@@ -4,8 +4,7 @@ import pytest
 
 import ds_configs
 from model.hardware.devices import Devices
-from training.launch.layout import MOST_RANKS_PER_CORE, lay_out
-from training.run.batch import resolve_batch
+from training.run.batch import MOST_RANKS_PER_CORE, lay_out, resolve_batch
 
 QUICKSTART, REFERENCE = "ds_configs/quickstart.json", "ds_configs/hongloumeng_500m.json"
 
