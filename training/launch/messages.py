@@ -39,19 +39,6 @@ def allow_connections(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def is_elsewhere(world: World) -> bool:
-    """Whether all ranks are on this host and are to meet at an address that it has not: another host's, or one that is forwarded here."""
-    if world.size > world.local_size:
-        return False
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(world.master_addr, 0, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(address)
-    except OSError as error:
-        return error.errno == errno.EADDRNOTAVAIL
-    return False
-
-
 def listen(world: World) -> socket.socket:
     """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
 
@@ -68,9 +55,8 @@ def listen(world: World) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:  # A forwarded address, as in a container.
                 raise
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
-    return socket.create_server(("", port), backlog=4096)
+    both = socket.has_dualstack_ipv6()
+    return socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, backlog=4096)
 
 
 def reach(world: World, patience_seconds: float) -> socket.socket:
@@ -79,15 +65,13 @@ def reach(world: World, patience_seconds: float) -> socket.socket:
     pause = SHORTEST_PAUSE_SECONDS
     while True:
         try:
-            connection = socket.create_connection((world.master_addr, world.rendezvous_port), timeout=ANSWER_SECONDS)
+            return socket.create_connection((world.master_addr, world.rendezvous_port), timeout=ANSWER_SECONDS)
         except OSError:
             if time.monotonic() > deadline:
                 raise
             # Thousands that wait for rank 0 must not take its processor from it.
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
-        else:
-            return connection
 
 
 def send(connection: socket.socket, message: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from training.diagnosis.lost_hosts import hosts_of_ranks
-from training.launch.messages import is_elsewhere
 from training.launch.world import World
 
 LONGEST_TEXT = 4000
@@ -118,13 +118,21 @@ def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) 
 
 
 def where_to_look(world: World) -> str:
-    """What is most likely wrong where all ranks of a job are on this host; nothing if that is all right."""
-    if not is_elsewhere(world):
+    """What is wrong if all ranks are on this host and are to meet at an address that it has not; nothing if that is all right."""
+    if world.size > world.local_size:
         return ""
-    return (
-        f"All are on this host, {socket.gethostname()}, but are to meet at {world.master_addr}, which is no address of it. Of a hostfile "
-        "with one host DeepSpeed starts the ranks where it is typed: type it on that host, or put --force_multi behind deepspeed."
-    )
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(world.master_addr, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:  # Another host's, or one that is forwarded here.
+            return (
+                f"All are on this host, {socket.gethostname()}, but are to meet at {world.master_addr}, which is no address of it. Of a "
+                "hostfile with one host DeepSpeed starts the ranks where it is typed: type it on that host, or put --force_multi behind "
+                "deepspeed."
+            )
+    return ""
 
 
 def first_few(numbers: Sequence[int] | Sequence[str]) -> str:

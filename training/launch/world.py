@@ -18,43 +18,35 @@ from training.launch.node_list import expand_nodelist
 
 @dataclass(frozen=True)
 class Launcher:
-    """The variables of one way to start ranks; of several names the first that is set counts."""
+    """The variables of one way to start ranks, besides those that a job script can set itself."""
 
     name: str
-    mark: str  # Set if and only if this launcher started the process.
     rank: str
-    local_rank: tuple[str, ...]
-    size: tuple[str, ...]
-    local_size: tuple[str, ...]
+    local_rank: str
+    size: str
+    local_size: tuple[str, ...] = ()
+    """The first that is set counts."""
+    mark: str = ""
+    """Set if and only if this launcher started the process; the rank, where nothing is said."""
 
 
 # In this order. Ranks of an mpiexec inside a Slurm job see the SLURM_ variables of the step that started mpiexec's own helper,
 # so srun comes behind every mpiexec; but srun with PMI-2 sets PMI_RANK as well, so a PMI_RANK alone comes last.
 LAUNCHERS = (
-    Launcher("deepspeed or torchrun", "RANK", "RANK", ("LOCAL_RANK",), (), ()),
-    Launcher(
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_RANK",
-        ("OMPI_COMM_WORLD_LOCAL_RANK",),
-        ("OMPI_COMM_WORLD_SIZE",),
-        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
-    ),
-    Launcher("PALS", "PALS_RANKID", "PALS_RANKID", ("PALS_LOCAL_RANKID",), ("PMI_SIZE",), ("PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE")),
-    Launcher("Hydra", "MPI_LOCALRANKID", "PMI_RANK", ("MPI_LOCALRANKID",), ("PMI_SIZE",), ("MPI_LOCALNRANKS",)),
+    Launcher("deepspeed or torchrun", "RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    Launcher("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_LOCAL_SIZE",)),
+    Launcher("PALS", "PALS_RANKID", "PALS_LOCAL_RANKID", "PMI_SIZE", ("PALS_LOCAL_SIZE", "PMI_LOCAL_SIZE")),
+    Launcher("Hydra", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", ("MPI_LOCALNRANKS",), mark="MPI_LOCALRANKID"),
     Launcher(
         "srun",
-        "SLURM_STEP_NUM_TASKS",
         "SLURM_PROCID",
-        ("SLURM_LOCALID",),
-        ("SLURM_STEP_NUM_TASKS",),
+        "SLURM_LOCALID",
+        "SLURM_STEP_NUM_TASKS",
         ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"),
+        mark="SLURM_STEP_NUM_TASKS",
     ),
-    Launcher("PMI", "PMI_RANK", "PMI_RANK", ("PMI_LOCAL_RANK",), ("PMI_SIZE",), ("PMI_LOCAL_SIZE",)),
+    Launcher("PMI", "PMI_RANK", "PMI_LOCAL_RANK", "PMI_SIZE", ("PMI_LOCAL_SIZE",)),
 )
-# What a job script can say itself where the launcher does not.
-SAID_SIZE = ("WORLD_SIZE",)
-SAID_LOCAL_SIZE = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 DEFAULT_PORT = 29500
 
 
@@ -81,7 +73,7 @@ class World:
 
 def find_launcher(environment: Mapping[str, str]) -> Launcher | None:
     """The launcher that started this process as one rank of a job, or None if a person did. run_pretrain.sh asks the same in bash."""
-    launcher = next((launcher for launcher in LAUNCHERS if environment.get(launcher.mark)), None)
+    launcher = next((launcher for launcher in LAUNCHERS if environment.get(launcher.mark or launcher.rank)), None)
     # A shell that srun --pty opened is a step of one task: what is started in it is started by a person.
     return None if launcher and launcher.name == "srun" and environment[launcher.mark] == "1" else launcher
 
@@ -95,20 +87,21 @@ def find_world(environment: Mapping[str, str]) -> World:
     launcher = find_launcher(environment)
     if launcher is None:
         raise ValueError("no launcher's variables (RANK, PMI_RANK, SLURM_PROCID ...) are set; start with ./run_pretrain.sh or deepspeed.")
-    rank = _first_number(environment, (launcher.rank,))
-    size = _first_number(environment, (*launcher.size, *SAID_SIZE))
-    if rank is None or size is None:
-        missing = launcher.rank if rank is None else " or ".join((*launcher.size, *SAID_SIZE))
-        raise ValueError(
-            f"{launcher.mark} is set (by {launcher.name}) but {missing} is not: the size of the job is unknown. "
-            "In the job script: export WORLD_SIZE=<number of all ranks>."
-        )
-    local_size = _first_number(environment, (*launcher.local_size, *SAID_LOCAL_SIZE)) or (1 if size == 1 else None)
-    if local_size is None:
-        raise ValueError(
-            f"{launcher.mark} is set (by {launcher.name}) but {' or '.join((*launcher.local_size, *SAID_LOCAL_SIZE))} is not: "
-            "how many ranks a host has is unknown. In the job script: export LOCAL_WORLD_SIZE=<ranks per host>."
-        )
+
+    def number(*names: str, what: str) -> int:
+        found = _first_number(environment, *names)
+        if found is None:
+            raise ValueError(
+                f"{launcher.mark or launcher.rank} is set (by {launcher.name}) but {' or '.join(names)} is not: {what} is unknown. "
+                f"In the job script: export {names[-1]}=<{what}>."
+            )
+        return found
+
+    rank = number(launcher.rank, what="the number of this rank")
+    size = number(*dict.fromkeys((launcher.size, "WORLD_SIZE")), what="the number of all ranks")
+    local_size = (
+        size if size == 1 else number(*launcher.local_size, "LOCAL_SIZE", "LOCAL_WORLD_SIZE", what="the number of ranks on each host")
+    )
     local_rank = _first_number(environment, launcher.local_rank)
     return World(
         rank=rank,
@@ -116,7 +109,7 @@ def find_world(environment: Mapping[str, str]) -> World:
         size=size,
         local_size=local_size,
         master_addr=environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size),
-        master_port=_first_number(environment, ("MASTER_PORT",)) or DEFAULT_PORT,
+        master_port=_first_number(environment, "MASTER_PORT") or DEFAULT_PORT,
         port_is_held=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
@@ -124,10 +117,10 @@ def find_world(environment: Mapping[str, str]) -> World:
 def is_first_on_host(environment: Mapping[str, str]) -> bool:
     """True on the one rank of each host that says what is wrong before ranks know of each other."""
     launcher = find_launcher(environment)
-    return launcher is None or all(environment.get(name, "0") == "0" for name in launcher.local_rank)
+    return launcher is None or environment.get(launcher.local_rank, "0") == "0"
 
 
-def _first_number(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:
+def _first_number(environment: Mapping[str, str], *names: str) -> int | None:
     """Slurm writes "6(x32)" for six on each of 32 nodes."""
     for name in names:
         found = re.match(r"\d+", environment.get(name, ""))
