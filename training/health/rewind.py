@@ -11,7 +11,7 @@ from training.checkpoints.reshard import needs_resharding
 from training.config import RunConfig
 from training.health.spikes import Spike, Spikes
 from training.launch.process_group import Ranks
-from training.run.failure import SpikeError
+from training.run.failure import RunError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         False if there is no such checkpoint: the run goes on as it is.
 
     Raises:
-        SpikeError: On all ranks, if the run has gone back too often, or the checkpoint cannot be loaded in the midst of a run.
+        RunError: On all ranks, if the run has gone back too often, or the checkpoint cannot be loaded in the midst of a run.
         CheckpointError: On all ranks, if there are checkpoints but none of them is undamaged.
     """
     assert spikes.config is not None
@@ -31,20 +31,18 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         f"step {spike.step}: loss {spike.loss:.4g} is more than {spikes.config.factor:g} times the median of the "
         f"{spikes.config.window_steps} steps before, {spike.median:.4g} (training.spike)"
     )
-    first, last = spikes.places(*_samples(engine, config, spike.step))
+    first, last = spikes.samples_of(spike.step, engine, config.batch.train_batch_size)
     what += f", on samples {first} to {last}"
     most = spikes.config.max_rewinds
     if spikes.rewinds >= most:  # More, where a later start allows fewer.
-        raise SpikeError(
-            f"{what}, and training.spike.max_rewinds = {most} are used up. Lower optimizer.params.lr, or look at those samples."
-        )
+        raise RunError(f"{what}, and training.spike.max_rewinds = {most} are used up. Lower optimizer.params.lr, or look at those samples.")
     checkpoint = choose_checkpoint(config.folder, ranks, before_step=spike.step)
     if checkpoint is None:
         if ranks.is_first:
             log.warning("%s; there is no checkpoint before it, going on.", what)
         return False
     if needs_resharding(checkpoint, ranks, engine.module.parts):
-        raise SpikeError(f"{what}; {checkpoint.folder} is of another topology. Set training.spike to null, or resume on that topology.")
+        raise RunError(f"{what}; {checkpoint.folder} is of another topology. Set training.spike to null, or resume on that topology.")
     end = place(engine.global_samples, spikes.skipped)
     load_checkpoint(engine, ranks, checkpoint.folder, universal=False)
     spikes.go_back(checkpoint.manifest.get("spikes"), engine.global_samples, end)
@@ -54,9 +52,3 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
             what, checkpoint.folder, spikes.skipped[-1][0], end - 1, spikes.rewinds, most,
         )  # fmt: skip
     return True
-
-
-def _samples(engine: Any, config: RunConfig, step: int) -> tuple[int, int]:
-    """Of a step not long ago, the first of the run's samples and the one behind its last."""
-    end = engine.global_samples - (engine.global_steps - step) * config.batch.train_batch_size
-    return int(end - config.batch.train_batch_size), int(end)

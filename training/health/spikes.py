@@ -82,6 +82,11 @@ class Spikes:
             self._losses.append(loss)
         return found
 
+    def samples_of(self, step: int, engine: Any, batch_size: int) -> tuple[int, int]:
+        """The first and the last sample that a step not long ago has read."""
+        end = int(engine.global_samples - (engine.global_steps - step) * batch_size)
+        return self.places(end - batch_size, end)
+
     def places(self, first: int, end: int) -> tuple[int, int]:
         """The first and the last sample that a run reads as its samples number `first` to `end` - 1."""
         return place(first, self.skipped), place(end - 1, self.skipped)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -165,25 +166,13 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def topology(ranks: Ranks) -> object:
-    """Axes ['data', 'pipe']: consecutive ranks are one whole pipeline. DeepSpeed's own default spreads each over all hosts."""
-    from deepspeed.runtime.pipe.topology import ProcessTopology
-
-    return ProcessTopology(axes=["data", "pipe"], dims=[ranks.replicas, ranks.stages])
-
-
 def placement(ranks: Ranks) -> list[str]:
     """One line a replica, read back from the running group: its ranks and their hosts."""
-    import socket
-
-    from deepspeed import comm as dist
-
-    seen = gather((ranks.replica, ranks.stage, dist.get_rank(), socket.gethostname()))
+    seen = gather((ranks.replica, socket.gethostname()))
     lines = []
     for replica in range(ranks.replicas):
-        members = sorted((entry for entry in seen if entry[0] == replica), key=lambda entry: entry[1])
-        hosts = ",".join(dict.fromkeys(entry[3] for entry in members))
-        lines.append(f"pipeline {replica}: ranks {members[0][2]}-{members[-1][2]} on {hosts}")
+        hosts = {rank: host for rank, (its_replica, host) in enumerate(seen) if its_replica == replica}
+        lines.append(f"pipeline {replica}: ranks {min(hosts)}-{max(hosts)} on {','.join(dict.fromkeys(hosts.values()))}")
     return lines
 
 

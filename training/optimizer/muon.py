@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
 
 import torch
 from deepspeed.runtime import compiler
@@ -63,13 +62,9 @@ def patch_deepspeed() -> None:
     name = "deepspeed.runtime.zero.muon.original_muon"
     if name not in sys.modules:
         compile_ = compiler.compile
-        compiler.compile = _leave
+        compiler.compile = lambda: lambda function: function
         try:
             import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
         finally:
             compiler.compile = compile_
     sys.modules[name].muon_update = update_of  # type: ignore[attr-defined]
-
-
-def _leave() -> Any:
-    return lambda function: function

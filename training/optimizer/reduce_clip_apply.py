@@ -50,7 +50,8 @@ class ShardedOptimizer(BF16_Optimizer):
         gradients, _ = self.get_grads_for_norm()
         squares = sum_of_squares(gradients)
         with self._clock.waiting():
-            norm = global_norm(squares, self.mpu)
+            dist.all_reduce(squares, group=self.mpu.get_model_parallel_group())
+        norm = squares.sqrt().float()  # The same to the last bit for every partition.
         self.overflow = is_invalid_grad_norm(norm)
         self._global_grad_norm = float("inf") if self.overflow else norm
         if self.overflow:
@@ -81,9 +82,3 @@ def sum_of_squares(gradients: Sequence[Tensor]) -> Tensor:
     precision = torch.float64 if has_fp64(get_accelerator().device_name()) else torch.float32
     squares = [tensor.detach().float().norm().to(device, precision).square() for tensor in gradients]
     return torch.stack(squares).sum() if squares else torch.zeros((), device=device, dtype=precision)
-
-
-def global_norm(total: Tensor, mpu: Any) -> Tensor:
-    """The 2-norm over all stages from each stage's `sum_of_squares`: an fp32 scalar, the same to the last bit for every partition."""
-    dist.all_reduce(total, group=mpu.get_model_parallel_group())
-    return total.sqrt().float()

@@ -22,7 +22,7 @@ from training.launch.process_group import Ranks, gather, placement
 from training.run.engine import Engine, build_engine, build_module
 from training.run.first_weights import without_folder
 from training.run.loop import Run
-from training.run.meter import Meter, peak_flops, resident_bytes
+from training.run.meter import Meter, resident_bytes
 from training.run.stop_request import StopRequest, reason_to_stop
 from training.run_folder.outputs import Writer
 
@@ -58,7 +58,7 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
     find_reason = functools.partial(reason_to_stop, config.folder, config.training.stop_after_minutes, heartbeat)
     stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, find_reason)
     spikes = Spikes(config.training.spike, checkpoint.manifest.get("spikes") if checkpoint else None)
-    meter = Meter(config, ranks, spikes, peak_flops(config.training.peak_tflops_per_device, config.uses_bf16), libraries_bytes)
+    meter = Meter(config, ranks, spikes, libraries_bytes)
     writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     saver = Saver(
         ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=writer.saved if writer else None

@@ -10,11 +10,12 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.constants import BFLOAT16
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.pipe.topology import ProcessTopology
 
 from model.pipeline import build_pipeline, choose_parts
 from training.config import RunConfig
 from training.health.stage_clock import StageClock, timed
-from training.launch.process_group import Ranks, quiet, seed_rank, topology
+from training.launch.process_group import Ranks, quiet, seed_rank
 from training.optimizer import muon
 from training.optimizer.parameter_groups import parameter_groups, settings_of
 from training.optimizer.reduce_clip_apply import ShardedOptimizer
@@ -25,7 +26,8 @@ def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = 
     workload = config.workload
     return build_pipeline(
         config.model,
-        topology=topology(ranks),
+        # Consecutive ranks are one whole pipeline. DeepSpeed's own default spreads each over all hosts.
+        topology=ProcessTopology(axes=["data", "pipe"], dims=[ranks.replicas, ranks.stages]),
         seed=config.run.seed,
         parts=parts or choose_parts(config.model, config.partition, workload, ranks.stages),
         activation_checkpoint_interval=workload.activation_checkpoint_interval,

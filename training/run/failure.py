@@ -21,23 +21,7 @@ ANSWER = timedelta(seconds=5)
 
 
 class RunError(RuntimeError):
-    """What ends a run by itself. A signal that came meanwhile does not excuse it, as it excuses a lost connection to a peer."""
-
-
-class NonFiniteError(RunError):
-    """A loss or gradient norm was infinite or not a number."""
-
-
-class ReplicasDifferError(RunError):
-    """Two replicas had different weights at the same step."""
-
-
-class SpikeError(RunError):
-    """The loss spiked, and going back once more is no remedy."""
-
-
-class SaveError(RunError):
-    """The checkpoint of the last step, or of a stop, could not be saved."""
+    """What ends a run by itself, on all ranks alike. A signal meanwhile does not excuse it, as it excuses a lost connection to a peer."""
 
 
 def say_failure(world: World, line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from training.health.rewind import rewind
 from training.health.spikes import Spike, Spikes
 from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather
-from training.run.failure import ReplicasDifferError, RunError, SaveError
+from training.run.failure import RunError
 from training.run.meter import Meter
 from training.run.sample import sample
 from training.run.stop_request import StopRequest
@@ -48,10 +48,8 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
     """Advance the engine from its current step to the last one, or to a stop all ranks agree on.
 
     Raises:
-        NonFiniteError: If the loss blows up and `training.non_finite` says stop.
-        ReplicasDifferError: If replicas no longer have the same weights.
-        SpikeError: If it spikes once more than `training.spike` allows.
-        SaveError: If the checkpoint of the last step, or of a stop, could not be saved.
+        RunError: If the loss blows up and `training.non_finite` says stop, or it spikes once more than `training.spike` allows; if replicas
+            no longer have the same weights; if the checkpoint of the last step, or of a stop, could not be saved.
     """
     batches = _batches(engine, config, corpus, run)
     run.meter.go_on()
@@ -66,7 +64,7 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         run.saver.settle()
         raise
     if run.saver.saved_step != engine.global_steps and engine.global_steps:
-        raise SaveError(
+        raise RunError(
             f"{config.folder / 'checkpoints'}: the checkpoint of step {engine.global_steps} could not be saved; see the lines above."
         )
 
@@ -143,7 +141,7 @@ def check_replicas(engine: Any, config: RunConfig, run: Run) -> None:
         finish_save(run)  # Of weights that were compared.
         saved = published(config.folder)
         before = f"the newest checkpoint before it is {saved[0]}" if saved else "there is no checkpoint yet"
-        raise ReplicasDifferError(
+        raise RunError(
             f"step {engine.global_steps}: the replicas' weights differ: {'; '.join(differences)}. Memory, device or network of a host "
             f"may be faulty. This step is not saved; {before}."
         )
@@ -159,17 +157,12 @@ def evaluate(engine: Any, config: RunConfig, corpus: Corpus, ranks: Ranks) -> di
         # Limited, each source is scored in proportion to what is held out of it.
         max_batches = None if most is None else max(1, round(most * valid.num_rows / num_rows))
         totals[name] = _score(engine, config, valid, ranks, max_batches)
-    every = [sum(values) for values in zip(*totals.values(), strict=True)]
-    scores = _per_token_and_char("valid", every)
-    if len(totals) > 1:
-        for name, total in totals.items():
-            scores |= _per_token_and_char(f"valid/{name}", total)
+    whole = [sum(values) for values in zip(*totals.values(), strict=True)]
+    parts = {f"valid/{name}": total for name, total in totals.items()} if len(totals) > 1 else {}
+    scores: dict[str, float] = {}
+    for tag, (nats, tokens, characters) in {"valid": whole, **parts}.items():
+        scores |= {f"{tag}/loss": nats / tokens, f"{tag}/bits_per_char": nats / math.log(2) / characters}
     return scores
-
-
-def _per_token_and_char(tag: str, total: Sequence[float]) -> dict[str, float]:
-    nats, tokens, characters = total
-    return {f"{tag}/loss": nats / tokens, f"{tag}/bits_per_char": nats / math.log(2) / characters}
 
 
 def _score(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks, max_batches: int | None) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ Losses and norms stay on the device until the interval's end, so reading them co
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import time
@@ -21,7 +22,7 @@ from training.config import RunConfig
 from training.health.slowest import pipeline_figures
 from training.health.spikes import Spikes
 from training.launch.process_group import Ranks, by_rank
-from training.run.failure import NonFiniteError
+from training.run.failure import RunError
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +32,22 @@ GIB = 1 << 30
 class Meter:
     """Collects one interval of steps. `read` is collective: every rank calls it at the same step."""
 
-    def __init__(self, config: RunConfig, ranks: Ranks, spikes: Spikes, peak_flops_per_device: float, libraries_bytes: int = 0) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks, spikes: Spikes, libraries_bytes: int) -> None:
+        """Collective too, if the peak of the devices has to be measured. `libraries_bytes` are not counted as memory of the run."""
         self._config = config
         self._libraries_bytes = libraries_bytes
         self._ranks = ranks
         self._spikes = spikes
         self._flops_per_token = flops_per_token(config.model, config.data.seq_length)
-        self._peak = peak_flops_per_device * ranks.world.size
-        self._losses: list[torch.Tensor] = []
-        self._norms: list[Any] = []
-        self._lrs: list[float] = []
-        self._applied: list[bool] = []
+        self._peak = peak_flops(config.training.peak_tflops_per_device, config.uses_bf16) * ranks.world.size
+        self._steps: list[tuple[torch.Tensor, Any, float, bool]] = []
+        """Of each: loss, gradient norm, learning rate, and whether the optimizer took it."""
         self._seconds = 0.0
         self._mark = time.perf_counter()
 
     def add(self, loss: torch.Tensor, engine: Any, lr: float) -> None:
         """Note one step; nothing is waited for."""
-        self._losses.append(loss.detach().clone())
-        self._norms.append(engine.get_global_grad_norm())
-        self._lrs.append(lr)
-        self._applied.append(engine.was_step_applied())
+        self._steps.append((loss.detach().clone(), engine.get_global_grad_norm(), lr, engine.was_step_applied()))
 
     def pause(self) -> None:
         """Evaluation, samples and saves are not training time."""
@@ -64,15 +61,15 @@ class Meter:
         """One record for each step since the last read; the last of them also holds speed and memory.
 
         Raises:
-            NonFiniteError: On every rank, if a value is not finite and `training.non_finite` is "stop" or the optimizer used it.
+            RunError: On every rank, if a value is not finite and `training.non_finite` is "stop" or the optimizer used it.
         """
-        losses = torch.stack(self._losses).float().cpu().tolist()
-        self._seconds += time.perf_counter() - self._mark
-        self._mark = time.perf_counter()
+        losses = torch.stack([loss for loss, *_ in self._steps]).float().cpu().tolist()
+        self.pause()
+        self.go_on()
         first = engine.global_steps - len(losses) + 1
         records = [
             {"step": first + index, "train/loss": loss, "optim/grad_norm": float(norm), "optim/lr": lr}
-            for index, (loss, norm, lr) in enumerate(zip(losses, self._norms, self._lrs, strict=True))
+            for index, (loss, (_, norm, lr, _)) in enumerate(zip(losses, self._steps, strict=True))
         ]
         self._check_finite(records, engine)
         tokens = len(losses) * self._config.tokens_per_step
@@ -88,26 +85,27 @@ class Meter:
         }
         if self._spikes.config:
             records[-1] |= {"train/rewinds": self._spikes.rewinds, "train/samples_left_out": self._spikes.left_out}
-        self._losses, self._norms, self._lrs, self._applied, self._seconds = [], [], [], [], 0.0
+        self._steps, self._seconds = [], 0.0
         return records
 
     def _check_finite(self, records: list[dict[str, float]], engine: Any) -> None:
-        bad = [record for record in records if not all(abs(record[name]) < float("inf") for name in ("train/loss", "optim/grad_norm"))]
+        bad = [
+            (record, applied)
+            for record, (*_, applied) in zip(records, self._steps, strict=True)
+            if not (math.isfinite(record["train/loss"]) and math.isfinite(record["optim/grad_norm"]))
+        ]
         if not bad:
             return
-        record = bad[0]
-        size = self._config.batch.train_batch_size
-        end = engine.global_samples - (engine.global_steps - int(record["step"])) * size
-        first_sample, last_sample = self._spikes.places(end - size, end)
+        record, _ = bad[0]
+        first, last = self._spikes.samples_of(int(record["step"]), engine, self._config.batch.train_batch_size)
         line = (
             f"step {record['step']}: loss {record['train/loss']:.4g}, gradient norm {record['optim/grad_norm']:.4g} "
-            f"on samples {first_sample} to {last_sample}; {engine.skipped_steps} steps skipped so far"
+            f"on samples {first} to {last}; {engine.skipped_steps} steps skipped so far"
         )
         if self._config.training.non_finite == "stop":
-            raise NonFiniteError(f'{line}. Lower optimizer.params.lr, look at those samples, or set training.non_finite to "skip".')
-        first = int(records[0]["step"])
-        if any(self._applied[int(each["step"]) - first] for each in bad):
-            raise NonFiniteError(f"{line}. The optimizer took the step all the same, so the weights are lost; the last checkpoint is not.")
+            raise RunError(f'{line}. Lower optimizer.params.lr, look at those samples, or set training.non_finite to "skip".')
+        if any(applied for _, applied in bad):
+            raise RunError(f"{line}. The optimizer took the step all the same, so the weights are lost; the last checkpoint is not.")
         if self._ranks.is_first:
             log.warning("%s; the optimizer left the weights as they were, going on (training.non_finite = skip).", line)
 

@@ -18,7 +18,7 @@ from training.health.rewind import rewind
 from training.health.spikes import Spike, SpikeConfig, Spikes
 from training.launch.process_group import Ranks
 from training.launch.world import World
-from training.run.failure import SpikeError
+from training.run.failure import RunError
 
 SPIKE = {"factor": 1.1, "window_steps": 4}
 
@@ -83,7 +83,7 @@ def test_a_run_does_not_go_back_more_often_than_a_later_start_allows(make_run, r
     world = World(rank=0, local_rank=0, size=2, local_size=2, master_addr="localhost", master_port=1)
     ranks = Ranks(world=world, replica=0, stage=0, replicas=1, stages=2)
     at_step_9 = SimpleNamespace(global_steps=9, global_samples=72)
-    with pytest.raises(SpikeError, match=r"on samples 64 to 71, and training\.spike\.max_rewinds = 2 are used up"):
+    with pytest.raises(RunError, match=r"on samples 64 to 71, and training\.spike\.max_rewinds = 2 are used up"):
         rewind(at_step_9, config, ranks, state, Spike(step=9, loss=6.0, median=4.0))
 
 
