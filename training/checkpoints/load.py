@@ -9,9 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import random_state
 from training.checkpoints.find_and_verify import Checkpoint, first_good, published, step_of, verify
-from training.checkpoints.snapshot import describe
+from training.checkpoints.snapshot import describe, load_random_state
 from training.launch.process_group import Ranks, gather, quiet
 from training.optimizer.parameter_groups import apply_configured
 from training.run.engine import SAVED_PREFIX
@@ -54,7 +53,7 @@ def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool)
         # Weights are the masters' rounding to the precision of now, which need not be that of the files.
         engine.optimizer.update_lp_params()
         if loaded is not None and not universal:
-            random_state.load(folder, ranks.world.rank)
+            load_random_state(folder, ranks.world.rank)
     except Exception as error:  # DeepSpeed lets through whatever its parts raise.
         raise RuntimeError(f"{folder} could not be loaded: {describe(error)}") from error
     finally:

@@ -2,21 +2,29 @@
 
 DeepSpeed's save runs collectives between its files, so it must run in the main thread and to its end on every rank. Here it runs
 without writing: nothing in it can fail on one rank only, and nothing in it waits for a disk.
+
+Beside its files lies the random state of the rank: what makes a resumed run repeat the uninterrupted one, dropout included. That file holds
+tensors, numbers and tuples only, so that it is read without unpickling: nothing in it can run.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from ds_configs.files import sha256_of, sync
-from training.checkpoints import random_state
 
+# Version 0.1 saved numpy's keys as an array. These names rebuild one and do nothing else.
+ARRAY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
@@ -87,8 +95,8 @@ def take(engine: Any, target: Path, rank: int, memory: HostMemory | None) -> Sna
 
     `memory` takes a copy, so that training may go on; without it the weights must stay as they are until all is written in `target`.
     """
-    state = random_state.capture()
-    snapshot = Snapshot([(target / random_state.name(rank), lambda: random_state.write(target, rank, state))])
+    state = random_state()
+    snapshot = Snapshot([(target / random_state_file(rank), lambda: write_random_state(target, rank, state))])
     writer = engine.checkpoint_engine
     write = writer.save
 
@@ -117,3 +125,52 @@ def take(engine: Any, target: Path, rank: int, memory: HostMemory | None) -> Sna
 def describe(error: Exception) -> str:
     """An error's kind and first line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python, numpy, torch and the rank's device, now."""
+    accelerator = get_accelerator()
+    kind, keys, *position = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position),
+        "device": accelerator.get_rng_state() if accelerator.device_name() != "cpu" else None,
+    }
+
+
+def write_random_state(folder: Path, rank: int, state: dict[str, Any]) -> None:
+    """Write what was captured.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        RuntimeError: If it cannot be written to its end, which torch may report so.
+    """
+    with (folder / random_state_file(rank)).open("wb") as file:
+        torch.save(state, file)
+
+
+def load_random_state(folder: Path, rank: int) -> None:
+    """Take up the state again.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it holds anything but such a state.
+    """
+    try:
+        with torch.serialization.safe_globals(ARRAY):
+            state = torch.load(folder / random_state_file(rank), weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends to load it with weights_only=False, which runs whatever is in it.
+        raise ValueError(f"{random_state_file(rank)} holds something else than random states; it was not loaded") from error
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    kind, keys, *position = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *position))
+    if state["device"] is not None:
+        get_accelerator().set_rng_state(state["device"])
+
+
+def random_state_file(rank: int) -> str:
+    """The file's name in a checkpoint's folder."""
+    return f"random_state_rank{rank:05d}.pt"

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests import processes
-from training.checkpoints import random_state
 from training.checkpoints.find_and_verify import LATEST, newest_good, published, step_of
 from training.checkpoints.save import prune
+from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, write_random_state
 
 
 @pytest.mark.distributed
@@ -202,13 +202,13 @@ def _same_state_afterwards():
 
 @pytest.mark.usefixtures("_same_state_afterwards")
 def test_the_random_state_comes_back_also_from_a_file_of_version_0_1(tmp_path):
-    random_state.write(tmp_path, 0, random_state.capture())
+    write_random_state(tmp_path, 0, random_state())
     old = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": np.random.get_state(), "device": None}
-    torch.save(old, tmp_path / random_state.name(1))
+    torch.save(old, tmp_path / random_state_file(1))
     expected = draws()
     for rank in (0, 1):
         draws()
-        random_state.load(tmp_path, rank)
+        load_random_state(tmp_path, rank)
         assert draws() == expected
 
 
@@ -223,9 +223,9 @@ class Harm:
 
 
 def test_a_random_state_that_would_run_something_is_not_loaded(tmp_path):
-    torch.save({"torch": Harm(tmp_path / "ran")}, tmp_path / random_state.name(0))
+    torch.save({"torch": Harm(tmp_path / "ran")}, tmp_path / random_state_file(0))
     with pytest.raises(ValueError, match=r"random_state_rank00000\.pt holds something else than random states"):
-        random_state.load(tmp_path, 0)
+        load_random_state(tmp_path, 0)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Harm(tmp_path / "ran")))
     assert (tmp_path / "ran").exists(), "unpickled, such a file does what it says"
