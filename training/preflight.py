@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from data.store.identity import Identity
 from ds_configs.errors import shown
 from ds_configs.files import digest
+from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
-from training.run.first_weights import check_first_weights, check_tokenizer
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_outputs
 from training.run_folder.lock import hold
@@ -70,7 +70,9 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     last_step = last_step_of(config, corpus.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
-        notes += check_tokenizer(config, str(corpus.folder / "tokenizer")) + sample_notes(config, corpus)
+        if config.model.initialize.embeddings and _needs_folder(config):
+            notes += compare_tokenizers(str(config.model.initialize.folder), str(corpus.folder / "tokenizer"))
+        notes += sample_notes(config, corpus)
         hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
     return ReadyRun(
         config=with_deepspeed(config, last_step),
@@ -108,4 +110,48 @@ def sample_notes(config: RunConfig, corpus: Corpus) -> list[str]:
     return [
         f"training.sample_prompt has {given} tokens and training.sample_tokens = {plan.sample_tokens}, in {positions} positions of the "
         f"model: passages have the first {kept} of the prompt and {positions - kept} new ones."
+    ]
+
+
+def check_first_weights(config: RunConfig) -> list[str]:
+    """A new run's folder of weights must fit the model.
+
+    Returns:
+        What of the folder is not used, a line each.
+
+    Raises:
+        ValueError: Names the file or tensor that does not fit.
+    """
+    if not _needs_folder(config):
+        return []
+    from model.gpt import first_weights
+
+    try:
+        return first_weights(config.model, config.run.seed).notes
+    except ValueError as error:
+        raise ValueError(f"{config.path}: model.initialize: {error}") from error
+
+
+def _needs_folder(config: RunConfig) -> bool:
+    """Only a new run needs the folder that its model starts from: one that goes on has all weights in its checkpoint."""
+    return config.model.initialize.folder is not None and not published(config.folder)
+
+
+def compare_tokenizers(folder: str, ours: str) -> list[str]:
+    """A line if a folder's embedding was trained for other ids than the store's tokenizer gives, or if that cannot be told."""
+    from data.tokenizers.adoption import vocabulary
+
+    try:
+        theirs = vocabulary(folder)
+    except ValueError as error:
+        return [f"{folder}: its tokenizer could not be compared with the store's: {error}"]
+    mine = vocabulary(ours)
+    tokens = {index: token for token, index in theirs.items()}
+    others = [index for token, index in mine.items() if tokens.get(index) != token]
+    if not others:
+        return []
+    return [
+        f"{folder}: its tokenizer is not the store's. {len(others):,} of {len(mine):,} ids stand for something else there, and the copied "
+        f'embedding was trained for that. Use the folder\'s (data.tokenizer = {{"kind": "existing", "path": "{folder}"}}), '
+        "or draw a new embedding (model.initialize.embeddings = false)."
     ]

@@ -104,7 +104,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     from training.checkpoints.load import choose_checkpoint
     from training.health.watchdog import Heartbeat
     from training.launch.process_group import start
-    from training.run.assembly import agree_on_precision, assemble, say_precision
+    from training.run.assembly import agree_on_precision, assemble
     from training.run.loop import train
     from training.run_folder.outputs import open_log
 
@@ -114,12 +114,12 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     heartbeat = Heartbeat(config.training.watchdog_seconds)  # Before the group: a peer that is lost while it forms is waited for there.
     ranks = start(world, config.batch.stages)
     heartbeat.beat()
+    if ranks.is_first:
+        open_log(config)
     checkpoint = choose_checkpoint(config.folder, ranks)
     precision = agree_on_precision(config, checkpoint, ranks)
     config = with_precision(config, precision.bf16)
     if ranks.is_first:
-        open_log(config)
-        say_precision(precision, checkpoint)
         write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
         keep_text(corpus, config.folder)
         for note in [*ready.notes, *remarks_on(config, ready.last_step)]:

@@ -27,7 +27,7 @@ from training.config import resolve, with_deepspeed, with_precision
 from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks
 from training.preflight import check_vocabulary
-from training.run.assembly import agree_on_precision, assemble, say_precision
+from training.run.assembly import agree_on_precision, assemble
 from training.run.loop import train
 from training.run_folder.provenance import write_config
 
@@ -44,7 +44,6 @@ def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     config = with_precision(config, precision.bf16)
     if ranks.is_first:
         config.folder.mkdir(parents=True, exist_ok=True)
-        say_precision(precision, checkpoint)
         write_config(config, [], {"precision": str(precision), "text": corpus.text})
     engine, run = assemble(config, ranks, heartbeat, checkpoint, last_step)
     masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}

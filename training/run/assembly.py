@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import logging
 
 from deepspeed.accelerator import get_accelerator
 
+from model.config import InitializeConfig
 from model.flops import stage_table
 from model.hardware.precision import Precision, choose_precision
 from model.pipeline import set_fp32_masters
@@ -20,7 +22,6 @@ from training.health.spikes import Spikes
 from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather, placement
 from training.run.engine import Engine, build_engine, build_module
-from training.run.first_weights import without_folder
 from training.run.loop import Run
 from training.run.meter import Meter, resident_bytes
 from training.run.stop_request import StopRequest, reason_to_stop
@@ -33,20 +34,17 @@ LATE_IMPORTS = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 
 
 def agree_on_precision(config: RunConfig, checkpoint: Checkpoint | None, ranks: Ranks) -> Precision:
-    """What all ranks compute in: rank 0 decides, since two processors may measure two things."""
+    """What all ranks compute in: rank 0 decides, since two processors may measure two things, and says it."""
     saved = checkpoint.precision if checkpoint else None
     kind = get_accelerator().device_name()
     decided: Precision = gather(choose_precision(config.precision, kind, saved) if ranks.is_first else None)[0]
+    if ranks.is_first:
+        log.info(decided)
+        if decided.warning:
+            log.warning(decided.warning)
+        if saved not in (None, decided.name):
+            log.info("changed since the checkpoint: precision %s -> %s; the fp32 masters stay exact", saved, decided.name)
     return decided
-
-
-def say_precision(precision: Precision, checkpoint: Checkpoint | None) -> None:
-    """One line on every start, and one more each where it is slow or was another before."""
-    log.info(precision)
-    if precision.warning:
-        log.warning(precision.warning)
-    if checkpoint and checkpoint.precision != precision.name:
-        log.info("changed since the checkpoint: precision %s -> %s; the fp32 masters stay exact", checkpoint.precision, precision.name)
 
 
 def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: Checkpoint | None, last_step: int) -> tuple[Engine, Run]:
@@ -70,8 +68,13 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
 
 
 def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, last_step: int) -> Engine:
-    config = without_folder(config) if checkpoint else config
-    parts = checkpoint.manifest["partition"] if checkpoint and _measured_before(config, checkpoint, ranks) else None
+    parts = None
+    if checkpoint:
+        # All weights are loaded from it, and the folder that the run once started from may be gone.
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, initialize=InitializeConfig()))
+        if config.partition == "measured" and checkpoint.manifest["topology"] == ranks.topology:
+            # Such a split comes out a little different each time; a resumed run keeps the one it was saved with.
+            parts = checkpoint.manifest["partition"]
     module = build_module(config, ranks, parts)
     universal = checkpoint is not None and needs_resharding(checkpoint, ranks, module.parts)
     engine = build_engine(module, config, ranks, load_universal=universal)
@@ -95,8 +98,3 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
     elif config.model.initialize.method != "scratch":
         set_fp32_masters(module, config.model, config.run.seed)
     return engine
-
-
-def _measured_before(config: RunConfig, checkpoint: Checkpoint, ranks: Ranks) -> bool:
-    """A measured split comes out a little different each time; a resumed run keeps the one it was saved with."""
-    return checkpoint.manifest["topology"] == ranks.topology and config.partition == "measured"

@@ -17,7 +17,7 @@ from model.hugging_face.conversion import to_folder
 from tests import processes
 from tests.tiny_models import tiny
 from training.config import resolve
-from training.run.first_weights import compare_tokenizers
+from training.preflight import compare_tokenizers
 from training.run_folder.lock import hold
 from training.run_folder.progress import remove_unused
 
