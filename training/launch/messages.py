@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import resource
 import socket
@@ -23,31 +24,33 @@ OTHER_FILES = 256
 ANSWER_SECONDS = 30.0
 
 
-def allow_connections(size: int) -> None:
-    """Let this process have a connection to every rank: by default a process may open 1,024 files.
+def listen(world: World) -> socket.socket:
+    """Listen where the ranks are told to come to.
 
     Raises:
-        OSError: If the system does not allow that many, with what to do.
+        OSError: If the port is taken, or this process may not have a connection to every rank; with what to do.
     """
-    wanted = size + OTHER_FILES
+    # By default a process may open 1,024 files; this one needs a connection to every rank.
+    wanted = world.size + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
             raise OSError(
-                f"{size} ranks need {wanted} open files of rank 0, but this host allows {hard}. Raise its hard limit (ulimit -Hn)."
+                f"{world.size} ranks need {wanted} open files of rank 0, but this host allows {hard}. Raise its hard limit (ulimit -Hn)."
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        return _open(world, world.rendezvous_port)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise OSError(
+            f"port {world.rendezvous_port} cannot be opened for the ranks to meet ({why}). "
+            "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
+        ) from error
 
 
-def listen(world: World) -> socket.socket:
-    """Listen where the ranks are told to come to: a job of one host needs nobody from outside.
-
-    The name of a host among several may lead to another interface on each of them, so there all are listened on.
-
-    Raises:
-        OSError: If the port is taken.
-    """
-    port = world.rendezvous_port
+def _open(world: World, port: int) -> socket.socket:
+    """A job of one host needs nobody from outside. The name of a host among several may lead to another interface on each: all are open."""
     if world.size == world.local_size:
         family, _, _, _, address = socket.getaddrinfo(world.master_addr, port, type=socket.SOCK_STREAM)[0]
         try:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import queue
 import re
 import secrets
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from training.diagnosis.lost_hosts import lost_ranks, ranks_without_ssh
-from training.launch.messages import ANSWER_SECONDS, allow_connections, listen, reach, read, send
+from training.launch.messages import ANSWER_SECONDS, listen, reach, read, send
 from training.launch.reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against, where_to_look
 from training.launch.world import World
 
@@ -64,26 +63,17 @@ def agree_to_start(world: World, own: Report, limit_seconds: float, say: Callabl
 
 
 def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], None]) -> bool:
-    try:
-        allow_connections(world.size)
-    except OSError as error:
-        say(f"host {socket.gethostname()}: {error}")
-        return False
+    here = socket.gethostname()
     try:
         server = listen(world)
     except OSError as error:
         if not own.problem:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            say(
-                f"host {socket.gethostname()}: port {world.rendezvous_port} cannot be opened for the ranks to meet ({why}). "
-                "Another job? Give another port: deepspeed --master_port N, or MASTER_PORT=N."
-            )
+            say(f"host {here}: {error}")
         return False
     with contextlib.ExitStack() as kept:
         try:
             name, secret = kept.enter_context(_secret_file(own))
         except OSError as error:
-            here = socket.gethostname()
             problem = f"host {here}: the run's folder {own.folder} cannot be written ({error.strerror}). Make room, or set run.directory."
             say(problem)
             own, name, secret = replace(own, problem=problem), "", ""
@@ -140,7 +130,7 @@ def _accept(server: socket.socket, hello: Mapping[str, Any], size: int, received
             connection, _ = server.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(RETRY_SECONDS)  # Strangers hang up, or are hung up on; `messages.allow_connections` made room for the ranks.
+                time.sleep(RETRY_SECONDS)  # Strangers hang up, or are hung up on; `listen` made room for the ranks.
                 continue
             return  # The rendezvous is over.
         if not guests.acquire(blocking=False):

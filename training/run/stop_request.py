@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -126,17 +126,14 @@ def reason_to_stop(folder: Path, minutes: float | None, heartbeat: Heartbeat) ->
         except OSError as error:
             log.warning("%s cannot be removed (%s): remove it, or the next start will stop too.", file, error.strerror)
         return f"{file} was there"
-    if minutes is not None and seconds_since_start() + _reserve_seconds(heartbeat.longest_seconds, 60 * minutes) > 60 * minutes:
-        return f"training.stop_after_minutes = {minutes:g} are nearly over"
-    return None
-
-
-def _reserve_seconds(known: Mapping[str, float], limit_seconds: float) -> float:
-    """For the step under way, the one after it, an evaluation that may be due, and the save."""
-    save = known.get("save", FIRST_SAVE_SHARE * limit_seconds)
-    return 2 * known.get("step", 0.0) + known.get("evaluation", 0.0) + PHASE_FACTOR * save + PHASE_MARGIN_SECONDS
-
-
-def seconds_since_start() -> float:
-    """Since this process was started, its imports and the wait for other ranks included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat_of(os.getpid())[19]) / os.sysconf("SC_CLK_TCK")
+    if minutes is None:
+        return None
+    known = heartbeat.longest_seconds
+    # For the step under way, the one after it, an evaluation that may be due, and the save.
+    reserve = 2 * known.get("step", 0.0) + known.get("evaluation", 0.0)
+    reserve += PHASE_FACTOR * known.get("save", FIRST_SAVE_SHARE * 60 * minutes) + PHASE_MARGIN_SECONDS
+    # Of this process: its imports and the wait for other ranks count as well.
+    started = int(stat_of(os.getpid())[19]) / os.sysconf("SC_CLK_TCK")
+    if time.clock_gettime(time.CLOCK_BOOTTIME) - started + reserve <= 60 * minutes:
+        return None
+    return f"training.stop_after_minutes = {minutes:g} are nearly over"
