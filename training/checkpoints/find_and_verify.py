@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,29 +146,23 @@ def _wrong_content(path: Path, facts: Mapping[str, Any]) -> str | None:
         return f"{path}: cannot be read ({error.strerror})"
 
 
-Verify = Callable[[Path], tuple[Checkpoint | None, list[str]]]
-
-
-def first_good(folders: Sequence[Path], verify: Verify = verify, warn: Callable[[str], None] = log.warning) -> Checkpoint:
-    """The first checkpoint of some with which nothing is wrong; what is wrong with those before it is said.
+def first_good(run: Path, verified: Iterable[tuple[Checkpoint | None, list[str]]], warn: Callable[[str], None] = log.warning) -> Checkpoint:
+    """The first checkpoint of a run with which nothing is wrong; what is wrong with those before it is said.
 
     Args:
-        folders: Of checkpoints of one run, newest first; at least one.
-        verify: Says what is wrong with one.
+        run: The folder of the run.
+        verified: What `verify` gives for each, newest first, at least one; no more are looked at than it takes.
         warn: Takes a line for each that is passed over.
 
     Raises:
         CheckpointError: If something is wrong with each of them.
     """
     damages = []
-    for folder in folders:
-        checkpoint, damage = verify(folder)
+    for checkpoint, damage in verified:
         if checkpoint and not damage:
             return checkpoint
-        more = f" (and {len(damage) - 3} more files)" if len(damage) > 3 else ""
-        damages.append("; ".join(damage[:3]) + more)
+        damages.append(some_of(damage, "files"))
         warn(f"{damages[-1]}; trying the checkpoint before it.")
-    run = folders[0].parent.parent
     raise CheckpointError(
         f"{damages[0]}, and no other checkpoint of {run} is good. Put one back from a copy, or remove {run} to start anew."
     )
@@ -183,7 +177,12 @@ def newest_good(run: Path, share: slice = slice(None)) -> Checkpoint:
     folders = published(run)
     if not folders:
         raise CheckpointError(f"{run}: has no finished checkpoint yet. Train on, or wait for the run's first save ({_interval(run)}).")
-    return first_good(folders, lambda folder: verify(folder, share))
+    return first_good(run, (verify(folder, share) for folder in folders))
+
+
+def some_of(problems: Sequence[str], what: str) -> str:
+    """Three of them, for a line, and how many more `what` have one."""
+    return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more {what})" if len(problems) > 3 else "")
 
 
 def _interval(run: Path) -> str:

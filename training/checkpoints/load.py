@@ -33,7 +33,7 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
 
     saved = published(run) if ranks.is_first else []
     folders = gather([folder for folder in saved if before_step is None or (step_of(folder.name) or 0) < before_step])[0]
-    return first_good(folders, verify_together, log.warning if ranks.is_first else lambda line: None) if folders else None
+    return first_good(run, map(verify_together, folders), log.warning if ranks.is_first else lambda line: None) if folders else None
 
 
 def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool) -> list[str]:

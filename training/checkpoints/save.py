@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import write_json, write_text
-from training.checkpoints.find_and_verify import LATEST, MANIFEST, UNIVERSAL, published, step_of, tag_of
+from training.checkpoints.find_and_verify import LATEST, MANIFEST, UNIVERSAL, published, some_of, step_of, tag_of
 from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
 from training.launch.process_group import Ranks, gather, hear_all, tell_first
 
@@ -129,11 +129,7 @@ class Saver:
     def _write(self, saving: Saving, snapshot: Snapshot, topic: str) -> None:
         """In the thread: this rank's files; on rank 0 what makes a checkpoint of all."""
         files: dict[str, Any] = {}
-
-        def write() -> None:
-            files.update(snapshot.write())
-
-        problem = _problem_of(write)
+        problem = _problem_of(lambda: files.update(snapshot.write()))
         snapshot.files.clear()
         try:
             tell_first(topic, {"files": files, "problem": problem})
@@ -150,7 +146,7 @@ class Saver:
             problem = _problem_of(lambda: _publish(saving.target, saving.manifest))
             failed = [f"rank 0: {problem}"] if problem else []
         if failed:
-            _say_failure(saving.target, "; ".join(failed[:3]) + (f" (and {len(failed) - 3} more ranks)" if len(failed) > 3 else ""))
+            _say_failure(saving.target, some_of(failed, "ranks"))
             return
         saving.seconds = time.monotonic() - saving.started
         prune(self._run, self._keep)

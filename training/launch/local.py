@@ -25,7 +25,7 @@ from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.parent import STARTER, bound
 from training.launch.stop_ranks import run_to_the_end
-from training.launch.world import World, default_environment
+from training.launch.world import default_environment
 from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR
 from training.run.batch import lay_out
@@ -134,12 +134,11 @@ def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
     """DeepSpeed's launcher of one host for this many ranks here: its command, to which the script is to be added, and its environment."""
     from model.hardware.devices import find_devices
 
-    world = World(rank=0, local_rank=0, size=ranks, local_size=ranks, master_addr="127.0.0.1", master_port=free_port())
-    environment = {**default_environment(world, usable_processors()), **os.environ}
+    environment = {**default_environment(ranks, usable_processors()), **os.environ}
     environment |= {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
     slots = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
     command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", slots]
-    return [*command, "--master_addr", world.master_addr, "--master_port", str(world.master_port)], environment
+    return [*command, "--master_addr", "127.0.0.1", "--master_port", str(free_port())], environment
 
 
 def free_port() -> int:

@@ -51,7 +51,7 @@ def prepare_environment(world: World) -> None:
     """Set what torch and DeepSpeed read at import. Nothing a user has set is changed."""
     # Not what this rank may use: mpiexec and srun may have bound it to its own part, which is not divided again.
     shared = os.cpu_count() or 1
-    for name, value in default_environment(world, shared).items():
+    for name, value in default_environment(world.local_size, shared).items():
         os.environ.setdefault(name, value)
     os.environ |= {
         "RANK": str(world.rank),

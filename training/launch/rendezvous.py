@@ -96,7 +96,9 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
             send(connection, {"start": start, "say": rank in speaking})
     for connection in connections.values():
         if not start:
-            _wait_for_end(connection)
+            with contextlib.suppress(OSError):
+                connection.settimeout(ANSWER_SECONDS)
+                connection.recv(1)  # Until the other end, having said what it has to say, hangs up.
         connection.close()
     return start
 
@@ -261,10 +263,3 @@ def _job(world: World, own: Report) -> dict[str, Any]:
 
 def _address(world: World) -> str:
     return f"{world.master_addr}:{world.rendezvous_port}"
-
-
-def _wait_for_end(connection: socket.socket) -> None:
-    """Until the other end, having said what it has to say, hangs up."""
-    with contextlib.suppress(OSError):
-        connection.settimeout(ANSWER_SECONDS)
-        connection.recv(1)

@@ -186,13 +186,13 @@ def has_loopback_name(world: World, environment: Mapping[str, str]) -> bool:
     return is_loopback(own_addresses()) and find_devices(environment).is_cpu
 
 
-def default_environment(world: World, shared: int) -> dict[str, str]:
+def default_environment(local_size: int, shared: int) -> dict[str, str]:
     """What a rank needs in its environment unless the user said otherwise.
 
     A local start hands it to the ranks. Under other launchers a rank sets it for itself before DeepSpeed is imported; torch may have been
     imported by then (the token store needs it), so `process_group.start` also tells torch its number of threads.
 
-    `shared` processors are divided among the ranks of this host. A rank that its launcher has bound to some of them takes these.
+    `shared` processors are divided among the `local_size` ranks of this host. One that its launcher has bound to some of them takes these.
     """
-    threads = max(1, min(usable_processors(), shared // max(1, world.local_size)))
+    threads = max(1, min(usable_processors(), shared // local_size))
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

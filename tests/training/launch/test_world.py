@@ -160,8 +160,7 @@ def test_the_ranks_of_a_host_must_make_whole_pipelines():
 def test_ranks_share_the_processors_they_may_use_and_a_bound_rank_keeps_its_own(monkeypatch):
     def threads(usable, shared):
         monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(usable)))
-        world = World(rank=0, local_rank=0, size=12, local_size=6, master_addr="a", master_port=1)
-        return int(default_environment(world, shared)["OMP_NUM_THREADS"])
+        return int(default_environment(6, shared)["OMP_NUM_THREADS"])
 
     assert threads(usable=96, shared=96) == 16
     assert threads(usable=12, shared=12) == 2  # a container, in which all ranks are started
