@@ -8,7 +8,6 @@ updates in a way that needs a learning rate of its own.
 from __future__ import annotations
 
 import math
-import sys
 
 import torch
 from deepspeed.runtime import compiler
@@ -59,12 +58,9 @@ def update_of(gradient: Tensor, momentum: Tensor, beta: float = 0.95, ns_method:
 
 def patch_deepspeed() -> None:
     """Give DeepSpeed's Muon `update_of`, and keep it from compiling what is no longer called (1.8 s at every start)."""
-    name = "deepspeed.runtime.zero.muon.original_muon"
-    if name not in sys.modules:
-        compile_ = compiler.compile
-        compiler.compile = lambda: lambda function: function
-        try:
-            import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
-        finally:
-            compiler.compile = compile_
-    sys.modules[name].muon_update = update_of  # type: ignore[attr-defined]
+    compile_, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        from deepspeed.runtime.zero.muon import original_muon
+    finally:
+        compiler.compile = compile_
+    original_muon.muon_update = update_of

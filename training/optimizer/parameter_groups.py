@@ -32,11 +32,6 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def settings_of(engine: Any) -> list[dict[str, Any]]:
-    """The groups' settings as the configuration made them: `engine.settings`, taken before a checkpoint is loaded."""
-    return [{key: value for key, value in group.items() if key not in NOT_SETTINGS} for group in engine.optimizer.param_groups]
-
-
 def apply_configured(engine: Any) -> list[str]:
     """Put the configuration's optimizer values, clipping and schedule over those that a checkpoint has just restored.
 

@@ -17,7 +17,7 @@ from training.config import RunConfig
 from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank
 from training.optimizer import muon
-from training.optimizer.parameter_groups import parameter_groups, settings_of
+from training.optimizer.parameter_groups import NOT_SETTINGS, parameter_groups
 from training.optimizer.reduce_clip_apply import ShardedOptimizer
 
 
@@ -119,6 +119,7 @@ def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal
     if engine.lr_scheduler is not None:
         # DeepSpeed's schedules begin one step late: without this the first two steps of a warm-up have a learning rate of 0.
         engine.lr_scheduler.step()
-    engine.settings = settings_of(engine)  # To be put over those of a checkpoint.
+    # As the configuration made them, to be put over those of a checkpoint.
+    engine.settings = [{key: value for key, value in group.items() if key not in NOT_SETTINGS} for group in engine.optimizer.param_groups]
     seed_rank(config.run.seed, ranks)
     return engine
