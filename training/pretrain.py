@@ -5,7 +5,6 @@ Everything that can be wrong is found out before the process group exists, so th
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import sys
@@ -21,7 +20,7 @@ from training.launch.rendezvous import agree_to_start
 from training.launch.reports import Report
 from training.launch.world import World, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
-from training.run.signals import leaving, listen
+from training.run.signals import leaving, listen, say
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
 from training.run_folder.remarks import remarks_on
@@ -53,14 +52,14 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_quotes(overrides, os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
-        report = Report(stages=config.batch.stages, folder=config.folder)
         ready = preflight(config, world, overrides)
-        report = dataclasses.replace(report, facts=ready.facts(), loopback=has_loopback_name(world, os.environ))
+        loopback = has_loopback_name(world, os.environ)
+        report = Report(stages=config.batch.stages, folder=config.folder, facts=ready.facts(), loopback=loopback)
     except (ValueError, OSError) as error:
         report = Report(problem=str(error))
         if world.rank == 0:
-            print(error, file=sys.stderr, flush=True)
-    start = agree_to_start(world, report, RENDEZVOUS_SECONDS, lambda line: print(line, file=sys.stderr, flush=True))
+            say(str(error))
+    start = agree_to_start(world, report, RENDEZVOUS_SECONDS, say)
     if ready is None or not start:
         if ready is not None and world.rank == 0:
             remove_unused(ready.config.folder)

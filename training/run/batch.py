@@ -62,13 +62,13 @@ def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
             f"Give each host slots={stages} (or a multiple) in the hostfile, or set pipeline.stages to a divisor of {world_size}."
         )
     replicas = None if world_size is None else world_size // stages
-    if len(given) == 3:
+    pinned = len(given) == 3
+    if pinned:
         replicas = _pinned_replicas(given, stages, replicas)
-        micro_batch, accumulation = given[KEYS[1]], given[KEYS[2]]
     else:
         replicas = replicas or 1
-        micro_batch, accumulation = _derived(given, replicas)
-    return Batch(stages=stages, replicas=replicas, micro_batch=micro_batch, accumulation=accumulation, pinned=len(given) == 3)
+        _derive(given, replicas)
+    return Batch(stages=stages, replicas=replicas, micro_batch=given[KEYS[1]], accumulation=given[KEYS[2]], pinned=pinned)
 
 
 def can_split(values: Mapping[str, Any], ranks: int) -> bool:
@@ -101,21 +101,19 @@ def _pinned_replicas(given: Mapping[str, int], stages: int, replicas: int | None
     return wanted
 
 
-def _derived(given: Mapping[str, int], replicas: int) -> tuple[int, int]:
-    """Micro-batch and accumulation."""
-    total = given.get(KEYS[0])
-    if total is None:
-        return given[KEYS[1]], given[KEYS[2]]
-    known_name = next(key for key in KEYS[1:] if key in given)
-    known = given[known_name]
+def _derive(given: dict[str, int], replicas: int) -> None:
+    """Add micro-batch or accumulation, where it is missing."""
+    if KEYS[0] not in given:
+        return
+    known_name, missing = (KEYS[1], KEYS[2]) if KEYS[1] in given else (KEYS[2], KEYS[1])
+    total, known = given[KEYS[0]], given[known_name]
     if total % (known * replicas):
         raise FieldError(
             KEYS[0],
             f" = {total} cannot be split over {replicas} pipelines with {known_name} = {known}: "
             f"{known} x {replicas} does not divide it. Use a multiple of {known * replicas}.",
         )
-    other = total // (known * replicas)
-    return (known, other) if known_name == KEYS[1] else (other, known)
+    given[missing] = total // (known * replicas)
 
 
 def lay_out(values: Mapping[str, Any], devices: Devices) -> tuple[int, int, str]:
