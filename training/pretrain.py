@@ -134,7 +134,6 @@ def _end(engine: Any, config: RunConfig, run: Run) -> int:
         run.writer.close()
         if engine.global_steps >= run.last_step:
             write_results(config, engine.global_steps, run.results)
-    stopped_by = run.stop.signal_number
     stopped = run.stopped and engine.global_steps < run.last_step  # A stop that was asked for at the last step has stopped nothing.
     if stopped and run.ranks.is_first:
         log.info("stopped at step %d, which is saved; the same command goes on from there.", engine.global_steps)
@@ -142,4 +141,4 @@ def _end(engine: Any, config: RunConfig, run: Run) -> int:
 
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    return 128 + (stopped_by or 15) if stopped else 0
+    return 128 + (run.stop.signal_number or 15) if stopped else 0

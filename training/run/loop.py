@@ -204,7 +204,10 @@ def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
     if not plan.sample_tokens:
         return ""
     # What does not fit is said at the start (`preflight.sample_notes`).
-    prompt = corpus.tokenizer.encode(plan.sample_prompt or "") or _held_out_beginning(corpus)
+    prompt = corpus.tokenizer.encode(plan.sample_prompt or "")
+    if not prompt:  # The first tokens of the held-out text fit any corpus.
+        _, labels = next(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=1))
+        prompt = [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
     prompt = prompt[: max(1, config.model.max_seq_length - 1)]
     seed = config.run.seed + engine.global_steps
     vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
@@ -212,12 +215,6 @@ def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
     ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
     # A passage may end, or a young model err, within a character of several byte tokens.
     return corpus.tokenizer.decode(ids).replace("\ufffd", "")
-
-
-def _held_out_beginning(corpus: Corpus) -> list[int]:
-    """The first tokens of the held-out text: a prompt that fits any corpus."""
-    _, labels = next(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=1))
-    return [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
 
 
 def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run, *, wait: bool) -> None:
