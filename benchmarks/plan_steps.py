@@ -151,7 +151,7 @@ def report(planned, measured, works) -> str:
 
     compared("seconds a step", [plan.step_seconds for plan in planned], [statistics.fmean(steps) for steps in measured[1:]])
     for stage in range(2):
-        busy = [plan.played.busy[stage] + plan.update_seconds[stage] for plan in planned]
+        busy = [plan.played.busy[stage] + plan.seconds[stage].step for plan in planned]
         compared(f"work of stage {stage}", busy, [work[stage] for work in works[1:]])
     return "\n".join(lines)
 

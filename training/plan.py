@@ -22,7 +22,7 @@ import ds_configs
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
-from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, cut, plan_on, search
+from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, activation_bytes, cut, plan_on, ring_bytes, saved_bytes, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
@@ -139,11 +139,10 @@ def layout_words(plan: Plan) -> str:
 def stages_table(plan: Plan, device: Device | None) -> list[str]:
     """One line a stage: layers, time, idle share, memory."""
     lines = ["stage  layers  busy s/step   idle   memory GiB" + (f" (of {device.memory_gib:g})" if device else "")]
-    bytes_of = plan.memory_bytes if device else plan.process_bytes
-    for stage, (busy, idle, memory) in enumerate(zip(plan.played.busy, plan.played.bubble, bytes_of, strict=True)):
-        span = f"{plan.parts[stage]}-{plan.parts[stage + 1] - 1}"
+    for row, busy, idle, memory in zip(plan.rows, plan.played.busy, plan.played.bubble, plan.memory_bytes, strict=True):
+        span = f"{row.first_layer}-{row.first_layer + row.num_layers - 1}"
         full = "  DOES NOT FIT" if device and memory > device.memory_gib * GIB else ""
-        lines.append(f"{stage:>5}  {span:>6}  {busy:>11.3f}  {idle:>5.1%}  {memory / GIB:>10.2f}{full}")
+        lines.append(f"{row.stage:>5}  {span:>6}  {busy:>11.3f}  {idle:>5.1%}  {memory / GIB:>10.2f}{full}")
     return lines
 
 
@@ -151,12 +150,13 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
     """Step, traffic, run, failures, and what all of it rests on."""
     step, tokens = plan.step_seconds, run.tokens_per_step
     flops = flops_per_token(run.model, run.data.seq_length) * tokens
+    exchanged = max(ring_bytes(row.parameters, plan.workload) for row in plan.rows)
     lines = [
         "",
         f"step         {step:.3f} s, {tokens / step:,.0f} tokens/s, {flops / step / plan.devices / 1e12:.3g} TFLOP/s a device",
         f"one stage busy at a time: {plan.naive_seconds:.3f} s a step, {plan.naive_seconds / step:.1f} times as long",
-        f"traffic      {plan.activation_bytes / 1e6:.2f} MB a micro-batch and boundary, each way;"
-        f" {plan.gradient_bytes / 1e6:.0f} MB a rank and step between replicas ({plan.exchange_seconds:.3f} s with the optimizer)",
+        f"traffic      {activation_bytes(run.model, plan.workload) / 1e6:.2f} MB a micro-batch and boundary, each way;"
+        f" {exchanged / 1e6:.0f} MB a rank and step between replicas ({plan.exchange_seconds:.3f} s with the optimizer)",
     ]
     last_step = run.last_step()
     if last_step is not None:
@@ -171,12 +171,13 @@ def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse
 
 def failures(run: RunConfig, plan: Plan, options: argparse.Namespace) -> list[str]:
     """What saves and failures cost, at the run's interval and at the best one."""
-    seconds = plan.checkpoint_bytes / (options.save_gb_per_second * 1e9)
-    snapshot = max(plan.snapshot_bytes) / (options.snapshot_gb_per_second * 1e9)
-    stall = min(snapshot, seconds) if run.training.async_save else seconds
+    whole = sum(row.weight_bytes + row.optimizer_bytes * plan.workload.replicas for row in plan.rows)
+    seconds = whole / (options.save_gb_per_second * 1e9)
+    copy = max(map(saved_bytes, plan.rows))
+    stall = min(copy / (options.snapshot_gb_per_second * 1e9), seconds) if run.training.async_save else seconds
     lines = [f"saves        of {seconds:.2g} s, for {stall:.2g} s of which training waits"]
     if run.training.async_save:
-        lines[0] += f"; a rank's copy takes up to {max(plan.snapshot_bytes) / GIB:.2f} GiB of its host's memory"
+        lines[0] += f"; a rank's copy takes up to {copy / GIB:.2f} GiB of its host's memory"
     rate = options.failures_per_week / WEEK_SECONDS
     for label, interval in (
         (f"saved every {run.training.save_interval_steps} steps", run.training.save_interval_steps * plan.step_seconds),

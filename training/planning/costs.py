@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from model.config import ModelConfig
 from model.flops import StageSummary, Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
@@ -40,29 +39,18 @@ class Plan:
     """What one optimizer step costs, with these layers on each stage."""
 
     workload: Workload
-    parts: Sequence[int]
+    rows: Sequence[StageSummary]
+    """What each stage holds."""
+    seconds: Sequence[StageSeconds]
+    memory_bytes: Sequence[int]
+    """By stage, one process at its peak."""
     played: Played
     naive_seconds: float
-    memory_bytes: tuple[int, ...]
-    """By stage, one process at its peak; libraries not counted."""
-    process_bytes: tuple[int, ...]
-    """The same for a process on CPUs, whose heap gives back little: activations and update add up, and what libraries take comes on top."""
-    checkpoint_bytes: int
-    """Weights, masters and moments of all stages."""
-    snapshot_bytes: tuple[int, ...]
-    """By stage: a rank's share of them, of which an asynchronous save keeps a copy."""
-    activation_bytes: int
-    """One micro-batch over one boundary between stages, one way."""
-    gradient_bytes: int
-    """What the largest stage exchanges with its replicas in a step, both ways (ring)."""
-    exchange_seconds: float
-    update_seconds: tuple[float, ...]
-    """By stage: optimizer and exchange of weights."""
 
     @property
     def stages(self) -> int:
         """Of each pipeline."""
-        return len(self.parts) - 1
+        return len(self.rows)
 
     @property
     def devices(self) -> int:
@@ -74,11 +62,16 @@ class Plan:
         """One optimizer step."""
         return self.played.seconds
 
+    @property
+    def exchange_seconds(self) -> float:
+        """What the slowest stage does once a step: sums of gradients, optimizer, exchange of weights."""
+        return max(stage.reduce + stage.step for stage in self.seconds)
+
 
 def plan_step(
-    config: ModelConfig,
     workload: Workload,
-    parts: Sequence[int],
+    rows: Sequence[StageSummary],
+    memory_bytes: Sequence[int],
     seconds: Sequence[tuple[float, float]],
     *,
     transfer: float,
@@ -87,44 +80,41 @@ def plan_step(
     """Put the costs of layers together.
 
     Args:
-        config: The model.
         workload: Sequence length, micro-batches, replicas, precision and the like.
-        parts: The first layer of each stage, then the number of layers.
+        rows: What each stage holds.
+        memory_bytes: That a process of each stage takes.
         seconds: Of each layer, forward and backward, one micro-batch.
         transfer: Seconds of one micro-batch over one boundary.
         once: Of each stage, seconds once a step: until gradients are summed, and of the optimizer with the exchange of weights.
     """
-    stages = [
-        StageSeconds(
-            forward=sum(one for one, _ in seconds[start:stop]),
-            backward=sum(two for _, two in seconds[start:stop]),
-            reduce=reduce,
-            step=step,
-        )
-        for (start, stop), (reduce, step) in zip(pairwise(parts), once, strict=True)
-    ]
-    rows = stage_summary(config, parts, workload)
+    stages = []
+    for row, (reduce, step) in zip(rows, once, strict=True):
+        passes = seconds[row.first_layer : row.first_layer + row.num_layers]
+        forward, backward = (sum(times) for times in zip(*passes, strict=True))
+        stages.append(StageSeconds(forward=forward, backward=backward, reduce=reduce, step=step))
     return Plan(
         workload=workload,
-        parts=parts,
+        rows=rows,
+        seconds=stages,
+        memory_bytes=memory_bytes,
         played=play(stages, workload.micro_batches, transfer),
         naive_seconds=one_after_the_other(stages, workload.micro_batches, transfer),
-        memory_bytes=tuple(row.peak_bytes for row in rows),
-        process_bytes=tuple(map(process_bytes, rows)),
-        checkpoint_bytes=sum(row.weight_bytes + row.optimizer_bytes * workload.replicas for row in rows),
-        snapshot_bytes=tuple(row.weight_bytes + row.optimizer_bytes for row in rows),
-        activation_bytes=activation_bytes(config, workload),
-        gradient_bytes=max(ring_bytes(row.parameters, workload) for row in rows),
-        exchange_seconds=max(map(sum, once)),
-        update_seconds=tuple(step for _, step in once),
     )
 
 
 def process_bytes(row: StageSummary) -> int:
-    """Of a process on CPUs at its peak, what imports took and an asynchronous save's copy left out."""
+    """Of a process on CPUs at its peak, what imports took and an asynchronous save's copy left out.
+
+    Its heap gives back little: activations and update add up, and what libraries take comes on top.
+    """
     # Gradients of a micro-batch, as large as the weights, are dropped at the end of each step; the update takes two blocks.
     passing = row.activation_bytes + row.weight_bytes + (row.update_bytes if row.update_bytes // 2 < MAPPED_BYTES else 0)
     return row.kept_bytes + row.activation_bytes + row.update_bytes + LIBRARIES_BYTES + int(HOLES * passing)
+
+
+def saved_bytes(row: StageSummary) -> int:
+    """A rank's share of a checkpoint, weights, masters and moments; an asynchronous save keeps a copy of it in host memory."""
+    return row.weight_bytes + row.optimizer_bytes
 
 
 def plan_on(
@@ -136,17 +126,18 @@ def plan_on(
     matrices = block_matrix_parameters(config)
     summed, gathered = bytes_sent(workload)
     gradients, once = summed / (summed + gathered), []
-    stages, link = len(parts) - 1, device.link_gb_per_second * 1e9
-    bytes_per_second = link if stages * workload.replicas <= slots else network_bytes_per_second / stages  # A single host needs no network.
-    for row in stage_summary(config, parts, workload):
+    rows, link = stage_summary(config, parts, workload), device.link_gb_per_second * 1e9
+    on_one_host = len(rows) * workload.replicas <= slots  # It needs no network.
+    bytes_per_second = link if on_one_host else network_bytes_per_second / len(rows)
+    for row in rows:
         network = ring_bytes(row.parameters, workload) / bytes_per_second
         by_muon = sum(matrices[row.first_layer : row.first_layer + row.num_layers])
         update = optimizer_seconds(device, config, workload, row.parameters, by_muon)
         once.append((network * gradients, network * (1 - gradients) + update))
     return plan_step(
-        config,
         workload,
-        parts,
+        rows,
+        [row.peak_bytes for row in rows],
         recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in layers], workload),
         transfer=activation_bytes(config, workload) / link,
         once=once,

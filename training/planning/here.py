@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.launch.parent import bound
-from training.planning.costs import GIB, Plan, cut, plan_step, recomputed
+from training.planning.costs import GIB, Plan, cut, plan_step, process_bytes, recomputed, saved_bytes
 from training.planning.probe import Probed
 
 # Between which the optimizer is timed: fewer parameters would time Python, more would need memory and time for the same figure.
 FEWEST_PARAMETERS, MOST_PARAMETERS = 1_000_000, 32_000_000
-# Layers are timed so often; the factor between the sums above which it is said.
-TIMES = 3
+# The factor between two measurements of the same layers above which it is said.
 STEADY = 1.15
 
 
@@ -64,15 +63,13 @@ def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = No
     workload, batch = run.workload, run.batch
     seconds = recomputed([(forward, backward) for forward, backward in probed.layers], workload)
     parts = parts or cut(run, batch.stages, [sum(one) for one in seconds])
-    held = [row.parameters for row in stage_summary(run.model, parts, workload)]
-    once = [(probed.reduce * parameters, probed.update * parameters / batch.replicas) for parameters in held]
+    rows = stage_summary(run.model, parts, workload)
+    once = [(probed.reduce * row.parameters, probed.update * row.parameters / batch.replicas) for row in rows]
     if run.model.tie_embeddings and batch.stages > 1:
         for end in (0, -1):
             once[end] = (once[end][0] + probed.tied, once[end][1])
-    plan = plan_step(run.model, workload, parts, seconds, transfer=probed.transfer, once=once)
-    if not run.training.async_save:
-        return plan
-    return replace(plan, process_bytes=tuple(map(sum, zip(plan.process_bytes, plan.snapshot_bytes, strict=True))))
+    memory = [process_bytes(row) + (saved_bytes(row) if run.training.async_save else 0) for row in rows]
+    return plan_step(workload, rows, memory, seconds, transfer=probed.transfer, once=once)
 
 
 def compare(folder: Path) -> str:
@@ -95,7 +92,8 @@ def compare(folder: Path) -> str:
     if len(times) < 2:
         raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
     found = published(folder)
-    run, plan, said = plan_here(*_as_trained(config_path, open_checkpoint(found[0]) if found else None))
+    checkpoint = open_checkpoint(found[0]) if found else None
+    run, plan, said = plan_here(_as_trained(config_path, checkpoint), checkpoint)
     steps = sorted(times[1:])
     measured = statistics.median(steps)
     lines = [
@@ -105,7 +103,7 @@ def compare(folder: Path) -> str:
         f"   (measured {steps[0]:.3f} to {steps[-1]:.3f})",
     ]
     peaks = {key: value for record in records for key, value in record.items() if key.startswith("memory/stage_")}
-    for stage, memory in enumerate(plan.process_bytes):
+    for stage, memory in enumerate(plan.memory_bytes):
         planned = memory / GIB
         if (peak := peaks.get(f"memory/stage_{stage}_run_gib")) is not None:
             lines.append(f"GiB of stage {stage:<4} {planned:>9.3f}  {peak:>9.3f}  {planned / peak:>8.2f}")
@@ -114,12 +112,12 @@ def compare(folder: Path) -> str:
     return "\n".join([*lines, *filter(None, said[1:])])
 
 
-def _as_trained(config_path: Path, checkpoint: Checkpoint | None) -> tuple[RunConfig, Checkpoint | None]:
+def _as_trained(config_path: Path, checkpoint: Checkpoint | None) -> RunConfig:
     """The run with the stages and replicas that its checkpoint was saved with: how many ranks were started is not in `config.json`."""
     if checkpoint is None:
-        return resolve(ds_configs.read(config_path)), None
-    stages, replicas = checkpoint.manifest["topology"]["pipe"], checkpoint.manifest["topology"]["data"]
-    return resolve(ds_configs.read(config_path, [f"pipeline.stages={stages}"]), stages * replicas), checkpoint
+        return resolve(ds_configs.read(config_path))
+    topology = checkpoint.manifest["topology"]
+    return resolve(ds_configs.read(config_path, [f"pipeline.stages={topology['pipe']}"]), topology["pipe"] * topology["data"])
 
 
 def measure(values: Mapping[str, Any], workload: Workload, processes: int, parameters: int) -> tuple[Probed, float]:
@@ -137,7 +135,7 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int, param
     cores = usable_processors()
     together = min(processes, cores)
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes)), "DS_ACCELERATOR": "cpu"}
-    asked = {"model": values, "workload": asdict(workload), "parameters": parameters, "times": TIMES, "processes": together}
+    asked = {"model": values, "workload": asdict(workload), "parameters": parameters, "processes": together}
     answers = []
     with tempfile.TemporaryDirectory() as folder:
         commands = [

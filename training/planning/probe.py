@@ -30,6 +30,8 @@ from model.hardware.timing import layer_pass_seconds
 # More than the caches of a core and its share of what cores have together.
 COLD_BYTES = 64 << 20
 ROUNDS = 9
+# How often a plan has layers timed.
+TIMES = 3
 # The other one measures the same; gloo would wait half an hour for one that has ended.
 PEER_LIMIT = timedelta(minutes=5)
 
@@ -135,7 +137,7 @@ def main() -> None:
         meeting = Path(asked["folder"]) / "meeting"
         distributed.init_process_group("gloo", init_method=meeting.as_uri(), rank=asked["rank"], world_size=2, timeout=PEER_LIMIT)
     config = ds_configs.build_section(ModelConfig, preset(asked["model"]), "model", "command line")
-    probed, spread = probe(config, Workload(**asked["workload"]), asked["parameters"], asked["times"])
+    probed, spread = probe(config, Workload(**asked["workload"]), asked["parameters"], TIMES)
     json.dump({"probed": asdict(probed), "spread": spread}, sys.stdout)
 
 

@@ -6,8 +6,10 @@ they do with gloo and with NCCL's and oneCCL's larger messages. Links are taken 
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 # A longer step is periodic: it is played this many micro-batches beyond the stages, and continued from there.
 PLAYED = 16
@@ -61,54 +63,49 @@ def play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: f
         transfer_seconds: From one stage to the next, of the activations or the gradients of one micro-batch.
     """
     most = len(stages) + PLAYED
-    if micro_batches <= most + len(stages):
-        return _play(stages, micro_batches, transfer_seconds)
-    short, longer = (_play(stages, number, transfer_seconds) for number in (most, most + len(stages)))
-    period = (longer.seconds - short.seconds) / len(stages)
-    busy = tuple(micro_batches * (one.forward + one.backward) for one in stages)
-    return Played(short.seconds + (micro_batches - most) * period, busy, short.spans)
+    continued = micro_batches > most + len(stages)
+    seconds, spans = _play(stages, most if continued else micro_batches, transfer_seconds)
+    if continued:
+        longer, _ = _play(stages, most + len(stages), transfer_seconds)
+        seconds += (micro_batches - most) * ((longer - seconds) / len(stages))
+    return Played(seconds, tuple(micro_batches * (one.forward + one.backward) for one in stages), spans)
 
 
-def _play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float) -> Played:
-    count = len(stages)
-    queues = [_instructions(stage, count, micro_batches) for stage in range(count)]
-    places, clocks = [0] * count, [0.0] * count
+_STEP = ("step", 0)
+# + is an activation on its way to the next stage, - a gradient on its way back: what meets it, and how many stages further on.
+_ANSWERS = {"send+": ("recv+", 1), "recv+": ("send+", -1), "send-": ("recv-", -1), "recv-": ("send-", 1)}
+
+
+def _play(stages: Sequence[StageSeconds], micro_batches: int, transfer_seconds: float) -> tuple[float, tuple[Span, ...]]:
+    """Seconds of the whole step, and its spans."""
+    queues = [_instructions(stage, len(stages), micro_batches) for stage in range(len(stages))]
+    clocks = [0.0] * len(stages)
     spans: list[Span] = []
-
-    def head(stage: int) -> tuple[str, int] | None:
-        return queues[stage][places[stage]] if places[stage] < len(queues[stage]) else None
-
-    waiting = list(range(count))
+    waiting = list(range(len(stages)))
     while waiting:
         stage = waiting.pop()
-        while (instruction := head(stage)) is not None:
+        while (instruction := queues[stage][0]) != _STEP:  # All stages together, below.
             kind, number = instruction
-            if kind in ("send+", "recv+", "send-", "recv-"):
-                other = stage + 1 if kind in ("send+", "recv-") else stage - 1
-                if head(other) != (_ANSWERS[kind], number):
+            if kind in _ANSWERS:
+                answer, distance = _ANSWERS[kind]
+                other = stage + distance
+                if queues[other][0] != (answer, number):
                     break  # The other stage comes back to this one.
                 clocks[stage] = clocks[other] = max(clocks[stage], clocks[other]) + transfer_seconds
-                places[stage], places[other] = places[stage] + 1, places[other] + 1
+                queues[other].popleft()
                 waiting.append(other)
-                continue
-            if kind == "step":
-                break  # All stages together, below.
-            start, clocks[stage] = clocks[stage], clocks[stage] + getattr(stages[stage], kind)
-            spans.append(Span(stage, kind, number, start, clocks[stage]))
-            places[stage] += 1
-    assert all(head(stage) == ("step", 0) for stage in range(count)), "DeepSpeed's schedule has no send without its receive"
+            else:
+                start, clocks[stage] = clocks[stage], clocks[stage] + getattr(stages[stage], kind)
+                spans.append(Span(stage, kind, number, start, clocks[stage]))
+            queues[stage].popleft()
+    assert all(queue[0] == _STEP for queue in queues), "DeepSpeed's schedule has no send without its receive"
     together = max(clocks)
-    spans += [Span(stage, "step", 0, together, together + stages[stage].step) for stage in range(count)]
-    clocks = [together + one.step for one in stages]
-    busy = tuple(micro_batches * (one.forward + one.backward) for one in stages)
-    return Played(max(clocks), busy, tuple(sorted(spans, key=lambda span: (span.start, span.stage))))
+    spans += [Span(stage, "step", 0, together, together + one.step) for stage, one in enumerate(stages)]
+    seconds = together + max(one.step for one in stages)
+    return seconds, tuple(sorted(spans, key=lambda span: (span.start, span.stage)))
 
 
-# + is an activation on its way to the next stage, - a gradient on its way back.
-_ANSWERS = {"send+": "recv+", "recv+": "send+", "send-": "recv-", "recv-": "send-"}
-
-
-def _instructions(stage: int, count: int, micro_batches: int) -> list[tuple[str, int]]:
+def _instructions(stage: int, count: int, micro_batches: int) -> deque[tuple[str, int]]:
     """(kind, micro-batch) in the order in which DeepSpeed runs them on a stage. It numbers buffers; their users are counted here."""
     from deepspeed.runtime.pipe import schedule  # Takes seconds: a mistake is said before.
 
@@ -122,14 +119,12 @@ def _instructions(stage: int, count: int, micro_batches: int) -> list[tuple[str,
         schedule.ReduceGrads: "reduce",
         schedule.OptimizerStep: "step",
     }
-    seen = dict.fromkeys(kinds.values(), 0)
-    found = []
-    for commands in schedule.TrainSchedule(micro_batches, count, stage).steps():
-        for command in commands:
-            kind = kinds.get(type(command))
-            if kind is not None:
-                found.append((kind, seen[kind]))
-                seen[kind] += 1
+    seen: Counter[str] = Counter()
+    found: deque[tuple[str, int]] = deque()
+    for command in chain.from_iterable(schedule.TrainSchedule(micro_batches, count, stage).steps()):
+        if kind := kinds.get(type(command)):
+            found.append((kind, seen[kind]))
+            seen[kind] += 1
     return found
 
 
