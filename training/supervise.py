@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections import Counter
@@ -22,17 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import write_text
-from training.checkpoints.find_and_verify import published, step_of
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
 from training.run_folder.lock import hold
+from training.run_folder.progress import newest_step, remove_unused
 from training.supervision.attempt import Attempt, Ended, take_away
 from training.supervision.hosts import Host, answering, choose, on_each
 from training.supervision.job import Job
 from training.supervision.leftovers import end
 
 FOLDER = "supervisor"
-STOPPED = tuple(128 + number for number in HANDLED)
 # Without it ssh waits for ever for a host whose link is cut, and so do pdsh and the command above it.
 KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
@@ -50,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return supervisor.run()
     finally:
-        supervisor.tidy()
+        remove_unused(supervisor.folder.parent, FOLDER)
 
 
 def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -116,7 +114,7 @@ class Supervisor:
             if ended.code == 0:
                 self._note("finished", step=step)
                 return 0
-            if attempt.signal_number or ended.code in STOPPED:
+            if attempt.signal_number or ended.code - 128 in HANDLED:
                 self._note("stopped", step=step, exit_code=ended.code)
                 return ended.code
             if ended.code == EXIT_USER_ERROR and step == started_from and all(answering(hosts, self.job.ssh_port).values()):
@@ -131,19 +129,12 @@ class Supervisor:
         self._note("stopped", step=self._step(), exit_code=128 + self._asked_to_stop)
         return 128 + self._asked_to_stop
 
-    def tidy(self) -> None:
-        """Take away the folder of a run that never came to be."""
-        if [path.name for path in self.folder.parent.iterdir()] == [FOLDER]:
-            shutil.rmtree(self.folder.parent)
-
     @property
     def _log(self) -> Path:
         return self.folder / "log.jsonl"
 
     def _step(self) -> int:
-        """Of the newest checkpoint; 0 without one."""
-        found = published(self.job.config.folder)
-        return (step_of(found[0].name) or 0) if found else 0
+        return newest_step(self.job.config.folder)
 
     def _tidy_after_killed(self) -> None:
         """End what a supervisor before this one left if it ended without a word: only then is what still runs known to be nobody's."""

@@ -79,8 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(world: World, options: argparse.Namespace, reporter: Reporter) -> bool:
     """False if the ranks did not meet; why, is said."""
-    reporter.say(step="start", host=socket.gethostname())
-    reporter.say(step="meet")
+    reporter.say(step="meet", host=socket.gethostname())
     if not agree_to_start(world, Report(stages=options.stages), options.limit_seconds, lambda line: reporter.say(error=line)):
         return False
     reporter.say(step="group")

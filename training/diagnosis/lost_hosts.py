@@ -61,7 +61,7 @@ def ranks_without_ssh(absent: Collection[int]) -> dict[int, str]:
     others = [host for host in hosts if host not in (hosts[0], *asked)]
     if not asked or not others or not _accepts_ssh(others[0]):
         return {}
-    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(asked))) as threads:
+    with ThreadPoolExecutor(max_workers=CONNECTIONS) as threads:
         return {} if any(threads.map(_accepts_ssh, asked)) else _with_hosts(absent, hosts, asked)
 
 

@@ -27,12 +27,11 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         CheckpointError: On all ranks, if there are checkpoints but none of them is undamaged.
     """
     assert spikes.config is not None
+    first, last = spikes.samples_of(spike.step, engine, config.batch.train_batch_size)
     what = (
         f"step {spike.step}: loss {spike.loss:.4g} is more than {spikes.config.factor:g} times the median of the "
-        f"{spikes.config.window_steps} steps before, {spike.median:.4g} (training.spike)"
+        f"{spikes.config.window_steps} steps before, {spike.median:.4g} (training.spike), on samples {first} to {last}"
     )
-    first, last = spikes.samples_of(spike.step, engine, config.batch.train_batch_size)
-    what += f", on samples {first} to {last}"
     most = spikes.config.max_rewinds
     if spikes.rewinds >= most:  # More, where a later start allows fewer.
         raise RunError(f"{what}, and training.spike.max_rewinds = {most} are used up. Lower optimizer.params.lr, or look at those samples.")

@@ -85,11 +85,7 @@ class Spikes:
     def samples_of(self, step: int, engine: Any, batch_size: int) -> tuple[int, int]:
         """The first and the last sample that a step not long ago has read."""
         end = int(engine.global_samples - (engine.global_steps - step) * batch_size)
-        return self.places(end - batch_size, end)
-
-    def places(self, first: int, end: int) -> tuple[int, int]:
-        """The first and the last sample that a run reads as its samples number `first` to `end` - 1."""
-        return place(first, self.skipped), place(end - 1, self.skipped)
+        return place(end - batch_size, self.skipped), place(end - 1, self.skipped)
 
     def go_back(self, saved: Mapping[str, Any] | None, consumed: int, end: int) -> None:
         """Become what was saved with a checkpoint, and leave out what was read since.

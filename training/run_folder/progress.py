@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,15 @@ def last_step_of(config: RunConfig, samples_per_epoch: int | None) -> int | None
     return planned
 
 
+def newest_step(folder: Path) -> int:
+    """The step of a run's newest checkpoint; 0 without one."""
+    return next((step for checkpoint in published(folder) if (step := step_of(checkpoint.name))), 0)
+
+
 def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     """The newest checkpoint's step if it is the last one, or None."""
-    newest = published(config.folder)[:1]
-    step = step_of(newest[0].name) if newest else None
-    return step if step is not None and last_step is not None and step >= last_step else None
+    step = newest_step(config.folder)
+    return step if last_step is not None and step >= last_step else None
 
 
 def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:
@@ -51,8 +56,7 @@ def read_results(config: RunConfig) -> dict[str, Any]:
     return results
 
 
-def remove_unused(folder: Path) -> None:
-    """Take away the folder of a run that was refused before it wrote anything but its lock."""
-    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
-        (folder / LOCK).unlink()
-        folder.rmdir()
+def remove_unused(folder: Path, written: str = LOCK) -> None:
+    """Take away the folder of a run that was refused before anything but its lock, or what else is named, was written there."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [written]:
+        shutil.rmtree(folder)

@@ -120,9 +120,7 @@ def on_each(
             return None
         return (done.stdout.splitlines() or [""])[-1] if done.returncode == 0 else None
 
-    if not hosts:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(hosts))) as threads:
+    with ThreadPoolExecutor(max_workers=CONNECTIONS) as threads:
         return dict(zip([host.name for host in hosts], threads.map(run, hosts), strict=True))
 
 
@@ -132,15 +130,9 @@ def answering(hosts: Sequence[Host], ssh_port: str | None = None) -> dict[str, b
 
 
 def choose(pool: Pool, usable: Callable[[Host], bool], fits: Callable[[int], bool]) -> list[Host]:
-    """The hosts of the next start: those wanted that are usable, spares for the others, and no more than the batch can be divided over.
+    """The hosts of the next start, in the pool's order: those wanted that are usable, and spares for the others.
 
-    Args:
-        pool: All there are.
-        usable: Whether a host answers and was not dropped.
-        fits: Whether a run can be started with this many ranks.
-
-    Returns:
-        The hosts, in the pool's order; none if no number of them fits.
+    No more than the batch fits on, which can be divided over some numbers of ranks only; none if no number of them fits.
     """
     ready = [host for host in pool.all if usable(host)]
     # A spare stands in for a host of the same size; more than was wanted is not used.

@@ -55,19 +55,19 @@ def _bare(word: str) -> str:
     return re.sub(r"[\s\"'\\]", "", word)
 
 
-def end(words: Sequence[str], folder: Path, leave_seconds: float = LEAVE_SECONDS, script: str = SCRIPT) -> int:
-    """End them: asked first, killed after `leave_seconds`. Returns how many there were."""
+def end(words: Sequence[str], folder: Path, script: str = SCRIPT) -> int:
+    """End them: asked first, killed after `LEAVE_SECONDS`. Returns how many there were."""
     found = find(words, folder, script)
-    for number, seconds in ((signal.SIGTERM, leave_seconds), (signal.SIGKILL, leave_seconds)):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
                 os.kill(process, signal.SIGCONT)  # A stopped process would not hear of it.
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LEAVE_SECONDS
         while time.monotonic() < deadline and any(parent_of(process) is not None for process in found):
             time.sleep(0.1)
     return len(found)
 
 
 if __name__ == "__main__":
-    print(end(json.loads(sys.argv[1]), Path.cwd(), script=(*sys.argv[2:], SCRIPT)[0]))
+    print(end(json.loads(sys.argv[1]), Path.cwd(), *sys.argv[2:]))
