@@ -24,6 +24,7 @@ from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
 from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, activation_bytes, cut, plan_on, ring_bytes, saved_bytes, search
 from training.planning.devices import DEVICES, NETWORK_GBITS, Device
+from training.planning.schedule import write_timeline
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
 
@@ -120,8 +121,6 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
         lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {name}", ""]
     lines += [*stages_table(plan, device), *summary(run, plan, device, options)]
     if options.timeline:
-        from training.planning.timeline import write_timeline
-
         title = f"{run.run.name}: {layout_words(plan)}, {plan.step_seconds:.3g} s a step"
         write_timeline(Path(options.timeline), plan.played, title)
         lines += ["", f"timeline     {options.timeline}"]

@@ -163,7 +163,7 @@ def test_the_table_of_configurations_holds_what_check_says(page, monkeypatch):
 
 @pytest.mark.parametrize("page", READMES, ids=named)
 def test_every_tag_that_a_run_writes_is_explained(page):
-    source = "\n".join(read(ROOT / "training" / name) for name in ("run/meter.py", "run/loop.py", "health/slowest.py"))
+    source = "\n".join(read(ROOT / "training" / name) for name in ("run/meter.py", "run/loop.py", "health/stage_clock.py"))
     tags = {re.sub(r"\{[^}]*\}", "N", tag) for tag in re.findall(r"[\"']((?:train|valid|optim|perf|memory|pipeline)/[\w{}]+)[\"']", source)}
     tags.discard("valid/N")  # The scores of a mixture's sources, whose two tags stand in one row.
     tags |= {f"valid/{name}" for name in re.findall(r"\{tag\}/(\w+)", source)}

@@ -121,9 +121,9 @@ def _same(check: str, wrong: Sequence[str], what: str, fix: str) -> Finding:
 def _pdsh(pool: Pool) -> Finding:
     if len(pool.all) == 1 and pool.all[0].is_here:
         return good("pdsh", "not needed on one host")
-    if shutil.which("pdsh") is None:
-        return bad("pdsh", "not on PATH: DeepSpeed's launcher needs it", "install pdsh, or start with mpiexec or srun (docs/cluster.md)")
-    return good("pdsh", str(shutil.which("pdsh")))
+    if found := shutil.which("pdsh"):
+        return good("pdsh", found)
+    return bad("pdsh", "not on PATH: DeepSpeed's launcher needs it", "install pdsh, or start with mpiexec or srun (docs/cluster.md)")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from deepspeed.accelerator import get_accelerator
 
 from model.flops import flops_per_token
 from training.config import RunConfig
-from training.health.slowest import pipeline_figures
 from training.health.spikes import Spikes
+from training.health.stage_clock import pipeline_figures
 from training.launch.process_group import Ranks, by_rank
 from training.run.failure import RunError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from training.checkpoints.find_and_verify import step_of, tag_of
 from training.config import RunConfig
-from training.health.slowest import slow_phrase
+from training.health.stage_clock import slow_phrase
 from training.run_folder.curves import MONITORS, CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, mark_owner, monitor_folder
 
 if TYPE_CHECKING:

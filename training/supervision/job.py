@@ -55,7 +55,7 @@ class Job:
 
     def fits(self, ranks: int) -> bool:
         """Whether the global batch can be divided over this many ranks."""
-        return ranks > 0 and can_split({"pipeline": {"stages": self.config.batch.stages}, **self._kept_batch()}, ranks)
+        return can_split({"pipeline": {"stages": self.config.batch.stages}, **self._kept_batch()}, ranks)
 
     def _kept_batch(self) -> dict[str, int | None]:
         """The batch keys with which any number of ranks keeps the global batch."""

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import train_many
-from training.health.slowest import CLEARLY, pipeline_figures, slow_phrase
-from training.health.stage_clock import DeviceTimes, StageClock
+from training.health.stage_clock import CLEARLY, DeviceTimes, StageClock, pipeline_figures, slow_phrase
 
 SLEEP_SECONDS = 0.1
 
