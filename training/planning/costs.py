@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from model.config import ModelConfig
 from model.flops import StageSummary, Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
@@ -41,11 +42,21 @@ class Plan:
     workload: Workload
     rows: Sequence[StageSummary]
     """What each stage holds."""
-    seconds: Sequence[StageSeconds]
     memory_bytes: Sequence[int]
     """By stage, one process at its peak."""
-    played: Played
-    naive_seconds: float
+    seconds: Sequence[StageSeconds]
+    transfer: float
+    """Seconds of one micro-batch over one boundary."""
+
+    @cached_property
+    def played(self) -> Played:
+        """The step as DeepSpeed's schedule has it."""
+        return play(self.seconds, self.workload.micro_batches, self.transfer)
+
+    @property
+    def naive_seconds(self) -> float:
+        """The step with one stage busy at a time."""
+        return one_after_the_other(self.seconds, self.workload.micro_batches, self.transfer)
 
     @property
     def stages(self) -> int:
@@ -68,38 +79,11 @@ class Plan:
         return max(stage.reduce + stage.step for stage in self.seconds)
 
 
-def plan_step(
-    workload: Workload,
-    rows: Sequence[StageSummary],
-    memory_bytes: Sequence[int],
-    seconds: Sequence[tuple[float, float]],
-    *,
-    transfer: float,
-    once: Sequence[tuple[float, float]],
-) -> Plan:
-    """Put the costs of layers together.
-
-    Args:
-        workload: Sequence length, micro-batches, replicas, precision and the like.
-        rows: What each stage holds.
-        memory_bytes: That a process of each stage takes.
-        seconds: Of each layer, forward and backward, one micro-batch.
-        transfer: Seconds of one micro-batch over one boundary.
-        once: Of each stage, seconds once a step: until gradients are summed, and of the optimizer with the exchange of weights.
-    """
-    stages = []
-    for row, (reduce, step) in zip(rows, once, strict=True):
-        passes = seconds[row.first_layer : row.first_layer + row.num_layers]
-        forward, backward = (sum(times) for times in zip(*passes, strict=True))
-        stages.append(StageSeconds(forward=forward, backward=backward, reduce=reduce, step=step))
-    return Plan(
-        workload=workload,
-        rows=rows,
-        seconds=stages,
-        memory_bytes=memory_bytes,
-        played=play(stages, workload.micro_batches, transfer),
-        naive_seconds=one_after_the_other(stages, workload.micro_batches, transfer),
-    )
+def stage_seconds(row: StageSummary, layers: Sequence[tuple[float, float]], *, reduce: float, step: float) -> StageSeconds:
+    """Of a stage, from the seconds of all layers, forward and backward of one micro-batch, and what it does once a step."""
+    own = layers[row.first_layer : row.first_layer + row.num_layers]
+    forward, backward = (sum(seconds) for seconds in zip(*own, strict=True))
+    return StageSeconds(forward=forward, backward=backward, reduce=reduce, step=step)
 
 
 def process_bytes(row: StageSummary) -> int:
@@ -122,26 +106,22 @@ def plan_on(
 ) -> Plan:
     """A step on devices that reach their efficiency everywhere, `slots` in a host. All stages of a host share its links to others."""
     tokens = workload.seq_length * workload.micro_batch
-    layers = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
+    work = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
+    layers = recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in work], workload)
     matrices = block_matrix_parameters(config)
     summed, gathered = bytes_sent(workload)
-    gradients, once = summed / (summed + gathered), []
+    gradients = summed / (summed + gathered)
     rows, link = stage_summary(config, parts, workload), device.link_gb_per_second * 1e9
     on_one_host = len(rows) * workload.replicas <= slots  # It needs no network.
     bytes_per_second = link if on_one_host else network_bytes_per_second / len(rows)
+    stages = []
     for row in rows:
         network = ring_bytes(row.parameters, workload) / bytes_per_second
         by_muon = sum(matrices[row.first_layer : row.first_layer + row.num_layers])
         update = optimizer_seconds(device, config, workload, row.parameters, by_muon)
-        once.append((network * gradients, network * (1 - gradients) + update))
-    return plan_step(
-        workload,
-        rows,
-        [row.peak_bytes for row in rows],
-        recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in layers], workload),
-        transfer=activation_bytes(config, workload) / link,
-        once=once,
-    )
+        stages.append(stage_seconds(row, layers, reduce=network * gradients, step=network * (1 - gradients) + update))
+    memory, transfer = [row.peak_bytes for row in rows], activation_bytes(config, workload) / link
+    return Plan(workload=workload, rows=rows, memory_bytes=memory, seconds=stages, transfer=transfer)
 
 
 def recomputed(seconds: list[tuple[float, float]], workload: Workload) -> list[tuple[float, float]]:

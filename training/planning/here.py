@@ -22,7 +22,7 @@ from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
 from training.launch.parent import bound
-from training.planning.costs import GIB, Plan, cut, plan_step, process_bytes, recomputed, saved_bytes
+from training.planning.costs import GIB, Plan, cut, process_bytes, recomputed, saved_bytes, stage_seconds
 from training.planning.probe import Probed
 
 # Between which the optimizer is timed: fewer parameters would time Python, more would need memory and time for the same figure.
@@ -61,15 +61,16 @@ def update_size(run: RunConfig) -> int:
 def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = None) -> Plan:
     """The plan of a run whose precision is decided, with these figures; `parts` as the run would choose them unless they are given."""
     workload, batch = run.workload, run.batch
-    seconds = recomputed([(forward, backward) for forward, backward in probed.layers], workload)
-    parts = parts or cut(run, batch.stages, [sum(one) for one in seconds])
+    layers = recomputed([(forward, backward) for forward, backward in probed.layers], workload)
+    parts = parts or cut(run, batch.stages, [sum(one) for one in layers])
     rows = stage_summary(run.model, parts, workload)
-    once = [(probed.reduce * row.parameters, probed.update * row.parameters / batch.replicas) for row in rows]
-    if run.model.tie_embeddings and batch.stages > 1:
-        for end in (0, -1):
-            once[end] = (once[end][0] + probed.tied, once[end][1])
+    stages = []
+    for row in rows:
+        tied = probed.tied if run.model.tie_embeddings and batch.stages > 1 and row.stage in (0, batch.stages - 1) else 0.0
+        reduce, step = probed.reduce * row.parameters + tied, probed.update * row.parameters / batch.replicas
+        stages.append(stage_seconds(row, layers, reduce=reduce, step=step))
     memory = [process_bytes(row) + (saved_bytes(row) if run.training.async_save else 0) for row in rows]
-    return plan_step(workload, rows, memory, seconds, transfer=probed.transfer, once=once)
+    return Plan(workload=workload, rows=rows, memory_bytes=memory, seconds=stages, transfer=probed.transfer)
 
 
 def compare(folder: Path) -> str:
