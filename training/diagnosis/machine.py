@@ -125,27 +125,23 @@ def check_extension_locks() -> Finding:
     return good("compiled operators", "no stale lock; the shipped runs compile none")
 
 
-def environment_files(environment: Mapping[str, str]) -> list[Path]:
-    """Where DeepSpeed finds variables that its launcher passes on: in the home folder, then here."""
+def environment_files(environment: Mapping[str, str]) -> dict[Path, list[str]]:
+    """The files in which DeepSpeed finds variables that its launcher passes on, in the home folder and here; U+FFFD is not UTF-8."""
     name = environment.get("DS_ENV_FILE", ".deepspeed_env")
-    return [path for path in dict.fromkeys([Path.home() / name, Path(name)]) if path.is_file()]  # A name from the root on is both.
-
-
-def _lines(path: Path) -> list[str]:
-    """Of an environment file, with U+FFFD for what is not UTF-8."""
-    return path.read_text("utf-8", errors="replace").splitlines()
+    paths = dict.fromkeys([Path.home() / name, Path(name)])  # A name from the root on is both.
+    return {path: path.read_text("utf-8", errors="replace").splitlines() for path in paths if path.is_file()}
 
 
 def names_passed_on(environment: Mapping[str, str]) -> set[str]:
     """The variables in these files. Of a shell's own, the launcher passes on few."""
-    return {line.partition("=")[0] for path in environment_files(environment) for line in _lines(path)}
+    return {line.partition("=")[0] for lines in environment_files(environment).values() for line in lines}
 
 
 def check_environment_files(environment: Mapping[str, str]) -> Finding:
     """DeepSpeed splits every line at "=", and ends at one that has none."""
     said = f"no {environment.get('DS_ENV_FILE', '.deepspeed_env')}; `--write-env` writes one"
-    for path in environment_files(environment):
-        for number, line in enumerate(_lines(path), 1):
+    for path, lines in environment_files(environment).items():
+        for number, line in enumerate(lines, 1):
             if "\ufffd" in line:
                 wrong = f"{path}:{number} is not UTF-8: DeepSpeed ends with a UnicodeDecodeError"
                 return bad("environment file", wrong, "write the line anew")
