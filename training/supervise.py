@@ -149,10 +149,9 @@ class Supervisor:
 
     def _end_leftovers(self) -> None:
         """What still runs of a start that has ended or was lost holds devices, ports and the run's lock."""
-        pool = self.job.pool
-        remote = [host for host in pool.all if not host.is_here] if pool else []
         found: dict[str, str | None] = {"here": str(end(self.job.words, Path.cwd()))}
-        if remote and (self.folder / "hostfile").exists():
+        if self.job.pool and (self.folder / "hostfile").exists():
+            remote = [host for host in self.job.pool.all if not host.is_here]
             command = [sys.executable, "-m", "training.supervision.leftovers", json.dumps(self.job.words)]
             found |= on_each(remote, command, self.job.ssh_port)
         left = {name: count for name, count in found.items() if count not in (None, "", "0")}
@@ -167,7 +166,7 @@ class Supervisor:
         answers = answering(pool.all, self.job.ssh_port)
         chosen = choose(pool, lambda host: answers[host.name] and host.name not in self._dropped, self.job.fits)
         missing = {host.name: self._why_not(host, answers[host.name]) for host in pool.wanted if host not in chosen}
-        if missing or any(host in pool.spares for host in chosen):
+        if missing:  # Where nobody is, no spare was chosen either.
             self._note("hosts", used=[host.name for host in chosen], left_out=missing)
         return chosen
 

@@ -21,8 +21,7 @@ SETTINGS: dict[str, Setting] = {"auto": "auto", "true": True, "false": False}
 def use(ranks: Ranks, setting: str, mebibytes: int, reporter: Reporter) -> None:
     """Go through the steps behind the process group. The precision is the run's: as there, rank 0 decides."""
     hosts = gather(socket.gethostname())
-    kind = get_accelerator().device_name()
-    precision = gather(choose_precision(SETTINGS[setting], kind) if ranks.is_first else None)[0]
+    precision = gather(choose_precision(SETTINGS[setting], get_accelerator().device_name()) if ranks.is_first else None)[0]
     reporter.say(step="ring", backend=backend(), precision=precision.name)
     check_ring(ranks, precision.dtype, reporter)
     others = [rank for rank in range(ranks.world.size) if rank != ranks.world.rank]

@@ -106,9 +106,8 @@ def plan_on(
 ) -> Plan:
     """A step on devices that reach their efficiency everywhere, `slots` in a host. All stages of a host share its links to others."""
     tokens = workload.seq_length * workload.micro_batch
-    work = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
-    layers = recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in work], workload)
-    matrices = block_matrix_parameters(config)
+    both_ways = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
+    layers = recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in both_ways], workload)
     summed, gathered = bytes_sent(workload)
     gradients = summed / (summed + gathered)
     rows, link = stage_summary(config, parts, workload), device.link_gb_per_second * 1e9
@@ -117,11 +116,10 @@ def plan_on(
     stages = []
     for row in rows:
         network = ring_bytes(row.parameters, workload) / bytes_per_second
-        by_muon = sum(matrices[row.first_layer : row.first_layer + row.num_layers])
-        update = optimizer_seconds(device, config, workload, row.parameters, by_muon)
+        update = optimizer_seconds(device, config, workload, row)
         stages.append(stage_seconds(row, layers, reduce=network * gradients, step=network * (1 - gradients) + update))
-    memory, transfer = [row.peak_bytes for row in rows], activation_bytes(config, workload) / link
-    return Plan(workload=workload, rows=rows, memory_bytes=memory, seconds=stages, transfer=transfer)
+    memory = [row.peak_bytes for row in rows]
+    return Plan(workload=workload, rows=rows, memory_bytes=memory, seconds=stages, transfer=activation_bytes(config, workload) / link)
 
 
 def recomputed(seconds: list[tuple[float, float]], workload: Workload) -> list[tuple[float, float]]:
@@ -131,11 +129,12 @@ def recomputed(seconds: list[tuple[float, float]], workload: Workload) -> list[t
     return [(forward, backward + forward) for forward, backward in seconds[:-1]] + seconds[-1:]
 
 
-def optimizer_seconds(device: Device, config: ModelConfig, workload: Workload, parameters: int, in_matrices: int) -> float:
+def optimizer_seconds(device: Device, config: ModelConfig, workload: Workload, row: StageSummary) -> float:
     """Of a stage: masters and moments are read and written once (memory bandwidth), and Muon's matrices multiplied."""
-    seconds = UPDATE_BYTES * parameters / workload.replicas / (device.memory_gb_per_second * 1e9)
+    seconds = UPDATE_BYTES * row.parameters / workload.replicas / (device.memory_gb_per_second * 1e9)
     if workload.muon:
         # A quintic iteration on an m x n matrix, m the smaller side, multiplies m x n by n x m, m x m by m x m, m x m by m x n.
+        in_matrices = sum(block_matrix_parameters(config)[row.first_layer : row.first_layer + row.num_layers])
         products = NEWTON_SCHULZ_STEPS * 2 * in_matrices * 3 * config.hidden_size
         seconds += products / workload.replicas / device.flops(workload.bf16)
     return seconds
