@@ -6,7 +6,7 @@ that was held out are what the language makes likely anyway; hits on training te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,7 @@ from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.text import TextStream
 from inference.generation.writing import generate
-from inference.judgement.memorization import NGRAM_SIZE, CorpusIndex
-from inference.judgement.suffix_array import num_common
+from inference.judgement.memorization import NGRAM_SIZE, CorpusIndex, num_common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,11 @@ def _mean(values: Sequence[float]) -> float | None:
 def _passages(streams: Sequence[Stream], eos_ids: Sequence[int], probe: Probe) -> list[np.ndarray]:
     """Evenly spaced passages of prefix and continuation, none across the end of a document; fewer where the text has fewer."""
     size = probe.prefix_tokens + probe.new_tokens
-    places = [(stream, start, room) for stream in streams for start, room in _rooms(stream, size)]
+    places = []  # (stream, first token of a document, passages that can begin from there on)
+    for stream in streams:
+        starts = stream.document_starts()
+        rooms = np.diff(starts, append=stream.num_tokens) - size + 1
+        places += [(stream, start, room) for start, room in zip(starts.tolist(), rooms.tolist(), strict=True) if room > 0]
     ends = np.cumsum([room for _, _, room in places], dtype=np.int64)
     total = int(ends[-1]) if places else 0
     count = min(probe.num_prefixes, total)
@@ -97,10 +100,3 @@ def _passages(streams: Sequence[Stream], eos_ids: Sequence[int], probe: Probe) -
         if ids[-1] not in eos_ids:
             found.append(ids)
     return found
-
-
-def _rooms(stream: Stream, size: int) -> Iterator[tuple[int, int]]:
-    """(first token, passages that can begin from there on) of each document that is long enough."""
-    starts = stream.document_starts()
-    rooms = np.diff(starts, append=stream.num_tokens) - size + 1
-    yield from ((start, room) for start, room in zip(starts.tolist(), rooms.tolist(), strict=True) if room > 0)

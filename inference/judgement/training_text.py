@@ -21,8 +21,7 @@ from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
 from ds_configs.files import object_or_nothing, read_object, replacing_folder, write_json
 from inference.export import RECORD
-from inference.judgement.memorization import BORDER, CorpusIndex, Facts
-from inference.judgement.suffix_array import sort_suffixes
+from inference.judgement.memorization import BORDER, CorpusIndex, Facts, sort_suffixes
 
 log = logging.getLogger(__name__)
 

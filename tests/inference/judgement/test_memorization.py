@@ -12,8 +12,7 @@ import pytest
 
 from data.documents import DataError
 from data.inspect import find_subject
-from inference.judgement.memorization import CorpusIndex, Facts
-from inference.judgement.suffix_array import sort_suffixes
+from inference.judgement.memorization import CorpusIndex, Facts, sort_suffixes
 from inference.judgement.training_text import find_training_text, open_index
 from tests.conftest import LINES
 
