@@ -21,8 +21,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from inference.export import find_folder
 from inference.generation.engine import Engine, load_engine
-from inference.generation.loading import find_folder
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
 

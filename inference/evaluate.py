@@ -9,18 +9,17 @@ The table goes to standard output, everything else to standard error. The same f
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ds_configs.files import object_or_nothing, write_json
-from inference.export import RECORD
+from inference.commands import check_output, command, set_threads
+from inference.export import RECORD, find_folder
 from inference.exporting.card import renew_evaluation
-from inference.exporting.source import check_output, find_source
-from inference.generate import set_threads
-from inference.generation.loading import DTYPES, find_folder
+from inference.exporting.source import find_source
+from inference.generation.settings import DTYPES
 from inference.judgement import questions, results
 
 
@@ -61,34 +60,28 @@ def home_of(model: Path) -> Path:
     return parent if (parent / "checkpoints").is_dir() else model
 
 
+@command("inference.evaluate")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for, told in one line."""
+    """The command."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    set_threads(1)
-    try:
-        _check(options)
-        home = home_of(options.model)
-        folder = find_folder(options.model)
-        checkpoint = object_or_nothing(folder / RECORD)
-        # Only now: torch takes a second to import, and a mistake should not wait for it.
-        from inference.judgement.sections import Job
+    set_threads()
+    _check(options)
+    home = home_of(options.model)
+    folder = find_folder(options.model)
+    checkpoint = object_or_nothing(folder / RECORD)
+    # Only now: torch takes a second to import, and a mistake should not wait for it.
+    from inference.judgement.sections import Job
 
-        found: list[Mapping[str, Any]] = []
-        for name, result in Job(options, folder).sections():
-            found.append({"name": name, **result})
-            print(results.markdown(found[-1]) + "\n", flush=True)
-            results.add(home, name, result, checkpoint)
-        if options.output:
-            about = {key: checkpoint.get(key) for key in results.ABOUT}
-            write_json(options.output, {"model": str(options.model), **about, "sections": found})
-        if checkpoint.get("fingerprint"):
-            renew_evaluation(folder, home, checkpoint["fingerprint"])
-    except (ValueError, OSError) as error:
-        print(f"inference.evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    found: list[Mapping[str, Any]] = []
+    for name, result in Job(options, folder).sections():
+        found.append({"name": name, **result})
+        print(results.markdown(found[-1]) + "\n", flush=True)
+        results.add(home, name, result, checkpoint)
+    if options.output:
+        about = {key: checkpoint.get(key) for key in results.ABOUT}
+        write_json(options.output, {"model": str(options.model), **about, "sections": found})
+    if checkpoint.get("fingerprint"):
+        renew_evaluation(folder, home, checkpoint["fingerprint"])
     print(f"written to {home / results.FILE}", file=sys.stderr)
     return 0
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing, replacing_folder, write_json
+from inference.commands import command
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.config import ModelConfig
@@ -66,13 +67,12 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     """
     if out.exists() and not (out / RECORD).is_file() and (out.is_file() or any(out.iterdir())):
         raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
-    if source.kind == "folder":
+    if source.run is None:
         model = _read_folder(source.path)
         # Of which checkpoint and text they are holds for the same weights in another format.
         origin = object_or_nothing(source.path / RECORD)
         _write(model, out, {**origin, "folder": str(source.path), "format": format or model.config.family, "layout": LAYOUT})
         return True
-    assert source.run is not None, "a run or a checkpoint has a run folder"
     config, model_config = load_run_config(source.run)
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
@@ -101,17 +101,24 @@ def _is_whole(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
 
 
-def export_of_run(source: Source) -> Path:
-    """The run's own export, in its folder: `export/` of the newest checkpoint, `export_<tag>/` of a named one; made if it is not current.
+def find_folder(path: Path, num_processes: int = 1) -> Path:
+    """The Hugging Face folder to load: the path itself, or a run's own export in its folder, made or renewed on the way.
+
+    That is `export/` of the newest checkpoint, `export_<tag>/` of a named one.
 
     Raises:
-        CheckpointError: If the run has no good checkpoint, or the named one is damaged.
+        CheckpointError: If there is no model at the path, the run has no good checkpoint, or the named one is damaged.
         ValueError: If its model has no Hugging Face format.
     """
-    assert source.run is not None, "a run or a checkpoint has a run folder"
+    source = find_source(path)
+    if source.run is None:
+        return path
+    if num_processes > 1:
+        raise CheckpointError(
+            f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
+        )
     out = source.run / ("export" if source.kind == "run" else f"export_{source.path.name}")
-    if export(source, out):
-        log.info("exported %s to %s", object_or_nothing(out / RECORD)["checkpoint"], out)
+    export(source, out)
     return out
 
 
@@ -215,8 +222,9 @@ def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
         write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
 
 
+@command("inference.export")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m inference.export", description="Write a run's weights as a Hugging Face folder.")
     parser.add_argument(
         "source", type=Path, metavar="RUN_OR_FOLDER", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder"
@@ -224,14 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     parser.add_argument("--format", choices=tuple(FAMILIES), help="default: the model's own family")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        written = export(find_source(options.source), options.out, options.format)
-    except (ValueError, OSError) as error:
-        print(f"inference.export: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    written = export(find_source(options.source), options.out, options.format)
     record = object_or_nothing(options.out / RECORD)
     made_of = f"step {record['step']} of {options.source}" if "step" in record else str(options.source)
     print(f"{options.out}: {made_of} as {record['format']}" + ("" if written else ", already exported; nothing to do"))

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import io
 import json
-import logging
 import os
 import sys
 import time
@@ -21,13 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ds_configs.files import object_or_nothing
-from inference.export import RECORD
-from inference.exporting.source import check_output
-from inference.generation.loading import DTYPES, choose_dtype, find_folder
+from inference.commands import check_output, command, set_threads
+from inference.export import RECORD, find_folder
 from inference.generation.prompts import Batch, Display, plan, read_prompts
-from inference.generation.settings import Sampling
+from inference.generation.settings import DTYPES, Sampling, choose_dtype
 from inference.generation.stopping import BOUNDARIES
-from model.hardware.processors import usable_processors
 
 if TYPE_CHECKING:
     from inference.generation.engine import Engine
@@ -89,10 +86,10 @@ def continue_all(engine: Engine, batches: Sequence[Batch], num_samples: int, sho
             done += 1
 
 
+@command("inference.generate")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for, told in one line."""
+    """The command. Of several processes only the first speaks."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     num_processes, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     set_threads(num_processes)
     try:
@@ -105,12 +102,10 @@ def main(arguments: Sequence[str]) -> int:
             print(f"precision: {dtype}, {why}", file=sys.stderr)
         engine = load_engine(folder, dtype=dtype, tp_size=num_processes)
         output = options.output.open("w", encoding="utf-8", buffering=1) if options.output and is_first else None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError):
         if is_first:
-            print(f"inference.generate: {error}", file=sys.stderr)
+            raise
         return 2
-    except KeyboardInterrupt:
-        return 130
     about = {"model": str(options.model), "checkpoint": object_or_nothing(folder / RECORD).get("checkpoint")}
     start, num_tokens, num_written = time.perf_counter(), 0, 0
     num_texts = sum(len(batch.prompts) for batch in batches)
@@ -123,8 +118,6 @@ def main(arguments: Sequence[str]) -> int:
             elif output:
                 output.write(f"{text['prompt']}{text['text']}\n{between}")
             num_written += 1
-    except KeyboardInterrupt:
-        return 130
     except OSError as error:
         # Python would flush to standard output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -144,19 +137,6 @@ def _told(error: OSError, kept: str | None) -> int:
     full = f"the text cannot be written ({error}). Is there room on that disk?"
     print(f"inference.generate: {f'standard output was closed, and {kept}.' if closed else full}", file=sys.stderr)
     return 2
-
-
-def set_threads(num_processes: int) -> None:
-    """What torch's threads read when torch is imported; nothing that is set already is changed."""
-    # Threads that wait for each other spin by default. Where anything else runs, they then mostly wait for a core: on two busy cores a
-    # 4.5 M model wrote 4 tokens/s with spinning and 150 without.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Before they sleep they spin for some microseconds (GNU's OpenMP counts rounds): one token of a 124 M model is hundreds of waits that
-    # short, and sleeping and waking at each of them took a third of its time on idle cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    if num_processes > 1:
-        # By itself each process takes all cores.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // num_processes)))
 
 
 def _standard_output() -> TextIO:

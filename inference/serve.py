@@ -11,16 +11,16 @@ import argparse
 import dataclasses
 import importlib.util
 import ipaddress
-import logging
 import os
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from inference.commands import command, set_threads
+from inference.export import find_folder
 from inference.exporting.source import find_source, max_positions
-from inference.generate import set_threads
-from inference.generation.loading import choose_dtype, find_folder
+from inference.generation.settings import choose_dtype
 from inference.server.limits import Limits
 
 # int8 would let a text depend on those that are written beside it.
@@ -97,32 +97,26 @@ def build_limits(options: argparse.Namespace, folder: Path) -> Limits:
     return Limits(**{"max_context": context, "max_prompt_tokens": max(1, context - 1), "max_tokens": context, **given})
 
 
+@command("inference.serve")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for, told in one line; 128 + N the end by signal N."""
+    """The command. Exit code 128 + N is the end by signal N."""
     options = parse(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    set_threads(1)
+    set_threads()
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
+    key = read_key(options.api_key_file)
+    check_exposure(options.host, key)
+    folder = find_folder(options.model)
+    limits = build_limits(options, folder)
+    # What can be wrong with an address is told before seconds are spent on loading.
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(f"{', '.join(missing)} is missing. Run: .venv/bin/pip install -r requirements-serve.txt")
-        key = read_key(options.api_key_file)
-        check_exposure(options.host, key)
-        folder = find_folder(options.model)
-        limits = build_limits(options, folder)
-        # What can be wrong with an address is told before seconds are spent on loading.
-        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        try:
-            listener = socket.create_server((options.host, options.port), family=family, backlog=1024)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
-        return _serve(options, folder, limits, key, listener)
-    except (ValueError, OSError) as error:
-        print(f"inference.serve: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        listener = socket.create_server((options.host, options.port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{options.host}:{options.port}: cannot be listened at ({reason}). Choose another with --port.") from None
+    return _serve(options, folder, limits, key, listener)
 
 
 def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str | None, listener: socket.socket) -> int:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing, replacing
-from inference.exporting.source import check_output, find_source, token_ids
+from inference.commands import check_output, command
+from inference.exporting.source import find_source, token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
@@ -140,20 +141,14 @@ def _describe_tokens(writer: Any, folder: Path, vocab_size: int) -> None:
             getattr(writer, f"add_{name}")(index)
 
 
+@command("inference.to_gguf")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m inference.to_gguf", description="Write an exported folder as a GGUF file.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that inference.export made")
     parser.add_argument("out", type=Path, metavar="OUT.gguf", help="the file to write")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        to_gguf(options.folder, options.out)
-    except (ValueError, OSError) as error:
-        print(f"inference.to_gguf: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    to_gguf(options.folder, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 2**20:,.1f} MiB, fp32")
     return 0
 

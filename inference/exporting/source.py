@@ -23,16 +23,6 @@ class Source:
     run: Path | None
 
 
-def check_output(path: Path) -> None:
-    """A file that a command writes must have a folder to be in.
-
-    Raises:
-        ValueError: If it cannot be written there.
-    """
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{path}: cannot be written. Name a file in a folder that exists.")
-
-
 def find_source(path: Path) -> Source:
     """Tell what lies at a path; `runs/<name>@<tag>` is the checkpoint with that tag of a run.
 
@@ -45,7 +35,8 @@ def find_source(path: Path) -> Source:
     if not path.exists():
         raise CheckpointError(f"{path}: no such folder. {_known_runs(path)}")
     if path.is_file():
-        raise CheckpointError(f"{path}: is a file. {_run_of(path)}")
+        wanted = f"runs/{path.stem} for the configuration {path.name}" if path.suffix == ".json" else "or a Hugging Face folder"
+        raise CheckpointError(f"{path}: is a file. Name the folder of the run instead, {wanted}.")
     if (path / MANIFEST).is_file() or is_universal(path):
         return Source("checkpoint", path, path.resolve().parent.parent)
     config = object_or_nothing(path / "config.json")
@@ -104,10 +95,3 @@ def _known_runs(path: Path) -> str:
         if runs:
             return f"Runs in {folder}: {', '.join(runs)}."
     return "Train one with ./run_pretrain.sh, which leaves it in runs/<name>."
-
-
-def _run_of(path: Path) -> str:
-    """What someone who named a file should have named."""
-    if path.suffix == ".json":
-        return f"Name the folder of the run instead, runs/{path.stem} for the configuration {path.name}."
-    return "Name the folder of a run, or a Hugging Face folder."

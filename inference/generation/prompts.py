@@ -126,35 +126,28 @@ class Display:
     """
 
     def __init__(self, prompts: Sequence[str], out: TextIO) -> None:
-        self._prompts, self._out = prompts, out
-        self._waiting = [""] * len(prompts)
+        self._out = out
+        heads = [f"\n[{number}/{len(prompts)}]\n" for number in range(1, len(prompts) + 1)] if len(prompts) > 1 else [""]
+        heads[0] = heads[0].lstrip()
+        self._waiting = [head + prompt for head, prompt in zip(heads, prompts, strict=True)]
         self._over = [False] * len(prompts)
         self._shown = 0
-        self._begin()
+        self._show()
 
     def add(self, row: int, piece: str, last: bool) -> None:
         """More text of one prompt."""
-        self._waiting[row] += piece
+        self._waiting[row] += piece + "\n" * last
         self._over[row] = last
         if row == self._shown:
             self._show()
 
     def _show(self) -> None:
-        while self._shown < len(self._prompts):
+        while self._shown < len(self._waiting):
             self._put(self._waiting[self._shown])
             self._waiting[self._shown] = ""
             if not self._over[self._shown]:
                 return
-            self._put("\n")
             self._shown += 1
-            self._begin()
-
-    def _begin(self) -> None:
-        if self._shown == len(self._prompts):
-            return
-        if len(self._prompts) > 1:
-            self._put(f"{'' if self._shown == 0 else chr(10)}[{self._shown + 1}/{len(self._prompts)}]\n")
-        self._put(self._prompts[self._shown])
 
     def _put(self, text: str) -> None:
         if text:

@@ -17,7 +17,7 @@ from ds_configs.files import object_or_nothing
 from inference.export import RECORD
 from inference.exporting.source import max_positions
 from inference.generation.engine import Engine, load_engine
-from inference.generation.loading import choose_dtype
+from inference.generation.settings import choose_dtype
 from inference.judgement.continuation import Probe, continue_corpus
 from inference.judgement.generated import judge_texts, read_generated
 from inference.judgement.held_out import Rows, Text, held_out_texts, score, texts_of_file

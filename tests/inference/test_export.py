@@ -11,7 +11,7 @@ import torch
 
 from data.tokenizers.tokenizer_folder import load as load_tokenizer
 from ds_configs.files import object_or_nothing
-from inference.export import export, export_of_run, main
+from inference.export import export, find_folder, main
 from inference.exporting.source import Source, find_source, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
@@ -213,7 +213,7 @@ def test_a_run_is_exported_once_and_generated_from(run: Path, capsys: pytest.Cap
     assert generate(command) == 0
     assert capsys.readouterr().out == first
     assert (run / "export" / "model.safetensors").stat().st_mtime_ns == written
-    assert export_of_run(find_source(run)) == run / "export"
+    assert find_folder(run) == run / "export"
     assert not export(Source("run", run, run), run / "export")
 
 
