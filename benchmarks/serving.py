@@ -25,7 +25,6 @@ from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.server.batcher import Batcher
 from inference.server.limits import Limits
-from inference.server.metrics import Metrics
 from inference.server.sequence import Piece, Sequence
 
 VERSE = "床前明月光，疑是地上霜。举头望明月，低头思故乡。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
@@ -66,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(Path(folder), options.dtype)
     limits = Limits(max_context=256, max_prompt_tokens=255, max_tokens=256, max_batch=options.texts, max_queue=options.texts)
-    batcher = Batcher(engine, limits, Metrics())
+    batcher = Batcher(engine, limits)
     batcher.start()
     write(engine, batcher, options.texts, 4, 0)
     at_once = one_by_one = 0.0

@@ -126,21 +126,18 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     from inference.server.completions import Writer
     from inference.server.corpus import Corpus
     from inference.server.listening import serve
-    from inference.server.metrics import Metrics
 
     source = find_source(options.model)
     name = options.name or (source.run or source.path).resolve().name
     dtype, why = choose_dtype(options.dtype)
     print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
     engine = load_engine(folder, dtype=dtype)
-    metrics = Metrics()
-    batcher = Batcher(engine, limits, metrics)
-    writer = Writer(name, engine.tokenizer, engine.vocab_size, limits, batcher, metrics)
-    app = build_app(writer, Corpus(source.run or source.path), key)
+    batcher = Batcher(engine, limits)
+    app = build_app(Writer(name, batcher), Corpus(source.run or source.path), key)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)
-    return serve(app, listener, batcher, limits, metrics)
+    return serve(app, listener, batcher)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,11 @@
-"""From the scores of the next token to the token: what is ruled out, penalised, and drawn, row by row."""
+"""From the scores of the next token to the token: what is penalised, ruled out, and drawn, row by row."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from inference.generation.settings import Sampling
-
-
-class Usable:
-    """Rules out ids that stand for nothing: a vocabulary is often padded beyond its tokenizer's."""
-
-    def __init__(self, usable: Iterable[int], vocab_size: int, device: torch.device) -> None:
-        unusable = sorted(set(range(vocab_size)).difference(usable))
-        self._unusable = torch.tensor(unusable, dtype=torch.int64, device=device)
-
-    def __call__(self, tokens: Tensor | None, scores: Tensor) -> Tensor:
-        """The scores (B, V) without those ids, whatever the tokens."""
-        return scores.index_fill(1, self._unusable, -torch.inf)
-
-
-class Repetition:
-    """Divides the positive and multiplies the negative scores of tokens that are there already (Keskar et al. 2019, CTRL).
-
-    The library's own version counts the padding on the left as text, so that a prompt's neighbours in the batch would change its text.
-    """
-
-    def __init__(self, penalty: float, mask: Tensor) -> None:
-        self._penalty, self._mask = penalty, mask
-
-    def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """Of the scores (B, V) after the tokens (B, T), the padding included."""
-        if self._penalty == 1:
-            return scores
-        new = torch.ones_like(tokens[:, self._mask.shape[1] :], dtype=torch.bool)
-        rows, columns = torch.cat([self._mask, new], dim=1).nonzero(as_tuple=True)
-        present = torch.zeros_like(scores, dtype=torch.bool)
-        present[rows, tokens[rows, columns]] = True
-        return torch.where(present, torch.where(scores < 0, scores * self._penalty, scores / self._penalty), scores)
-
 
 CLOSE = 1e-4
 """Logits of a text alone and among others differ by less (in fp32). A decision that is closer than this may be another one there."""
@@ -52,17 +17,33 @@ class Draw:
     The scores that come out leave only the drawn token, which the library's greedy search then takes.
     """
 
-    def __init__(self, sampling: Sampling, num_rows: int, device: torch.device) -> None:
-        self._sampling = sampling
-        self._generators = [torch.Generator(device).manual_seed(sampling.seed + row) for row in range(num_rows)]
+    def __init__(self, sampling: Sampling, unusable: Tensor, mask: Tensor) -> None:
+        """`mask` (B, T) is true where a prompt is, and not padding; `unusable` are ids that are never written."""
+        self._sampling, self._unusable, self._mask = sampling, unusable, mask
+        self._generators = [torch.Generator(mask.device).manual_seed(sampling.seed + row) for row in range(len(mask))]
 
     def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V) with one token left in each row; greedy, as they are."""
+        """The scores (B, V) after the tokens (B, T), padding included, with one token left in each row; all of them if greedy."""
+        if self._sampling.repetition_penalty != 1:
+            scores = self._penalised(tokens, scores)
+        scores = scores.index_fill(1, self._unusable, -torch.inf)
         if self._sampling.temperature == 0:
             return scores
         probabilities = torch.softmax(warp(scores.float(), self._sampling), dim=-1)  # (B, V)
         drawn = [draw(row, own)[0] for row, own in zip(probabilities, self._generators, strict=True)]
         return torch.full_like(scores, -torch.inf).scatter(1, torch.tensor(drawn, device=scores.device)[:, None], 0.0)
+
+    def _penalised(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """Divides the positive and multiplies the negative scores of tokens that are there already (Keskar et al. 2019, CTRL).
+
+        The library's own version counts the padding on the left as text, so that a prompt's neighbours in the batch would change its text.
+        """
+        new = torch.ones_like(tokens[:, self._mask.shape[1] :], dtype=torch.bool)
+        rows, columns = torch.cat([self._mask, new], dim=1).nonzero(as_tuple=True)
+        present = torch.zeros_like(scores, dtype=torch.bool)
+        present[rows, tokens[rows, columns]] = True
+        penalty = self._sampling.repetition_penalty
+        return torch.where(present, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def draw(probabilities: Tensor, generator: torch.Generator) -> tuple[int, bool]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
@@ -31,6 +31,8 @@ class Engine:
     core: Any
     tokenizer: FolderTokenizer
     vocab_size: int
+    unusable: Tensor
+    """Ids, on the CPU, that stand for nothing and are never written: a vocabulary is often padded beyond its tokenizer's."""
     max_positions: int
     """Tokens the model can hold, the prompt's included."""
     dtype: str
@@ -74,7 +76,9 @@ def load_engine(folder: Path, *, dtype: str = "fp32", tp_size: int = 1) -> Engin
         )
     if dtype == "int8":
         _quantize(core.module)
-    return Engine(core, tokenizer, model.config.vocab_size, max_positions(folder), dtype)
+    vocab_size = model.config.vocab_size
+    unusable = torch.tensor(sorted(set(range(vocab_size)) - tokenizer.usable_ids), dtype=torch.int64)
+    return Engine(core, tokenizer, vocab_size, unusable, max_positions(folder), dtype)
 
 
 def _check_device(accelerator: Any, dtype: str, tp_size: int) -> None:

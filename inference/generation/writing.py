@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.generation.drawing import Draw, Repetition, Usable
+from inference.generation.drawing import Draw
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.stopping import Stops
@@ -51,11 +51,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         input_ids=tokens,
         attention_mask=mask,
         generation_config=_generation_config(engine, sampling.new_tokens, pad),
-        logits_processor=[
-            Repetition(sampling.repetition_penalty, mask.bool()),
-            Usable(engine.tokenizer.usable_ids, engine.vocab_size, device),
-            Draw(sampling, len(prompts), device),
-        ],
+        logits_processor=[Draw(sampling, engine.unusable.to(device), mask.bool())],
         stopping_criteria=[collector.finished],
         streamer=collector,
     )

@@ -19,7 +19,7 @@ from inference.server import schemas
 from inference.server.completions import Job, Writer
 from inference.server.corpus import Corpus
 from inference.server.errors import ApiError, as_api_error
-from inference.server.guard import Guard
+from inference.server.listening import Guard
 
 _PAGE = (Path(__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for status in (400, 401, 403, 404, 405, 408, 413, 503)}
@@ -39,7 +39,7 @@ def build_app(writer: Writer, corpus: Corpus, key: str | None) -> Guard:
     app.include_router(router)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
-    return Guard(app, key, writer.limits, writer.metrics, _content_security_policy(_PAGE))
+    return Guard(app, key, writer.batcher.limits, writer.batcher.metrics, _content_security_policy(_PAGE))
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -80,7 +80,7 @@ async def health(request: Request) -> schemas.Health:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(_writer(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(_writer(request).batcher.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/v1/models")
@@ -100,7 +100,7 @@ async def model(name: str, request: Request) -> schemas.Model:
 @router.get("/v1/info")
 async def info(request: Request) -> schemas.Info:
     """Limits, and what this server can do."""
-    writer, limits = _writer(request), _writer(request).limits
+    writer, limits = _writer(request), _writer(request).batcher.limits
     return schemas.Info(
         model=writer.model,
         context_length=limits.max_context,

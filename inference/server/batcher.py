@@ -9,7 +9,6 @@ from collections.abc import Sequence as Many
 import torch
 from torch import Tensor
 
-from inference.generation.drawing import Usable
 from inference.generation.engine import Engine
 from inference.server.errors import busy
 from inference.server.limits import Limits
@@ -26,8 +25,8 @@ PROMPT_TOKENS_PER_STEP = 256
 class Batcher:
     """Owns the engine's model: nobody else may call it while the thread runs."""
 
-    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
-        self._engine, self._limits, self._metrics = engine, limits, metrics
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self.engine, self.limits, self.metrics = engine, limits, Metrics()
         self._slots = Slots(engine, limits.max_batch, limits.max_context)
         self._waiting: list[Sequence] = []
         """Those whose prompt is not read to its end; the first may have been read in part."""
@@ -35,7 +34,6 @@ class Batcher:
         """In the order of their rows."""
         self._changed = threading.Condition()
         self._stopping = False
-        self._usable = Usable(engine.tokenizer.usable_ids, engine.vocab_size, torch.device("cpu"))
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
     def start(self) -> None:
@@ -53,15 +51,14 @@ class Batcher:
         Raises:
             ApiError: 503 if they do not fit into the queue, or no text is begun any more.
         """
-        limits = self._limits
         with self._changed:
             if self._stopping:
                 raise busy("the server is stopping.")
-            free = limits.max_batch - len(self._running)
-            if len(self._waiting) + len(sequences) > limits.max_queue + free:
-                raise busy(f"{limits.max_queue} texts are waiting already. Try again a little later.")
+            free = self.limits.max_batch - len(self._running)
+            if len(self._waiting) + len(sequences) > self.limits.max_queue + free:
+                raise busy(f"{self.limits.max_queue} texts are waiting already. Try again a little later.")
             self._waiting.extend(sequences)
-            self._metrics.waiting.set(len(self._waiting))
+            self.metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
     def wind_down(self) -> None:
@@ -114,7 +111,7 @@ class Batcher:
     def _read_prompts(self) -> None:
         """Read from prompts, one after the other, as much as there is room and time for between two steps."""
         left = PROMPT_TOKENS_PER_STEP
-        while left > 0 and self._waiting and len(self._running) < self._limits.max_batch:
+        while left > 0 and self._waiting and len(self._running) < self.limits.max_batch:
             sequence = self._waiting[0]
             start = sequence.num_read
             part = sequence.prompt[start : start + left]
@@ -122,7 +119,7 @@ class Batcher:
             left -= len(part)
             wanted = sequence.echo and sequence.logprobs is not None
             logits = self._slots.read(part, start, all_logits=wanted)
-            self._metrics.prompt_tokens.inc(len(part))
+            self.metrics.prompt_tokens.inc(len(part))
             if wanted:
                 sequence.prompt_logits.append(logits)
             if sequence.num_read == len(sequence.prompt):
@@ -138,8 +135,8 @@ class Batcher:
             self._slots.move(self._slots.staging, len(self._running), len(sequence.prompt))
             with self._changed:
                 self._running.append(self._waiting.pop(0))
-            sequence.extend(logits, self._usable(None, logits[None])[0])
-            self._metrics.generated_tokens.inc()
+            sequence.extend(logits, logits.index_fill(0, self.engine.unusable, -torch.inf))
+            self.metrics.generated_tokens.inc()
         self._forget_ended()
 
     def _step(self) -> None:
@@ -147,11 +144,11 @@ class Batcher:
         if not self._running:
             return
         logits = self._slots.step([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
-        scores = self._usable(None, logits)
+        scores = logits.index_fill(1, self.engine.unusable, -torch.inf)
         for row, sequence in enumerate(self._running):
             sequence.extend(logits[row], scores[row])
-        self._metrics.generated_tokens.inc(len(self._running))
-        self._metrics.batch_size.observe(len(self._running))
+        self.metrics.generated_tokens.inc(len(self._running))
+        self.metrics.batch_size.observe(len(self._running))
         self._forget_ended()
 
     def _forget_ended(self) -> None:
@@ -159,7 +156,7 @@ class Batcher:
         with self._changed:
             for sequence in [*self._waiting, *self._running]:
                 if sequence.finish_reason:
-                    self._metrics.ended(sequence)
+                    self.metrics.ended(sequence)
             self._waiting = [sequence for sequence in self._waiting if not sequence.finish_reason]
             for row in reversed(range(len(self._running))):
                 if not self._running[row].finish_reason:
@@ -168,8 +165,8 @@ class Batcher:
                 if row < len(self._running):
                     self._slots.move(len(self._running), row, last.next_position)
                     self._running[row] = last
-            self._metrics.waiting.set(len(self._waiting))
-            self._metrics.running.set(len(self._running))
+            self.metrics.waiting.set(len(self._waiting))
+            self.metrics.running.set(len(self._running))
 
     def _fail(self) -> None:
         """Whatever is being handled, the texts of this batch cannot go on, but those of the next can."""
@@ -179,5 +176,5 @@ class Batcher:
         for sequence in begun:
             if not sequence.finish_reason:
                 sequence.end("failed")
-        self._slots = Slots(self._engine, self._limits.max_batch, self._limits.max_context)
+        self._slots = Slots(self.engine, self.limits.max_batch, self.limits.max_context)
         self._forget_ended()

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference.generation.settings import Sampling
-from inference.generation.text import BROKEN, FolderTokenizer
+from inference.generation.text import BROKEN
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
-from inference.server.limits import Limits
-from inference.server.metrics import Metrics
 from inference.server.schemas import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Logprobs, Usage
 from inference.server.sequence import Piece, Sequence, Token
 
@@ -24,14 +22,10 @@ _LOWEST_LOGPROB = -9999.0  # OpenAI's, for what JSON cannot say
 
 @dataclass(frozen=True)
 class Writer:
-    """What is needed to serve completions."""
+    """What is needed to serve completions: the model's name, and who writes."""
 
     model: str
-    tokenizer: FolderTokenizer
-    vocab_size: int
-    limits: Limits
     batcher: Batcher
-    metrics: Metrics
     created: int = field(default_factory=lambda: int(time.time()))
 
     def check_model(self, name: str) -> None:
@@ -61,21 +55,21 @@ class Writer:
         num_choices = len(several) * (request.n or 1)
         if not several:
             raise ApiError(400, "prompt: there is none.", param="prompt")
-        most = self.limits.most_choices
+        most = self.batcher.limits.most_choices
         if num_choices > most:
             raise ApiError(400, f"prompts x n = {num_choices}; at most {most} texts are written for one request.", param="n")
         return [self._prompt(prompt, request) for prompt in several]
 
     def _prompt(self, prompt: str | list[int], request: CompletionRequest) -> list[int]:
-        limits = self.limits
+        engine, limits = self.batcher.engine, self.batcher.limits
         if isinstance(prompt, str) and len(prompt) > 64 * limits.max_prompt_tokens:
             # Tokenizing takes time; no token is that long on average.
             raise ApiError(400, f"prompt: is far longer than {limits.max_prompt_tokens} tokens. Shorten it.", param="prompt")
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        ids = engine.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         if not ids:
             raise ApiError(400, "prompt: has no tokens. Give at least one character for the model to continue.", param="prompt")
-        if max(ids) >= self.vocab_size:
-            raise ApiError(400, f"prompt: {max(ids)} is no token; the vocabulary has {self.vocab_size}.", param="prompt")
+        if max(ids) >= engine.vocab_size:
+            raise ApiError(400, f"prompt: {max(ids)} is no token; the vocabulary has {engine.vocab_size}.", param="prompt")
         if len(ids) > limits.max_prompt_tokens:
             raise ApiError(400, f"prompt: has {len(ids)} tokens; at most {limits.max_prompt_tokens} are read.", param="prompt")
         wanted = _max_tokens(request)
@@ -108,6 +102,7 @@ class Job:
 
     def __post_init__(self) -> None:
         prompts, request = self.writer.prompts(self.request), self.request
+        self._tokenizer = self.writer.batcher.engine.tokenizer
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._started = time.perf_counter()
@@ -132,7 +127,7 @@ class Job:
             with contextlib.suppress(RuntimeError):  # the server has ended, and its loop with it
                 self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
 
-        return Sequence(prompt, sampling, _max_tokens(request), self.writer.tokenizer, tell, request.logprobs, bool(request.echo))
+        return Sequence(prompt, sampling, _max_tokens(request), self._tokenizer, tell, request.logprobs, bool(request.echo))
 
     def cancel(self) -> None:
         """Give up what is not finished."""
@@ -153,7 +148,7 @@ class Job:
             if piece.finish_reason == "cancelled":
                 raise busy("the server is stopping.")
             if first and piece.text:
-                self.writer.metrics.first_text_seconds.observe(time.perf_counter() - self._started)
+                self.writer.batcher.metrics.first_text_seconds.observe(time.perf_counter() - self._started)
                 first = False
             left -= piece.finish_reason is not None
             yield index, piece
@@ -209,7 +204,7 @@ class Job:
 
     def _spelling(self, token: int) -> str:
         """A token as text. Part of a character has no text, and is told by its id."""
-        text = self.writer.tokenizer.decode([token])
+        text = self._tokenizer.decode([token])
         return f"token:{token}" if not text or BROKEN in text else text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from inference.judgement.memorization import CorpusIndex
 from inference.judgement.training_text import find_training_text, open_index
 from inference.server.errors import ApiError
-from inference.server.schemas import Copied, Span
+from inference.server.schemas import Copied
 
 MAX_CHARACTERS = 100_000
 
@@ -44,8 +44,7 @@ class Corpus:
         if len(text) > MAX_CHARACTERS:
             raise ApiError(400, f"text: has {len(text)} characters; at most {MAX_CHARACTERS} are looked up.", param="text")
         measured = self._index.measure(text)
-        spans = [Span(start=span.start, end=span.end, source=span.source) for span in measured.spans]
-        return Copied(spans=spans, share=measured.copied_share or 0.0)
+        return Copied(spans=list(measured.spans), share=measured.copied_share or 0.0)
 
     def _open(self) -> None:
         try:

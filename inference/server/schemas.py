@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from inference.judgement.memorization import Span
+
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_TOP_LOGPROBS = 5
 MAX_STOPS = 4
@@ -167,16 +169,8 @@ class CopiedRequest(Strict):
     text: Annotated[str, WholeCharacters]
 
 
-class Span(BaseModel):
-    """A stretch of the text that stands word for word in the training corpus; counted in characters."""
-
-    start: int
-    end: int
-    source: str
-
-
 class Copied(BaseModel):
-    """The stretches, and the share of the text's characters in them."""
+    """What of the text stands word for word in the training corpus, and the share of its characters in that."""
 
     spans: list[Span]
     share: float

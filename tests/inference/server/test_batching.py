@@ -15,7 +15,6 @@ from inference.generation.settings import Sampling
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError
 from inference.server.limits import Limits
-from inference.server.metrics import Metrics
 from inference.server.sequence import Piece, Sequence
 from inference.server.slots import Slots
 from tests.inference.server.conftest import POSITIONS
@@ -61,7 +60,7 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
 
     def make(engine: Engine, num_slots: int = 8, max_waiting: int = 64) -> Batcher:
         sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
-        made.append(Batcher(engine, Limits(**sizes, max_batch=num_slots, max_queue=max_waiting), Metrics()))
+        made.append(Batcher(engine, Limits(**sizes, max_batch=num_slots, max_queue=max_waiting)))
         made[-1].start()
         return made[-1]
 
@@ -73,7 +72,7 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
 def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference.server.batcher.PROMPT_TOKENS_PER_STEP", 2)
     sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
-    batcher = Batcher(gpt2, Limits(**sizes, max_batch=2, max_queue=8), Metrics())
+    batcher = Batcher(gpt2, Limits(**sizes, max_batch=2, max_queue=8))
     read, waits = (Text(gpt2, prompt, Sampling(new_tokens=4, temperature=0)) for prompt in PROMPTS[:2])
     batcher.submit([read.sequence, waits.sequence])
     with torch.inference_mode():
