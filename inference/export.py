@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.commands import command
-from inference.exporting.card import renew_evaluation
+from inference.exporting.card import model_card, renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.config import ModelConfig
 from model.families import FAMILIES
@@ -149,17 +149,13 @@ def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
 
 
 def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any], config: ModelConfig) -> _Model:
-    from data.store.identity import STORE_RECORD
     from data.tokenizers.tokenizer_folder import load as load_tokenizer
-    from inference.exporting.card import model_card
     from inference.exporting.masters import load_gpt
 
     tokenizer = load_tokenizer(run / "tokenizer")
     _check_tokenizer(run / "tokenizer", checkpoint)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    card = model_card(
-        values, object_or_nothing(run / "config.json").get("provenance", {}), config, checkpoint, object_or_nothing(run / STORE_RECORD)
-    )
+    card = model_card(run, values, config, checkpoint)
     return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
 
 

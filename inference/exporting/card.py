@@ -7,24 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import write_text
+from ds_configs.files import object_or_nothing, write_text
 from inference.judgement import results
 from model.config import ModelConfig
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import Checkpoint
 
 
-def model_card(
-    values: Mapping[str, Any], provenance: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint, store: Mapping[str, Any]
-) -> str:
+def model_card(folder: Path, values: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint) -> str:
     """Markdown with the metadata block that the Hugging Face hub reads.
 
     Args:
-        values: The run's resolved configuration.
-        provenance: What the run's config.json says of versions and commit; may be empty.
+        folder: The run's.
+        values: Its resolved configuration.
         model: Its model section, checked.
         checkpoint: Where the weights are from.
-        store: The manifest of the token store that the run read; may be empty.
     """
     run = values.get("run", {})
     sections = [
@@ -36,11 +33,11 @@ def model_card(
         "## Model\n\n" + results.facts_table(_model_rows(model)),
         "## Results\n\n" + _results(checkpoint),
         _EVALUATION_BEGINS + _EVALUATION_ENDS,
-        "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, store) + _json(values.get("data", {})),
+        "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, folder) + _json(values.get("data", {})),
         "## Configuration\n\nThe whole run, as `config.json` in its folder said it.\n\n"
         + _json({key: value for key, value in values.items() if key != "data"}),
     ]
-    if provenance:
+    if provenance := object_or_nothing(folder / "config.json").get("provenance"):
         sections.append("## Made with\n\n" + _json(provenance))
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -93,12 +90,15 @@ def _seen(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     return f"Trained on {samples:,} rows of {length:,} tokens, {samples * length:,} tokens in all.\n\n"
 
 
-def _text(checkpoint: Checkpoint, store: Mapping[str, Any]) -> str:
+def _text(checkpoint: Checkpoint, run: Path) -> str:
     """Which text it was, by hash."""
+    from data.store.identity import STORE_RECORD  # It takes numpy along.
+
     text = checkpoint.manifest.get("text")
     if text is None:
         return "Which text it was is not recorded.\n\n"
     rows = {"token store": text["store"], "identity": f"`{text['identity']}`", "tokenizer (SHA-256)": f"`{text['tokenizer']}`"}
+    store = object_or_nothing(run / STORE_RECORD)
     files = store.get("inputs", []) if store.get("identity") == text["identity"] else []
     rows |= {f"source: {file['name']}": f"`{file['sha256']}`" for file in files[:_NAMED_FILES]}
     if len(files) > _NAMED_FILES:

@@ -72,45 +72,20 @@ class FolderTokenizer:
         return frozenset(self._backend.get_vocab(with_added_tokens=True).values()) - special | frozenset(self.eos_ids)
 
 
-class TextStream:
-    """Turns the ids of one row, one by one, into pieces of text that never end inside a character.
+class GrowingText:
+    """What follows one prompt, token by token, in pieces that never end inside a character, up to where it stops.
 
     A character may be spread over several byte-level tokens: it comes out with the last of them. Bytes that form no character,
     which a model that has learned little writes often, are left out.
     """
 
-    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int]) -> None:
+    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
         self._tokenizer = tokenizer
         # Some decoders treat the first token of a text differently, so a little of what came before is decoded along.
         self._ids = list(prompt[-4:])
         self._context, self._told = 0, len(self._ids)
-
-    def push(self, token: int) -> str:
-        """The text that is certain with this token, maybe empty."""
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids[self._context :])
-        if text.endswith(BROKEN):
-            return ""
-        return self._advance(text)
-
-    def close(self) -> str:
-        """The rest, when no token will follow."""
-        return self._advance(self._tokenizer.decode(self._ids[self._context :]))
-
-    def _advance(self, text: str) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._told])
-        self._context, self._told = self._told, len(self._ids)
-        return text[len(before) :].replace(BROKEN, "")
-
-
-class GrowingText:
-    """What follows one prompt, token by token."""
-
-    def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
-        self._eos_ids = tokenizer.eos_ids
-        self._stream = TextStream(tokenizer, prompt)
         # The end of the prompt tells whether the new text begins a line.
-        self._stops = StopFinder(stops, tokenizer.decode(prompt[-4:])[-1:])
+        self._stops = StopFinder(stops, tokenizer.decode(self._ids)[-1:])
         self.text = ""
         """What is certain by now."""
         self.length = 0
@@ -119,21 +94,28 @@ class GrowingText:
         self.finish_reason: FinishReason | None = None
 
     def push(self, token: int) -> str:
-        """The text that is certain with one more token."""
+        """The text that is certain with one more token, maybe empty."""
         self.num_tokens += 1
-        if token in self._eos_ids:
+        if token in self._tokenizer.eos_ids:
             return self.close("end_of_text")
-        written = self._stream.push(token)
-        self.length += len(written)
-        shown = self._stops.add(written)
-        if self._stops.found is not None:
-            self.finish_reason = "stop"
-        self.text += shown
-        return shown
+        self._ids.append(token)
+        return self._advance()
 
     def close(self, reason: FinishReason) -> str:
         """The rest of the text, when no token will follow."""
-        shown = self._stops.add(self._stream.close()) + self._stops.rest()
-        self.finish_reason = reason if self._stops.found is None else "stop"
+        shown = self._advance(is_last=True)
+        self.finish_reason = self.finish_reason or reason
+        return shown
+
+    def _advance(self, *, is_last: bool = False) -> str:
+        written, new = self._tokenizer.decode(self._ids[self._context :]), ""
+        if is_last or not written.endswith(BROKEN):
+            before = self._tokenizer.decode(self._ids[self._context : self._told])
+            self._context, self._told = self._told, len(self._ids)
+            new = written[len(before) :].replace(BROKEN, "")
+        self.length += len(new)
+        shown = self._stops.add(new) + (self._stops.rest() if is_last else "")
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
         self.text += shown
         return shown

@@ -17,7 +17,8 @@ from data.documents import DataError
 from data.inspect import Subject
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
-from inference.generation.text import TextStream
+from inference.generation.stopping import Stops
+from inference.generation.text import FolderTokenizer, GrowingText
 from inference.generation.writing import generate
 from inference.judgement.memorization import NGRAM_SIZE, CorpusIndex, num_common
 
@@ -57,7 +58,7 @@ def _hits(engine: Engine, passages: Sequence[np.ndarray], index: CorpusIndex, pr
         prompts = [ids[: probe.prefix_tokens] for ids in batch]
         done = generate(engine, prompts, Sampling(temperature=0, new_tokens=probe.new_tokens))
         for ids, completion in zip(batch, done, strict=True):
-            wanted = _text_behind(engine, ids, probe.prefix_tokens)
+            wanted = _text_behind(engine.tokenizer, ids, probe.prefix_tokens)
             hits.append(completion.text == wanted)
             common.append(num_common(completion.text, wanted))
             copied.append(index.measure(completion.text))
@@ -71,10 +72,13 @@ def _hits(engine: Engine, passages: Sequence[np.ndarray], index: CorpusIndex, pr
     }
 
 
-def _text_behind(engine: Engine, ids: Sequence[int], prefix: int) -> str:
+def _text_behind(tokenizer: FolderTokenizer, ids: Sequence[int], prefix: int) -> str:
     """What tokens after a prefix add to its text, by the way the text of a completion is made: pieces of characters drop out alike."""
-    stream = TextStream(engine.tokenizer, ids[:prefix])
-    return "".join([*(stream.push(token) for token in ids[prefix:]), stream.close()])
+    growing = GrowingText(tokenizer, ids[:prefix], Stops())
+    for token in ids[prefix:]:
+        growing.push(token)
+    growing.close("length")
+    return growing.text
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from inference.generation.drawing import CLOSE, draw, warp
 from inference.generation.settings import Sampling
-from inference.generation.text import FolderTokenizer, GrowingText, TextStream
+from inference.generation.stopping import Stops
+from inference.generation.text import FolderTokenizer, GrowingText
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 
@@ -118,11 +119,11 @@ class Sequence:
     def _prompt_tokens(self) -> tuple[Token, ...]:
         assert self.logprobs is not None
         logits = torch.cat(self.prompt_logits)  # (T, V), behind each of the prompt's tokens
-        stream, offset, tokens = TextStream(self.tokenizer, []), 0, []
+        growing, tokens = GrowingText(self.tokenizer, [], Stops()), []
         for index, token in enumerate(self.prompt):
-            first = Token(token, offset, None)
-            tokens.append(_token(token, offset, logits[index - 1].log_softmax(0), self.logprobs) if index else first)
-            offset += len(stream.push(token))
+            first = Token(token, growing.length, None)
+            tokens.append(_token(token, growing.length, logits[index - 1].log_softmax(0), self.logprobs) if index else first)
+            growing.push(token)
         return tuple(tokens)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
-from inference.generation.text import BROKEN, FolderTokenizer, TextStream
+from inference.generation.stopping import Stops
+from inference.generation.text import BROKEN, FolderTokenizer, GrowingText
 from training.checkpoints.find_and_verify import CheckpointError
 
 PROMPT = "床前明月光，"
@@ -31,8 +32,8 @@ def byte_bpe(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> FolderTok
 
 def stream(tokenizer: FolderTokenizer, ids: Sequence[int]) -> list[str]:
     """What comes out with each token, and at the end."""
-    rows = TextStream(tokenizer, tokenizer.encode(PROMPT))
-    return [*(rows.push(token) for token in ids), rows.close()]
+    growing = GrowingText(tokenizer, tokenizer.encode(PROMPT), Stops())
+    return [*(growing.push(token) for token in ids), growing.close("length")]
 
 
 def test_a_character_of_several_tokens_comes_out_with_the_last_of_them(byte_bpe: FolderTokenizer) -> None:
