@@ -12,7 +12,6 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.commands import command
 from inference.exporting.card import model_card, renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
-from model.config import ModelConfig
 from model.families import FAMILIES
 from model.hugging_face.source import INDEX_FILE, SINGLE_FILE
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
@@ -37,17 +35,6 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     "tokenizer.model",
 )
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What is written: weights, and all that goes beside them."""
-
-    weights: GPT
-    config: ModelConfig
-    tokenizer: Path
-    token_ids: Mapping[str, Any]
-    card: str
 
 
 def export(source: Source, out: Path, format: str | None = None) -> bool:
@@ -68,10 +55,7 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
     if out.exists() and not (out / RECORD).is_file() and (out.is_file() or any(out.iterdir())):
         raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
     if source.run is None:
-        model = _read_folder(source.path)
-        # Of which checkpoint and text they are holds for the same weights in another format.
-        origin = object_or_nothing(source.path / RECORD)
-        _write(model, out, {**origin, "folder": str(source.path), "format": format or model.config.family, "layout": LAYOUT})
+        _convert(source.path, out, format)
         return True
     config, model_config = load_run_config(source.run)
     format = format or model_config.family
@@ -82,7 +66,11 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         checkpoint = _verified(source, checkpoint)
     record = _record(checkpoint, format, config.values)
     if there != record:
-        _write(_read_checkpoint(source.run, checkpoint, config.values, model_config), out, record)
+        from inference.exporting.masters import load_gpt
+
+        ids = _tokenizer_ids(source.run / "tokenizer", checkpoint)
+        card = model_card(source.run, config.values, model_config, checkpoint)
+        _write(out, record, load_gpt(checkpoint.folder, model_config), source.run / "tokenizer", ids, card)
     renew_evaluation(out, source.run, checkpoint.fingerprint)
     return there != record
 
@@ -148,25 +136,15 @@ def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
     return newest
 
 
-def _read_checkpoint(run: Path, checkpoint: Checkpoint, values: Mapping[str, Any], config: ModelConfig) -> _Model:
-    from data.tokenizers.tokenizer_folder import load as load_tokenizer
-    from inference.exporting.masters import load_gpt
-
-    tokenizer = load_tokenizer(run / "tokenizer")
-    _check_tokenizer(run / "tokenizer", checkpoint)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    card = model_card(run, values, config, checkpoint)
-    return _Model(load_gpt(checkpoint.folder, config), config, run / "tokenizer", ids, card)
-
-
-def _check_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
-    """What the model writes is read with the tokenizer it was trained with, or not at all.
+def _tokenizer_ids(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The ids of the special tokens. What the model writes is read with the tokenizer it was trained with, or not at all.
 
     Raises:
         CheckpointError: If the run's tokenizer is another one.
     """
-    from data.tokenizers.tokenizer_folder import fingerprint
+    from data.tokenizers.tokenizer_folder import fingerprint, load
 
+    tokenizer = load(folder)
     text = checkpoint.manifest.get("text")
     if text is None:
         log.warning("%s does not say which tokenizer it was trained with; the one in %s is taken.", checkpoint.folder, folder)
@@ -175,36 +153,40 @@ def _check_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
             f"{folder}: SHA-256 {found[:12]} is not the tokenizer that {checkpoint.folder} was trained with ({text['tokenizer'][:12]}). "
             f"Copy that one here, from the token store {text['store']}."
         )
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
 
 
-def _read_folder(folder: Path) -> _Model:
+def _convert(folder: Path, out: Path, format: str | None) -> None:
     from model.hugging_face.conversion import from_folder
 
-    config, weights = from_folder(folder)
-    return _Model(
-        weights, config, folder, token_ids(folder), f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n"
-    )
+    config, model = from_folder(folder)
+    # Of which checkpoint and text they are holds for the same weights in another format.
+    origin = object_or_nothing(folder / RECORD)
+    record = {**origin, "folder": str(folder), "format": format or config.family, "layout": LAYOUT}
+    card = f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n"
+    _write(out, record, model, folder, token_ids(folder), card)
 
 
-def _write(model: _Model, out: Path, record: Mapping[str, Any]) -> None:
+def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, ids: Mapping[str, Any], card: str) -> None:
+    """Weights, and all that goes beside them; `tokenizer` is the folder that has its files."""
     from safetensors import SafetensorError
 
     from model.hugging_face.conversion import to_folder
 
     with replacing_folder(out) as folder:
         try:
-            to_folder(model.weights, model.config, folder, record["format"])
+            to_folder(model, model.config, folder, record["format"])
         except SafetensorError as error:  # what the library makes of a full disk
             raise CheckpointError(f"{out}: the weights could not be written ({error}). Is there room on that disk?") from error
         for path in folder.glob("*.safetensors"):
             shutil.copymode(folder / "config.json", path)  # the library makes them readable by their owner alone
         for name in TOKENIZER_FILES:
-            if (model.tokenizer / name).is_file():
-                shutil.copyfile(model.tokenizer / name, folder / name)
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, folder / name)
         _complete_tokenizer(folder, model.config.max_seq_length)
-        write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **model.token_ids}, indent=2)
-        write_json(folder / "generation_config.json", model.token_ids, indent=2)
-        (folder / "README.md").write_text(model.card, encoding="utf-8")
+        write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **ids}, indent=2)
+        write_json(folder / "generation_config.json", ids, indent=2)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / RECORD, record, indent=2)
 
 
