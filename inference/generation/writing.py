@@ -15,8 +15,7 @@ from torch import Tensor
 from inference.generation.drawing import Draw
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
-from inference.generation.stopping import Stops
-from inference.generation.text import FinishReason, FolderTokenizer, GrowingText
+from inference.generation.text import FinishReason, GrowingText
 
 OnText = Callable[[int, str, bool], None]
 """Called with (index of the prompt, a piece of new text, whether it was the last)."""
@@ -44,18 +43,29 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
     assert longest + sampling.new_tokens <= engine.max_positions, f"{longest} + {sampling.new_tokens} tokens"
     pad = engine.tokenizer.eos_ids[0] if engine.tokenizer.eos_ids else 0
     device = engine.core.module.device
-    tokens = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    collector = _Collector(engine.tokenizer, prompts, sampling.stops, on_text)
+    rows = [GrowingText(engine.tokenizer, prompt, sampling.stops) for prompt in prompts]
+    told = on_text or (lambda row, piece, last: None)
+
+    def finished(tokens: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """The library's question after each token, with all of them (B, T): which rows (B,) are over."""
+        for index, (row, token) in enumerate(zip(rows, tokens[:, -1].tolist(), strict=True)):
+            if row.finish_reason is None:  # else the row is over, and this is padding
+                told(index, row.push(token), row.finish_reason is not None)
+        return torch.tensor([row.finish_reason is not None for row in rows], device=device)
+
     engine.core.generate(
-        input_ids=tokens,
+        input_ids=ids,
         attention_mask=mask,
         generation_config=_generation_config(engine, sampling.new_tokens, pad),
         logits_processor=[Draw(sampling, engine.unusable.to(device), mask.bool())],
-        stopping_criteria=[collector.finished],
-        streamer=collector,
+        stopping_criteria=[finished],
     )
-    return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in collector.rows]
+    for index, row in enumerate(rows):
+        if row.finish_reason is None:
+            told(index, row.close("length"), True)
+    return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in rows]
 
 
 def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
@@ -70,30 +80,3 @@ def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
         eos_token_id=list(engine.tokenizer.eos_ids) or None,
         pad_token_id=pad,
     )
-
-
-class _Collector:
-    """The streamer that `generate` calls: first with the prompts (B, T), then with one new token (B,) of every row at a time."""
-
-    def __init__(self, tokenizer: FolderTokenizer, prompts: Sequence[Sequence[int]], stops: Stops, on_text: OnText | None) -> None:
-        self.rows = [GrowingText(tokenizer, prompt, stops) for prompt in prompts]
-        self._on_text = on_text or (lambda row, piece, last: None)
-        self._prompts_seen = False
-
-    def put(self, tokens: Tensor) -> None:
-        if not self._prompts_seen:
-            self._prompts_seen = True
-            return
-        for index, (row, token) in enumerate(zip(self.rows, tokens.tolist(), strict=True)):
-            if row.finish_reason is None:  # else the row is over, and these are padding
-                shown = row.push(token)
-                self._on_text(index, shown, row.finish_reason is not None)
-
-    def end(self) -> None:
-        for index, row in enumerate(self.rows):
-            if row.finish_reason is None:
-                self._on_text(index, row.close("length"), True)
-
-    def finished(self, tokens: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """The library's question after each token, and after `put`: which rows (B,) are over."""
-        return torch.tensor([row.finish_reason is not None for row in self.rows], device=tokens.device)
