@@ -89,26 +89,28 @@ class Job:
         return Rows(**said)
 
     def sections(self) -> Iterator[Section]:
-        """Every section that was asked for: (name, figures). Figures of another precision than fp32 have it in their name.
+        """Every section that was asked for: (name, figures).
 
         Raises:
             ValueError: If something cannot be read or does not fit.
         """
-        for name, figures in self._asked_for():
-            dtype = figures.get("dtype", "fp32")
-            yield (name if dtype == "fp32" else f"{name}, {dtype}"), figures
-
-    def _asked_for(self) -> Iterator[Section]:
         options = self.options
         other = options.text or options.memorization is not None or options.generated or options.tasks
         if options.held_out or not other:
             texts = held_out_texts(self.ids)
-            yield "held-out text", self._score(texts, store=self.subject.manifest["identity"])
+            yield self._of_model("held-out text", {"store": self.subject.manifest["identity"], **self._score(texts)})
         for path in options.text:
             texts = texts_of_file(path, self.tokenizer, self.rows, chapters="chapter" in options.by)
-            yield f"text of {path.name}", self._score(texts)
+            yield self._of_model(f"text of {path.name}", self._score(texts))
         if options.memorization is not None:
-            yield "memorization", self._memorization()
+            probe = Probe(
+                num_prefixes=options.memorization,
+                prefix_tokens=options.prefix_tokens,
+                new_tokens=options.new_tokens,
+                batch_size=options.batch_size,
+            )
+            found = continue_corpus(self.engine, self.ids, self.index, probe)
+            yield self._of_model("memorization", {"corpus": str(self.index.facts), **found})
         for path in options.generated:
             found = judge_texts(read_generated(path), self.index, ngram_size=options.ngram_size, min_span=options.min_span)
             yield f"generated texts of {path.name}", found
@@ -116,21 +118,13 @@ class Job:
             from inference.judgement.harness import run_task  # It needs a package that is optional.
 
             found = run_task(self.engine, task, batch_size=options.batch_size)
-            yield f"task {Path(task).stem if is_file(task) else task}", {"dtype": self.engine.dtype, **found}
+            yield self._of_model(f"task {Path(task).stem if is_file(task) else task}", found)
 
-    def _score(self, texts: list[Text], **facts: str) -> dict[str, Any]:
+    def _score(self, texts: list[Text]) -> dict[str, Any]:
         by = self.options.by or (["source"] if len(texts) > 1 else [])
-        model = self.engine.core.module
-        found = score(model, self.tokenizer, texts, self.rows, by=by, batch_size=self.options.batch_size)
-        return {"dtype": self.engine.dtype, **facts, **found}
+        return score(self.engine.core.module, self.tokenizer, texts, self.rows, by=by, batch_size=self.options.batch_size)
 
-    def _memorization(self) -> dict[str, Any]:
-        options = self.options
-        probe = Probe(
-            num_prefixes=options.memorization,
-            prefix_tokens=options.prefix_tokens,
-            new_tokens=options.new_tokens,
-            batch_size=options.batch_size,
-        )
-        found = continue_corpus(self.engine, self.ids, self.index, probe)
-        return {"dtype": self.engine.dtype, "corpus": str(self.index.facts), **found}
+    def _of_model(self, name: str, figures: dict[str, Any]) -> Section:
+        """Figures of another precision than fp32 have it in their name."""
+        dtype = self.engine.dtype
+        return name if dtype == "fp32" else f"{name}, {dtype}", {"dtype": dtype, **figures}
