@@ -61,25 +61,17 @@ class Batcher:
             self.metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
-    def wind_down(self) -> None:
-        """Begin no text any more: those that wait end at once, those that are being read or written go on."""
+    def wind_down(self, *, at_once: bool = False) -> None:
+        """Begin no text any more: those that wait end, those that are being read or written go on, or end before their next token."""
         with self._changed:
             self._stopping = True
-            for sequence in self._waiting:
-                if not sequence.num_read:
-                    sequence.cancelled = True
-            self._changed.notify()
-
-    def give_up(self) -> None:
-        """End every text before its next token."""
-        self.wind_down()
-        with self._changed:
             for sequence in [*self._waiting, *self._running]:
-                sequence.cancelled = True
+                sequence.cancelled |= at_once or not sequence.num_read
+            self._changed.notify()
 
     def stop(self) -> None:
         """End every text, and the thread."""
-        self.give_up()
+        self.wind_down(at_once=True)
         self._thread.join()
 
     @torch.inference_mode()
@@ -93,12 +85,10 @@ class Batcher:
                 self._fail()
 
     def _wait_for_work(self) -> bool:
+        """False if there will be none."""
         with self._changed:
-            while not (self._waiting or self._running):
-                if self._stopping:
-                    return False
-                self._changed.wait()
-        return True
+            self._changed.wait_for(lambda: self._stopping or self._waiting or self._running)
+            return bool(self._waiting or self._running)
 
     def _leave(self) -> None:
         """Drop texts that nobody waits for."""

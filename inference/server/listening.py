@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
         seconds = self._batcher.limits.grace_seconds
         print(f"inference.serve: stopping; texts have {seconds:g} s to be finished.", file=sys.stderr, flush=True)
         self._batcher.wind_down()
-        ending = asyncio.get_running_loop().call_later(seconds, self._batcher.give_up)
+        ending = asyncio.get_running_loop().call_later(seconds, lambda: self._batcher.wind_down(at_once=True))
         await super().shutdown(sockets)
         ending.cancel()
 
@@ -136,9 +136,7 @@ class Guard:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+        """One request: the server has neither web sockets nor a lifespan."""
         answer = _Answer(self._headers, self._limits.request_seconds, send)
         path = scope["path"]
         try:
@@ -152,7 +150,6 @@ class Guard:
                 await as_api_error(error).response()(scope, receive, answer.send)
         finally:
             self._metrics.requests.labels(path if path in _PATHS else "other", str(answer.status or "none")).inc()
-        return None
 
     def _check_access(self, path: str, headers: Headers) -> None:
         """Let a request through, or not.
