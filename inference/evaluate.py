@@ -68,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     _check(options)
     home = home_of(options.model)
     folder = find_folder(options.model)
-    checkpoint = object_or_nothing(folder / RECORD)
+    record = object_or_nothing(folder / RECORD)
+    about = {key: record.get(key) for key in results.ABOUT}
     # Only now: torch takes a second to import, and a mistake should not wait for it.
     from inference.judgement.sections import Job
 
@@ -76,12 +77,11 @@ def main(arguments: Sequence[str]) -> int:
     for name, result in Job(options, folder).sections():
         found.append({"name": name, **result})
         print(results.markdown(found[-1]) + "\n", flush=True)
-        results.add(home, name, result, checkpoint)
+        results.add(home, name, result, about)
     if options.output:
-        about = {key: checkpoint.get(key) for key in results.ABOUT}
         write_json(options.output, {"model": str(options.model), **about, "sections": found})
-    if checkpoint.get("fingerprint"):
-        renew_evaluation(folder, home, checkpoint["fingerprint"])
+    if about["fingerprint"]:
+        renew_evaluation(folder, home, about["fingerprint"])
     print(f"written to {home / results.FILE}", file=sys.stderr)
     return 0
 

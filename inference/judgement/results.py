@@ -16,15 +16,14 @@ FILE = "evaluation.json"
 ABOUT = ("checkpoint", "step", "fingerprint")
 
 
-def add(folder: Path, name: str, result: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+def add(folder: Path, name: str, result: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write a section of JSON values, in the place of an earlier one of the same name and the same checkpoint.
 
-    Of `checkpoint`, which is the `export.json` of a model, or empty for one of another origin, `ABOUT` is kept.
+    `about` has the values of `ABOUT`, which are None for a model of another origin.
 
     Raises:
         ValueError: If the file is there and is no such record.
     """
-    about = {key: checkpoint.get(key) for key in ABOUT}
     sections = read_object(folder / FILE).get("sections", [])
     if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
         raise ValueError(f"{folder / FILE}: holds something else than sections of figures, so none is added. Move it away.")
