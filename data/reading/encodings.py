@@ -190,7 +190,7 @@ def _score(name: str, text: str | None) -> float:
 
 def _is_common(character: str, name: str) -> bool:
     """Whether the character is in the part of the legacy table that its makers filled by frequency of use."""
-    pair = character.encode(name)
+    pair = character.encode(name, "ignore")  # Half of what Big5-HKSCS writes as two characters has no code of its own.
     if name == "gb18030":
         return len(pair) == 2 and 0xB0 <= pair[0] <= 0xD7 and pair[1] >= 0xA1
     return len(pair) == 2 and 0xA4 <= pair[0] <= 0xC6

@@ -25,6 +25,7 @@ CASES = [
     (SIMPLIFIED, "gb2312"),
     (TRADITIONAL, "gb18030"),
     (TRADITIONAL, "big5hkscs"),
+    (TRADITIONAL + "Ê̄", "big5hkscs"),  # One code, two characters, of which the second has none.
     (TRADITIONAL, "cp950"),
     (TRADITIONAL, "utf-8"),
     ("def main() -> None:\n    print(1)\n", "utf-16-le"),
