@@ -23,6 +23,7 @@ from data.store import token_store
 from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
+from ds_configs.commands import command
 from ds_configs.files import read_object
 from training.checkpoints.find_and_verify import open_checkpoint, published
 
@@ -205,8 +206,9 @@ def window(subject: Subject, split: str, number: int) -> list[int]:
     raise DataError(f"--window {number}: the {split} split of {subject.path} has windows 0 to {total - 1} of {length} tokens.")
 
 
+@command("data.inspect")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Exit code 2 is a mistake in what was asked for."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m data.inspect", description="Say which text is in a store, or did a run read.")
     parser.add_argument("path", type=Path, metavar="STORE|RUN", help="data/stores/NAME or runs/NAME")
     parser.add_argument("--documents", type=int, default=3, metavar="N", help="show the beginnings of the first N documents (default: 3)")
@@ -214,20 +216,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--window", type=int, metavar="N", help="show window N of a split, in the order of the text")
     parser.add_argument("--split", choices=["train", "valid"], default="train", help="for --window and the documents")
     options = parser.parse_args(arguments)
-    try:
-        subject = find_subject(options.path)
-        if options.sample is None and options.window is None:
-            print("\n".join(describe(subject)))
-            if subject.folder is not None and options.documents > 0:
-                print("\nFirst documents")
-                print("\n".join(documents(subject, options.split, options.documents)))
-        if options.sample is not None:
-            print(subject.tokenizer().decode(subject.sample(options.sample)))
-        if options.window is not None:
-            print(subject.tokenizer().decode(window(subject, options.split, options.window)))
-    except ValueError as error:
-        print(f"data.inspect: {error}", file=sys.stderr)
-        return 2
+    subject = find_subject(options.path)
+    if options.sample is None and options.window is None:
+        print("\n".join(describe(subject)))
+        if subject.folder is not None and options.documents > 0:
+            print("\nFirst documents")
+            print("\n".join(documents(subject, options.split, options.documents)))
+    if options.sample is not None:
+        print(subject.tokenizer().decode(subject.sample(options.sample)))
+    if options.window is not None:
+        print(subject.tokenizer().decode(window(subject, options.split, options.window)))
     return 0
 
 

@@ -9,11 +9,11 @@ import argparse
 import functools
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ds_configs.commands import command
 from ds_configs.errors import ConfigError
 from ds_configs.loader import LoadedConfig, load, read
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from training.config import RunConfig
 
 
+@command()
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0, 2 if a configuration is wrong, 1 if `check` has something else to say of one."""
     parser = argparse.ArgumentParser(
@@ -39,17 +40,13 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.command == "check":
         return _check_all(options.files)
-    try:
-        if options.command == "show":
-            loaded = load(options.file, options.overrides)
-            _print_columns(_values_and_origins(loaded))
-            if loaded.values.get("bf16", {}).get("enabled") == "auto":
-                print(f'bf16.enabled = "auto" will be here: {_precision_here("auto")[1]}')
-        else:
-            _print_columns(_differences(load(options.first), load(options.second)))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.command == "show":
+        loaded = load(options.file, options.overrides)
+        _print_columns(_values_and_origins(loaded))
+        if loaded.values.get("bf16", {}).get("enabled") == "auto":
+            print(f'bf16.enabled = "auto" will be here: {_precision_here("auto")[1]}')
+    else:
+        _print_columns(_differences(load(options.first), load(options.second)))
     return 0
 
 
@@ -178,5 +175,4 @@ def _stages(run: "RunConfig") -> list[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "show FILE | head" is no error
     sys.exit(main(sys.argv[1:]))

@@ -1,37 +1,11 @@
-"""What the commands have in common: how they end, the threads they compute with, the files they write. Torch is not needed here."""
+"""What the commands have in common: the threads they compute with, the files they write. Torch is not needed here."""
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model.hardware.processors import usable_processors
-
-Main = Callable[[Sequence[str]], int]
-
-
-def command(name: str) -> Callable[[Main], Main]:
-    """For a `main`: a mistake in what was asked for is told in one line, with exit code 2; after Ctrl-C it is 130."""
-
-    def decorate(main: Main) -> Main:
-        @functools.wraps(main)
-        def run(arguments: Sequence[str]) -> int:
-            logging.basicConfig(level=logging.WARNING, format="%(message)s")
-            try:
-                return main(arguments)
-            except (ValueError, OSError) as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                return 2
-            except KeyboardInterrupt:
-                return 130
-
-        return run
-
-    return decorate
 
 
 def set_threads(num_processes: int = 1) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs.commands import command
 from ds_configs.files import object_or_nothing, write_json
-from inference.commands import check_output, command, set_threads
+from inference.commands import check_output, set_threads
 from inference.export import RECORD, find_folder
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import find_source

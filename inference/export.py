@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ds_configs.commands import command
 from ds_configs.files import object_or_nothing, replacing_folder, write_json
-from inference.commands import command
 from inference.exporting.card import model_card, renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.families import FAMILIES

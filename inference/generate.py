@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ds_configs.commands import command
 from ds_configs.files import object_or_nothing
-from inference.commands import check_output, command, set_threads
+from inference.commands import check_output, set_threads
 from inference.export import RECORD, find_folder
 from inference.generation.prompts import Batch, Display, plan, read_prompts
 from inference.generation.settings import DTYPES, Sampling, choose_dtype

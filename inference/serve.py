@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.commands import command, set_threads
+from ds_configs.commands import command
+from inference.commands import set_threads
 from inference.export import find_folder
 from inference.exporting.source import find_source, max_positions
 from inference.generation.settings import choose_dtype

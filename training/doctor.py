@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ds_configs.commands import command
 from training.diagnosis.cluster import check_hosts
 from training.diagnosis.findings import note, table
 from training.diagnosis.links import check_links, config_for
@@ -46,20 +47,17 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(list(arguments))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str]) -> int:
     """Print the table."""
-    options = parse_options(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if options.write_env:
-            print(write_environment_file(Path(os.environ.get("DS_ENV_FILE", ".deepspeed_env"))))
-            return 0
-        pool = read_pool(Path(options.hostfile)) if options.hostfile else None
-        if options.mebibytes < 1 or options.limit_seconds < 1:
-            raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
-        config, hosts = config_for(options.links[0], options.links[1:], pool) if options.links else (None, ())
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    options = parse_options(arguments)
+    if options.write_env:
+        print(write_environment_file(Path(os.environ.get("DS_ENV_FILE", ".deepspeed_env"))))
+        return 0
+    pool = read_pool(Path(options.hostfile)) if options.hostfile else None
+    if options.mebibytes < 1 or options.limit_seconds < 1:
+        raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
+    config, hosts = config_for(options.links[0], options.links[1:], pool) if options.links else (None, ())
     findings = check_machine(Path(options.directory), os.environ)
     if pool:
         findings += check_hosts(pool, Path(options.directory), options.ssh_port)
@@ -100,4 +98,4 @@ def write_environment_file(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ds_configs
+from ds_configs.commands import command
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
@@ -33,28 +34,22 @@ GBIT = 1e9 / 8  # In bytes.
 WEEK_SECONDS = 7 * 24 * 3600.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan. Returns 2 for a mistake."""
+@command()
+def main(arguments: Sequence[str]) -> int:
+    """Print the plan."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, whose schedule is played, would look for a device.
-    options = parse_options(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if options.against:
-            from training.planning.here import compare
+    options = parse_options(arguments)
+    if options.against:
+        from training.planning.here import compare
 
-            print(compare(Path(options.against)))
-            return 0
-        path, overrides = parse(options.words, DEFAULT_CONFIG)
-        pool = read_pool(Path(options.hostfile)) if options.hostfile else None
-        if pool:
-            options.slots = min(host.slots for host in pool.wanted)
-        config = resolve(ds_configs.read(path, overrides), pool.slots if pool else None)
-        print("\n".join(describe(config, options)))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
-        return 2
+        print(compare(Path(options.against)))
+        return 0
+    path, overrides = parse(options.words, DEFAULT_CONFIG)
+    pool = read_pool(Path(options.hostfile)) if options.hostfile else None
+    if pool:
+        options.slots = min(host.slots for host in pool.wanted)
+    config = resolve(ds_configs.read(path, overrides), pool.slots if pool else None)
+    print("\n".join(describe(config, options)))
     return 0
 
 
@@ -259,4 +254,4 @@ def best(run: RunConfig, device: Device, options: argparse.Namespace) -> list[st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
