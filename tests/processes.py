@@ -87,9 +87,10 @@ def descendants(process: int) -> list[int]:
 
 def _children(process: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += map(int, task.read_text(encoding="utf-8").split())
+    with contextlib.suppress(FileNotFoundError):  # It has gone in between.
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, task.read_text(encoding="utf-8").split())
     return found
 
 

@@ -139,6 +139,8 @@ def main() -> None:
     config = ds_configs.build_section(ModelConfig, preset(asked["model"]), "model", "command line")
     probed, spread = probe(config, Workload(**asked["workload"]), asked["parameters"], TIMES)
     json.dump({"probed": asdict(probed), "spread": spread}, sys.stdout)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # Or a thread of gloo's that still waits may abort the process at its end.
 
 
 if __name__ == "__main__":
