@@ -126,7 +126,8 @@ def _got(value: Any) -> str:
 
 
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
-    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.")
+    quoted = f""": "{shown(value)}", in a shell '"{shown(value)}"'""" if wanted is str and type(value) in (int, float, bool) else ""
+    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}{quoted}.")
     return FAILED
 
 

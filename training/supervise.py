@@ -58,7 +58,7 @@ def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     )
     parser.add_argument("--tries", type=int, default=3, help="failures in a row without a new checkpoint that are a crash loop (3)")
     parser.add_argument("--delay-seconds", type=float, default=10, help="before the first restart; doubled while nothing is gained (10)")
-    parser.add_argument("--longest-delay-seconds", type=float, default=600, help="(600)")
+    parser.add_argument("--longest-delay-seconds", type=float, default=600, help="at most before one (600)")
     parser.add_argument("--host-failures", type=int, default=2, help="failures in a row that began on a host before it is left out (2)")
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
