@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -153,6 +154,8 @@ def _run_on_slurm(arguments: dict[str, Any], tasks: Sequence[Task]) -> None:
     logs = arguments["logging_dir"]
     if shlex.quote(logs) != logs:
         raise DataError(f"{logs}: datatrove writes this path unquoted into its Slurm scripts. Use folders without spaces or quotes.")
+    if shutil.which("squeue") is None:
+        raise DataError("squeue is not on PATH, so the jobs could not be watched. Start where all of Slurm's commands are.")
     environment = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONPATH={shlex.quote(str(_ROOT))}:$PYTHONPATH"
     executor = SlurmPipelineExecutor(**{"env_command": environment, "job_name": "prepare", **arguments})
     executor.run()

@@ -4,16 +4,18 @@ import functools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 Main = Callable[[Sequence[str]], int]
 
 
 def command(name: str = "") -> Callable[[Main], Main]:
-    """For a `main`, whose errors begin with `name` unless they begin with a file.
+    """For a `main`; `name`, if given, stands before each error. Without it they begin with a file.
 
-    A mistake in what was asked for is told in one line, with exit code 2. Ctrl-C ends the command with 130, and a reader of its output
-    that has had enough (`| head`) with 141, as the kernel would; neither leaves a trace on the terminal.
+    A mistake in what was asked for is told in one line, with exit code 2 (PRETRAIN_TRACEBACK=1 shows the trace, too). Ctrl-C ends the
+    command with 130, and a reader of its output that has had enough (`| head`) with 141, as the kernel would; neither leaves a trace on
+    the terminal.
     """
 
     def decorate(main: Main) -> Main:
@@ -22,13 +24,19 @@ def command(name: str = "") -> Callable[[Main], Main]:
             logging.basicConfig(level=logging.WARNING, format="%(message)s")
             try:
                 code = main(arguments)
-                sys.stdout.flush()
+                if sys.stdout:  # None if it was closed from the beginning.
+                    sys.stdout.flush()
                 return code
             except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends.
+                if sys.stdout:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends.
                 return 141
             except (ValueError, OSError) as error:
-                print(f"{name}: {error}" if name else error, file=sys.stderr)
+                if os.environ.get("PRETRAIN_TRACEBACK"):
+                    traceback.print_exc()
+                plain = isinstance(error, OSError) and error.filename and error.strerror
+                line = f"{error.filename}: {error.strerror}." if plain else str(error)
+                print(f"{name}: {line}" if name else line, file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 return 130

@@ -110,7 +110,7 @@ def _parse(text: str, where: str) -> Entries:
     for key, line in keys_and_lines(text):
         if key in lines:
             twice.add(key)
-            if key[:-1] in twice:
+            if any(key[:length] in twice for length in range(1, len(key))):
                 continue  # inside an object that stands twice, which is the mistake to report
             problems.append(f'{where}:{line}: "{".".join(key)}" is set twice (first on line {lines[key]}). Remove one of them.')
         else:

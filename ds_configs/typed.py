@@ -6,6 +6,7 @@ sections that are passed on as they are, and the markers `Bounded` and `Refused`
 key, report) -> the value, or FAILED.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -126,8 +127,7 @@ def _got(value: Any) -> str:
 
 
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
-    quoted = f""": "{shown(value)}", in a shell '"{shown(value)}"'""" if wanted is str and type(value) in (int, float, bool) else ""
-    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}{quoted}.")
+    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.")
     return FAILED
 
 
@@ -137,8 +137,9 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
     if isinstance(wanted, Bounded):
         return _bounded(wanted, value, name, report)
     if wanted is float and type(value) in (int, float):
-        if math.isfinite(value):
-            return float(value)
+        with contextlib.suppress(OverflowError):  # An integer of hundreds of digits.
+            if math.isfinite(value):
+                return float(value)
         report(name, f"{name} is too large for a number. Write a finite one.")
         return FAILED
     return value if type(value) is wanted else _mismatch(name, value, wanted, report)

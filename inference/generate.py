@@ -89,7 +89,7 @@ def continue_all(engine: Engine, batches: Sequence[Batch], num_samples: int, sho
 
 @command("inference.generate")
 def main(arguments: Sequence[str]) -> int:
-    """The command. Of several processes only the first speaks."""
+    """The command. Of several processes only the first says what is wrong with what was asked for, and shows texts."""
     options = parse(arguments)
     num_processes, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     set_threads(num_processes)

@@ -212,6 +212,6 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
     if fields["activation"] != "silu_gated":
         fields.setdefault("intermediate_size", 4 * hidden_size if type(hidden_size) is int else 1)
     fields.setdefault("norm_bias", fields["use_bias"] is True and fields["norm"] == "layernorm")
-    if isinstance(fields.get("dropout"), int | float) and math.isfinite(fields["dropout"]):
+    if isinstance(fields.get("dropout"), int | float) and abs(fields["dropout"]) < math.inf:
         fields.setdefault("attention_dropout", fields["dropout"])
     return fields

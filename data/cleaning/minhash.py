@@ -33,7 +33,7 @@ def signatures(texts: Sequence[str], config: NearConfig) -> np.ndarray:
     """
     result = np.full((len(texts), config.num_hashes), _EMPTY, dtype=np.uint32)
     # Of a book the least value of all slices, so that it needs no more memory than a chapter.
-    slices = [(text[at : at + _SLICE_CHARS], index) for index, text in enumerate(texts) for at in range(0, len(text), _SLICE_CHARS)]
+    slices = ((text[at : at + _SLICE_CHARS], index) for index, text in enumerate(texts) for at in range(0, len(text), _SLICE_CHARS))
     for block in batched(slices, lambda piece: len(piece[0]), _BLOCK_CHARS):  # Never two slices of a text: each fills a block.
         indices = [index for _, index in block]
         result[indices] = np.minimum(result[indices], _sign_block([piece for piece, _ in block], config))

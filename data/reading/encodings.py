@@ -126,8 +126,17 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
     text = head.decode("utf-8", "replace")
     if not has_zeros and text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
         return "utf-8"
-    reason = " (it holds zero bytes)" if has_zeros else ""
-    raise UnreadableError(f"not UTF-8{reason}, and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
+    raise UnreadableError(f"not UTF-8 ({_why_not_utf8(head)}), and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
+
+
+def _why_not_utf8(head: bytes) -> str:
+    if b"\x00" in head:
+        return "it holds zero bytes"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"{error.reason} at byte {error.start}"
+    return f"broken behind its first {len(head)} bytes"
 
 
 def _refuse_control_characters(head: bytes) -> None:

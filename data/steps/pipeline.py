@@ -84,10 +84,11 @@ def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], cle
     for source, name in enumerate(config.source_names):
         read = sum(result["documents_in"] for of, result in zip(sources_of_parts, cleaned, strict=True) if of == source)
         if not sum(documents for of, documents in zip(sources_of_parts, left, strict=True) if of == source):
-            raise DataError(
-                f"{config.name}: no text is left of {read} documents of {name}, all dropped by data.clean or copies of another source's."
-                " Check the text and the rules, or remove the source."
-            )
+            fate, advice = "dropped by data.clean", "Check the text and the rules"
+            if len(config.source_names) > 1:
+                fate, advice = f"{fate} or copies of another source's", f"{advice}, or remove the source"
+            why = f"all {read} documents are {fate}" if read else "none of it could be read"
+            raise DataError(f"{config.name}: no text is left of {name}: {why}. {advice}.")
 
 
 def _split(rule: ValidationConfig, files: Sequence[DocumentFile], where: str) -> list[DocumentFile]:

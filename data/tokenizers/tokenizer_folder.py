@@ -130,11 +130,13 @@ def load(folder: Path | str) -> Tokenizer:
         DataError: If the folder has no tokenizer, or one without an end-of-text token.
     """
     folder = Path(folder)
+    path = folder / "tokenizer_config.json"
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        path = folder / "tokenizer.json"
+        backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exceptions
-        raise DataError(f"{folder}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
+        raise DataError(f"{path}: no usable tokenizer ({error}). Prepare the data again, or give the right folder.") from error
     if backend.token_to_id(settings.get("eos_token") or "") is None:
         raise DataError(f"{folder}/tokenizer_config.json names no eos_token that is in the vocabulary; documents could not be told apart.")
     return Tokenizer(folder, backend, settings)

@@ -98,6 +98,10 @@ class GrowingText:
         self.num_tokens += 1
         if token in self._tokenizer.eos_ids:
             return self.close("end_of_text")
+        return self.add(token)
+
+    def add(self, token: int) -> str:
+        """As `push`, of text that is given: an end-of-text token does not end it."""
         self._ids.append(token)
         return self._advance()
 

@@ -123,7 +123,7 @@ class Sequence:
         for index, token in enumerate(self.prompt):
             first = Token(token, growing.length, None)
             tokens.append(_token(token, growing.length, logits[index - 1].log_softmax(0), self.logprobs) if index else first)
-            growing.push(token)
+            growing.add(token)
         return tuple(tokens)
 
 

@@ -45,7 +45,11 @@ def read_source(folder: str | Path) -> Source:
         ValueError: If it cannot be read, or the model is none of ours.
     """
     path = Path(folder)
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). Name another Hugging Face folder.") from error
+    if not is_folder:
         raise ValueError(f"{path}: no such folder. Fetch it, or name another Hugging Face folder.")
     file = path / "config.json"
     values = read_object(file, "Name a Hugging Face folder.")
@@ -61,10 +65,12 @@ def read_object(path: Path, hint: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is none; `hint` says what to do.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file. {hint}")
     try:
+        path.stat()  # Of a file that is not there `files.read_object` makes an empty object.
         return files.read_object(path)
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ValueError(f"{path}: {reason}. {hint}") from error
     except ValueError as error:
         raise ValueError(f"{error}. {hint}") from error
 

@@ -105,6 +105,15 @@ def test_a_worker_that_dies_for_another_reason_is_reported_with_the_place_of_its
         cluster.run(every, 2)
 
 
+def test_nothing_is_submitted_where_the_queue_cannot_be_asked(parted, tmp_path, install, monkeypatch):
+    install("sbatch", f"#!/bin/bash\ntouch {tmp_path}/submitted\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    cluster = Cluster(executor="slurm", workers=1, logs=tmp_path / "logs", slurm={"partition": "work", "time": "01:00:00"})
+    with pytest.raises(DataError, match="squeue is not on PATH"):
+        cluster.run(tasks(parted, tmp_path / "there"), 2)
+    assert not (tmp_path / "submitted").exists()
+
+
 @pytest.mark.processes
 def test_slurm_gets_an_array_of_jobs_and_is_waited_for(parted, tmp_path, install):
     # sbatch that runs the array at once, in the way Slurm does it, and no queue: what is in the script is what is tested.

@@ -15,7 +15,7 @@ from tests import ROOT, processes
     ("error", "line"),
     [
         (ValueError("a.json: no such key."), "name: a.json: no such key.\n"),
-        (FileNotFoundError(2, "No such file or directory", "a.json"), "name: [Errno 2] No such file or directory: 'a.json'\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), "name: a.json: No such file or directory.\n"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(error, line, capsys):
@@ -36,6 +36,12 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_trace(capsys):
 
     assert main([]) == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.processes
+def test_a_command_whose_output_is_closed_from_the_beginning_ends_as_it_would():
+    done = processes.run(["bash", "-c", '"$0" -m ds_configs show ds_configs/quickstart.json >&-', sys.executable], cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.processes

@@ -65,6 +65,11 @@ def test_a_key_set_twice_is_rejected_with_both_lines():
     assert only_problem(write("a.json", text)) == 'a.json:4: "run" is set twice (first on line 2). Remove one of them.'
 
 
+def test_what_is_in_the_lists_of_a_key_set_twice_is_not_reported_as_well():
+    text = '{"data": {"sources": [{"path": "x"}]},\n "data": {"sources": [{"path": "y"}]}}'
+    assert only_problem(write("a.json", text)) == 'a.json:2: "data" is set twice (first on line 1). Remove one of them.'
+
+
 def test_a_nested_key_set_twice_is_rejected_but_equal_keys_of_different_objects_are_not():
     assert '"run.seed" is set twice' in only_problem(write("a.json", '{"run": {"seed": 1, "seed": 2}}'))
     load(write("b.json", '{"run": {"seed": 1}, "data": {"seed": 2, "clean": [{"rule": "x"}, {"rule": "y"}, [{"rule": "z,:{"}]]}}'))

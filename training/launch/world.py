@@ -83,7 +83,7 @@ def find_world(environment: Mapping[str, str]) -> World:
 
     def number(*names: str, what: str) -> int:
         found = _first_number(environment, *names)
-        if found is None:
+        if found is None or (found == 0 and names[0] != launcher.rank):  # Only a rank may be 0.
             raise ValueError(
                 f"{launcher.mark or launcher.rank} is set (by {launcher.name}) but {' or '.join(names)} is not: {what} is unknown. "
                 f"In the job script: export {names[-1]}=<{what}>."

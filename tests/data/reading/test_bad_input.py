@@ -112,8 +112,14 @@ def test_what_stands_outside_the_chapters_asked_for_is_said(make, tmp_path, capl
 
 
 def test_text_that_the_rules_drop_altogether_is_said_to_be_dropped(make):
-    with pytest.raises(DataError, match=r"no text is left of 20 documents of verse, all dropped by data\.clean"):
+    with pytest.raises(DataError, match=r"no text is left of verse: all 20 documents are dropped by data\.clean\. Check"):
         prepare(make(clean=({"rule": "min_length", "chars": 100_000},)))
+
+
+def test_text_of_which_nothing_could_be_read_is_said_to_be_unreadable(make, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": \n' * 3, encoding="utf-8")
+    with pytest.raises(DataError, match=r"no text is left of bad: none of it could be read\. Check the text and the rules\.$"):
+        prepare(make(path=str(tmp_path / "bad.jsonl"), chapters=None, max_bad_ratio=1.0))
 
 
 def test_report_and_parquet_end_where_the_budget_does(make, tmp_path):

@@ -167,7 +167,7 @@ def test_a_source_of_nothing_but_copies_is_refused_by_name(make, tmp_path):
     for number in range(5):
         shutil.copy(tmp_path / "source0" / f"{number:04d}.txt", tmp_path / "source1")
 
-    with pytest.raises(DataError, match=r"no text is left of 5 documents of source1, all dropped by data\.clean or copies of another"):
+    with pytest.raises(DataError, match=r"no text is left of source1: all 5 documents are dropped by data\.clean or copies of another"):
         prepare(config)
 
 

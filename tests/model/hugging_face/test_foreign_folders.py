@@ -255,5 +255,10 @@ def test_a_recorded_section_serves_where_its_folder_is_gone_and_no_other_does(tm
     for record in (None, {**recorded, "from": "another"}):
         with pytest.raises(ValueError, match=r"model\.from: .*opt: no such folder"):
             complete_from_folder(section, record)
+    # A folder that cannot be looked into is as good as gone; a name that no disk takes stands for it, as permissions stop no root.
+    unreadable = {**section, "from": "x" * 300}
+    assert preset(complete_from_folder(unreadable, {**recorded, "from": unreadable["from"]}))
+    with pytest.raises(ValueError, match=r"model\.from: x+: cannot be read \(File name too long\)"):
+        complete_from_folder(unreadable)
     with pytest.raises(ValueError, match=r"model\.from = 3; it must be the path"):
         complete_from_folder({"from": 3})

@@ -136,6 +136,8 @@ def test_what_a_launcher_leaves_out_is_asked_of_the_job_script():
         find_world(pals | {"WORLD_SIZE": "12"})
     with pytest.raises(ValueError, match="export LOCAL_WORLD_SIZE"):
         find_world({"PMI_RANK": "7", "PMI_SIZE": "12"} | MET)
+    with pytest.raises(ValueError, match="export LOCAL_WORLD_SIZE"):
+        find_world({"RANK": "0", "WORLD_SIZE": "12", "LOCAL_SIZE": "0"} | MET)
     assert find_world(pals | {"WORLD_SIZE": "12"} | MET).size == 12
     assert find_world({"RANK": "0", "WORLD_SIZE": "1"}).local_size == 1
 
