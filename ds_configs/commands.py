@@ -34,8 +34,9 @@ def command(name: str = "") -> Callable[[Main], Main]:
             except (ValueError, OSError) as error:
                 if os.environ.get("PRETRAIN_TRACEBACK"):
                     traceback.print_exc()
-                plain = isinstance(error, OSError) and error.filename and error.strerror
-                line = f"{error.filename}: {error.strerror}." if plain else str(error)
+                line = str(error)
+                if isinstance(error, OSError) and error.filename and error.strerror:
+                    line = f"{error.filename}: {error.strerror}."
                 print(f"{name}: {line}" if name else line, file=sys.stderr)
                 return 2
             except KeyboardInterrupt:

@@ -5,7 +5,7 @@ A new family is an entry of `FAMILIES`: neither layers nor what reads and writes
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -212,6 +212,6 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
     if fields["activation"] != "silu_gated":
         fields.setdefault("intermediate_size", 4 * hidden_size if type(hidden_size) is int else 1)
     fields.setdefault("norm_bias", fields["use_bias"] is True and fields["norm"] == "layernorm")
-    if isinstance(fields.get("dropout"), int | float) and abs(fields["dropout"]) < math.inf:
+    if isinstance(fields.get("dropout"), int | float) and abs(fields["dropout"]) <= sys.float_info.max:
         fields.setdefault("attention_dropout", fields["dropout"])
     return fields
