@@ -143,8 +143,6 @@ def test_deepspeed_is_imported_in_data_by_the_store_alone():
     assert {user for user in users if user.startswith("model/")} <= {"model/pipeline.py"}
 
 
-def test_transformers_is_imported_inside_functions_of_model_hf_and_in_inference():
+def test_transformers_is_imported_in_inference_alone():
     users = {name(path) for path in FILES if any(module.split(".")[0] == "transformers" for module, _ in imported(path))}
-    assert {user for user in users if not user.startswith("inference/")} <= {"model/hugging_face/conversion.py"}
-    at_import = {name(path) for path in FILES if any(module.split(".")[0] == "transformers" for module, _ in imported(path, nested=False))}
-    assert {user for user in at_import if not user.startswith("inference/")} == set()
+    assert {user for user in users if not user.startswith("inference/")} == set()

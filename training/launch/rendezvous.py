@@ -6,7 +6,7 @@ taken or closed to other hosts shows here too. Rank 0 listens; every other rank 
 whether to start. docs/architecture.md says why this is not torch's TCPStore.
 
 Anybody can connect to a port. So rank 0 hears every connection in a thread of its own, takes nothing that is not exactly a
-report, and prints no text that came over it except names it has checked: a problem is said by the rank that has it. That a rank
+report, and prints no text that came over it except short printable names and values: a problem is said by the rank that has it. That a rank
 sees the run's folder is proved by the secret in a file there.
 """
 

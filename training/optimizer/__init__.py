@@ -1,1 +1,1 @@
-"""The optimizer: gradients are reduced, clipped and applied to fp32 masters, Muon, and which parameters are whose."""
+"""The optimizer: gradients are clipped and applied to fp32 masters, Muon, and which parameters are whose."""

@@ -1,6 +1,7 @@
-"""What a step does with gradients: sum them in fp32, average them over replicas, take their norm over stages, clip and apply them.
+"""What a step does with gradients: take their norm over all ranks, clip them, and apply them to fp32 masters.
 
-They are applied to fp32 masters. Between replicas they travel in the type that `communication_data_type` names, by default the weights'.
+They have been summed in fp32 and averaged over replicas before, by DeepSpeed's class and engine. Between replicas they travel in
+the type that `communication_data_type` names, by default the weights'.
 
 Masters and sums are shared out over replicas (ZeRO stage 1). The update itself is the basic optimizer's: torch's AdamW, or `muon.py`.
 
