@@ -94,6 +94,16 @@ def write_json(path: Path, value: object, indent: int = 1) -> None:
     write_text(path, strict_json(value, indent=indent) + "\n")
 
 
+def check_output(path: Path) -> None:
+    """A file that a command writes must have a folder to be in.
+
+    Raises:
+        ValueError: If it cannot be written there.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{path}: cannot be written. Name a file in a folder that exists.")
+
+
 def strict_json(value: object, indent: int | None = None) -> str:
     """JSON that every reader takes: a number that is not finite, which JSON does not have, becomes null."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)

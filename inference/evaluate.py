@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.commands import command
-from ds_configs.files import object_or_nothing, write_json
-from inference.commands import check_output, set_threads
+from ds_configs.files import check_output, object_or_nothing, write_json
 from inference.export import RECORD, find_folder
 from inference.exporting.card import renew_evaluation
 from inference.exporting.source import find_source
 from inference.generation.settings import DTYPES
 from inference.judgement import questions, results
+from model.hardware.processors import set_threads
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

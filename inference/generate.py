@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ds_configs.commands import command
-from ds_configs.files import object_or_nothing
-from inference.commands import check_output, set_threads
+from ds_configs.files import check_output, object_or_nothing
 from inference.export import RECORD, find_folder
 from inference.generation.prompts import Batch, Display, plan, read_prompts
 from inference.generation.settings import DTYPES, Sampling, choose_dtype
 from inference.generation.stopping import BOUNDARIES
+from model.hardware.processors import set_threads
 
 if TYPE_CHECKING:
     from inference.generation.engine import Engine

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ds_configs.commands import command
-from inference.commands import set_threads
 from inference.export import find_folder
 from inference.exporting.source import find_source, max_positions
 from inference.generation.settings import choose_dtype
 from inference.server.limits import Limits
+from model.hardware.processors import set_threads
 
 # int8 would let a text depend on those that are written beside it.
 _DTYPES = ("auto", "fp32", "bf16", "fp16")

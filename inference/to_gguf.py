@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ds_configs.commands import command
-from ds_configs.files import object_or_nothing, replacing
-from inference.commands import check_output
+from ds_configs.files import check_output, object_or_nothing, replacing
 from inference.exporting.source import find_source, token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 

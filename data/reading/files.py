@@ -31,13 +31,13 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     again: list[Path] = []
     gone: list[Path] = []
     for path in paths:
-        found = _from_hub(path) if path.startswith(HUB) else _from_disk(path)
-        gone += filter(_leads_nowhere, found)
-        there = [file for file in found if not _leads_nowhere(file)]
-        if not there:
+        found: list[Path] = []
+        for file in _from_hub(path) if path.startswith(HUB) else _from_disk(path):
+            (gone if _leads_nowhere(file) else found).append(file)
+        if not found:
             home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")
-        for file in there:
+        for file in found:
             if files.setdefault(os.path.realpath(file), file) != file:
                 again.append(file)
     if gone:

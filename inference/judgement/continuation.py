@@ -76,7 +76,7 @@ def _text_behind(tokenizer: FolderTokenizer, ids: Sequence[int], prefix: int) ->
     """What tokens after a prefix add to its text, by the way the text of a completion is made: pieces of characters drop out alike."""
     growing = GrowingText(tokenizer, ids[:prefix], Stops())
     for token in ids[prefix:]:
-        growing.push(token)
+        growing.add(token)
     growing.close("length")
     return growing.text
 

@@ -7,9 +7,8 @@ Tokenizer files and token ids are the caller's affair.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -67,7 +66,7 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
     values = {**to_hugging_face(config, format), **ids, "dtype": dtype}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tensors(folder, lambda: named_tensors(model, config, format))
+    _write_tensors(folder, named_tensors(model, config, format))
     for name, content in (("config.json", values), ("generation_config.json", ids)):
         write_json(folder / name, content, indent=2)
 
@@ -82,25 +81,37 @@ def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tupl
             yield from biases_of_zero(slot, ours, config, format).items()
 
 
-def _write_tensors(out: Path, tensors: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+def _write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Write named tensors as one safetensors file, or as several with an index when they are more than SHARD_BYTES.
 
     Only one file's tensors are held at a time.
     """
-    shards: list[list[str]] = []
-    total = room = 0
-    for name, tensor in tensors():
-        if not shards or tensor.nbytes > room:
-            shards.append([])
-            room = SHARD_BYTES
-        shards[-1].append(name)
-        room -= tensor.nbytes
-        total += tensor.nbytes
-    numbered = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    files = dict(zip(numbered if len(shards) > 1 else [SINGLE_FILE], shards, strict=True))
-    values = tensors()
-    for file, names in files.items():
-        save_file({name: tensor.contiguous() for name, tensor in islice(values, len(names))}, out / file, metadata={"format": "pt"})
-    if len(files) > 1:
-        weight_map = {name: file for file, names in files.items() for name in names}
-        write_json(out / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
+    files: dict[str, list[str]] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors), start=1):
+        file = f"shard-{number}"
+        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / file, metadata={"format": "pt"})
+        files[file] = list(shard)
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(files) == 1:
+        (out / "shard-1").replace(out / SINGLE_FILE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, (file, names) in enumerate(files.items(), start=1):
+        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        (out / file).replace(out / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(out / INDEX_FILE, index, indent=2)
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
