@@ -68,6 +68,19 @@ def test_other_tokenizers_stream_the_text_they_encode(
     assert "".join(stream(tokenizer, ids)) == text
 
 
+def test_an_end_of_text_token_ends_what_is_written_and_not_what_is_given(tmp_path: Path, verse: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path / "characters", verse, "characters", None)
+    ids = tokenizer.encode("疑是，地上霜")
+    tokenizer.eos_ids = (ids[2],)
+    written, given = (GrowingText(tokenizer, [], Stops()) for _ in range(2))
+    for token in ids[:3]:
+        written.push(token)
+    for token in ids:
+        given.add(token)
+    assert (written.text, written.finish_reason) == ("疑是", "end_of_text")
+    assert (given.text, given.finish_reason) == ("疑是，地上霜", None)
+
+
 def test_special_tokens_are_not_for_writing_except_the_end(byte_bpe: FolderTokenizer, verse: Path, tmp_path: Path) -> None:
     assert byte_bpe.eos_ids == ()  # no model beside this tokenizer that says which token ends a text
     assert byte_bpe.usable_ids == frozenset(range(1, 300))
