@@ -17,8 +17,8 @@ from training.config import RunConfig
 from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank
 from training.optimizer import muon
+from training.optimizer.clip_and_step import ShardedOptimizer
 from training.optimizer.parameter_groups import NOT_SETTINGS, parameter_groups
-from training.optimizer.reduce_clip_apply import ShardedOptimizer
 
 
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:
