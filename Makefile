@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 
 setup:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 on PATH. Install one, or say make PYTHON=/path/to/it." >&2; exit 2; }
-	@$(PYTHON) training/launch/environment.py requirements-dev.txt
+	@$(PYTHON) training/make_venv.py requirements-dev.txt
 
 format: setup
 	$(RUN) -m ruff format .

@@ -17,7 +17,7 @@ for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
 done
 [ -n "$python" ] || { echo "run_pretrain.sh: no Python 3.11 or 3.12 on PATH. Install one, or set PYTHON to its path." >&2; exit 2; }
 # One process to the end: bash would hear of no signal while it waits for another.
-exec "$python" training/launch/environment.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
+exec "$python" training/make_venv.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'
 ":"""
 if __name__ == "__main__":  # The workers of a preparation import this file, and must not start it again.

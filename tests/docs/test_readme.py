@@ -17,7 +17,7 @@ READMES = [ENGLISH, CHINESE]
 MADE = ("runs", "data/downloads", "data/stores", ".venv", "hostfiles/job", "exported", "my_novel.txt")
 PROGRAMS = r"(?:python3?|deepspeed|pip|pytest|torchrun|tensorboard|ruff|mypy|pre-commit)"
 # A program of the environment at the beginning of a command, variables before it aside. The system's Python may make the environment.
-BARE = re.compile(rf"(?:^|[|;&(]\s*)(?:[A-Z_]+=\S+\s+)*(?!python3? training/launch/environment\.py){PROGRAMS}\s+\S")
+BARE = re.compile(rf"(?:^|[|;&(]\s*)(?:[A-Z_]+=\S+\s+)*(?!python3? training/make_venv\.py){PROGRAMS}\s+\S")
 ACTIVATION = "source .venv/bin/activate"
 
 
@@ -99,7 +99,7 @@ def test_a_bare_command_is_told_from_one_that_works():
     for line in (
         ".venv/bin/python -m x",
         "A=1 ./run_pretrain.sh",
-        "python3 training/launch/environment.py requirements.txt",
+        "python3 training/make_venv.py requirements.txt",
         "cat python.txt",
     ):
         assert not BARE.search(line), line

@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices, has_tiles
 from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
-from training.launch.environment import NEWEST, OLDEST
 from training.launch.process_group import backend, quiet
 from training.launch.world import is_loopback, own_addresses
+from training.make_venv import NEWEST, OLDEST
 from training.run_folder.provenance import software
 
 # Where one of these can be imported, DeepSpeed takes the old backend or the old extension instead of torch's own.
@@ -66,7 +66,7 @@ def check_versions() -> Finding:
         if not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
             wrong.append(f"{requirement.name} is {found}, wanted {requirement.specifier}")
     if wrong:
-        return bad("packages", "; ".join(wrong), "python3 training/launch/environment.py requirements.txt")
+        return bad("packages", "; ".join(wrong), "python3 training/make_venv.py requirements.txt")
     return good("packages", ", ".join(software()[1:]))
 
 

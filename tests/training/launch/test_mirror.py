@@ -76,12 +76,12 @@ def without_pips_settings() -> dict[str, str]:
 def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, tmp_path, root):
     checkout = tmp_path / "checkout"
     (checkout / "training/launch").mkdir(parents=True)
-    for name in ("environment.py", "parent.py"):
-        shutil.copy(root / "training/launch" / name, checkout / "training/launch")
+    for name in ("make_venv.py", "launch/parent.py"):
+        shutil.copy(root / "training" / name, checkout / "training" / name)
 
     def environment(requirement: str, **settings: str) -> None:
         (checkout / "requirements.txt").write_text(f"{requirement}==1.0\n", encoding="utf-8")
-        command = [sys.executable, "training/launch/environment.py", "requirements.txt"]
+        command = [sys.executable, "training/make_venv.py", "requirements.txt"]
         done = processes.run(command, cwd=checkout, env=without_pips_settings() | settings)
         assert done.returncode == 0, done.stderr
         code = f"import {requirement}; print({requirement}.WHERE)"

@@ -182,6 +182,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_samples(make_run)
 
 
 def test_the_stamp_of_the_environment_covers_included_files(root):
-    from training.launch.environment import stamp_of
+    from training.make_venv import stamp_of
 
     assert set(stamp_of(["requirements.txt"]).split()) < set(stamp_of(["requirements-dev.txt"]).split())

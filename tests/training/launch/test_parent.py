@@ -122,7 +122,7 @@ def test_a_rank_that_a_person_starts_from_a_shell_does_not_end_with_the_shell(ro
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_while_the_environment_is_made_ends_pip_as_well(root, tmp_path, number):
     (tmp_path / "training/launch").mkdir(parents=True)
-    for name in ("run_pretrain.sh", "training/launch/environment.py", "training/launch/parent.py"):
+    for name in ("run_pretrain.sh", "training/make_venv.py", "training/launch/parent.py"):
         shutil.copy(root / name, tmp_path / name)
     (tmp_path / "requirements.txt").write_text("anything\n", encoding="utf-8")
     python = tmp_path / ".venv/bin/python"

@@ -102,7 +102,7 @@ def test_the_bash_half_asks_the_same_question(environment, root, tmp_path):
     script = shutil.copy(root / "run_pretrain.sh", tmp_path)
     python = tmp_path / "python3"
     python.write_text(
-        '#!/bin/sh\ncase "$*" in *environment.py*) echo made; exit 1;; *run_pretrain.sh*) echo went on;; esac\n', encoding="utf-8"
+        '#!/bin/sh\ncase "$*" in *make_venv.py*) echo made; exit 1;; *run_pretrain.sh*) echo went on;; esac\n', encoding="utf-8"
     )
     python.chmod(0o755)
     done = subprocess.run(

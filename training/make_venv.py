@@ -1,6 +1,6 @@
 """Make `.venv`: once, under a lock, for exactly the requirements asked for. Runs on the system's Python; standard library only.
 
-python3 training/launch/environment.py requirements.txt [more.txt ...] [--then COMMAND ...]
+python3 training/make_venv.py requirements.txt [more.txt ...] [--then COMMAND ...]
 
 pip installs with the settings of whoever starts this: PIP_INDEX_URL and its other variables, and pip's configuration files. None is
 overridden here, because many machines reach packages only through a mirror.
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 OLDEST, NEWEST = (3, 11), (3, 12)
 

@@ -17,14 +17,14 @@ def start(tmp_path, root):
     """Begin to make the environment of a checkout that asks for one tiny package."""
     (tmp_path / "checkout/training/launch").mkdir(parents=True)
     (tmp_path / "wheels").mkdir()
-    for name in ("environment.py", "parent.py"):
-        shutil.copy(root / "training/launch" / name, tmp_path / "checkout/training/launch")
+    for name in ("make_venv.py", "launch/parent.py"):
+        shutil.copy(root / "training" / name, tmp_path / "checkout/training" / name)
     (tmp_path / "checkout/requirements.txt").write_text("tiny_package==1.0\n", encoding="utf-8")
     started = []
 
     def begin():
         environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels"), "PIP_CONFIG_FILE": os.devnull}
-        command = [sys.executable, "training/launch/environment.py", "requirements.txt"]
+        command = [sys.executable, "training/make_venv.py", "requirements.txt"]
         started.append(
             processes.start(
                 command, cwd=tmp_path / "checkout", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
