@@ -24,9 +24,9 @@ from model.families import preset
 from model.flops import Workload, layer_parameters
 from model.hugging_face.source import FROM, complete_from_folder
 from model.partition import check_method
+from training.batch_size import Batch, resolve_batch
 from training.checkpoints.find_and_verify import published
 from training.health.spikes import SpikeConfig
-from training.run.batch import Batch, resolve_batch
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
 # Read by our own writer (run_folder/curves.py): the engine's writer knows the loss only and waits for the device at every step.

@@ -23,12 +23,12 @@ from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import CheckpointError, published
 from training.config import RunConfig, resolve
 from training.launch.arguments import parse
+from training.launch.local_layout import lay_out
 from training.launch.parent import STARTER, bound
 from training.launch.stop_ranks import run_to_the_end
 from training.launch.world import default_environment
 from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR
-from training.run.batch import lay_out
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.curves import check_outputs, monitor_folder

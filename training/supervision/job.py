@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ds_configs
+from training.batch_size import KEYS, can_split
 from training.config import resolve
 from training.launch import local
 from training.launch.arguments import parse
 from training.pretrain import DEFAULT_CONFIG
-from training.run.batch import KEYS, can_split
 from training.supervision.hosts import Host, options_for, read_pool, write_hostfile
 from training.supervision.leftovers import SCRIPT
 

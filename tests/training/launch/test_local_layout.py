@@ -4,7 +4,8 @@ import pytest
 
 import ds_configs
 from model.hardware.devices import Devices
-from training.run.batch import MOST_RANKS_PER_CORE, lay_out, resolve_batch
+from training.batch_size import resolve_batch
+from training.launch.local_layout import MOST_RANKS_PER_CORE, lay_out
 
 QUICKSTART, REFERENCE = "ds_configs/quickstart.json", "ds_configs/hongloumeng_500m.json"
 
