@@ -20,7 +20,7 @@ from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.exporting.card import model_card, renew_evaluation
 from inference.exporting.source import Source, find_source, load_run_config, token_ids
 from model.families import FAMILIES
-from model.hugging_face.source import INDEX_FILE, SINGLE_FILE
+from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
 
 if TYPE_CHECKING:

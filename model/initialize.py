@@ -14,7 +14,7 @@ from torch import nn
 
 from model.config import ModelConfig
 from model.hugging_face.files import Folder
-from model.hugging_face.source import check_source, source_layers
+from model.hugging_face.pretrained import check_pretrained, starting_layers
 from model.hugging_face.tensors import Slot
 
 # What these produce is added to the residual stream once per half-block; GPT-2 shrinks them so that the sum keeps its size.
@@ -48,17 +48,17 @@ class Weights:
         """
         self.config, self.seed = config, seed
         self.folder: Folder | None = None
-        self.source_layers: tuple[int, ...] = ()
-        if source := check_source(config):
-            self.folder = Folder(source, config)
-            self.source_layers = source_layers(config, source)
+        self.starting_layers: tuple[int, ...] = ()
+        if pretrained := check_pretrained(config):
+            self.folder = Folder(pretrained, config)
+            self.starting_layers = starting_layers(config, pretrained)
 
     @property
     def notes(self) -> list[str]:
         """What of the folder is not used, a line each, and which of its layers are."""
         if self.folder is None:
             return []
-        layers = f"layers start from layers {', '.join(map(str, self.source_layers))} of {self.folder.path}."
+        layers = f"layers start from layers {', '.join(map(str, self.starting_layers))} of {self.folder.path}."
         return [*self.folder.notes, *([layers] if self.config.initialize.method == "depth" else [])]
 
     def fill(self, module: nn.Module, index: int) -> None:
@@ -93,6 +93,6 @@ class Weights:
     def _slots(self, module: nn.Module, index: int) -> Iterator[tuple[Slot, nn.Parameter]]:
         """Each parameter of a layer, and where in the folder it is."""
         in_a_block = 2 <= index < 2 + 2 * self.config.num_layers
-        block = self.source_layers[(index - 2) // 2] if in_a_block else 0
+        block = self.starting_layers[(index - 2) // 2] if in_a_block else 0
         for name, weight in module.named_parameters():
             yield Slot(type(module).__name__, block, name), weight

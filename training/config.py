@@ -22,7 +22,7 @@ from ds_configs.files import object_or_nothing
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
-from model.hugging_face.source import FROM, complete_from_folder
+from model.hugging_face.pretrained import FROM, complete_from_folder
 from model.partition import check_method
 from training.batch_size import Batch, resolve_batch
 from training.checkpoints.find_and_verify import published

@@ -19,7 +19,7 @@ from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT, layers
 from model.hugging_face.config import to_hugging_face
-from model.hugging_face.source import INDEX_FILE, SINGLE_FILE, read_source
+from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, read_pretrained
 from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
 from model.initialize import Weights
 
@@ -34,7 +34,7 @@ def from_folder(folder: str | Path) -> tuple[ModelConfig, GPT]:
     Raises:
         ValueError: Names the file, field or tensor that is missing, has another shape, or is of a model this project does not know.
     """
-    config = read_source(folder).config
+    config = read_pretrained(folder).config
     weights = Weights(replace(config, initialize=InitializeConfig(method="folder", folder=str(folder))), seed=0)
     for note in weights.notes:
         log.warning("%s", note)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.families import FAMILIES
-from model.hugging_face.source import INDEX_FILE, SINGLE_FILE, Source, read_object
+from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, PretrainedModel, read_object
 from model.hugging_face.tensors import Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
 
 # What a tensor may be stored as; anything else is a quantised model's.
@@ -27,21 +27,21 @@ HEAD = "lm_head.weight"
 class Folder:
     """A Hugging Face folder that a model starts from: its tensors in the model's shapes. `notes` say what of it is not used."""
 
-    def __init__(self, source: Source, config: ModelConfig) -> None:
+    def __init__(self, pretrained: PretrainedModel, config: ModelConfig) -> None:
         """Find out where the tensors are, and that there are no others than those of the model that the folder describes.
 
         Raises:
             ValueError: If a file is missing or unreadable, or holds what the model of its `config.json` does not have.
         """
-        self.path, self.notes = source.path, list(source.notes)
-        self._format, self._config = source.format, config
-        wanted = folder_names(source.config, source.format)
-        prefix = FAMILIES[source.format].prefix
+        self.path, self.notes = pretrained.path, list(pretrained.notes)
+        self._format, self._config = pretrained.format, config
+        wanted = folder_names(pretrained.config, pretrained.format)
+        prefix = FAMILIES[pretrained.format].prefix
         stored = self._stored_tensors()
         absent = wanted - stored.keys()
         # Folders of a bare model lack the prefix.
         self._tensors = {prefix + name if prefix + name in absent else name: tensor for name, tensor in stored.items()}
-        self._check_left_over([name for name in self._tensors if name not in wanted], source.config.tie_embeddings)
+        self._check_left_over([name for name in self._tensors if name not in wanted], pretrained.config.tie_embeddings)
 
     def check(self, slot: Slot, shape: torch.Size) -> list[str]:
         """The names of one of our parameters, after a look at their shapes; no values are read but those of biases left out.

@@ -10,7 +10,7 @@ import torch
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, first_weights, loss
 from model.hugging_face.conversion import to_folder
-from model.hugging_face.source import default_source_layers
+from model.hugging_face.pretrained import default_starting_layers
 from tests.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3
@@ -68,7 +68,7 @@ def test_a_folder_gives_every_layer_its_weights_whatever_the_seed(folders, famil
     ],
 )
 def test_depth_scaling_takes_the_first_half_from_the_front_and_the_second_from_the_back(counts, layers):
-    assert default_source_layers(*counts) == layers
+    assert default_starting_layers(*counts) == layers
 
 
 @pytest.mark.parametrize(

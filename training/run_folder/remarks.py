@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 
-from model.hugging_face.source import check_source
+from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
 from training.run_folder.curves import MONITORS, monitor_folder
@@ -24,7 +24,7 @@ def missing(config: RunConfig) -> list[str]:
     start = config.model.initialize.folder
     if start is not None and not published(config.folder):
         if os.path.isdir(start):
-            check_source(config.model)
+            check_pretrained(config.model)
         else:
             found.append(f"model.initialize.folder = {start}: no such folder. Fetch it before the run.")
     tokenizer = config.data.tokenizer.path

@@ -15,7 +15,7 @@ from model.config import InitializeConfig, ModelConfig
 from model.families import preset
 from model.gpt import GPT, first_weights
 from model.hugging_face.conversion import from_folder, to_folder
-from model.hugging_face.source import complete_from_folder, read_source
+from model.hugging_face.pretrained import complete_from_folder, read_pretrained
 from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, saved
 from tests.tiny_models import tiny
 
@@ -242,7 +242,7 @@ def test_what_the_section_sets_itself_stands_over_the_folder(tmp_path):
     assert other.initialize == InitializeConfig(method="folder", folder=folder, embeddings=False)
     assert GPT(other, seed=0).get_parameter("0.weight").shape == (97, 24)
     drawn = config_of({"from": folder, "initialize": {"method": "scratch"}})
-    assert drawn == replace(read_source(folder).config, initialize=InitializeConfig())
+    assert drawn == replace(read_pretrained(folder).config, initialize=InitializeConfig())
 
 
 def test_a_recorded_section_serves_where_its_folder_is_gone_and_no_other_does(tmp_path):

@@ -29,7 +29,7 @@ SHARED_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainedModel:
     """The model of a folder, in our terms. `format` is the folder's model_type; `notes` say what of its config.json is not used."""
 
     path: Path
@@ -38,7 +38,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def read_source(folder: str | Path) -> Source:
+def read_pretrained(folder: str | Path) -> PretrainedModel:
     """Read the `config.json` of a folder.
 
     Raises:
@@ -56,7 +56,7 @@ def read_source(folder: str | Path) -> Source:
     config = from_hugging_face(values, str(file))
     ignored = unused_keys(values)
     notes = [f"{file}: not used here: {', '.join(ignored)}."] if ignored else []
-    return Source(path, str(values["model_type"]), config, tuple(notes))
+    return PretrainedModel(path, str(values["model_type"]), config, tuple(notes))
 
 
 def read_object(path: Path, hint: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def complete_from_folder(section: Mapping[str, Any], recorded: Mapping[str, Any]
     if not isinstance(folder, str):
         raise ValueError(f"model.{FROM} = {json.dumps(folder)}; it must be the path of a Hugging Face folder, as a string.")
     try:
-        fields = asdict(read_source(folder).config)
+        fields = asdict(read_pretrained(folder).config)
     except ValueError as error:
         if recorded is None or recorded.get(FROM) != folder:
             raise ValueError(f"model.{FROM}: {error}") from error
@@ -104,7 +104,7 @@ def complete_from_folder(section: Mapping[str, Any], recorded: Mapping[str, Any]
     return {**fields, **section, "initialize": start}
 
 
-def check_source(config: ModelConfig) -> Source | None:
+def check_pretrained(config: ModelConfig) -> PretrainedModel | None:
     """The folder that a model starts from, if there is one, after a look at everything but its tensors.
 
     Raises:
@@ -112,32 +112,32 @@ def check_source(config: ModelConfig) -> Source | None:
     """
     if config.initialize.folder is None:
         return None
-    source = read_source(config.initialize.folder)
-    _check_same_model(config, source)
-    source_layers(config, source)
-    return source
+    pretrained = read_pretrained(config.initialize.folder)
+    _check_same_model(config, pretrained)
+    starting_layers(config, pretrained)
+    return pretrained
 
 
-def source_layers(config: ModelConfig, source: Source) -> tuple[int, ...]:
+def starting_layers(config: ModelConfig, pretrained: PretrainedModel) -> tuple[int, ...]:
     """For each layer of the model, the layer of the folder that it starts from.
 
     Raises:
         ValueError: If the numbers of layers do not fit together.
     """
-    held, wanted = source.config.num_layers, config.num_layers
+    held, wanted = pretrained.config.num_layers, config.num_layers
     if config.initialize.method == "folder" and held != wanted:
         raise ValueError(
-            f'{source.path}: has {held} layers and model.num_layers = {wanted}. Set model.initialize.method = "depth" to '
+            f'{pretrained.path}: has {held} layers and model.num_layers = {wanted}. Set model.initialize.method = "depth" to '
             f"start from copies of them, or model.num_layers = {held}."
         )
-    layers = config.initialize.layers or default_source_layers(held, wanted)
+    layers = config.initialize.layers or default_starting_layers(held, wanted)
     outside = [layer for layer in layers if not 0 <= layer < held]
     if outside:
-        raise ValueError(f"{source.path}: has layers 0 to {held - 1}, and model.initialize.layers names {outside[0]}. Name others.")
+        raise ValueError(f"{pretrained.path}: has layers 0 to {held - 1}, and model.initialize.layers names {outside[0]}. Name others.")
     return layers
 
 
-def default_source_layers(source: int, target: int) -> tuple[int, ...]:
+def default_starting_layers(source: int, target: int) -> tuple[int, ...]:
     """Which source layer each target layer starts from: the first half from the front, the second half from the back.
 
     12 -> 16 takes the first 8 and the last 8, 12 -> 10 the first 5 and the last 5. Beyond twice the depth, each layer is repeated in place.
@@ -148,14 +148,14 @@ def default_source_layers(source: int, target: int) -> tuple[int, ...]:
     return (*range(front), *range(source - (target - front), source))
 
 
-def _check_same_model(config: ModelConfig, source: Source) -> None:
+def _check_same_model(config: ModelConfig, pretrained: PretrainedModel) -> None:
     """Refuse a folder whose weights mean something else."""
-    where, theirs = source.path / "config.json", source.config
+    where, theirs = pretrained.path / "config.json", pretrained.config
     fields = [*SHARED_FIELDS, "max_seq_length" if config.position == "learned" else "rotary_base"]
     differing = [name for name in fields if getattr(theirs, name) != getattr(config, name)]
-    if source.format != config.family and {"norm", "position", "activation"} & set(differing):
+    if pretrained.format != config.family and {"norm", "position", "activation"} & set(differing):
         raise ValueError(
-            f"{where}: its {source.format} model ({_kind(theirs)}) has not the layers of "
+            f"{where}: its {pretrained.format} model ({_kind(theirs)}) has not the layers of "
             f'model.family = "{config.family}" ({_kind(config)}). Use a folder of that family, or change model.family.'
         )
     if differing:
