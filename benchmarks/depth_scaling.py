@@ -22,7 +22,7 @@ import torch
 import ds_configs
 from data.batches.corpus import open_corpus
 from inference.export import export
-from inference.exporting.source import find_source
+from inference.exporting.model_path import find_model
 from model.gpt import GPT, loss
 from training.config import RunConfig, resolve
 
@@ -88,7 +88,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source, trained = train(write_config(options.folder, "opt_125m_scratch", "source", {"model": {}, "steps": options.source_steps}))
     weights = options.folder.resolve() / "weights"
-    export(find_source(source.folder), weights, "opt")
+    export(find_model(source.folder), weights, "opt")
 
     from_weights = {"model": {"initialize": {"folder": str(weights)}}, "steps": options.steps}
     paths = [

@@ -27,7 +27,7 @@ from data.corpora.reverse import samples
 from data.source_config import ReverseConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
 from inference.exporting.masters import load_gpt
-from inference.exporting.source import load_run_config
+from inference.exporting.model_path import load_run_config
 from model.gpt import GPT
 from training.checkpoints.find_and_verify import newest_good
 from training.config import resolve

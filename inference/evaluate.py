@@ -18,7 +18,7 @@ from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing, write_json
 from inference.export import RECORD, find_folder
 from inference.exporting.card import renew_evaluation
-from inference.exporting.source import find_source
+from inference.exporting.model_path import find_model
 from inference.generation.settings import DTYPES
 from inference.judgement import questions, results
 from model.hardware.processors import set_threads
@@ -54,9 +54,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def home_of(model: Path) -> Path:
     """The folder whose `evaluation.json` holds what is found out about a model: the run's, or a Hugging Face folder itself."""
-    source = find_source(model)
-    if source.run is not None:
-        return source.run
+    found = find_model(model)
+    if found.run is not None:
+        return found.run
     parent = model.resolve().parent
     return parent if (parent / "checkpoints").is_dir() else model
 

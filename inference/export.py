@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ds_configs.commands import command
 from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.exporting.card import model_card, renew_evaluation
-from inference.exporting.source import Source, find_source, load_run_config, token_ids
+from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
 from model.families import FAMILIES
 from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE
 from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
@@ -37,11 +37,11 @@ TOKENIZER_FILES = (
 )
 
 
-def export(source: Source, out: Path, format: str | None = None) -> bool:
-    """Export a source to a folder, which appears whole or not at all.
+def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
+    """Export a model to a folder, which appears whole or not at all.
 
     Args:
-        source: What to export; of a run, its newest good checkpoint.
+        model: What to export; of a run, its newest good checkpoint.
         out: Made, or replaced if an earlier export is there.
         format: The family whose format it is; None takes the model's own.
 
@@ -49,29 +49,29 @@ def export(source: Source, out: Path, format: str | None = None) -> bool:
         False if `out` already is this export; then only its card is brought up to date with what the run's evaluation says.
 
     Raises:
-        CheckpointError: If the source cannot be read, or `out` is something else than an export.
+        CheckpointError: If the model cannot be read, or `out` is something else than an export.
         ValueError: If the model does not fit the format.
     """
     if out.exists() and not (out / RECORD).is_file() and (out.is_file() or any(out.iterdir())):
         raise CheckpointError(f"{out}: is there already and is no export, so it is not replaced. Name a new folder.")
-    if source.run is None:
-        _convert(source.path, out, format)
+    if model.run is None:
+        _convert(model.path, out, format)
         return True
-    config, model_config = load_run_config(source.run)
+    config, model_config = load_run_config(model.run)
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
-    checkpoint = newest_good(source.run, slice(0)) if source.kind == "run" else open_checkpoint(source.path)
+    checkpoint = newest_good(model.run, slice(0)) if model.kind == "run" else open_checkpoint(model.path)
     there = object_or_nothing(out / RECORD) if _is_whole(out) else {}
     if there != _record(checkpoint, format, config.values):
-        checkpoint = _verified(source, checkpoint)
+        checkpoint = _verified(model, checkpoint)
     record = _record(checkpoint, format, config.values)
     if there != record:
         from inference.exporting.masters import load_gpt
 
-        ids = _tokenizer_ids(source.run / "tokenizer", checkpoint)
-        card = model_card(source.run, config.values, model_config, checkpoint)
-        _write(out, record, load_gpt(checkpoint.folder, model_config), source.run / "tokenizer", ids, card)
-    renew_evaluation(out, source.run, checkpoint.fingerprint)
+        ids = _tokenizer_ids(model.run / "tokenizer", checkpoint)
+        card = model_card(model.run, config.values, model_config, checkpoint)
+        _write(out, record, load_gpt(checkpoint.folder, model_config), model.run / "tokenizer", ids, card)
+    renew_evaluation(out, model.run, checkpoint.fingerprint)
     return there != record
 
 
@@ -98,15 +98,15 @@ def find_folder(path: Path, num_processes: int = 1) -> Path:
         CheckpointError: If there is no model at the path, the run has no good checkpoint, or the named one is damaged.
         ValueError: If its model has no Hugging Face format.
     """
-    source = find_source(path)
-    if source.run is None:
+    model = find_model(path)
+    if model.run is None:
         return path
     if num_processes > 1:
         raise CheckpointError(
             f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
         )
-    out = source.run / ("export" if source.kind == "run" else f"export_{source.path.name}")
-    export(source, out)
+    out = model.run / ("export" if model.kind == "run" else f"export_{model.path.name}")
+    export(model, out)
     return out
 
 
@@ -127,10 +127,10 @@ def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verified(source: Source, newest: Checkpoint) -> Checkpoint:
+def _verified(model: ModelPath, newest: Checkpoint) -> Checkpoint:
     """The newest good checkpoint of a run, or the one checkpoint that was named."""
-    if source.kind == "run":
-        return newest_good(source.path)
+    if model.kind == "run":
+        return newest_good(model.path)
     if damage := verify(newest.folder)[1]:
         raise CheckpointError(f"{damage[0]}. Name the run's folder to export its newest good checkpoint.")
     return newest
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     parser.add_argument("--format", choices=tuple(FAMILIES), help="default: the model's own family")
     options = parser.parse_args(arguments)
-    written = export(find_source(options.source), options.out, options.format)
+    written = export(find_model(options.source), options.out, options.format)
     record = object_or_nothing(options.out / RECORD)
     made_of = f"step {record['step']} of {options.source}" if "step" in record else str(options.source)
     print(f"{options.out}: {made_of} as {record['format']}" + ("" if written else ", already exported; nothing to do"))

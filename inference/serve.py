@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ds_configs.commands import command
 from inference.export import find_folder
-from inference.exporting.source import find_source, max_positions
+from inference.exporting.model_path import find_model, max_positions
 from inference.generation.settings import choose_dtype
 from inference.server.limits import Limits
 from model.hardware.processors import set_threads
@@ -128,13 +128,13 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     from inference.server.corpus import Corpus
     from inference.server.listening import serve
 
-    source = find_source(options.model)
-    name = options.name or (source.run or source.path).resolve().name
+    found = find_model(options.model)
+    name = options.name or (found.run or found.path).resolve().name
     dtype, why = choose_dtype(options.dtype)
     print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
     engine = load_engine(folder, dtype=dtype)
     batcher = Batcher(engine, limits)
-    app = build_app(Writer(name, batcher), Corpus(source.run or source.path), key)
+    app = build_app(Writer(name, batcher), Corpus(found.run or found.path), key)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)

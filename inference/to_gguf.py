@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing, replacing
-from inference.exporting.source import find_source, token_ids
+from inference.exporting.model_path import find_model, token_ids
 from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def to_gguf(folder: Path, out: Path) -> None:
     from model.hugging_face.conversion import from_folder
 
     check_output(out)
-    if find_source(folder).kind != "folder":
+    if find_model(folder).kind != "folder":
         raise CheckpointError(f"{folder}: is no exported folder. Export it first: .venv/bin/python -m inference.export {folder} OUT")
     values = object_or_nothing(folder / "config.json")
     architecture = str(values["model_type"])

@@ -202,7 +202,7 @@ def preset(section: Mapping[str, Any]) -> dict[str, Any]:
 
     Also filled in where the section is silent: as many key-value heads as heads, an MLP four times as wide as the stream (not for
     a gated one, for which there is no usual ratio), biases of layer norms where linear layers have theirs, and attention dropout equal to
-    `dropout`. An unknown family is left for `ModelConfig` to refuse. A `from`, which `pretrained.complete_from_folder` has read, is left out.
+    `dropout`. An unknown family is left for `ModelConfig` to refuse. A `from`, which `complete_from_folder` has read, is left out.
     """
     family = FAMILIES.get(str(section.get("family")), FAMILIES["gpt2"])
     fields = {**family.fields, **{name: value for name, value in section.items() if name != "from"}}

@@ -8,7 +8,7 @@ import pytest
 import ds_configs
 from data.inspect import Subject, _seen
 from data.store.identity import Identity
-from inference.exporting.source import find_source
+from inference.exporting.model_path import find_model
 from training.checkpoints.find_and_verify import CheckpointError, newest_good, published, step_of, tag_of
 from training.config import RunConfig, _recorded_model, resolve
 from training.run_folder.compatibility import check_text
@@ -70,4 +70,4 @@ def test_inspection_says_which_samples_a_run_left_out_for_spikes(config):
 
 def test_a_copy_can_be_named(config):
     copy = config.folder / "checkpoints" / "step00000900_best"
-    assert find_source(copy).kind == "checkpoint"
+    assert find_model(copy).kind == "checkpoint"

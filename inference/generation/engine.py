@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
-from inference.exporting.source import max_positions
+from inference.exporting.model_path import max_positions
 from inference.generation.settings import DTYPES
 from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError

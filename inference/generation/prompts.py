@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from inference.exporting.source import max_positions
+from inference.exporting.model_path import max_positions
 from inference.generation.settings import Sampling
 from inference.generation.text import FolderTokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ds_configs.files import object_or_nothing
-from inference.exporting.source import token_ids
+from inference.exporting.model_path import token_ids
 from inference.generation.stopping import StopFinder, Stops
 from training.checkpoints.find_and_verify import CheckpointError
 

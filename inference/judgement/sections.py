@@ -15,7 +15,7 @@ from data.inspect import Subject
 from data.tokenizers.tokenizer_folder import Tokenizer, load
 from ds_configs.files import object_or_nothing
 from inference.export import RECORD
-from inference.exporting.source import max_positions
+from inference.exporting.model_path import max_positions
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import choose_dtype
 from inference.judgement.continuation import Probe, continue_corpus

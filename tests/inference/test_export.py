@@ -12,7 +12,7 @@ import torch
 from data.tokenizers.tokenizer_folder import load as load_tokenizer
 from ds_configs.files import object_or_nothing
 from inference.export import export, find_folder, main
-from inference.exporting.source import Source, find_source, load_run_config
+from inference.exporting.model_path import ModelPath, find_model, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
 from training.checkpoints.find_and_verify import CheckpointError
@@ -57,7 +57,7 @@ def test_an_export_loads_in_transformers_with_the_masters_of_the_newest_checkpoi
 
 
 def test_a_card_says_what_the_model_is_where_it_is_from_and_how_good(saved_run: Path, tmp_path: Path) -> None:
-    export(find_source(saved_run), tmp_path / "out")
+    export(find_model(saved_run), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for fact in ("# tiny", "Saved for a test.", "| parameters | 19,080 |", "| valid/bits_per_char | 7.25 |"):
         assert fact in card
@@ -70,62 +70,62 @@ def test_a_card_says_what_the_model_is_where_it_is_from_and_how_good(saved_run: 
 def test_an_export_is_made_again_only_for_a_newer_checkpoint_or_another_format(run: Path, tmp_path: Path) -> None:
     out, newest = tmp_path / "out", run / "checkpoints" / f"step{STEPS[-1]:08d}"
     hidden = newest.rename(tmp_path / newest.name)
-    assert export(find_source(run), out)
+    assert export(find_model(run), out)
     assert object_or_nothing(out / "export.json")["step"] == STEPS[0]
     weights = (out / "model.safetensors").stat()
-    assert not export(find_source(run), out)
+    assert not export(find_model(run), out)
     assert (out / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 
     hidden.rename(newest)
-    assert export(find_source(run), out)
+    assert export(find_model(run), out)
     assert object_or_nothing(out / "export.json")["step"] == STEPS[-1]
-    assert export(find_source(run), out, "opt")
-    assert not export(find_source(run), out, "opt")
+    assert export(find_model(run), out, "opt")
+    assert not export(find_model(run), out, "opt")
 
 
 @pytest.mark.parametrize("damage", ["no weights", "half of the weights", "no tokenizer"])
 def test_an_export_that_lost_something_is_made_again(run: Path, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
-    export(find_source(run), out)
+    export(find_model(run), out)
     weights = out / "model.safetensors"
     whole = weights.read_bytes()
     if damage == "half of the weights":
         weights.write_bytes(whole[: len(whole) // 2])
     else:
         (weights if "weights" in damage else out / "tokenizer.json").unlink()
-    assert export(find_source(run), out)
+    assert export(find_model(run), out)
     assert weights.read_bytes() == whole
-    assert not export(find_source(run), out)
+    assert not export(find_model(run), out)
 
 
 def test_an_export_in_several_files_is_made_again_when_one_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.hugging_face.conversion.SHARD_BYTES", 20_000)
-    export(find_source(run), tmp_path / "out")
-    assert not export(find_source(run), tmp_path / "out")
+    export(find_model(run), tmp_path / "out")
+    assert not export(find_model(run), tmp_path / "out")
     next((tmp_path / "out").glob("model-00002-*")).unlink()
-    assert export(find_source(run), tmp_path / "out")
+    assert export(find_model(run), tmp_path / "out")
 
 
 def test_ctrl_c_is_exit_code_130(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("inference.export.find_source", interrupt)
+    monkeypatch.setattr("inference.export.find_model", interrupt)
     assert main([str(run), str(tmp_path / "out")]) == 130
 
 
 def test_a_damaged_newest_checkpoint_gives_the_one_before_it_once(run: Path, tmp_path: Path) -> None:
     torn = run / "checkpoints" / f"step{STEPS[-1]:08d}"
     next(torn.glob("*optim_states.pt")).write_bytes(b"")
-    assert export(find_source(run), tmp_path / "out")
+    assert export(find_model(run), tmp_path / "out")
     assert object_or_nothing(tmp_path / "out" / "export.json")["step"] == STEPS[0]
-    assert not export(find_source(run), tmp_path / "out")
+    assert not export(find_model(run), tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"has 0 bytes .*\. Name the run's folder"):
-        export(find_source(torn), tmp_path / "other")
+        export(find_model(torn), tmp_path / "other")
 
 
 def test_one_checkpoint_can_be_exported_by_its_folder(run: Path, tmp_path: Path) -> None:
-    assert export(find_source(run / "checkpoints" / f"step{STEPS[0]:08d}"), tmp_path / "out")
+    assert export(find_model(run / "checkpoints" / f"step{STEPS[0]:08d}"), tmp_path / "out")
     tokens = torch.arange(2, 66).view(1, 64)
     assert (logits_of_folder(tmp_path / "out", tokens) - logits_of_run(run, STEPS[0], tokens)).abs().max() < TOLERANCE
 
@@ -138,20 +138,20 @@ def test_a_universal_checkpoint_is_exported_by_its_folder(run: Path, tmp_path: P
     assert main([str(newest), str(tmp_path / "same")]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "same" / "model.safetensors").read_bytes()
     assert f"Step {STEPS[-1]} of the run" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert not export(find_source(universal), tmp_path / "out")
+    assert not export(find_model(universal), tmp_path / "out")
     # One weight less, as an interrupted conversion leaves it.
     shutil.rmtree(next((universal / "zero").iterdir()))
     with pytest.raises(CheckpointError, match=r"weights are missing"):
-        export(find_source(universal), tmp_path / "torn")
+        export(find_model(universal), tmp_path / "torn")
     shutil.rmtree(newest)
     shutil.rmtree(universal)
-    assert export(find_source(run), tmp_path / "before")
+    assert export(find_model(run), tmp_path / "before")
 
 
 def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    export(find_source(run), tmp_path / "out", "gpt2")
+    export(find_model(run), tmp_path / "out", "gpt2")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert (tokenizer.pad_token, tokenizer.model_max_length) == ("<|endoftext|>", 64)
     batch = tokenizer(["床前明月光", "月"], padding=True, return_tensors="pt")
@@ -161,13 +161,13 @@ def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_
     record = object_or_nothing(tmp_path / "out" / "export.json")
     del record["layout"]
     (tmp_path / "out" / "export.json").write_text(json.dumps(record), encoding="utf-8")
-    assert export(find_source(run), tmp_path / "out", "gpt2")
-    assert not export(find_source(run), tmp_path / "out", "gpt2")
+    assert export(find_model(run), tmp_path / "out", "gpt2")
+    assert not export(find_model(run), tmp_path / "out", "gpt2")
 
 
 def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:
-    export(find_source(run), tmp_path / "gpt2", "gpt2")
-    assert export(find_source(tmp_path / "gpt2"), tmp_path / "opt", "opt")
+    export(find_model(run), tmp_path / "gpt2", "gpt2")
+    assert export(find_model(tmp_path / "gpt2"), tmp_path / "opt", "opt")
     tokens = torch.arange(2, 66).view(1, 64)
     assert object_or_nothing(tmp_path / "opt" / "config.json")["model_type"] == "opt"
     assert (logits_of_folder(tmp_path / "opt", tokens) - logits_of_folder(tmp_path / "gpt2", tokens)).abs().max() < TOLERANCE
@@ -179,10 +179,10 @@ def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) 
 
 def test_what_cannot_be_exported_leaves_everything_as_it_was(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "exports" / "out"
-    export(find_source(run), out)
+    export(find_model(run), out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ValueError, match="llama"):
-        export(find_source(run), out, "llama")
+        export(find_model(run), out, "llama")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -196,7 +196,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(run: Path, tmp_path: Path,
     )
     assert (tmp_path / "precious" / "thesis.txt").exists()
     (tmp_path / "empty").mkdir()
-    assert export(find_source(run), tmp_path / "empty")
+    assert export(find_model(run), tmp_path / "empty")
 
 
 def test_a_run_without_its_tokenizer_is_not_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +214,7 @@ def test_a_run_is_exported_once_and_generated_from(run: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == first
     assert (run / "export" / "model.safetensors").stat().st_mtime_ns == written
     assert find_folder(run) == run / "export"
-    assert not export(Source("run", run, run), run / "export")
+    assert not export(ModelPath("run", run, run), run / "export")
 
 
 def test_a_named_checkpoint_is_exported_beside_the_newest_and_generated_from(

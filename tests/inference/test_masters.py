@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inference.exporting.masters import load_gpt
-from inference.exporting.source import load_run_config
+from inference.exporting.model_path import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
 from tests import processes

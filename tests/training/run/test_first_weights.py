@@ -11,7 +11,7 @@ import pytest
 import ds_configs
 from data.config import TokenizerConfig
 from data.tokenizers import trainers
-from inference.exporting.source import load_run_config
+from inference.exporting.model_path import load_run_config
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
 from tests import processes

@@ -17,7 +17,7 @@ from data.inspect import main as inspect
 from data.prepare import plan, prepare
 from data.tokenizers.tokenizer_folder import fingerprint
 from inference.export import export
-from inference.exporting.source import find_source
+from inference.exporting.model_path import find_model
 from tests import processes
 from training.checkpoints.find_and_verify import CheckpointError
 from training.config import RunConfig, resolve
@@ -95,7 +95,7 @@ def test_the_run_its_checkpoints_its_export_and_the_card_name_the_text_and_the_t
     assert json.loads((trained.run / "config.json").read_text(encoding="utf-8"))["provenance"]["text"] == text
     assert json.loads((trained.run / "checkpoints/step00000002/manifest.json").read_text(encoding="utf-8"))["text"] == text
     assert json.loads((trained.run / "store.json").read_text(encoding="utf-8"))["identity"] == text["identity"]
-    assert export(find_source(trained.run), tmp_path / "out")
+    assert export(find_model(trained.run), tmp_path / "out")
     assert json.loads((tmp_path / "out/export.json").read_text(encoding="utf-8"))["text"] == text
     card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     assert all(value in card for value in text.values())
@@ -242,7 +242,7 @@ def test_an_export_is_never_read_with_another_tokenizer(trained, tmp_path):
     (trained.run / "tokenizer/merges.txt").write_text("", encoding="utf-8")
 
     with pytest.raises(CheckpointError, match=r"is not the tokenizer that \S+step00000002 was trained with .* token store novel-\w{12}\."):
-        export(find_source(trained.run), tmp_path / "out")
+        export(find_model(trained.run), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

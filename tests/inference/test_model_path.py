@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.exporting.source import find_source, load_run_config
+from inference.exporting.model_path import find_model, load_run_config
 from tests.training.checkpoint_files import write_checkpoint
 from training.checkpoints.find_and_verify import CheckpointError
 
@@ -17,28 +17,28 @@ def test_a_path_is_a_run_a_checkpoint_or_a_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (run / "config.json").write_text('{"model": {}}', encoding="utf-8")
     (folder / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    assert find_source(run).kind == "run"
-    assert find_source(checkpoint).kind == "checkpoint"
-    assert find_source(checkpoint).run == run.resolve()
-    assert find_source(folder).kind == "folder"
+    assert find_model(run).kind == "run"
+    assert find_model(checkpoint).kind == "checkpoint"
+    assert find_model(checkpoint).run == run.resolve()
+    assert find_model(folder).kind == "folder"
 
 
 def test_a_misspelt_run_is_told_what_runs_there_are(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "config.json").write_text('{"model": {}}', encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"quickstrat: no such folder. Runs in .*: quickstart\."):
-        find_source(tmp_path / "quickstrat")
+        find_model(tmp_path / "quickstrat")
 
 
 def test_a_configuration_file_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "quickstart.json").write_text("{}", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"is a file\. Name the folder of the run instead, runs/quickstart"):
-        find_source(tmp_path / "quickstart.json")
+        find_model(tmp_path / "quickstart.json")
 
 
 def test_a_folder_without_a_model_is_neither(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither a run .* nor a Hugging Face folder"):
-        find_source(tmp_path)
+        find_model(tmp_path)
 
 
 def test_a_run_without_its_configuration_is_told_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, is_u
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelPath:
     """Where a model is. `run` is the run folder, which for a Hugging Face folder is None."""
 
     kind: Literal["run", "checkpoint", "folder"]
@@ -23,7 +23,7 @@ class Source:
     run: Path | None
 
 
-def find_source(path: Path) -> Source:
+def find_model(path: Path) -> ModelPath:
     """Tell what lies at a path; `runs/<name>@<tag>` is the checkpoint with that tag of a run.
 
     Raises:
@@ -38,21 +38,21 @@ def find_source(path: Path) -> Source:
         wanted = f"runs/{path.stem} for the configuration {path.name}" if path.suffix == ".json" else "or a Hugging Face folder"
         raise CheckpointError(f"{path}: is a file. Name the folder of the run instead, {wanted}.")
     if (path / MANIFEST).is_file() or is_universal(path):
-        return Source("checkpoint", path, path.resolve().parent.parent)
+        return ModelPath("checkpoint", path, path.resolve().parent.parent)
     config = object_or_nothing(path / "config.json")
     if "model_type" in config:
-        return Source("folder", path, None)
+        return ModelPath("folder", path, None)
     if isinstance(config.get("model"), dict) or (path / "checkpoints").is_dir():
-        return Source("run", path, path)
+        return ModelPath("run", path, path)
     raise CheckpointError(f"{path}: is neither a run (config.json with a model section) nor a Hugging Face folder. {_known_runs(path)}")
 
 
-def _named_checkpoint(run: Path, tag: str) -> Source:
+def _named_checkpoint(run: Path, tag: str) -> ModelPath:
     if not (run / "config.json").is_file():
         raise CheckpointError(f"{run}: no such run. {_known_runs(run)}")
     folder = run / "checkpoints" / tag
     if tag and ((folder / MANIFEST).is_file() or is_universal(folder)):
-        return Source("checkpoint", folder, run)
+        return ModelPath("checkpoint", folder, run)
     found = [folder.name for folder in published(run)]
     raise CheckpointError(
         f"{run}: has no finished checkpoint {tag!r}. " + (f"Name one of {', '.join(sorted(found))}." if found else "It has none yet.")
