@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import ds_configs
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from inference.export import export
 from inference.exporting.model_path import find_model
 from model.gpt import GPT, loss
@@ -71,7 +71,7 @@ def train(path: Path) -> tuple[RunConfig, float]:
 def loss_before_training(config: RunConfig) -> float:
     """Held-out nats per token of a run's first weights."""
     model = GPT(config.model, seed=config.run.seed).eval()
-    valid = open_corpus(config.data, seed=config.run.seed).valid
+    valid = open_datasets(config.data, seed=config.run.seed).valid
     shape = {"num_replicas": 1, "micro_batch": 16}
     with torch.inference_mode():
         nats = [loss(model(inputs), labels).item() * labels.numel() for inputs, labels in valid.batches(replica=0, **shape)]

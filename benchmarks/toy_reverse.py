@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import ds_configs
-from data.batches.corpus import Corpus, open_corpus
+from data.batches.datasets import Datasets, open_datasets
 from data.corpora.reverse import samples
 from data.source_config import ReverseConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
@@ -42,7 +42,7 @@ class Learner:
 
     model: GPT
     tokenizer: Tokenizer
-    corpus: Corpus
+    datasets: Datasets
     task: ReverseConfig
 
     def write(self, strings: Sequence[str]) -> list[str]:
@@ -66,8 +66,8 @@ def load(run: Path) -> Learner:
     """The learner of a run folder, from its newest good checkpoint."""
     values, model = load_run_config(run)
     config = resolve(values)
-    corpus = open_corpus(config.data, seed=config.run.seed)
-    return Learner(load_gpt(newest_good(run).folder, model), corpus.tokenizer, corpus, config.data.reverse or ReverseConfig())
+    datasets = open_datasets(config.data, seed=config.run.seed)
+    return Learner(load_gpt(newest_good(run).folder, model), datasets.tokenizer, datasets, config.data.reverse or ReverseConfig())
 
 
 def unseen_strings(learner: Learner, per_length: int, seed: int = 0) -> dict[int, list[str]]:
@@ -85,7 +85,7 @@ def unseen_strings(learner: Learner, per_length: int, seed: int = 0) -> dict[int
 
 def held_out(learner: Learner) -> set[str]:
     """The strings of the validation split, whose labels put together are its tokens."""
-    batches = learner.corpus.valid.batches(replica=0, num_replicas=1, micro_batch=64)
+    batches = learner.datasets.valid.batches(replica=0, num_replicas=1, micro_batch=64)
     tokens = [token for _, labels in batches for token in labels.flatten().tolist() if token >= 0]
     text = "".join("\n" if token == learner.tokenizer.eos_id else learner.tokenizer.token(token) for token in tokens)
     return {line.partition(learner.task.separator)[0] for line in text.splitlines()}

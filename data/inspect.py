@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
-from data.batches.corpus import Corpus, open_stream
+from data.batches.datasets import Datasets, open_stream
 from data.batches.permutation import place
 from data.batches.token_stream import Stream
 from data.config import DataConfig
@@ -70,7 +70,7 @@ class Subject:
             raise DataError(f"--sample {number}: samples count from 0.")
         if self.config is None:
             raise DataError(f"{self.path}: the order of samples belongs to a run. Name one (runs/NAME), or use --window.")
-        return Corpus(self._store(), self.manifest, self.config, self.seed).train.sample(number).tolist()
+        return Datasets(self._store(), self.manifest, self.config, self.seed).train.sample(number).tolist()
 
     def _store(self) -> Path:
         if self.folder is None:

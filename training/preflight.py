@@ -20,7 +20,7 @@ from training.run_folder.progress import finished_step, last_step_of
 from training.run_folder.provenance import software
 
 if TYPE_CHECKING:
-    from data.batches.corpus import Corpus
+    from data.batches.datasets import Datasets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ReadyRun:
     """What a rank has when nothing it can see by itself speaks against a start."""
 
     config: RunConfig
-    corpus: Corpus
+    datasets: Datasets
     last_step: int
     finished: int | None
     """The step of the newest checkpoint if that is the last one."""
@@ -39,7 +39,7 @@ class ReadyRun:
         """What must be the same on all hosts, short enough to compare."""
         return {
             "the configuration": digest(self.config.values)[:12],
-            "the token store": digest(self.corpus.manifest)[:12],
+            "the token store": digest(self.datasets.manifest)[:12],
             "the software": ", ".join(software()),
             "the last step of the run's checkpoints": str(self.finished or "not reached"),
         }
@@ -57,51 +57,51 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     if world.rank == 0:
         notes += check_folder(config)
         check_outputs(config)
-    from data.batches.corpus import open_corpus
+    from data.batches.datasets import open_datasets
 
     of_data = [override for override in overrides if override.startswith(("data.", "run.name="))]
     prepared_as = shlex.join([str(config.path), *of_data])
     # One disk serves all ranks. What one of them finds wrong, all hear of in the rendezvous.
-    corpus = open_corpus(config.data, config.run.seed, prepared_as, share=slice(world.rank, None, world.size))
+    datasets = open_datasets(config.data, config.run.seed, prepared_as, share=slice(world.rank, None, world.size))
     if world.rank == 0:
-        check_text(config, Identity.from_manifest(corpus.manifest), corpus.text["tokenizer"])
-    check_vocabulary(config, corpus)
+        check_text(config, Identity.from_manifest(datasets.manifest), datasets.text["tokenizer"])
+    check_vocabulary(config, datasets)
     notes += check_first_weights(config)
-    last_step = last_step_of(config, corpus.train.samples_per_epoch)
+    last_step = last_step_of(config, datasets.train.samples_per_epoch)
     assert last_step is not None
     if world.rank == 0:
         if config.model.initialize.embeddings and _needs_folder(config):
-            notes += compare_tokenizers(str(config.model.initialize.folder), str(corpus.folder / "tokenizer"))
-        notes += sample_notes(config, corpus)
+            notes += compare_tokenizers(str(config.model.initialize.folder), str(datasets.folder / "tokenizer"))
+        notes += sample_notes(config, datasets)
         hold(config.folder)  # Until this process ends; and made only now, when this rank has nothing left to refuse.
     return ReadyRun(
         config=with_deepspeed(config, last_step),
-        corpus=corpus,
+        datasets=datasets,
         last_step=last_step,
         finished=finished_step(config, last_step),
         notes=notes,
     )
 
 
-def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
+def check_vocabulary(config: RunConfig, datasets: Datasets) -> None:
     """The model must know every id the store can hold.
 
     Raises:
         ValueError: If the tokenizer has more ids than the model.
     """
-    if corpus.tokenizer.vocab_size > config.model.vocab_size:
+    if datasets.tokenizer.vocab_size > config.model.vocab_size:
         raise ValueError(
-            f"{config.path}: model.vocab_size = {config.model.vocab_size}, but the tokenizer in {corpus.folder} has "
-            f"{corpus.tokenizer.vocab_size} ids. Set model.vocab_size to {corpus.tokenizer.vocab_size} or more."
+            f"{config.path}: model.vocab_size = {config.model.vocab_size}, but the tokenizer in {datasets.folder} has "
+            f"{datasets.tokenizer.vocab_size} ids. Set model.vocab_size to {datasets.tokenizer.vocab_size} or more."
         )
 
 
-def sample_notes(config: RunConfig, corpus: Corpus) -> list[str]:
+def sample_notes(config: RunConfig, datasets: Datasets) -> list[str]:
     """A line if passages written during training cannot begin as `training.sample_prompt` says, or be as long as they should."""
     plan, positions = config.training, config.model.max_seq_length
     if not plan.sample_prompt or not plan.sample_tokens:
         return []
-    given = len(corpus.tokenizer.encode(plan.sample_prompt))
+    given = len(datasets.tokenizer.encode(plan.sample_prompt))
     if not given:
         return [f"training.sample_prompt = {shown(plan.sample_prompt)} has no tokens: passages begin as the held-out text does."]
     if given + plan.sample_tokens <= positions:

@@ -107,7 +107,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     from training.run.loop import train
     from training.run_folder.outputs import open_log
 
-    config, corpus = ready.config, ready.corpus
+    config, datasets = ready.config, ready.datasets
     # deepspeed's own start-up chatter is not ours to repeat on 192 ranks.
     logging.getLogger("DeepSpeed").setLevel(config.deepspeed.get("log_level", "warning").upper())
     heartbeat = Heartbeat(config.training.watchdog_seconds)  # Before the group: a peer that is lost while it forms is waited for there.
@@ -119,13 +119,13 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     precision = agree_on_precision(config, checkpoint, ranks)
     config = with_precision(config, precision.bf16)
     if ranks.is_first:
-        write_config(config, overrides, {"precision": str(precision), "text": corpus.text})
-        keep_text(corpus, config.folder)
+        write_config(config, overrides, {"precision": str(precision), "text": datasets.text})
+        keep_text(datasets, config.folder)
         for note in [*ready.notes, *remarks_on(config, ready.last_step)]:
             log.warning(note)
     engine, run = assemble(config, ranks, heartbeat, checkpoint, ready.last_step)
     with run.stop.excusing():
-        train(engine, config, corpus, run)
+        train(engine, config, datasets, run)
     return _end(engine, config, run)
 
 

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.config import DataConfig, TokenizerConfig
 from data.prepare import prepare
 from data.store.token_store import read_manifest
@@ -49,12 +49,12 @@ def model(verse, tmp_path_factory):
 
 
 def first_batch(config):
-    corpus = open_corpus(config, seed=1)
-    inputs, labels = next(corpus.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=2))
+    datasets = open_datasets(config, seed=1)
+    inputs, labels = next(datasets.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=2))
     assert inputs.shape == labels.shape == (2, 32)
-    assert corpus.valid.num_rows >= 1
-    assert corpus.valid.num_chars(micro_batch=1) == corpus.manifest["splits"]["valid"]["chars"]
-    return corpus, inputs
+    assert datasets.valid.num_rows >= 1
+    assert datasets.valid.num_chars(micro_batch=1) == datasets.manifest["splits"]["valid"]["chars"]
+    return datasets, inputs
 
 
 @pytest.mark.network
@@ -65,8 +65,8 @@ def test_the_novel(section):
     assert (splits["train"]["documents"], splits["train"]["chars"]) == (75, 550_936)
     assert (splits["valid"]["documents"], splits["valid"]["chars"]) == (5, 40_363)
     assert abs(splits["train"]["tokens"] - 401_272) < 1500  # another release of the library may merge ties otherwise
-    corpus, inputs = first_batch(config)
-    assert corpus.tokenizer.decode(inputs[0].tolist())
+    datasets, inputs = first_batch(config)
+    assert datasets.tokenizer.decode(inputs[0].tolist())
 
 
 def test_a_folder_of_novels_in_mixed_encodings(section, verse, tmp_path):
@@ -79,11 +79,11 @@ def test_a_folder_of_novels_in_mixed_encodings(section, verse, tmp_path):
 
     config = section("novels", path=str(folder), tokenizer=vocabulary, clean=[])
     prepare(config)
-    corpus, _ = first_batch(config)
+    datasets, _ = first_batch(config)
 
-    read = corpus.tokenizer.decode([t for n in range(corpus.train.samples_per_epoch) for t in corpus.train.sample(n)])
+    read = datasets.tokenizer.decode([t for n in range(datasets.train.samples_per_epoch) for t in datasets.train.sample(n)])
     assert all(line in read for line in ("床前明月光", "烽火连三月"))
-    assert corpus.manifest["splits"]["train"]["documents"] == 4
+    assert datasets.manifest["splits"]["train"]["documents"] == 4
 
 
 def test_web_documents_with_a_bare_sentencepiece_model(section, paragraphs, model, tmp_path):
@@ -99,12 +99,12 @@ def test_web_documents_with_a_bare_sentencepiece_model(section, paragraphs, mode
         "web_documents", path=str(folder), tokenizer=existing, validation=budget, max_train_tokens=500_000, shard_mib=2, clean=[]
     )
     prepare(config)
-    corpus, _ = first_batch(config)
+    datasets, _ = first_batch(config)
 
-    splits = corpus.manifest["splits"]
+    splits = datasets.manifest["splits"]
     assert 480_000 < splits["train"]["tokens"] <= 500_000
     assert 25_000 < splits["valid"]["tokens"] <= 30_000
-    assert corpus.tokenizer.vocab_size == 480
+    assert datasets.tokenizer.vocab_size == 480
 
 
 @pytest.fixture
@@ -126,15 +126,15 @@ def poems(tmp_path):
 def test_poems_begin_rows(section, poems):
     config = section("poems", template="{title}\n{text}", **poems)
     prepare(config)
-    corpus, _ = first_batch(config)
+    datasets, _ = first_batch(config)
 
-    report = json.loads((corpus.folder / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((datasets.folder / "report.json").read_text(encoding="utf-8"))
     read, *_, last = report["steps"]
     assert last["documents"] >= 0.995 * read["documents"]
     # Two thirds of these rows begin with a poem, the others go on with one longer than a row.
-    stream = corpus.train._windows[0]._stream
+    stream = datasets.train._windows[0]._stream
     starts = set(stream.document_starts().tolist())
-    beginnings = corpus.train._windows[0]._starts.tolist()
+    beginnings = datasets.train._windows[0]._starts.tolist()
     assert sum(start in starts for start in beginnings) > 0.3 * len(beginnings)
 
 
@@ -190,7 +190,7 @@ def test_mixed_web_text_is_counted_the_same_twice_and_packed_without_loss(sectio
 
     train = read_manifest(first)["splits"]["train"]
     assert train["packed"]["rows"] * 32 + train["packed"]["left_out_tokens"] == train["tokens"]
-    corpus, _ = first_batch(configs[0])
+    datasets, _ = first_batch(configs[0])
     bos = tokenizer_folder.load(first / "tokenizer").bos_id
-    stream = corpus.train._windows[0]._stream
+    stream = datasets.train._windows[0]._stream
     assert all(stream.read(int(start), 1)[0] == bos for start in stream.document_starts())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import check_packages, main, prepare
@@ -190,7 +190,7 @@ def test_packed_rows_hold_every_token_but_the_unfinished_last_row(make, whole, l
     folder = prepare(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"))
     split = token_store.read_manifest(folder)["splits"]["train"]
     rows = pyarrow.parquet.read_table(folder / "packed-train.parquet")["input_ids"].combine_chunks().values.to_numpy()
-    (rows_of,) = open_corpus(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"), 1).train._windows
+    (rows_of,) = open_datasets(large_config(large, tmp_path, pack=PackConfig(length=32), documents="parquet"), 1).train._windows
     stream = rows_of._stream
 
     assert split["packed"]["left_out_tokens"] < 32

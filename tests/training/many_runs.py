@@ -20,7 +20,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 import ds_configs
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from tests.ranks import fork
 from training.checkpoints.load import choose_checkpoint
 from training.config import resolve, with_deepspeed, with_precision
@@ -34,9 +34,9 @@ from training.run_folder.provenance import write_config
 
 def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     config = resolve(ds_configs.load(job["config"], job.get("overrides", [])), ranks.world.size)
-    corpus = open_corpus(config.data, seed=config.run.seed)
-    check_vocabulary(config, corpus)
-    last_step = config.last_step(corpus.train.samples_per_epoch)
+    datasets = open_datasets(config.data, seed=config.run.seed)
+    check_vocabulary(config, datasets)
+    last_step = config.last_step(datasets.train.samples_per_epoch)
     assert last_step is not None
     config = with_deepspeed(config, last_step)
     checkpoint = choose_checkpoint(config.folder, ranks)
@@ -44,14 +44,14 @@ def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     config = with_precision(config, precision.bf16)
     if ranks.is_first:
         config.folder.mkdir(parents=True, exist_ok=True)
-        write_config(config, [], {"precision": str(precision), "text": corpus.text})
+        write_config(config, [], {"precision": str(precision), "text": datasets.text})
     engine, run = assemble(config, ranks, heartbeat, checkpoint, last_step)
     masters = {name: safe_get_full_fp32_param(weight).clone() for name, weight in engine.module.named_parameters()}
     if ranks.replica == 0:
         torch.save((engine.module.state_dict(), masters), config.folder / f"start-{ranks.stage}.pt")
     if job.get("slow", {}).get("rank") == ranks.world.rank:
         engine.module.register_forward_pre_hook(lambda *_: time.sleep(job["slow"]["seconds"]))
-    train(engine, config, corpus, run)
+    train(engine, config, datasets, run)
     if run.writer:
         run.writer.close()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from model.gpt import GPT, loss
 from training.config import RunConfig
 
@@ -40,8 +40,8 @@ def train_plainly(config: RunConfig, rates: Iterable[float]) -> PlainRun:
     pairs = list(zip(model.parameters(), working.parameters(), strict=True))
     masters = [master for master, _ in pairs]
     optimizers = build_optimizers(config, model)
-    corpus = open_corpus(config.data, seed=config.run.seed)
-    batches = corpus.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=config.batch.micro_batch)
+    datasets = open_datasets(config.data, seed=config.run.seed)
+    batches = datasets.train.batches(start_sample=0, replica=0, num_replicas=1, micro_batch=config.batch.micro_batch)
     losses, norms = [], []
     for rate in rates:
         for master in masters:

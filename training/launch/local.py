@@ -110,9 +110,9 @@ def _prepare(config: RunConfig) -> None:
 def _samples_per_epoch(config: RunConfig) -> int | None:
     if config.training.epochs is None:
         return None
-    from data.batches.corpus import open_corpus
+    from data.batches.datasets import open_datasets
 
-    return open_corpus(config.data, seed=config.run.seed).train.samples_per_epoch
+    return open_datasets(config.data, seed=config.run.seed).train.samples_per_epoch
 
 
 def launch(config: RunConfig, arguments: Sequence[str]) -> int:

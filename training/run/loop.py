@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.batches.corpus import Corpus, ValidationSet
+from data.batches.datasets import Datasets, ValidationSet
 from training.checkpoints.find_and_verify import published
 from training.checkpoints.save import Saver
 from training.config import RunConfig
@@ -30,7 +30,7 @@ LONG_WAIT_SECONDS = 1.0
 
 @dataclass(kw_only=True)
 class Run:
-    """What one start of a run carries along beside engine, configuration and corpus."""
+    """What one start of a run carries along beside engine, configuration and datasets."""
 
     ranks: Ranks
     last_step: int
@@ -44,19 +44,19 @@ class Run:
     stopped: bool = False
 
 
-def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+def train(engine: Any, config: RunConfig, datasets: Datasets, run: Run) -> None:
     """Advance the engine from its current step to the last one, or to a stop all ranks agree on.
 
     Raises:
         RunError: If the loss blows up and `training.non_finite` says stop, or it spikes once more than `training.spike` allows; if replicas
             no longer have the same weights; if the checkpoint of the last step, or of a stop, could not be saved.
     """
-    batches = _batches(engine, config, corpus, run)
+    batches = _batches(engine, config, datasets, run)
     run.meter.go_on()
     try:
         while engine.global_steps < run.last_step and not run.stopped:
-            if not _advance(engine, config, corpus, batches, run):
-                batches = _batches(engine, config, corpus, run)
+            if not _advance(engine, config, datasets, batches, run):
+                batches = _batches(engine, config, datasets, run)
     except RunError:  # On all ranks alike, so what was saved before can still be published.
         finish_save(run)
         raise
@@ -69,9 +69,9 @@ def train(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
         )
 
 
-def _batches(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> Iterator[Any]:
+def _batches(engine: Any, config: RunConfig, datasets: Datasets, run: Run) -> Iterator[Any]:
     """This replica's micro-batches from the engine's current step on."""
-    return corpus.train.batches(
+    return datasets.train.batches(
         start_sample=engine.global_samples,
         replica=run.ranks.replica,
         num_replicas=run.ranks.replicas,
@@ -80,7 +80,7 @@ def _batches(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> Iterat
     )
 
 
-def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[Any], run: Run) -> bool:
+def _advance(engine: Any, config: RunConfig, datasets: Datasets, batches: Iterator[Any], run: Run) -> bool:
     """One optimizer step, and what is due after it. False if the run went back for a spike of the loss instead."""
     plan = config.training
     lr = engine.get_lr()[0]
@@ -101,9 +101,9 @@ def _advance(engine: Any, config: RunConfig, corpus: Corpus, batches: Iterator[A
     if checks is not None and (saves or step % checks == 0):
         check_replicas(engine, config, run)
     if last or step % plan.eval_interval_steps == 0:
-        evaluate_and_sample(engine, config, corpus, run)
+        evaluate_and_sample(engine, config, datasets, run)
     if saves:
-        save(engine, config, corpus, run, wait=last or run.stopped)
+        save(engine, config, datasets, run, wait=last or run.stopped)
     if run.writer:
         run.writer.advance(step)
     return True
@@ -147,9 +147,9 @@ def check_replicas(engine: Any, config: RunConfig, run: Run) -> None:
         )
 
 
-def evaluate(engine: Any, config: RunConfig, corpus: Corpus, ranks: Ranks) -> dict[str, float]:
+def evaluate(engine: Any, config: RunConfig, datasets: Datasets, ranks: Ranks) -> dict[str, float]:
     """Score the validation split, and where it has several sources each of them too; the same on every rank and any topology."""
-    sources = corpus.valid_sources
+    sources = datasets.valid_sources
     num_rows = sum(valid.num_rows for valid in sources.values())
     most = config.training.eval_batches
     totals = {}
@@ -179,14 +179,14 @@ def _score(engine: Any, config: RunConfig, valid: ValidationSet, ranks: Ranks, m
     return nats, valid.num_scored(**limit), valid.num_chars(**limit)
 
 
-def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run) -> None:
+def evaluate_and_sample(engine: Any, config: RunConfig, datasets: Datasets, run: Run) -> None:
     """Validation figures and a passage of text, at the current step."""
     run.meter.pause()
     with run.heartbeat.phase("evaluation"):
-        scores = evaluate(engine, config, corpus, run.ranks)
+        scores = evaluate(engine, config, datasets, run.ranks)
     run.results |= scores
     with run.heartbeat.phase("sample"):
-        passage = _passage(engine, config, corpus)
+        passage = _passage(engine, config, datasets)
     if run.writer:
         step = engine.global_steps
         run.writer.write([{"step": step, **scores}])
@@ -199,32 +199,32 @@ def evaluate_and_sample(engine: Any, config: RunConfig, corpus: Corpus, run: Run
     run.meter.go_on()
 
 
-def _passage(engine: Any, config: RunConfig, corpus: Corpus) -> str:
+def _passage(engine: Any, config: RunConfig, datasets: Datasets) -> str:
     plan = config.training
     if not plan.sample_tokens:
         return ""
     # What does not fit is said at the start (`preflight.sample_notes`).
-    prompt = corpus.tokenizer.encode(plan.sample_prompt or "")
+    prompt = datasets.tokenizer.encode(plan.sample_prompt or "")
     if not prompt:  # The first tokens of the held-out text fit any corpus.
-        _, labels = next(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=1))
+        _, labels = next(datasets.valid.batches(replica=0, num_replicas=1, micro_batch=1))
         prompt = [token for token in labels[0, :HELD_OUT_PROMPT_TOKENS].tolist() if token >= 0]
     prompt = prompt[: max(1, config.model.max_seq_length - 1)]
     seed = config.run.seed + engine.global_steps
-    vocab_size = min(corpus.tokenizer.vocab_size, config.model.vocab_size)
+    vocab_size = min(datasets.tokenizer.vocab_size, config.model.vocab_size)
     tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
     ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
     # A passage may end, or a young model err, within a character of several byte tokens.
-    return corpus.tokenizer.decode(ids).replace("\ufffd", "")
+    return datasets.tokenizer.decode(ids).replace("\ufffd", "")
 
 
-def save(engine: Any, config: RunConfig, corpus: Corpus, run: Run, *, wait: bool) -> None:
+def save(engine: Any, config: RunConfig, datasets: Datasets, run: Run, *, wait: bool) -> None:
     """Save and publish, behind the training unless it has to wait. A save that fails is logged; the checkpoints before it are there."""
     run.meter.pause()
     began = time.monotonic()
     finish_save(run)
     if run.writer and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
         run.writer.say(f"training waited {waited:.1f} s for the save before this one. A larger training.save_interval_steps avoids it.")
-    facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": corpus.text, **run.spikes.facts()}
+    facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": datasets.text, **run.spikes.facts()}
     with run.heartbeat.phase("snapshot"):
         run.saver.start(engine, facts)
     if wait or not config.training.async_save:

@@ -18,7 +18,7 @@ from ds_configs.files import write_json
 from training.config import RunConfig
 
 if TYPE_CHECKING:
-    from data.batches.corpus import Corpus
+    from data.batches.datasets import Datasets
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy")
 
@@ -57,13 +57,13 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def keep_text(corpus: Corpus, folder: Path) -> None:
+def keep_text(datasets: Datasets, folder: Path) -> None:
     """Keep the tokenizer and the store's manifest in the run's folder, which is then enough to generate with, wherever it is taken."""
     target = folder / "tokenizer"
-    if not target.is_dir() or fingerprint(target) != corpus.text["tokenizer"]:
+    if not target.is_dir() or fingerprint(target) != datasets.text["tokenizer"]:
         partial = folder / "tokenizer.tmp"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(corpus.folder / "tokenizer", partial)
+        shutil.copytree(datasets.folder / "tokenizer", partial)
         shutil.rmtree(target, ignore_errors=True)  # Of an earlier start with other text that ended before its first checkpoint.
         partial.rename(target)
-    write_json(folder / STORE_RECORD, corpus.manifest)
+    write_json(folder / STORE_RECORD, datasets.manifest)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
@@ -37,7 +37,7 @@ def test_a_store_with_too_much_bad_input_is_refused_by_a_stricter_configuration(
     config = make(path=str(tmp_path / "a.jsonl"), chapters=None, max_bad_ratio=0.05)
     prepare(config)
 
-    for use in (prepare, lambda config: open_corpus(config, seed=1)):
+    for use in (prepare, lambda config: open_datasets(config, seed=1)):
         with pytest.raises(DataError, match=r"1 of 60 records could not be read, more than data\.max_bad_ratio = 0 allows.*report\.txt"):
             use(dataclasses.replace(config, max_bad_ratio=0.0))
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.cleaning_config import DeduplicateConfig
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
@@ -71,13 +71,13 @@ def test_weighted_sources_are_mixed_by_weight(make, verse, tmp_path):
     sources = (SourceConfig(path=str(verse), chapters=ChaptersConfig(), weight=1), SourceConfig(path=other, weight=3))
     config = make(path=None, chapters=None, sources=sources, validation=ValidationConfig(ratio=0.1), clean=())
     folder = prepare(config)
-    corpus = open_corpus(config, seed=1)
+    datasets = open_datasets(config, seed=1)
 
-    rows = [corpus.tokenizer.decode(corpus.train.sample(index).tolist()) for index in range(1000)]
+    rows = [datasets.tokenizer.decode(datasets.train.sample(index).tolist()) for index in range(1000)]
 
     assert [stream["name"] for stream in token_store.read_manifest(folder)["splits"]["train"]["streams"]] == ["verse", "other"]
     assert abs(sum("，" in row or "。" in row for row in rows) - 250) <= 10  # verse has a comma in every row, but for chance
-    assert corpus.valid.num_rows > 0
+    assert datasets.valid.num_rows > 0
 
 
 def mixture(make, tmp_path, counts, **changes):
@@ -102,13 +102,13 @@ def test_of_each_source_a_part_is_held_out_and_scored_by_itself(make, tmp_path, 
     if not weighted:
         config = dataclasses.replace(config, sources=tuple(dataclasses.replace(source, weight=None) for source in config.sources or ()))
     folder = prepare(config)
-    corpus = open_corpus(config, seed=1)
+    datasets = open_datasets(config, seed=1)
 
-    assert list(corpus.valid_sources) == ["source0", "source1"]
+    assert list(datasets.valid_sources) == ["source0", "source1"]
     streams = token_store.read_manifest(folder)["splits"]["valid"]["streams"]
     assert [stream["documents"] for stream in streams] == held_out
-    assert [valid.num_tokens for valid in corpus.valid_sources.values()] == [61 * count for count in held_out]
-    assert sum(valid.num_chars() for valid in corpus.valid_sources.values()) == corpus.valid.num_chars() == 60 * sum(held_out)
+    assert [valid.num_tokens for valid in datasets.valid_sources.values()] == [61 * count for count in held_out]
+    assert sum(valid.num_chars() for valid in datasets.valid_sources.values()) == datasets.valid.num_chars() == 60 * sum(held_out)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_sources_that_are_shuffled_into_one_text_are_scored_by_themselves_too(ma
     mixed = mixture(make, tmp_path, [80, 60, 40], validation=validation, shuffle=True, documents="parquet")
     config = dataclasses.replace(mixed, sources=tuple(dataclasses.replace(source, weight=None) for source in mixed.sources or ()))
     folder = prepare(config)
-    corpus = open_corpus(config, seed=1)
+    datasets = open_datasets(config, seed=1)
 
     assert len(token_store.read_manifest(folder)["splits"]["train"]["streams"]) == 1
-    assert list(corpus.valid_sources) == ["source0", "source1", "source2"]
-    assert sum(valid.num_tokens for valid in corpus.valid_sources.values()) == corpus.valid.num_tokens
-    for index, valid in enumerate(corpus.valid_sources.values()):
-        held_out = corpus.tokenizer.decode(valid._stream.read(0, valid.num_tokens).tolist())
+    assert list(datasets.valid_sources) == ["source0", "source1", "source2"]
+    assert sum(valid.num_tokens for valid in datasets.valid_sources.values()) == datasets.valid.num_tokens
+    for index, valid in enumerate(datasets.valid_sources.values()):
+        held_out = datasets.tokenizer.decode(valid._stream.read(0, valid.num_tokens).tolist())
         assert {path.read_text(encoding="utf-8") in held_out for path in (tmp_path / f"source{index}").iterdir()} == {True, False}
         assert len(held_out) == valid.num_chars() > 0
     if validation.max_tokens is None:
@@ -157,7 +157,7 @@ def test_an_old_store_with_a_source_that_is_too_short_is_refused_before_training
     prepare(config)
 
     with pytest.raises(DataError, match=r"61 training tokens of source1 are less than one window"):
-        open_corpus(dataclasses.replace(config, seq_length=100), seed=1)
+        open_datasets(dataclasses.replace(config, seq_length=100), seed=1)
 
 
 def test_a_source_of_nothing_but_copies_is_refused_by_name(make, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.inspect import find_subject
@@ -29,12 +29,12 @@ def theirs(write_as_megatron, make, whole, tmp_path):
 
 def test_a_store_of_another_program_is_used_as_it_is(theirs):
     prepare(theirs)
-    corpus = open_corpus(theirs, seed=1)
+    datasets = open_datasets(theirs, seed=1)
 
-    assert corpus.train._windows[0]._stream.num_tokens == 80
-    assert corpus.valid.num_tokens == 39
-    assert corpus.valid._stream.read(0, 39).tolist() == IDS[2] + IDS[3]
-    assert corpus.valid.num_chars() > 0
+    assert datasets.train._windows[0]._stream.num_tokens == 80
+    assert datasets.valid.num_tokens == 39
+    assert datasets.valid._stream.read(0, 39).tolist() == IDS[2] + IDS[3]
+    assert datasets.valid.num_chars() > 0
 
 
 @pytest.mark.parametrize(("wrong", "code", "dtype"), [(60000, 8, np.uint16), (-5, 4, np.int32)])
@@ -50,7 +50,7 @@ def test_text_held_out_of_the_only_document_is_scored_whole(theirs, write_as_meg
     write_as_megatron(Path(theirs.store), [list(range(5, 105))], [0, 1], 8, np.uint16)
     config = dataclasses.replace(theirs, validation=ValidationConfig(ratio=0.4), windows=windows)
     folder = prepare(config)
-    valid = open_corpus(config, seed=1).valid
+    valid = open_datasets(config, seed=1).valid
 
     assert (valid.num_tokens, valid.num_rows) == (40, 3)
     labels = np.concatenate([labels.numpy().ravel() for _, labels in valid.batches(replica=0, num_replicas=1, micro_batch=1)])

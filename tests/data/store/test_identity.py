@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.cleaning_config import DEFAULT_RULES
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
@@ -31,7 +31,7 @@ def test_a_mistyped_path_does_not_get_the_store_of_another_text_of_that_name(mak
     with pytest.raises(DataError, match=r"b/novel\.txt: no such file"):
         prepare(mistyped)
     with pytest.raises(DataError, match=r"Make it first: .* \(novel-\w{12} was made with other data\.path\.\)"):
-        open_corpus(mistyped, seed=1)
+        open_datasets(mistyped, seed=1)
 
 
 def test_a_name_that_another_one_begins_with_does_not_get_its_store(make_novel, tmp_path):
@@ -59,7 +59,7 @@ def test_a_mistyped_tokenizer_does_not_get_the_store_of_another_one(make_novel, 
     with pytest.raises(DataError, match=r'data\.tokenizer\.path = "\S+/tokeniser": no tokenizer\.json'):
         prepare(mistyped)
     with pytest.raises(DataError, match=r"was made with other data\.tokenizer\.path"):
-        open_corpus(mistyped, seed=1)
+        open_datasets(mistyped, seed=1)
 
 
 # A change is another store.

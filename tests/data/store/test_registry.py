@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.documents import DataError
 from data.prepare import main, plan, prepare
 from data.store import token_store
@@ -23,8 +23,8 @@ def test_a_manifest_names_its_identity_and_a_rank_opens_the_store_by_it(make_nov
 
     assert folder.name == f"novel-{manifest['identity'][:12]}"
     assert Identity.from_manifest(manifest).sha256 == manifest["identity"] == plan(make_novel()).identity.sha256
-    corpus = open_corpus(make_novel(), seed=1)
-    assert corpus.text == {"store": folder.name, "identity": manifest["identity"], "tokenizer": manifest["tokenizer"]["sha256"]}
+    datasets = open_datasets(make_novel(), seed=1)
+    assert datasets.text == {"store": folder.name, "identity": manifest["identity"], "tokenizer": manifest["tokenizer"]["sha256"]}
 
 
 def test_a_rank_touches_no_raw_file(make_novel, tmp_path):
@@ -34,14 +34,14 @@ def test_a_rank_touches_no_raw_file(make_novel, tmp_path):
     program = f"""
 import sys
 from data.config import *
-import data.batches.corpus
+import data.batches.datasets
 touched = []
 def watch(event, arguments):
     if event in ("open", "os.listdir", "os.scandir") and any(str(arguments[0]).startswith(folder) for folder in {raw!r}):
         touched.append((event, arguments[0]))
 sys.addaudithook(watch)
-corpus = data.batches.corpus.open_corpus({section!r}, seed=1)
-corpus.train.sample(0)
+datasets = data.batches.datasets.open_datasets({section!r}, seed=1)
+datasets.train.sample(0)
 assert not touched, touched
 open({section.path!r}).close()
 assert touched, "the hook sees it"
@@ -75,7 +75,7 @@ def test_a_damaged_record_is_one_line(make_novel, tmp_path):
     record.write_text("{", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"\.json: unreadable .* Delete it and prepare the data again"):
-        open_corpus(make_novel(), seed=1)
+        open_datasets(make_novel(), seed=1)
 
 
 def test_a_store_of_an_earlier_format_is_refused_with_one_line_and_made_anew_by_the_command(make_novel, tmp_path, capsys):
@@ -88,11 +88,11 @@ def test_a_store_of_an_earlier_format_is_refused_with_one_line_and_made_anew_by_
         record.unlink()
 
     with pytest.raises(DataError, match=r"Make it first: .*novel-0123456789ab was made by another version of this program"):
-        open_corpus(make_novel(), seed=1)
+        open_datasets(make_novel(), seed=1)
     run = tmp_path / "run.json"
     section = {"path": make_novel().path, "seq_length": 16, "clean": [], "validation": {"ratio": 0.1}, "tokenizer": {"kind": "characters"}}
     run.write_text(json.dumps({"data": {**section, "directory": str(tmp_path / "stores")}}), encoding="utf-8")
     assert main([str(run)]) == 0
     assert Path(capsys.readouterr().out.strip()) == folder
     assert old.is_dir()
-    assert open_corpus(make_novel(), seed=1).folder == folder
+    assert open_datasets(make_novel(), seed=1).folder == folder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data import prepare
-from data.batches.corpus import Corpus
+from data.batches.datasets import Datasets
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.store.identity import text_of
 from data.store.token_store import read_manifest
@@ -42,8 +42,8 @@ def store(config: DataConfig) -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(config: DataConfig, store: Path) -> Corpus:
-    return Corpus(store, read_manifest(store), config, seed=1)
+def datasets(config: DataConfig, store: Path) -> Datasets:
+    return Datasets(store, read_manifest(store), config, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from data.batches.corpus import Corpus
+from data.batches.datasets import Datasets
 from data.config import TokenizerConfig
 from data.documents import DataError
 from data.prepare import prepare
@@ -28,10 +28,10 @@ from tests.inference.by_heart import learn_by_heart
 from tests.inference.judgement.conftest import SEQ_LENGTH, data_config
 
 
-def as_a_run_scores(folder: Path, corpus: Corpus) -> tuple[float, float]:
+def as_a_run_scores(folder: Path, datasets: Datasets) -> tuple[float, float]:
     """(loss, bits per character) by the rows that training reads and the mean over B * T that the pipeline returns."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    valid, nats = corpus.valid, 0.0
+    valid, nats = datasets.valid, 0.0
     for inputs, labels in valid.batches(replica=0, num_replicas=1, micro_batch=4):
         with torch.no_grad():
             logits = model(inputs).logits
@@ -53,28 +53,28 @@ def stores(store: Path, folder: Path) -> list[str]:
     return ["--corpus", str(store)]
 
 
-def test_the_score_of_held_out_text_is_a_runs_own(folder: Path, stores: list[str], corpus: Corpus, tmp_path: Path) -> None:
+def test_the_score_of_held_out_text_is_a_runs_own(folder: Path, stores: list[str], datasets: Datasets, tmp_path: Path) -> None:
     evaluate(folder, *stores, "--by", "chapter", "--batch-size", "3", "--output", tmp_path / "out.json")
     found = sections(tmp_path / "out.json")["held-out text"]
-    loss, bits = as_a_run_scores(folder, corpus)
+    loss, bits = as_a_run_scores(folder, datasets)
     # fp32 sums in another order.
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
     assert found["bits_per_char"] == pytest.approx(bits, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
-    assert (found["tokens"], found["documents"]) == (corpus.valid.num_tokens, 4)
+    assert (found["tokens"], found["documents"]) == (datasets.valid.num_tokens, 4)
 
 
 @pytest.mark.parametrize("windows", ["stream", "documents"])
 @pytest.mark.parametrize("kind", ["source", "chapter", "form"])
 def test_groups_add_up_to_the_whole(
-    exported: Path, store: Path, corpus: Corpus, kind: Grouping, windows: Literal["stream", "documents"]
+    exported: Path, store: Path, datasets: Datasets, kind: Grouping, windows: Literal["stream", "documents"]
 ) -> None:
     from data.inspect import find_subject
 
     model = AutoModelForCausalLM.from_pretrained(exported).eval()
     texts = held_out_texts(find_subject(store))
     rows = Rows(seq_length=SEQ_LENGTH, windows=windows)
-    found = score(model, corpus.tokenizer, texts, rows, by=[kind], batch_size=4)
+    found = score(model, datasets.tokenizer, texts, rows, by=[kind], batch_size=4)
     groups = found[f"by_{kind}"].values()
     for count in ("tokens", "characters", "documents"):
         assert sum(group[count] for group in groups) == found[count]
@@ -132,7 +132,7 @@ def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder:
     assert (folder / "README.md").read_text(encoding="utf-8").count("###") == 0, "figures of another checkpoint are no figures of this one"
 
 
-def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folder: Path, store: Path, corpus: Corpus) -> None:
+def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folder: Path, store: Path, datasets: Datasets) -> None:
     from data.inspect import find_subject
     from inference.generation.engine import load_engine
     from inference.judgement.continuation import Probe, _passages, continue_corpus
@@ -145,15 +145,15 @@ def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folde
 
     # The very passages that will be asked for.
     streams = [stream for _, stream in subject.streams("train")]
-    learn_by_heart(folder, [passage.tolist() for passage in _passages(streams, (corpus.tokenizer.eos_id,), probe)])
+    learn_by_heart(folder, [passage.tolist() for passage in _passages(streams, (datasets.tokenizer.eos_id,), probe)])
     after = continue_corpus(load_engine(folder), subject, open_index(subject), probe)["by_split"]
     assert after["train"]["hit_share"] == 1
     assert after["train"]["mean_longest_run"] > before["train"]["mean_longest_run"]
     assert after["valid"]["hit_share"] < 1
 
 
-def test_texts_are_judged_without_their_prompts(folder: Path, stores: list[str], corpus: Corpus, tmp_path: Path) -> None:
-    training = corpus.tokenizer.decode(corpus.train.sample(0).tolist()).strip("\ufffd").split("\n")[-1][:30]
+def test_texts_are_judged_without_their_prompts(folder: Path, stores: list[str], datasets: Datasets, tmp_path: Path) -> None:
+    training = datasets.tokenizer.decode(datasets.train.sample(0).tolist()).strip("\ufffd").split("\n")[-1][:30]
     texts = [{"prompt": training, "text": "天地玄黄宇宙洪荒"}, {"prompt": "日月", "text": "盈昃" + training}]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in texts), encoding="utf-8")

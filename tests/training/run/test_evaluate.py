@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.batches.corpus import IGNORED_LABEL, open_corpus
+from data.batches.datasets import IGNORED_LABEL, open_datasets
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.prepare import prepare
 from data.source_config import SourceConfig
@@ -27,7 +27,7 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def datasets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     sources = []
     for name, first, count in (("prose", 0x4E00, 60), ("verse", 0x5E00, 20)):
@@ -44,7 +44,7 @@ def corpus(tmp_path_factory):
         directory=str(folder / "stores"),
     )
     prepare(config)
-    return open_corpus(config, seed=1)
+    return open_datasets(config, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -60,30 +60,30 @@ def corpus(tmp_path_factory):
         ("一" * 20, 4, ["passages have the first 15 of the prompt and 1 new ones."]),
     ],
 )
-def test_a_prompt_that_leaves_too_little_room_is_said(corpus, prompt, tokens, said):
+def test_a_prompt_that_leaves_too_little_room_is_said(datasets, prompt, tokens, said):
     plan = SimpleNamespace(sample_prompt=prompt, sample_tokens=tokens)
     config: Any = SimpleNamespace(training=plan, model=SimpleNamespace(max_seq_length=16))
-    notes = sample_notes(config, corpus)
+    notes = sample_notes(config, datasets)
     assert len(notes) == len(said)
     assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
-def run_config(corpus, eval_batches):
+def run_config(datasets, eval_batches):
     batch = SimpleNamespace(micro_batch=2)
-    return SimpleNamespace(batch=batch, data=corpus.config, training=SimpleNamespace(eval_batches=eval_batches))
+    return SimpleNamespace(batch=batch, data=datasets.config, training=SimpleNamespace(eval_batches=eval_batches))
 
 
-def scores(corpus, replicas, eval_batches):
+def scores(datasets, replicas, eval_batches):
     """The mean over the replicas, as the pipeline engine takes it."""
     ranks: list[Any] = [SimpleNamespace(replica=replica, replicas=replicas) for replica in range(replicas)]
-    each = [evaluate(Engine(), run_config(corpus, eval_batches), corpus, rank) for rank in ranks]
+    each = [evaluate(Engine(), run_config(datasets, eval_batches), datasets, rank) for rank in ranks]
     return {tag: sum(score[tag] for score in each) / replicas for tag in each[0]}
 
 
-def test_every_source_is_scored_by_itself_and_all_together(corpus):
-    got = scores(corpus, 1, None)
+def test_every_source_is_scored_by_itself_and_all_together(datasets):
+    got = scores(datasets, 1, None)
 
-    ids = {name: valid._stream.read(0, valid.num_tokens) for name, valid in corpus.valid_sources.items()}
+    ids = {name: valid._stream.read(0, valid.num_tokens) for name, valid in datasets.valid_sources.items()}
     assert set(got) == {f"valid/{name}{what}" for name in ("", "prose/", "verse/") for what in ("loss", "bits_per_char")}
     for name, values in ids.items():
         assert got[f"valid/{name}/loss"] == pytest.approx(values.mean(), rel=1e-12)
@@ -91,15 +91,15 @@ def test_every_source_is_scored_by_itself_and_all_together(corpus):
 
 
 @pytest.mark.parametrize("eval_batches", [None, 1, 5])
-def test_a_score_does_not_depend_on_the_number_of_replicas(corpus, eval_batches):
-    one = scores(corpus, 1, eval_batches)
+def test_a_score_does_not_depend_on_the_number_of_replicas(datasets, eval_batches):
+    one = scores(datasets, 1, eval_batches)
 
     for replicas in (2, 3, 4):
-        assert scores(corpus, replicas, eval_batches) == pytest.approx(one, rel=1e-12)  # Sums of whole numbers, divided.
+        assert scores(datasets, replicas, eval_batches) == pytest.approx(one, rel=1e-12)  # Sums of whole numbers, divided.
 
 
-def test_a_single_source_has_no_scores_of_its_own(corpus):
-    alone = dataclasses.replace(corpus.config, sources=None, path=str(corpus.config.all_sources[0].path), text_documents="line")
+def test_a_single_source_has_no_scores_of_its_own(datasets):
+    alone = dataclasses.replace(datasets.config, sources=None, path=str(datasets.config.all_sources[0].path), text_documents="line")
     prepare(alone)
 
-    assert set(scores(open_corpus(alone, seed=1), 1, None)) == {"valid/loss", "valid/bits_per_char"}
+    assert set(scores(open_datasets(alone, seed=1), 1, None)) == {"valid/loss", "valid/bits_per_char"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ds_configs
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.prepare import prepare
 from model.config import InitializeConfig, ModelConfig
 from model.gpt import GPT, loss
@@ -239,7 +239,7 @@ def test_a_replaced_vocabulary_leaves_the_layers_and_draws_embedding_and_head_an
 def held_out_loss(config: RunConfig, model: ModelConfig) -> float:
     """Nats per position of the validation split under a model's first weights."""
     plain = GPT(model, seed=config.run.seed).eval()
-    batches = open_corpus(config.data, seed=config.run.seed).valid.batches(replica=0, num_replicas=1, micro_batch=8)
+    batches = open_datasets(config.data, seed=config.run.seed).valid.batches(replica=0, num_replicas=1, micro_batch=8)
     with torch.no_grad():
         losses = [loss(plain(inputs), labels).item() for inputs, labels in batches]
     return sum(losses) / len(losses)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ds_configs
-from data.batches.corpus import open_corpus
+from data.batches.datasets import open_datasets
 from data.inspect import main as inspect
 from data.prepare import plan, prepare
 from data.tokenizers.tokenizer_folder import fingerprint
@@ -90,7 +90,7 @@ def trained(saved, tmp_path) -> Trained:
 
 
 def test_the_run_its_checkpoints_its_export_and_the_card_name_the_text_and_the_tokenizer(trained, tmp_path):
-    text = open_corpus(trained.config().data, seed=7).text
+    text = open_datasets(trained.config().data, seed=7).text
 
     assert json.loads((trained.run / "config.json").read_text(encoding="utf-8"))["provenance"]["text"] == text
     assert json.loads((trained.run / "checkpoints/step00000002/manifest.json").read_text(encoding="utf-8"))["text"] == text
@@ -205,8 +205,8 @@ def test_a_run_whose_configuration_is_lost_goes_on_and_that_nothing_was_compared
 
 
 def test_another_tokenizer_of_the_same_text_is_refused(trained):
-    corpus = open_corpus(trained.config().data, seed=7)
-    trained.edit_checkpoints({**corpus.text, "tokenizer": "0" * 64})
+    datasets = open_datasets(trained.config().data, seed=7)
+    trained.edit_checkpoints({**datasets.text, "tokenizer": "0" * 64})
 
     with pytest.raises(ds_configs.ConfigError, match=r"the tokenizer is not that of \S+: SHA-256 \w{12}, wanted 0{12}\."):
         trained.as_rank()
@@ -226,18 +226,18 @@ def test_a_checkpoint_that_does_not_say_its_text_goes_on_with_its_own_tokenizer_
 
 
 def test_a_tokenizer_that_an_earlier_start_left_is_replaced_by_the_stores(trained):
-    corpus = open_corpus(trained.config().data, seed=7)
+    datasets = open_datasets(trained.config().data, seed=7)
     (trained.run / "tokenizer/merges.txt").write_text("", encoding="utf-8")
-    keep_text(corpus, trained.run)
+    keep_text(datasets, trained.run)
 
-    assert fingerprint(trained.run / "tokenizer") == corpus.text["tokenizer"]
-    assert json.loads((trained.run / "store.json").read_text(encoding="utf-8")) == corpus.manifest
+    assert fingerprint(trained.run / "tokenizer") == datasets.text["tokenizer"]
+    assert json.loads((trained.run / "store.json").read_text(encoding="utf-8")) == datasets.manifest
 
 
 def test_an_export_is_never_read_with_another_tokenizer(trained, tmp_path):
     shutil.rmtree(trained.run / "tokenizer")
     shutil.copytree(
-        trained.path.parent / "stores" / open_corpus(trained.config().data, 7).folder.name / "tokenizer", trained.run / "tokenizer"
+        trained.path.parent / "stores" / open_datasets(trained.config().data, 7).folder.name / "tokenizer", trained.run / "tokenizer"
     )
     (trained.run / "tokenizer/merges.txt").write_text("", encoding="utf-8")
 
@@ -247,11 +247,11 @@ def test_an_export_is_never_read_with_another_tokenizer(trained, tmp_path):
 
 
 def test_inspect_says_which_text_a_run_read_and_shows_its_samples(trained, capsys):
-    corpus = open_corpus(trained.config().data, seed=7)
+    datasets = open_datasets(trained.config().data, seed=7)
     assert inspect([str(trained.run)]) == 0
     said = capsys.readouterr().out
-    source = corpus.manifest["inputs"][0]["sha256"]
-    for wanted in (f"novel.txt  SHA-256 {source}", corpus.text["identity"], corpus.text["tokenizer"], "clean: min_length (chars 4)"):
+    source = datasets.manifest["inputs"][0]["sha256"]
+    for wanted in (f"novel.txt  SHA-256 {source}", datasets.text["identity"], datasets.text["tokenizer"], "clean: min_length (chars 4)"):
         assert wanted in said
     assert "train: 18 documents" in said
     assert "valid: 2 documents" in said
@@ -259,25 +259,25 @@ def test_inspect_says_which_text_a_run_read_and_shows_its_samples(trained, capsy
     assert "train, novel, document 1: 第2回 / " in said
 
     assert inspect([str(trained.run), "--sample", "5"]) == 0
-    assert capsys.readouterr().out == corpus.tokenizer.decode(corpus.train.sample(5).tolist()) + "\n"
+    assert capsys.readouterr().out == datasets.tokenizer.decode(datasets.train.sample(5).tolist()) + "\n"
     assert inspect([str(trained.run), "--window", "1", "--split", "valid"]) == 0
-    assert capsys.readouterr().out == corpus.tokenizer.decode(corpus.valid._stream.read(16, 16).tolist()) + "\n"
+    assert capsys.readouterr().out == datasets.tokenizer.decode(datasets.valid._stream.read(16, 16).tolist()) + "\n"
 
 
 def test_inspect_answers_for_a_store_and_for_a_run_whose_store_is_gone(trained, capsys):
-    corpus = open_corpus(trained.config().data, seed=7)
-    assert inspect([str(corpus.folder)]) == 0
-    assert corpus.text["identity"] in capsys.readouterr().out
-    assert inspect([str(corpus.folder), "--sample", "0"]) == 2
+    datasets = open_datasets(trained.config().data, seed=7)
+    assert inspect([str(datasets.folder)]) == 0
+    assert datasets.text["identity"] in capsys.readouterr().out
+    assert inspect([str(datasets.folder), "--sample", "0"]) == 2
     assert "the order of samples belongs to a run" in capsys.readouterr().err
-    assert inspect([str(corpus.folder), "--window", "100000"]) == 2
+    assert inspect([str(datasets.folder), "--window", "100000"]) == 2
     assert "has windows 0 to" in capsys.readouterr().err
 
-    shutil.rmtree(corpus.folder)
+    shutil.rmtree(datasets.folder)
     assert inspect([str(trained.run)]) == 0
     said = capsys.readouterr().out
     assert "Its store is not in" in said
-    assert corpus.text["identity"] in said
+    assert datasets.text["identity"] in said
     assert inspect([str(trained.run), "--sample", "0"]) == 2
     assert "its store is not here" in capsys.readouterr().err
     assert inspect([str(trained.path.parent)]) == 2

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data.batches.corpus import IGNORED_LABEL, open_corpus
+from data.batches.datasets import IGNORED_LABEL, open_datasets
 from data.config import DataConfig, TokenizerConfig, ValidationConfig
 from data.corpora.chapters import split_chapters
 from data.documents import DataError
@@ -33,8 +33,8 @@ def config(verse, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def corpus(config):
-    return open_corpus(config, seed=1)
+def datasets(config):
+    return open_datasets(config, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,71 +42,71 @@ def chapters(verse):
     return [chapter.text for chapter in split_chapters(verse.read_text(encoding="utf-8")).all]
 
 
-def test_the_splits_are_whole_chapters(corpus, chapters):
+def test_the_splits_are_whole_chapters(datasets, chapters):
     """Decoded, the tokens are the text again: chapters 1 to 15 to train on, 16 to 18 held out, 19 and 20 left out."""
     for split, part, wanted in (
-        ("train", corpus.train._windows[0]._stream, chapters[:15]),
-        ("valid", corpus.valid._stream, chapters[15:18]),
+        ("train", datasets.train._windows[0]._stream, chapters[:15]),
+        ("valid", datasets.valid._stream, chapters[15:18]),
     ):
         ids = part.read(0, part.num_tokens)
-        texts = np.split(ids, np.flatnonzero(ids == corpus.tokenizer.eos_id) + 1)[:-1]
-        assert [corpus.tokenizer.decode(text[:-1]) for text in texts] == wanted
-        assert corpus.manifest["splits"][split]["chars"] == sum(map(len, wanted))
+        texts = np.split(ids, np.flatnonzero(ids == datasets.tokenizer.eos_id) + 1)[:-1]
+        assert [datasets.tokenizer.decode(text[:-1]) for text in texts] == wanted
+        assert datasets.manifest["splits"][split]["chars"] == sum(map(len, wanted))
 
 
 @pytest.mark.parametrize(("num_replicas", "micro_batch"), [(1, 4), (2, 3), (3, 7), (1, 1000)])
-def test_validation_scores_every_token_once_on_any_number_of_replicas(corpus, num_replicas, micro_batch):
-    per_replica = [list(corpus.valid.batches(replica=r, num_replicas=num_replicas, micro_batch=micro_batch)) for r in range(num_replicas)]
+def test_validation_scores_every_token_once_on_any_number_of_replicas(datasets, num_replicas, micro_batch):
+    per_replica = [list(datasets.valid.batches(replica=r, num_replicas=num_replicas, micro_batch=micro_batch)) for r in range(num_replicas)]
 
-    assert {len(batches) for batches in per_replica} == {corpus.valid.num_batches(num_replicas=num_replicas, micro_batch=micro_batch)}
+    assert {len(batches) for batches in per_replica} == {datasets.valid.num_batches(num_replicas=num_replicas, micro_batch=micro_batch)}
     assert {tensor.shape for batches in per_replica for pair in batches for tensor in pair} == {(micro_batch, 32)}
     labels = np.concatenate([labels.numpy().ravel() for round_ in zip(*per_replica, strict=True) for _, labels in round_])
-    stream = corpus.valid._stream
+    stream = datasets.valid._stream
     np.testing.assert_array_equal(labels[labels != IGNORED_LABEL], stream.read(0, stream.num_tokens))
 
 
-def test_validation_inputs_are_the_tokens_before_their_labels(corpus):
-    batches = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=2))
+def test_validation_inputs_are_the_tokens_before_their_labels(datasets):
+    batches = list(datasets.valid.batches(replica=0, num_replicas=1, micro_batch=2))
     inputs = np.concatenate([inputs.numpy().ravel() for inputs, _ in batches])
     labels = np.concatenate([labels.numpy().ravel() for _, labels in batches])
     scored = int((labels != IGNORED_LABEL).sum())
 
-    assert inputs[0] == corpus.tokenizer.eos_id
+    assert inputs[0] == datasets.tokenizer.eos_id
     np.testing.assert_array_equal(inputs[1:scored], labels[: scored - 1])
 
 
-def test_the_characters_of_what_is_scored_are_counted_exactly(corpus, chapters):
+def test_the_characters_of_what_is_scored_are_counted_exactly(datasets, chapters):
     text = "".join(chapters[15:18])
-    assert corpus.valid.num_chars(micro_batch=4) == len(text)
+    assert datasets.valid.num_chars(micro_batch=4) == len(text)
 
     for count in (1, 2, 5):
-        batches = itertools.islice(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4), count)
+        batches = itertools.islice(datasets.valid.batches(replica=0, num_replicas=1, micro_batch=4), count)
         ids = np.concatenate([labels.numpy().ravel() for _, labels in batches])
         # Characters that begin in the scored tokens; a character cut at the end counts, and decodes to one mark.
-        begun = len(corpus.tokenizer.decode(ids).rstrip("\ufffd"))
-        assert 0 <= corpus.valid.num_chars(micro_batch=4, max_batches=count) - begun <= 1
+        begun = len(datasets.tokenizer.decode(ids).rstrip("\ufffd"))
+        assert 0 <= datasets.valid.num_chars(micro_batch=4, max_batches=count) - begun <= 1
 
 
-def test_a_limited_evaluation_is_the_beginning_of_the_whole(corpus):
-    limited = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4, max_batches=2))
-    whole = list(corpus.valid.batches(replica=0, num_replicas=1, micro_batch=4))
+def test_a_limited_evaluation_is_the_beginning_of_the_whole(datasets):
+    limited = list(datasets.valid.batches(replica=0, num_replicas=1, micro_batch=4, max_batches=2))
+    whole = list(datasets.valid.batches(replica=0, num_replicas=1, micro_batch=4))
 
     assert len(limited) == 2
     assert all((a == b).all() for got, wanted in zip(limited, whole, strict=False) for a, b in zip(got, wanted, strict=True))
 
 
 @pytest.mark.parametrize("max_batches", [1, 3, 4])
-def test_a_limited_evaluation_scores_the_same_rows_on_any_number_of_replicas(corpus, max_batches):
+def test_a_limited_evaluation_scores_the_same_rows_on_any_number_of_replicas(datasets, max_batches):
     scored = {}
     for num_replicas in (1, 2, 3, 5):
         shape = {"num_replicas": num_replicas, "micro_batch": 2, "max_batches": max_batches}
-        replicas = [list(corpus.valid.batches(replica=replica, **shape)) for replica in range(num_replicas)]
-        assert {len(batches) for batches in replicas} == {corpus.valid.num_batches(**shape)}
+        replicas = [list(datasets.valid.batches(replica=replica, **shape)) for replica in range(num_replicas)]
+        assert {len(batches) for batches in replicas} == {datasets.valid.num_batches(**shape)}
         labels = np.concatenate([labels.numpy().ravel() for round_ in zip(*replicas, strict=True) for _, labels in round_])
         scored[num_replicas] = labels[labels != IGNORED_LABEL].tolist()
 
     assert all(labels == scored[1] for labels in scored.values())
-    assert len(scored[1]) == corpus.valid.num_scored(micro_batch=2, max_batches=max_batches) == 2 * max_batches * 32
+    assert len(scored[1]) == datasets.valid.num_scored(micro_batch=2, max_batches=max_batches) == 2 * max_batches * 32
 
 
 def test_where_rows_begin_with_documents_validation_rows_do_too_and_every_token_is_scored_once(tmp_path):
@@ -123,28 +123,28 @@ def test_where_rows_begin_with_documents_validation_rows_do_too_and_every_token_
         directory=str(tmp_path / "stores"),
     )
     prepare(config)
-    corpus = open_corpus(config, seed=1)
+    datasets = open_datasets(config, seed=1)
     shape = {"num_replicas": 1, "micro_batch": 4}
-    labels = np.concatenate([labels.numpy() for _, labels in corpus.valid.batches(replica=0, **shape)])
+    labels = np.concatenate([labels.numpy() for _, labels in datasets.valid.batches(replica=0, **shape)])
     rows = [row[row != IGNORED_LABEL].tolist() for row in labels]
 
     whole = [token for row in rows for token in row]
-    assert corpus.tokenizer.decode(whole) == "".join(lines[-60:])
-    assert len(whole) == corpus.valid.num_scored() == corpus.valid.num_tokens
-    beginnings = {corpus.tokenizer.encode(line)[0] for line in lines}
+    assert datasets.tokenizer.decode(whole) == "".join(lines[-60:])
+    assert len(whole) == datasets.valid.num_scored() == datasets.valid.num_tokens
+    beginnings = {datasets.tokenizer.encode(line)[0] for line in lines}
     for before, row in itertools.pairwise(row for row in rows if row):
         # Only a document longer than a row goes on in the next.
-        assert len(before) == 24 or (before[-1] == corpus.tokenizer.eos_id and row[0] in beginnings)
-    limited = corpus.valid.num_scored(micro_batch=4, max_batches=2)
+        assert len(before) == 24 or (before[-1] == datasets.tokenizer.eos_id and row[0] in beginnings)
+    limited = datasets.valid.num_scored(micro_batch=4, max_batches=2)
     assert limited == sum(len(row) for row in rows[:8]) < 8 * 24
 
 
-def test_training_rows_are_windows_of_the_training_text(corpus, chapters):
+def test_training_rows_are_windows_of_the_training_text(datasets, chapters):
     text = "".join(chapters[:15])
 
     for index in range(20):
-        row = corpus.tokenizer.decode(corpus.train.sample(index).tolist())
-        assert row.strip("\ufffd") in text or corpus.tokenizer.eos_id in corpus.train.sample(index)
+        row = datasets.tokenizer.decode(datasets.train.sample(index).tolist())
+        assert row.strip("\ufffd") in text or datasets.tokenizer.eos_id in datasets.train.sample(index)
 
 
 def test_a_store_that_was_not_made_is_asked_for_with_the_command(config):
@@ -153,7 +153,7 @@ def test_a_store_that_was_not_made_is_asked_for_with_the_command(config):
     with pytest.raises(
         DataError, match=r"Make it first: \.venv/bin/python -m data\.prepare some\.json \(verse-\w+ was made with other "
     ) as error:
-        open_corpus(other, seed=1, config_path="some.json")
+        open_datasets(other, seed=1, config_path="some.json")
     assert "data.tokenizer.vocab_size.)" in str(error.value)
 
 
@@ -165,7 +165,7 @@ def test_a_store_under_another_ones_name_is_refused(config, tmp_path):
     shutil.copytree(prepare(here), wanted)
 
     with pytest.raises(DataError, match=r"is not the store that \S+ names: identity \w{12}, wanted \w{12}\. Delete the folder"):
-        open_corpus(other, seed=1)
+        open_datasets(other, seed=1)
 
 
 def test_a_store_with_another_tokenizer_inside_is_refused(config, tmp_path):
@@ -179,12 +179,12 @@ def test_a_store_with_another_tokenizer_inside_is_refused(config, tmp_path):
     token_store.write_manifest(folder, {name: value for name, value in manifest.items() if name not in ("files", "format")})
 
     with pytest.raises(DataError, match="its tokenizer is not the one its tokens were made with"):
-        open_corpus(here, seed=1)
+        open_datasets(here, seed=1)
 
 
 def test_windows_longer_than_the_text_are_refused(config):
     with pytest.raises(DataError, match=r"training tokens are less than one window of data\.seq_length \+ 1 = 1000001"):
-        open_corpus(dataclasses.replace(config, seq_length=1_000_000), seed=1)
+        open_datasets(dataclasses.replace(config, seq_length=1_000_000), seed=1)
 
 
 @pytest.mark.parametrize("name", ["train-00000.bin", "tokenizer/tokenizer.json", "report.json"])
@@ -193,4 +193,4 @@ def test_a_store_with_a_flipped_bit_is_refused(config, tmp_path, name):
     flip_bit(prepare(copy) / name, 100)
 
     with pytest.raises(DataError, match="was changed after it was written"):
-        open_corpus(copy, seed=1)
+        open_datasets(copy, seed=1)

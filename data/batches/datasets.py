@@ -1,4 +1,4 @@
-"""Open a token store: what training and validation read.
+"""Open a token store as what training and validation read: a training set, and a validation set for each source.
 
 The order is a pure function of (seed, sample index): every rank of every topology computes the same, and resuming at sample
 i needs the number i only. How the store came to be is `prepare.py`; how samples are cut and ordered is `windows.py`.
@@ -39,10 +39,10 @@ class ValidationSet:
     The end-of-text token stands before the first one, so that it too is predicted from something.
     """
 
-    def __init__(self, stream: Stream, config: DataConfig, corpus_tokenizer: tokenizer_folder.Tokenizer, total_chars: int | None) -> None:
+    def __init__(self, stream: Stream, config: DataConfig, tokenizer: tokenizer_folder.Tokenizer, total_chars: int | None) -> None:
         self._stream = stream
         self._seq_length = config.seq_length
-        self._tokenizer = corpus_tokenizer
+        self._tokenizer = tokenizer
         self._total_chars = total_chars
         self.num_tokens = stream.num_tokens
         self._bounds = row_bounds(config.windows, stream.document_starts(), stream.num_tokens, config.seq_length)
@@ -100,7 +100,7 @@ class ValidationSet:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Datasets:
     """An open token store: what training and validation read, with the tokenizer that made it."""
 
     folder: Path
@@ -164,7 +164,7 @@ def open_stream(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) ->
     return Stream([token_store.Shard(folder / name) for name in part["shards"]])
 
 
-def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG", share: slice = slice(None)) -> Corpus:
+def open_datasets(config: DataConfig, seed: int, config_path: str | Path = "CONFIG", share: slice = slice(None)) -> Datasets:
     """Open the store that `config` was prepared as. No raw file is looked at.
 
     Args:
@@ -192,7 +192,7 @@ def open_corpus(config: DataConfig, seed: int, config_path: str | Path = "CONFIG
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_store(folder, manifest, config)
-    corpus = Corpus(folder, manifest, config, seed)
+    datasets = Datasets(folder, manifest, config, seed)
     if config.is_weighted:
-        _ = corpus.train  # Says which of the sources cannot be mixed.
-    return corpus
+        _ = datasets.train  # Says which of the sources cannot be mixed.
+    return datasets
