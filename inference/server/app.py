@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from inference.server import schemas
 from inference.server.completions import Job, Writer
-from inference.server.corpus import Corpus
+from inference.server.copied import CopyFinder
 from inference.server.errors import ApiError, as_api_error
 from inference.server.listening import Guard
 
@@ -26,7 +26,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for
 router = APIRouter(responses=_ERRORS)
 
 
-def build_app(writer: Writer, corpus: Corpus, key: str | None) -> Guard:
+def build_app(writer: Writer, copy_finder: CopyFinder, key: str | None) -> Guard:
     """The application, with the guard around it; with a key, only who has it is served."""
     app = FastAPI(
         title="Honglou",
@@ -35,7 +35,7 @@ def build_app(writer: Writer, corpus: Corpus, key: str | None) -> Guard:
         docs_url=None,  # these pages would load scripts from another host
         redoc_url=None,
     )
-    app.state.writer, app.state.corpus = writer, corpus
+    app.state.writer, app.state.copy_finder = writer, copy_finder
     app.include_router(router)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
@@ -107,7 +107,7 @@ async def info(request: Request) -> schemas.Info:
         max_tokens=limits.max_tokens,
         max_prompt_tokens=limits.max_prompt_tokens,
         max_choices=limits.most_choices,
-        copied=request.app.state.corpus.available,
+        copied=request.app.state.copy_finder.available,
     )
 
 
@@ -131,7 +131,7 @@ async def completions(job: Annotated[Job, Depends(_job)], request: Request) -> R
 @router.post("/v1/copied")
 async def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copied:
     """Which stretches of a text stand word for word in the training corpus."""
-    return cast(schemas.Copied, await asyncio.to_thread(request.app.state.corpus.copied, body.text))
+    return cast(schemas.Copied, await asyncio.to_thread(request.app.state.copy_finder.copied, body.text))
 
 
 async def _unless_gone(request: Request, job: Job) -> schemas.Completion:

@@ -1,4 +1,4 @@
-"""The index of the training corpus, opened while texts are being written already: the first time it is made, which takes a while."""
+"""What a text has in common with the training corpus: an index, opened while texts are written already; making it takes a while once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference.server.schemas import Copied
 MAX_CHARACTERS = 100_000
 
 
-class Corpus:
+class CopyFinder:
     """Finds what a text has in common with the corpus that the model was trained on."""
 
     def __init__(self, model: Path) -> None:
