@@ -124,7 +124,7 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     from inference.generation.engine import load_engine
     from inference.server.app import build_app
     from inference.server.batcher import Batcher
-    from inference.server.completions import Writer
+    from inference.server.completions import CompletionService
     from inference.server.copied import CopyFinder
     from inference.server.listening import serve
 
@@ -134,7 +134,7 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     print(f"inference.serve: precision {dtype}, {why}", file=sys.stderr)
     engine = load_engine(folder, dtype=dtype)
     batcher = Batcher(engine, limits)
-    app = build_app(Writer(name, batcher), CopyFinder(found.run or found.path), key)
+    app = build_app(CompletionService(name, batcher), CopyFinder(found.run or found.path), key)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     print(f"inference.serve: {name} at http://{shown}:{port} ({'with' if key else 'without'} a key)", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from inference.server import schemas
-from inference.server.completions import Job, Writer
+from inference.server.completions import CompletionService, PendingCompletion
 from inference.server.copied import CopyFinder
 from inference.server.errors import ApiError, as_api_error
 from inference.server.listening import Guard
@@ -26,7 +26,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for
 router = APIRouter(responses=_ERRORS)
 
 
-def build_app(writer: Writer, copy_finder: CopyFinder, key: str | None) -> Guard:
+def build_app(service: CompletionService, copy_finder: CopyFinder, key: str | None) -> Guard:
     """The application, with the guard around it; with a key, only who has it is served."""
     app = FastAPI(
         title="Honglou",
@@ -35,11 +35,11 @@ def build_app(writer: Writer, copy_finder: CopyFinder, key: str | None) -> Guard
         docs_url=None,  # these pages would load scripts from another host
         redoc_url=None,
     )
-    app.state.writer, app.state.copy_finder = writer, copy_finder
+    app.state.service, app.state.copy_finder = service, copy_finder
     app.include_router(router)
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)
-    return Guard(app, key, writer.batcher.limits, writer.batcher.metrics, _content_security_policy(_PAGE))
+    return Guard(app, key, service.batcher.limits, service.batcher.metrics, _content_security_policy(_PAGE))
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -59,8 +59,8 @@ def _content_security_policy(page: str) -> str:
     )
 
 
-def _writer(request: Request) -> Writer:
-    return cast(Writer, request.app.state.writer)
+def _service(request: Request) -> CompletionService:
+    return cast(CompletionService, request.app.state.service)
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -72,7 +72,7 @@ async def page() -> HTMLResponse:
 @router.get("/health")
 async def health(request: Request) -> schemas.Health:
     """200 while texts can be written, otherwise 503."""
-    if not _writer(request).batcher.alive:
+    if not _service(request).batcher.alive:
         raise ApiError(503, "no text can be written; restart the server.")
     return schemas.Health()
 
@@ -80,29 +80,29 @@ async def health(request: Request) -> schemas.Health:
 @router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(_writer(request).batcher.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(_service(request).batcher.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> schemas.Models:
     """The model that is served."""
-    writer = _writer(request)
-    return schemas.Models(data=[schemas.Model(id=writer.model, created=writer.created)])
+    service = _service(request)
+    return schemas.Models(data=[schemas.Model(id=service.model, created=service.created)])
 
 
 @router.get("/v1/models/{name:path}")  # a name may have slashes, as the hub's do
 async def model(name: str, request: Request) -> schemas.Model:
     """The same by its name."""
-    _writer(request).check_model(name)
+    _service(request).check_model(name)
     return (await models(request)).data[0]
 
 
 @router.get("/v1/info")
 async def info(request: Request) -> schemas.Info:
     """Limits, and what this server can do."""
-    writer, limits = _writer(request), _writer(request).batcher.limits
+    service, limits = _service(request), _service(request).batcher.limits
     return schemas.Info(
-        model=writer.model,
+        model=service.model,
         context_length=limits.max_context,
         max_tokens=limits.max_tokens,
         max_prompt_tokens=limits.max_prompt_tokens,
@@ -111,21 +111,21 @@ async def info(request: Request) -> schemas.Info:
     )
 
 
-async def _job(body: schemas.CompletionRequest, request: Request) -> AsyncIterator[Job]:
+async def _pending(body: schemas.CompletionRequest, request: Request) -> AsyncIterator[PendingCompletion]:
     """The texts of a request, which are given up when the answer ends, however it does."""
-    job = _writer(request).begin(body)
+    pending = _service(request).begin(body)
     try:
-        yield job
+        yield pending
     finally:
-        job.cancel()
+        pending.cancel()
 
 
 @router.post("/v1/completions", response_model=schemas.Completion)
-async def completions(job: Annotated[Job, Depends(_job)], request: Request) -> Response:
+async def completions(pending: Annotated[PendingCompletion, Depends(_pending)], request: Request) -> Response:
     """Continue one or several prompts."""
-    if job.request.stream:
-        return StreamingResponse(job.events(), media_type="text/event-stream")
-    return JSONResponse((await _unless_gone(request, job)).model_dump())
+    if pending.request.stream:
+        return StreamingResponse(pending.events(), media_type="text/event-stream")
+    return JSONResponse((await _unless_gone(request, pending)).model_dump())
 
 
 @router.post("/v1/copied")
@@ -134,14 +134,14 @@ async def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copie
     return cast(schemas.Copied, await asyncio.to_thread(request.app.state.copy_finder.copied, body.text))
 
 
-async def _unless_gone(request: Request, job: Job) -> schemas.Completion:
+async def _unless_gone(request: Request, pending: PendingCompletion) -> schemas.Completion:
     """All texts; given up when the client hangs up."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    writing, leaving = asyncio.ensure_future(job.whole()), asyncio.ensure_future(gone())
+    writing, leaving = asyncio.ensure_future(pending.whole()), asyncio.ensure_future(gone())
     try:
         await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not writing.done():

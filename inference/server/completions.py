@@ -21,7 +21,7 @@ _LOWEST_LOGPROB = -9999.0  # OpenAI's, for what JSON cannot say
 
 
 @dataclass(frozen=True)
-class Writer:
+class CompletionService:
     """What is needed to serve completions: the model's name, and who writes."""
 
     model: str
@@ -33,16 +33,16 @@ class Writer:
         if name != self.model:
             raise ApiError(404, f'there is no such model here; this server has "{self.model}".', param="model", code="model_not_found")
 
-    def begin(self, request: CompletionRequest) -> Job:
-        """Begin the texts of a request. Whoever does not wait for all of them calls `Job.cancel`.
+    def begin(self, request: CompletionRequest) -> PendingCompletion:
+        """Begin the texts of a request. Whoever does not wait for all of them calls `PendingCompletion.cancel`.
 
         Raises:
             ApiError: If the request is for another model or beyond a limit, or nothing more can be queued.
         """
         self.check_model(request.model)
-        job = Job(self, request)
-        self.batcher.submit(job.sequences)
-        return job
+        pending = PendingCompletion(self, request)
+        self.batcher.submit(pending.sequences)
+        return pending
 
     def prompts(self, request: CompletionRequest) -> list[list[int]]:
         """Token ids of all prompts.
@@ -92,17 +92,17 @@ def _max_tokens(request: CompletionRequest) -> int:
 
 
 @dataclass
-class Job:
+class PendingCompletion:
     """The texts of one request, and their pieces as they come."""
 
-    writer: Writer
+    service: CompletionService
     request: CompletionRequest
     id: str = field(default_factory=lambda: f"cmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        prompts, request = self.writer.prompts(self.request), self.request
-        self._tokenizer = self.writer.batcher.engine.tokenizer
+        prompts, request = self.service.prompts(self.request), self.request
+        self._tokenizer = self.service.batcher.engine.tokenizer
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._started = time.perf_counter()
@@ -148,7 +148,7 @@ class Job:
             if piece.finish_reason == "cancelled":
                 raise busy("the server is stopping.")
             if first and piece.text:
-                self.writer.batcher.metrics.first_text_seconds.observe(time.perf_counter() - self._started)
+                self.service.batcher.metrics.first_text_seconds.observe(time.perf_counter() - self._started)
                 first = False
             left -= piece.finish_reason is not None
             yield index, piece
@@ -182,7 +182,7 @@ class Job:
         return Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=written, total_tokens=self.num_prompt_tokens + written)
 
     def _completion(self, choices: list[Choice], usage: Usage | None) -> Completion:
-        return Completion(id=self.id, created=self.created, model=self.writer.model, choices=choices, usage=usage)
+        return Completion(id=self.id, created=self.created, model=self.service.model, choices=choices, usage=usage)
 
     def _choice(self, index: int, piece: Piece) -> Choice:
         reason = piece.finish_reason
