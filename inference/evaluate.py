@@ -72,10 +72,10 @@ def main(arguments: Sequence[str]) -> int:
     record = object_or_nothing(folder / RECORD)
     about = {key: record.get(key) for key in results.ABOUT}
     # Only now: torch takes a second to import, and a mistake should not wait for it.
-    from inference.judgement.sections import Job
+    from inference.judgement.sections import Evaluation
 
     found: list[Mapping[str, Any]] = []
-    for name, result in Job(options, folder).sections():
+    for name, result in Evaluation(options, folder).sections():
         found.append({"name": name, **result})
         print(results.markdown(found[-1]) + "\n", flush=True)
         results.add(home, name, result, about)

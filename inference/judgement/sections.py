@@ -30,7 +30,7 @@ _COMPARED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Job:
+class Evaluation:
     """A command line, and the Hugging Face folder of the model that it names."""
 
     options: argparse.Namespace
