@@ -130,8 +130,8 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
 
 
 def _end(engine: Any, config: RunConfig, run: Run) -> int:
-    if run.writer:
-        run.writer.close()
+    if run.outputs:
+        run.outputs.close()
         if engine.global_steps >= run.last_step:
             write_results(config, engine.global_steps, run.results)
     stopped = run.stopped and engine.global_steps < run.last_step  # A stop that was asked for at the last step has stopped nothing.

@@ -52,8 +52,8 @@ def train_one(job: dict[str, Any], ranks: Ranks, heartbeat: Heartbeat) -> None:
     if job.get("slow", {}).get("rank") == ranks.world.rank:
         engine.module.register_forward_pre_hook(lambda *_: time.sleep(job["slow"]["seconds"]))
     train(engine, config, datasets, run)
-    if run.writer:
-        run.writer.close()
+    if run.outputs:
+        run.outputs.close()
 
 
 def stages_of(job: dict[str, Any]) -> int:

@@ -25,7 +25,7 @@ from training.run.engine import Engine, build_engine, build_module
 from training.run.loop import Run
 from training.run.meter import Meter, resident_bytes
 from training.run.stop_request import StopRequest, reason_to_stop
-from training.run_folder.outputs import Writer
+from training.run_folder.outputs import RunOutputs
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def assemble(config: RunConfig, ranks: Ranks, heartbeat: Heartbeat, checkpoint: 
     stop = StopRequest(heartbeat, get_accelerator().current_device_name(), config.training.stop_grace_seconds, find_reason)
     spikes = Spikes(config.training.spike, checkpoint.manifest.get("spikes") if checkpoint else None)
     meter = Meter(config, ranks, spikes, libraries_bytes)
-    writer = Writer(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
+    outputs = RunOutputs(config, last_step=last_step, start_step=engine.global_steps) if ranks.is_first else None
     saver = Saver(
-        ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=writer.saved if writer else None
+        ranks, config.folder, keep=config.training.keep_checkpoints, copy=config.training.async_save, say=outputs.saved if outputs else None
     )
     heartbeat.beat()
     return engine, Run(
-        ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, writer=writer, saver=saver, spikes=spikes
+        ranks=ranks, last_step=last_step, heartbeat=heartbeat, stop=stop, meter=meter, outputs=outputs, saver=saver, spikes=spikes
     )
 
 

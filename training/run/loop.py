@@ -21,7 +21,7 @@ from training.run.failure import RunError
 from training.run.meter import Meter
 from training.run.sample import sample
 from training.run.stop_request import StopRequest
-from training.run_folder.outputs import Writer
+from training.run_folder.outputs import RunOutputs
 
 HELD_OUT_PROMPT_TOKENS = 8
 # A wait for a save under way that is worth a line.
@@ -37,7 +37,7 @@ class Run:
     heartbeat: Heartbeat
     stop: StopRequest
     meter: Meter
-    writer: Writer | None  # Rank 0 only.
+    outputs: RunOutputs | None  # Rank 0 only.
     saver: Saver
     spikes: Spikes
     results: dict[str, float] = field(default_factory=dict)
@@ -104,8 +104,8 @@ def _advance(engine: Any, config: RunConfig, datasets: Datasets, batches: Iterat
         evaluate_and_sample(engine, config, datasets, run)
     if saves:
         save(engine, config, datasets, run, wait=last or run.stopped)
-    if run.writer:
-        run.writer.advance(step)
+    if run.outputs:
+        run.outputs.advance(step)
     return True
 
 
@@ -117,8 +117,8 @@ def _go_back(engine: Any, config: RunConfig, run: Run, spike: Spike) -> bool:
         went_back = rewind(engine, config, run.ranks, run.spikes, spike)
     if went_back:
         run.saver.saved_step = engine.global_steps
-        if run.writer:
-            run.writer.go_back(engine.global_steps)
+        if run.outputs:
+            run.outputs.go_back(engine.global_steps)
     run.meter.go_on()
     return went_back
 
@@ -127,9 +127,9 @@ def report(engine: Any, run: Run) -> Spike | None:
     """Read the interval's values on all ranks; write them on rank 0. Returns the first spike among the losses."""
     records = run.meter.read(engine)
     run.results |= {"train/loss": records[-1]["train/loss"], "perf/tokens_per_second": records[-1]["perf/tokens_per_second"]}
-    if run.writer:
-        run.writer.write(records)
-        run.writer.line(records)
+    if run.outputs:
+        run.outputs.write(records)
+        run.outputs.line(records)
     spike = run.spikes.find(records)
     # A loss should be the same on all ranks to the last bit; that they act alike must not depend on it.
     return gather(spike)[0] if run.spikes.config else None
@@ -187,15 +187,15 @@ def evaluate_and_sample(engine: Any, config: RunConfig, datasets: Datasets, run:
     run.results |= scores
     with run.heartbeat.phase("sample"):
         passage = _passage(engine, config, datasets)
-    if run.writer:
+    if run.outputs:
         step = engine.global_steps
-        run.writer.write([{"step": step, **scores}])
+        run.outputs.write([{"step": step, **scores}])
         for tag in (name.removesuffix("/loss") for name in scores if name.endswith("/loss")):
             loss, bits = scores[f"{tag}/loss"], scores[f"{tag}/bits_per_char"]
-            run.writer.say(f"step {step}/{run.last_step} | {tag} loss {loss:.4f} | {bits:.3f} bits per character")
+            run.outputs.say(f"step {step}/{run.last_step} | {tag} loss {loss:.4f} | {bits:.3f} bits per character")
         if passage:
-            run.writer.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
-            run.writer.passage(passage, step)
+            run.outputs.say(f"step {step}/{run.last_step} | sample: {' '.join(passage.split())}")
+            run.outputs.passage(passage, step)
     run.meter.go_on()
 
 
@@ -222,8 +222,8 @@ def save(engine: Any, config: RunConfig, datasets: Datasets, run: Run, *, wait: 
     run.meter.pause()
     began = time.monotonic()
     finish_save(run)
-    if run.writer and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
-        run.writer.say(f"training waited {waited:.1f} s for the save before this one. A larger training.save_interval_steps avoids it.")
+    if run.outputs and (waited := time.monotonic() - began) > LONG_WAIT_SECONDS:
+        run.outputs.say(f"training waited {waited:.1f} s for the save before this one. A larger training.save_interval_steps avoids it.")
     facts = {"metrics": dict(run.results), "precision": "bf16" if config.uses_bf16 else "fp32", "text": datasets.text, **run.spikes.facts()}
     with run.heartbeat.phase("snapshot"):
         run.saver.start(engine, facts)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Writer:
+class RunOutputs:
     """All outputs of a run. A start at step n drops from them what an earlier start wrote of the steps after n."""
 
     def __init__(self, config: RunConfig, *, last_step: int, start_step: int) -> None:

@@ -15,7 +15,7 @@ from ds_configs import ConfigError
 from ds_configs.files import strict_json
 from training.config import resolve
 from training.run_folder.curves import AppendedFile, check_outputs
-from training.run_folder.outputs import Writer
+from training.run_folder.outputs import RunOutputs
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
 END = {"train/tokens": 512, "perf/tokens_per_second": 99.0, "memory/stage_0_gib": 0.5}
@@ -23,7 +23,7 @@ END = {"train/tokens": 512, "perf/tokens_per_second": 99.0, "memory/stage_0_gib"
 
 @pytest.fixture
 def config(make_run):
-    """A new run's configuration, its folder made; `write` of a Writer is then as in a run."""
+    """A new run's configuration, its folder made; `write` of RunOutputs is then as in a run."""
 
     def make(**changes):
         resolved = resolve(ds_configs.load(make_run(**changes).config))
@@ -47,11 +47,11 @@ def curves(folder):
 
 
 def write(config, *, start_step=0, steps, loss=5.5):
-    writer = Writer(config, last_step=8, start_step=start_step)
-    writer.write([{"step": step, **RECORD, "train/loss": loss, **(END if step == steps[-1] else {})} for step in steps])
-    writer.write([{"step": steps[-1], "valid/loss": 4.0, "valid/bits_per_char": 6.5}])
-    writer.passage("春眠不觉晓", steps[-1])
-    writer.close()
+    outputs = RunOutputs(config, last_step=8, start_step=start_step)
+    outputs.write([{"step": step, **RECORD, "train/loss": loss, **(END if step == steps[-1] else {})} for step in steps])
+    outputs.write([{"step": steps[-1], "valid/loss": 4.0, "valid/bits_per_char": 6.5}])
+    outputs.passage("春眠不觉晓", steps[-1])
+    outputs.close()
 
 
 def test_tensorboard_shows_every_tag_with_its_values_and_steps(config):
@@ -131,16 +131,16 @@ def test_values_that_are_not_finite_are_valid_json():
 def test_what_cannot_be_written_is_said_once_and_written_when_it_can_be(config, caplog):
     caplog.set_level(logging.INFO)
     run = config()
-    writer = Writer(run, last_step=8, start_step=0)
-    writer.write([{"step": 1, **RECORD}])
+    outputs = RunOutputs(run, last_step=8, start_step=0)
+    outputs.write([{"step": 1, **RECORD}])
     # A disk that went away: files become folders, folders files.
     for path in (run.folder / "metrics.jsonl", *(run.folder / "tensorboard").glob("events*")):
         path.rename(path.with_name("aside-" + path.name))
         path.mkdir()
     (run.folder / "samples").touch()
     for step in (2, 3):
-        writer.write([{"step": step, **RECORD}])
-        writer.passage("夜来风雨声", step)
+        outputs.write([{"step": step, **RECORD}])
+        outputs.passage("夜来风雨声", step)
     said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
     assert len(said) == 3, "the metrics, TensorBoard and the samples, each once"
     assert all("Training goes on; later writes try again." in line for line in said)
@@ -148,8 +148,8 @@ def test_what_cannot_be_written_is_said_once_and_written_when_it_can_be(config, 
         shutil.rmtree(path)
         path.with_name("aside-" + path.name).rename(path)
     (run.folder / "samples").unlink()
-    writer.write([{"step": 4, **RECORD}])
-    writer.passage("花落知多少", 4)
+    outputs.write([{"step": 4, **RECORD}])
+    outputs.passage("花落知多少", 4)
     assert sum("is written again" in record.getMessage() for record in caplog.records) == 3
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
@@ -193,15 +193,15 @@ def test_wandb_gets_every_value_and_its_failure_costs_one_warning_and_no_value(c
     session, asked = Session(), {}
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **settings: (asked.update(settings), session)[1]))
     run = config(wandb={"enabled": True, "project": "novel", "team": "us"})
-    writer = Writer(run, last_step=8, start_step=0)
-    writer.write([{"step": 1, **RECORD}])
+    outputs = RunOutputs(run, last_step=8, start_step=0)
+    outputs.write([{"step": 1, **RECORD}])
     session.fails = True
     for step in (2, 3):
-        writer.write([{"step": step, **RECORD}])
+        outputs.write([{"step": step, **RECORD}])
     assert session.logged == [(1, RECORD)]
     session.fails = False
-    writer.write([{"step": 4, **RECORD}])
-    writer.close()
+    outputs.write([{"step": 4, **RECORD}])
+    outputs.close()
     assert (asked["project"], asked["entity"], asked["name"]) == ("novel", "us", run.run.name)
     assert session.logged == [(step, RECORD) for step in (1, 2, 3, 4)]
     assert session.finished
