@@ -16,11 +16,11 @@ from typing import Any
 
 from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing, write_json
+from inference.evaluation import questions, results
 from inference.export import RECORD, find_folder
 from inference.exporting.card import renew_evaluation
 from inference.exporting.model_path import find_model
 from inference.generation.settings import DTYPES
-from inference.judgement import questions, results
 from model.hardware.processors import set_threads
 
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     record = object_or_nothing(folder / RECORD)
     about = {key: record.get(key) for key in results.ABOUT}
     # Only now: torch takes a second to import, and a mistake should not wait for it.
-    from inference.judgement.sections import Evaluation
+    from inference.evaluation.sections import Evaluation
 
     found: list[Mapping[str, Any]] = []
     for name, result in Evaluation(options, folder).sections():

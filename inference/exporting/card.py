@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import object_or_nothing, write_text
-from inference.judgement import results
+from inference.evaluation import results
 from model.config import ModelConfig
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import Checkpoint

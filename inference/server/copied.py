@@ -6,8 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
-from inference.judgement.memorization import CorpusIndex
-from inference.judgement.training_text import find_training_text, open_index
+from inference.evaluation.memorization import CorpusIndex
+from inference.evaluation.training_text import find_training_text, open_index
 from inference.server.errors import ApiError
 from inference.server.schemas import Copied
 

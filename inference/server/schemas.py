@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from inference.judgement.memorization import Span
+from inference.evaluation.memorization import Span
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_TOP_LOGPROBS = 5

@@ -12,7 +12,7 @@ from data.config import PackConfig, TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.inspect import find_subject
 from data.prepare import prepare
-from inference.judgement.held_out import held_out_texts
+from inference.evaluation.held_out import held_out_texts
 from tests.data.stores import flip_bit
 
 IDS = [list(range(5, 25)) * 3, list(range(20)), list(range(30)), list(range(9))]

@@ -10,7 +10,7 @@ from data import prepare
 from inference.server.copied import MAX_CHARACTERS, CopyFinder
 from inference.server.errors import ApiError
 from tests import processes
-from tests.inference.judgement.conftest import data_config
+from tests.inference.evaluation.conftest import data_config
 
 
 def test_a_stretch_of_the_corpus_is_found_in_a_text(verse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from data.corpora.poems import form
 from data.documents import DataError
-from inference.judgement import verse
-from inference.judgement.memorization import CorpusIndex
+from inference.evaluation import verse
+from inference.evaluation.memorization import CorpusIndex
 
 log = logging.getLogger(__name__)
 

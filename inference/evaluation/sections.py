@@ -14,16 +14,16 @@ from data.documents import DataError
 from data.inspect import Subject
 from data.tokenizers.tokenizer_folder import Tokenizer, load
 from ds_configs.files import object_or_nothing
+from inference.evaluation.continuation import Probe, continue_corpus
+from inference.evaluation.generated import judge_texts, read_generated
+from inference.evaluation.held_out import Rows, Text, held_out_texts, score, texts_of_file
+from inference.evaluation.memorization import CorpusIndex
+from inference.evaluation.questions import is_file
+from inference.evaluation.training_text import find_training_text, open_index
 from inference.export import RECORD
 from inference.exporting.model_path import max_positions
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import choose_dtype
-from inference.judgement.continuation import Probe, continue_corpus
-from inference.judgement.generated import judge_texts, read_generated
-from inference.judgement.held_out import Rows, Text, held_out_texts, score, texts_of_file
-from inference.judgement.memorization import CorpusIndex
-from inference.judgement.questions import is_file
-from inference.judgement.training_text import find_training_text, open_index
 
 Section = tuple[str, dict[str, Any]]
 _COMPARED_TOKENS = 4096
@@ -115,7 +115,7 @@ class Evaluation:
             found = judge_texts(read_generated(path), self.index, ngram_size=options.ngram_size, min_span=options.min_span)
             yield f"generated texts of {path.name}", found
         for task in options.tasks:
-            from inference.judgement.harness import run_task  # It needs a package that is optional.
+            from inference.evaluation.harness import run_task  # It needs a package that is optional.
 
             found = run_task(self.engine, task, batch_size=options.batch_size)
             yield self._of_model(f"task {Path(task).stem if is_file(task) else task}", found)

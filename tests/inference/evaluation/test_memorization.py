@@ -12,8 +12,8 @@ import pytest
 
 from data.documents import DataError
 from data.inspect import find_subject
-from inference.judgement.memorization import CorpusIndex, Facts, sort_suffixes
-from inference.judgement.training_text import find_training_text, open_index
+from inference.evaluation.memorization import CorpusIndex, Facts, sort_suffixes
+from inference.evaluation.training_text import find_training_text, open_index
 from tests.conftest import LINES
 
 # Few letters make many repetitions; one of them is no letter of 16 bits.

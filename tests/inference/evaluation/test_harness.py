@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from data.documents import DataError
 from data.tokenizers import tokenizer_folder
 from inference.evaluate import main
-from inference.judgement.questions import check_questions
+from inference.evaluation.questions import check_questions
 from tests import ROOT, processes
 
 needs_harness = pytest.mark.skipif(
@@ -86,8 +86,8 @@ def test_a_list_is_as_good_as_lines_and_what_does_not_fit_is_counted(folder: Pat
 
 @needs_harness
 def test_a_text_that_is_to_be_written_is_cut_to_its_room_and_counted(folder: Path) -> None:
+    from inference.evaluation.harness import _Model
     from inference.generation.engine import load_engine
-    from inference.judgement.harness import _Model
 
     model = _Model(load_engine(folder), batch_size=1)
     model._write("春眠不觉晓", {"max_gen_toks": 8})

@@ -30,7 +30,7 @@ from data.reading.formats import read, split
 from data.reading.records import BadInput
 from data.source_config import TextConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
-from inference.judgement.verse import verse_lines
+from inference.evaluation.verse import verse_lines
 
 log = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ import numpy as np
 from data.batches.token_stream import Stream
 from data.documents import DataError
 from data.inspect import Subject
+from inference.evaluation.memorization import NGRAM_SIZE, CorpusIndex, num_common
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.stopping import Stops
 from inference.generation.text import FolderTokenizer, GrowingText
 from inference.generation.writing import generate
-from inference.judgement.memorization import NGRAM_SIZE, CorpusIndex, num_common
 
 
 @dataclass(frozen=True, kw_only=True)

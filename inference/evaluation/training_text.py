@@ -20,8 +20,8 @@ from data.inspect import Subject, find_subject
 from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
 from ds_configs.files import object_or_nothing, read_object, replacing_folder, write_json
+from inference.evaluation.memorization import BORDER, CorpusIndex, Facts, sort_suffixes
 from inference.export import RECORD
-from inference.judgement.memorization import BORDER, CorpusIndex, Facts, sort_suffixes
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from data.documents import DataError
 from data.prepare import prepare
 from data.tokenizers.trainers import train
 from inference.evaluate import main
+from inference.evaluation.generated import read_generated
+from inference.evaluation.held_out import Grouping, Rows, held_out_texts, score
+from inference.evaluation.questions import check_questions
 from inference.exporting.card import renew_evaluation
-from inference.judgement.generated import read_generated
-from inference.judgement.held_out import Grouping, Rows, held_out_texts, score
-from inference.judgement.questions import check_questions
 from tests.conftest import LINES
 from tests.inference.by_heart import learn_by_heart
-from tests.inference.judgement.conftest import SEQ_LENGTH, data_config
+from tests.inference.evaluation.conftest import SEQ_LENGTH, data_config
 
 
 def as_a_run_scores(folder: Path, datasets: Datasets) -> tuple[float, float]:
@@ -134,9 +134,9 @@ def test_sections_stand_side_by_side_and_in_the_card_of_their_checkpoint(folder:
 
 def test_a_model_that_learnt_a_text_by_heart_is_told_from_one_that_did_not(folder: Path, store: Path, datasets: Datasets) -> None:
     from data.inspect import find_subject
+    from inference.evaluation.continuation import Probe, _passages, continue_corpus
+    from inference.evaluation.training_text import open_index
     from inference.generation.engine import load_engine
-    from inference.judgement.continuation import Probe, _passages, continue_corpus
-    from inference.judgement.training_text import open_index
 
     subject = find_subject(store)
     probe = Probe(num_prefixes=6, prefix_tokens=12, new_tokens=12, batch_size=4)

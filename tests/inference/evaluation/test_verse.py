@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from inference.judgement.generated import variety
-from inference.judgement.verse import _groups, figures, judge, rhymes, tones, verse_lines
+from inference.evaluation.generated import variety
+from inference.evaluation.verse import _groups, figures, judge, rhymes, tones, verse_lines
 
 GUANQUE = "白日依山尽，黄河入海流。欲穷千里目，更上一层楼。"
 BAIDI = "朝辞白帝彩云间，千里江陵一日还。两岸猿声啼不住，轻舟已过万重山。"

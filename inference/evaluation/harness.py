@@ -21,11 +21,11 @@ from torch.nn import functional
 
 from data.documents import DataError
 from ds_configs.errors import did_you_mean, first_line
+from inference.evaluation.held_out import logits_of
+from inference.evaluation.questions import is_file
 from inference.generation.engine import Engine
 from inference.generation.settings import Sampling
 from inference.generation.writing import generate
-from inference.judgement.held_out import logits_of
-from inference.judgement.questions import is_file
 
 log = logging.getLogger(__name__)
 
