@@ -11,10 +11,10 @@ from torch import Tensor
 
 from inference.generation.engine import Engine
 from inference.server.errors import busy
+from inference.server.kv_cache import CachedModel
 from inference.server.limits import Limits
 from inference.server.metrics import Metrics
 from inference.server.sequence import Sequence
-from inference.server.slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
-        self._slots = Slots(engine, limits.max_batch, limits.max_context)
+        self._model = CachedModel(engine, limits.max_batch, limits.max_context)
         self._waiting: list[Sequence] = []
         """Those whose prompt is not read to its end; the first may have been read in part."""
         self._running: list[Sequence] = []
@@ -108,7 +108,7 @@ class Batcher:
             sequence.num_read += len(part)
             left -= len(part)
             wanted = sequence.echo and sequence.logprobs is not None
-            logits = self._slots.read(part, start, all_logits=wanted)
+            logits = self._model.read(part, start, all_logits=wanted)
             self.metrics.prompt_tokens.inc(len(part))
             if wanted:
                 sequence.prompt_logits.append(logits)
@@ -122,7 +122,7 @@ class Batcher:
         if sequence.max_tokens == 0:
             sequence.end("length")
         else:
-            self._slots.move(self._slots.staging, len(self._running), len(sequence.prompt))
+            self._model.move(self._model.staging, len(self._running), len(sequence.prompt))
             with self._changed:
                 self._running.append(self._waiting.pop(0))
             sequence.extend(logits, logits.index_fill(0, self.engine.unusable, -torch.inf))
@@ -133,7 +133,7 @@ class Batcher:
         """One token more for every text."""
         if not self._running:
             return
-        logits = self._slots.step([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
+        logits = self._model.step([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
         scores = logits.index_fill(1, self.engine.unusable, -torch.inf)
         for row, sequence in enumerate(self._running):
             sequence.extend(logits[row], scores[row])
@@ -153,7 +153,7 @@ class Batcher:
                     continue
                 last = self._running.pop()
                 if row < len(self._running):
-                    self._slots.move(len(self._running), row, last.next_position)
+                    self._model.move(len(self._running), row, last.next_position)
                     self._running[row] = last
             self.metrics.waiting.set(len(self._waiting))
             self.metrics.running.set(len(self._running))
@@ -166,5 +166,5 @@ class Batcher:
         for sequence in begun:
             if not sequence.finish_reason:
                 sequence.end("failed")
-        self._slots = Slots(self.engine, self.limits.max_batch, self.limits.max_context)
+        self._model = CachedModel(self.engine, self.limits.max_batch, self.limits.max_context)
         self._forget_ended()

@@ -14,9 +14,9 @@ from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError
+from inference.server.kv_cache import CachedModel
 from inference.server.limits import Limits
 from inference.server.sequence import Piece, Sequence
-from inference.server.slots import Slots
 from tests.inference.server.conftest import POSITIONS
 
 PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红", "千山鸟飞绝，万径人踪灭。孤舟蓑笠翁"]
@@ -58,9 +58,9 @@ class Text:
 def make_batcher() -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
-    def make(engine: Engine, num_slots: int = 8, max_waiting: int = 64) -> Batcher:
+    def make(engine: Engine, num_texts: int = 8, max_waiting: int = 64) -> Batcher:
         sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
-        made.append(Batcher(engine, Limits(**sizes, max_batch=num_slots, max_queue=max_waiting)))
+        made.append(Batcher(engine, Limits(**sizes, max_batch=num_texts, max_queue=max_waiting)))
         made[-1].start()
         return made[-1]
 
@@ -93,15 +93,15 @@ def test_logits_of_a_row_are_those_of_the_model_alone(engine: Engine) -> None:
     """Rows of different lengths, read in parts, moved, and continued together, against one forward pass for each."""
     torch.manual_seed(0)
     rows = [torch.randint(1, 300, (length,)).tolist() for length in (3, 40, 1, 17)]
-    slots = Slots(engine, num_slots=4, num_positions=POSITIONS)
+    model = CachedModel(engine, num_texts=4, num_positions=POSITIONS)
     with torch.inference_mode():
         for row, tokens in enumerate(rows):
             for start in range(0, len(tokens), 16):
-                slots.read(tokens[start : start + 16], start, all_logits=False)
-            slots.move(slots.staging, row, len(tokens))
+                model.read(tokens[start : start + 16], start, all_logits=False)
+            model.move(model.staging, row, len(tokens))
         for _ in range(5):
             new = torch.randint(1, 300, (4,)).tolist()
-            logits = slots.step(new, [len(tokens) for tokens in rows])
+            logits = model.step(new, [len(tokens) for tokens in rows])
             for tokens, token in zip(rows, new, strict=True):
                 tokens.append(token)
             for row, tokens in enumerate(rows):
@@ -114,7 +114,7 @@ def test_texts_written_together_are_those_written_alone(engine: Engine, make_bat
     """Thirty texts with three rows, so that rows are freed and taken again, and lengths are mixed."""
     samplings = [Sampling(new_tokens=5 + 7 * (seed % 5), temperature=0.9, top_p=0.9 if seed % 2 else 1.0, seed=seed) for seed in range(30)]
     asked = list(zip(itertools.cycle(PROMPTS), samplings, strict=False))
-    batcher = make_batcher(engine, num_slots=3)
+    batcher = make_batcher(engine, num_texts=3)
     together = [Text(engine, prompt, sampling) for prompt, sampling in asked]
     batcher.submit([text.sequence for text in together])
     alone = []
@@ -132,7 +132,7 @@ def test_texts_written_together_are_those_written_alone(engine: Engine, make_bat
 
 
 def test_a_text_that_is_given_up_frees_its_row_at_the_next_token(gpt2: Engine, make_batcher: Callable[..., Batcher]) -> None:
-    batcher = make_batcher(gpt2, num_slots=1, max_waiting=1)
+    batcher = make_batcher(gpt2, num_texts=1, max_waiting=1)
     long = Text(gpt2, PROMPTS[0], Sampling(new_tokens=POSITIONS - 30, temperature=0))
     batcher.submit([long.sequence])
     assert long.begun.wait(600)
@@ -147,7 +147,7 @@ def test_a_text_that_is_given_up_frees_its_row_at_the_next_token(gpt2: Engine, m
 
 
 def test_winding_down_finishes_what_is_being_written_and_nothing_else(gpt2: Engine, make_batcher: Callable[..., Batcher]) -> None:
-    batcher = make_batcher(gpt2, num_slots=1)
+    batcher = make_batcher(gpt2, num_texts=1)
     first, second = (Text(gpt2, prompt, Sampling(new_tokens=100, temperature=1, seed=1)) for prompt in PROMPTS[:2])
     batcher.submit([first.sequence, second.sequence])
     assert first.begun.wait(600)

@@ -15,18 +15,18 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from inference.generation.engine import Engine
 
 
-class Slots:
-    """The engine's model, with a memory for `num_slots` texts and one more row in which a prompt is read.
+class CachedModel:
+    """The engine's model, with a memory for `num_texts` texts and one more row in which a prompt is read.
 
     Used under `torch.inference_mode`.
     """
 
-    def __init__(self, engine: Engine, num_slots: int, num_positions: int) -> None:
-        self.staging = num_slots
+    def __init__(self, engine: Engine, num_texts: int, num_positions: int) -> None:
+        self.staging = num_texts
         """The row in which a prompt is read, until its text joins the others."""
         self._engine = engine
         self._device = engine.core.module.device
-        self._layers = [_Layer(num_slots + 1, num_positions) for _ in range(engine.core.module.config.num_hidden_layers)]
+        self._layers = [_Layer(num_texts + 1, num_positions) for _ in range(engine.core.module.config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
 
     def read(self, tokens: list[int], start: int, *, all_logits: bool) -> Tensor:
@@ -81,13 +81,13 @@ class Slots:
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values, each (slots, K, positions, E), in the form in which transformers' models take them."""
+    """One layer's keys and values, each (rows, K, positions, E), in the form in which transformers' models take them."""
 
     is_sliding = False
 
-    def __init__(self, num_slots: int, num_positions: int) -> None:
+    def __init__(self, num_rows: int, num_positions: int) -> None:
         super().__init__()
-        self._shape = (num_slots, num_positions)
+        self._shape = (num_rows, num_positions)
         self._rows, self._length = slice(0, 0), 0
         self._positions: Tensor
         self._row_numbers: Tensor
@@ -103,10 +103,10 @@ class _Layer(CacheLayerMixin):
             buffer[target, :, :length] = buffer[source, :, :length]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        num_slots, num_positions = self._shape
+        num_rows, num_positions = self._shape
         # Zeros, since what a mask hides is still multiplied by 0, and NaN would remain. On Linux untouched zeros take no memory.
         self.keys, self.values = (
-            torch.zeros(num_slots, states.shape[1], num_positions, states.shape[3], dtype=states.dtype, device=states.device)
+            torch.zeros(num_rows, states.shape[1], num_positions, states.shape[3], dtype=states.dtype, device=states.device)
             for states in (key_states, value_states)
         )
         self.is_initialized = True
