@@ -1,1 +1,1 @@
-"""From prompts to text: the engine, settings, prompts, and text that streams."""
+"""From prompts to text: the engine, settings, prompts, sampling, and text that streams."""

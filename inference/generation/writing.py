@@ -1,6 +1,6 @@
 """Text out of an engine: prompts are continued together, and told as the text grows.
 
-Which folder, which prompts and where the text goes is `generate.py`; how the next token is drawn is `drawing.py`.
+Which folder, which prompts and where the text goes is `generate.py`; how the next token is drawn is `sampling.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.generation.drawing import Draw
 from inference.generation.engine import Engine
+from inference.generation.sampling import Sampler
 from inference.generation.settings import Sampling
 from inference.generation.text import FinishReason, GrowingText
 
@@ -59,7 +59,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         input_ids=ids,
         attention_mask=mask,
         generation_config=_generation_config(engine, sampling.new_tokens, pad),
-        logits_processor=[Draw(sampling, engine.unusable.to(device), mask.bool())],
+        logits_processor=[Sampler(sampling, engine.unusable.to(device), mask.bool())],
         stopping_criteria=[finished],
     )
     for index, row in enumerate(rows):
@@ -75,7 +75,7 @@ def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
     engine.core.module.generation_config = GenerationConfig()
     return GenerationConfig(
         max_new_tokens=new_tokens,
-        do_sample=False,  # `Draw` has drawn
+        do_sample=False,  # `Sampler` has drawn
         num_beams=1,  # DeepSpeed compares it, and the library's default is None
         eos_token_id=list(engine.tokenizer.eos_ids) or None,
         pad_token_id=pad,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from inference.generation.drawing import CLOSE, draw, warp
+from inference.generation.sampling import CLOSE, sample_token, warp
 from inference.generation.settings import Sampling
 from inference.generation.stopping import Stops
 from inference.generation.text import FolderTokenizer, GrowingText
@@ -106,7 +106,7 @@ class Sequence:
         if self.sampling.temperature == 0:
             best = scores.topk(min(2, len(scores)))
             return int(best.indices[0]), len(scores) > 1 and float(best.values[0] - best.values[1]) < CLOSE
-        return draw(warp(scores[None], self.sampling)[0].softmax(0), self._generator)
+        return sample_token(warp(scores[None], self.sampling)[0].softmax(0), self._generator)
 
     def _tell(self, text: str) -> None:
         # A token is told with the first character that it began; one that a stop has cut off is not.

@@ -1,4 +1,4 @@
-"""From the scores of the next token to the token: what is penalised, ruled out, and drawn, row by row."""
+"""Sampling: from the scores of the next token to the token; what is penalised, ruled out, and drawn, row by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLOSE = 1e-4
 """Logits of a text alone and among others differ by less (in fp32). A decision that is closer than this may be another one there."""
 
 
-class Draw:
+class Sampler:
     """Draws one token for each row with a generator of its own, so that a row's neighbours do not change its text.
 
     The scores that come out leave only the drawn token, which the library's greedy search then takes.
@@ -30,7 +30,7 @@ class Draw:
         if self._sampling.temperature == 0:
             return scores
         probabilities = torch.softmax(warp(scores.float(), self._sampling), dim=-1)  # (B, V)
-        drawn = [draw(row, own)[0] for row, own in zip(probabilities, self._generators, strict=True)]
+        drawn = [sample_token(row, own)[0] for row, own in zip(probabilities, self._generators, strict=True)]
         return torch.full_like(scores, -torch.inf).scatter(1, torch.tensor(drawn, device=scores.device)[:, None], 0.0)
 
     def _penalised(self, tokens: Tensor, scores: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Draw:
         return torch.where(present, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator) -> tuple[int, bool]:
+def sample_token(probabilities: Tensor, generator: torch.Generator) -> tuple[int, bool]:
     """One token from probabilities (V,), and whether the decision was closer than CLOSE.
 
     Every token waits for a random time, the shorter the likelier it is, and the first one is taken. These are the numbers and the
