@@ -14,7 +14,9 @@ from model.config import ModelConfig
 from model.initialize import Weights
 from model.layers.attention import Attention
 from model.layers.cross_entropy import loss
-from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding, project
+from model.layers.embeddings import PositionEmbedding, TokenEmbedding
+from model.layers.head import FinalNorm, Head, project
+from model.layers.mlp import MLP, GatedMLP
 
 __all__ = ["GPT", "Layer", "layers", "loss"]
 

@@ -23,7 +23,8 @@ from model.flops import Workload, layer_parameters, layer_work
 from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_pass_seconds
 from model.initialize import Weights
-from model.layers.feed_forward import TokenEmbedding, project
+from model.layers.embeddings import TokenEmbedding
+from model.layers.head import project
 from model.partition import balance, check_method
 
 # The head is left out: its logits are the largest tensor there is, and the loss that needs them follows at once.

@@ -15,7 +15,8 @@ from model.config import InitializeConfig, ModelConfig
 from model.flops import Workload
 from model.gpt import Layer, layers, loss
 from model.initialize import Weights
-from model.layers.feed_forward import TokenEmbedding, project
+from model.layers.embeddings import TokenEmbedding
+from model.layers.head import project
 
 ROUNDS = 10
 LIMIT_SECONDS = 10.0

@@ -8,7 +8,9 @@ import torch
 from model.flops import layer_parameters
 from model.gpt import GPT, layers, loss
 from model.initialize import Weights
-from model.layers.feed_forward import MLP, FinalNorm, GatedMLP, Head, PositionEmbedding, TokenEmbedding
+from model.layers.embeddings import PositionEmbedding, TokenEmbedding
+from model.layers.head import FinalNorm, Head
+from model.layers.mlp import MLP, GatedMLP
 from tests.tiny_models import tiny
 
 EVERY = [

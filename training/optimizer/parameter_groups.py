@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from model.layers.attention import Attention
-from model.layers.feed_forward import MLP, GatedMLP
+from model.layers.mlp import MLP, GatedMLP
 
 # Of a parameter group, what is not a setting: the weights themselves, and what the schedule drives or derives.
 NOT_SETTINGS = ("params", "lr", "initial_lr")
