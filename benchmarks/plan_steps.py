@@ -101,7 +101,7 @@ def rank(config: Path) -> None:
     """One of them. Does not return."""
     from training import pretrain
     from training.launch.process_group import gather
-    from training.planning.here import mean, plan_probed, update_size
+    from training.planning.measured_plan import mean, plan_probed, update_size
     from training.planning.probe import probe
     from training.run import loop
     from training.run.engine import Engine

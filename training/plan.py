@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, whose schedule is played, would look for a device.
     options = parse_options(arguments)
     if options.against:
-        from training.planning.here import compare
+        from training.planning.measured_plan import compare
 
         print(compare(Path(options.against)))
         return 0
@@ -103,7 +103,7 @@ def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
     name = device_name(options)
     device: Device | None = None
     if name == "here":
-        from training.planning.here import plan_here
+        from training.planning.measured_plan import plan_here
 
         run, plan, lines = plan_here(config)
     else:

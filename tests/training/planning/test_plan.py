@@ -16,7 +16,7 @@ from training import plan as command
 from training.config import resolve, with_precision
 from training.planning.costs import HOLES, LIBRARIES_BYTES, UPDATE_BYTES, layouts, plan_on, process_bytes, ring_bytes, search
 from training.planning.devices import DEVICES
-from training.planning.here import plan_probed
+from training.planning.measured_plan import plan_probed
 from training.planning.probe import Probed
 
 REFERENCE = "ds_configs/hongloumeng_500m.json"
