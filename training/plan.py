@@ -24,7 +24,7 @@ from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
 from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, activation_bytes, cut, plan_on, ring_bytes, saved_bytes, search
-from training.planning.devices import DEVICES, NETWORK_GBITS, Device
+from training.planning.data_sheets import DEVICES, NETWORK_GBITS, Device
 from training.planning.schedule import write_timeline
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool

@@ -15,7 +15,7 @@ from model.config import ModelConfig
 from model.flops import StageSummary, Workload, block_matrix_parameters, layer_parameters, layer_work, stage_summary
 from model.partition import balance
 from training.config import RunConfig
-from training.planning.devices import Device
+from training.planning.data_sheets import Device
 from training.planning.schedule import Played, StageSeconds, one_after_the_other, play
 
 GIB = 2**30

@@ -15,7 +15,7 @@ from tests.training.checkpoint_files import write_checkpoint
 from training import plan as command
 from training.config import resolve, with_precision
 from training.planning.costs import HOLES, LIBRARIES_BYTES, UPDATE_BYTES, layouts, plan_on, process_bytes, ring_bytes, search
-from training.planning.devices import DEVICES
+from training.planning.data_sheets import DEVICES
 from training.planning.measured_plan import plan_probed
 from training.planning.probe import Probed
 
