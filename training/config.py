@@ -29,7 +29,7 @@ from training.checkpoints.find_and_verify import published
 from training.health.spikes import SpikeConfig
 
 OUR_SECTIONS = ("run", "model", "data", "training", "provenance")
-# Read by our own writer (run_folder/curves.py): the engine's writer knows the loss only and waits for the device at every step.
+# Read by our own writer (run_folder/monitors.py): the engine's writer knows the loss only and waits for the device at every step.
 MONITOR_SECTIONS = ("tensorboard", "csv_monitor", "wandb")
 # A start, an evaluation or a save of the smallest model takes seconds without a step.
 SHORTEST_WATCHDOG_SECONDS = 5

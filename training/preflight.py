@@ -14,8 +14,8 @@ from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.curves import check_outputs
 from training.run_folder.lock import hold
+from training.run_folder.monitors import check_outputs
 from training.run_folder.progress import finished_step, last_step_of
 from training.run_folder.provenance import software
 

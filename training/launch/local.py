@@ -31,8 +31,8 @@ from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.curves import check_outputs, monitor_folder
 from training.run_folder.lock import check_free
+from training.run_folder.monitors import check_outputs, monitor_folder
 from training.run_folder.progress import finished_step, last_step_of, read_results
 
 DEFAULT_CONFIG = "ds_configs/quickstart.json"

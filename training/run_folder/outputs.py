@@ -1,4 +1,4 @@
-"""Rank 0's outputs: the log line, the progress bar, samples, `log.txt`, and the curves of `curves.py`. A run can do without any of them."""
+"""Rank 0's outputs: the log line, the progress bar, samples, `log.txt`, and curves (`monitors.py`). A run can do without any of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.checkpoints.find_and_verify import step_of, tag_of
 from training.config import RunConfig
 from training.health.stage_clock import slow_phrase
-from training.run_folder.curves import MONITORS, CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, mark_owner, monitor_folder
+from training.run_folder.monitors import MONITORS, CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, mark_owner, monitor_folder
 
 if TYPE_CHECKING:
     from training.checkpoints.save import Saving

@@ -11,7 +11,7 @@ import os
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
-from training.run_folder.curves import MONITORS, monitor_folder
+from training.run_folder.monitors import MONITORS, monitor_folder
 
 
 def missing(config: RunConfig) -> list[str]:

@@ -14,7 +14,7 @@ import ds_configs
 from ds_configs import ConfigError
 from ds_configs.files import strict_json
 from training.config import resolve
-from training.run_folder.curves import AppendedFile, check_outputs
+from training.run_folder.monitors import AppendedFile, check_outputs
 from training.run_folder.outputs import RunOutputs
 
 RECORD = {"train/loss": 5.5, "optim/grad_norm": 1.25, "optim/lr": 0.01}
