@@ -26,7 +26,7 @@ from data.batches.datasets import Datasets, open_datasets
 from data.corpora.reverse import samples
 from data.source_config import ReverseConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
-from inference.exporting.masters import load_gpt
+from inference.exporting.checkpoint_weights import load_gpt
 from inference.exporting.model_path import load_run_config
 from model.gpt import GPT
 from training.checkpoints.find_and_verify import newest_good

@@ -66,7 +66,7 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
         checkpoint = _verified(model, checkpoint)
     record = _record(checkpoint, format, config.values)
     if there != record:
-        from inference.exporting.masters import load_gpt
+        from inference.exporting.checkpoint_weights import load_gpt
 
         ids = _tokenizer_ids(model.run / "tokenizer", checkpoint)
         card = model_card(model.run, config.values, model_config, checkpoint)

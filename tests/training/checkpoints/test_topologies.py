@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ds_configs
-from inference.exporting.masters import load_gpt
+from inference.exporting.checkpoint_weights import load_gpt
 from tests.training.conftest import train_many
 from tests.training.plain_loop import PlainRun, train_plainly
 from training.config import RunConfig, resolve, with_precision

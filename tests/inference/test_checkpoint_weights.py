@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.exporting.masters import load_gpt
+from inference.exporting.checkpoint_weights import load_gpt
 from inference.exporting.model_path import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
