@@ -25,7 +25,7 @@ from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import Piece, read, split
 from data.source_config import TextConfig
-from data.steps import intermediate
+from data.steps import document_files
 from data.steps.shuffle import gather, scatter
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         middle = time.perf_counter()
         second = list(pool.map(run_gather, [(parts, index, options.shards, shard) for index, shard in enumerate(shards)]))
         end = time.perf_counter()
-    written = [next(filter(Path.is_file, intermediate.paths_of(shard))) for shard in shards]
+    written = [next(filter(Path.is_file, document_files.paths_of(shard))) for shard in shards]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in written)).hexdigest()[:16]
     stored_mb = sum(path.stat().st_size for path in written) / 1e6
     shutil.rmtree(work)

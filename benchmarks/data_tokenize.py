@@ -30,8 +30,8 @@ from data.documents import Document
 from data.reading.files import find_files
 from data.reading.formats import read, split
 from data.source_config import TextConfig
-from data.steps import intermediate
-from data.steps.intermediate import DocumentFile
+from data.steps import document_files
+from data.steps.document_files import DocumentFile
 from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
 from data.tokenizers import adoption
@@ -128,7 +128,7 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
     shards = []
     for index in range(num_workers):
         part = documents[len(documents) * index // num_workers : len(documents) * (index + 1) // num_workers]
-        with intermediate.writer(work / f"documents-{index}") as add:
+        with document_files.writer(work / f"documents-{index}") as add:
             for document in part:
                 add(document)
         shards.append(DocumentFile(work / f"documents-{index}", number=index))

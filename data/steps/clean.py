@@ -15,8 +15,8 @@ from data.config import DataConfig
 from data.corpora import sources
 from data.documents import Document
 from data.reading.records import BadInput, FileRead, Remark, printable
-from data.steps import intermediate
-from data.steps.intermediate import DocumentFile, save_array
+from data.steps import document_files
+from data.steps.document_files import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store.fits_config import check_bad_ratio
 from ds_configs.files import with_ending
@@ -46,7 +46,7 @@ def clean_part(config: DataConfig, part: sources.Part, output: Path) -> Result:
                 add(replace(document, of_source=part.source) if config.mixes_sources else document)
                 yield document.text
 
-    with intermediate.writer(output) as add:
+    with document_files.writer(output) as add:
         if config.deduplicate is not None:
             write_sketches(with_ending(output, SKETCHES), kept(add), config.deduplicate)
         else:

@@ -13,8 +13,8 @@ from data.config import DataConfig, ValidationConfig
 from data.corpora import sources
 from data.documents import DataError
 from data.steps import clean, tokenization
+from data.steps.document_files import DocumentFile
 from data.steps.holdout import plan_holdout
-from data.steps.intermediate import DocumentFile
 from data.steps.shuffle import shuffle
 from data.steps.tasks import Result, Runner, Task, execute
 from data.tokenizers import adoption, tokenizer_folder, trainers

@@ -21,8 +21,8 @@ from data.config import DataConfig
 from data.documents import DataError
 from data.packages import is_installed
 from data.reading.compression import zstd
-from data.steps import intermediate
-from data.steps.intermediate import DocumentFile, save_array
+from data.steps import document_files
+from data.steps.document_files import DocumentFile, save_array
 from data.steps.tasks import Result, Runner, Task
 from ds_configs.files import replacing, with_ending
 
@@ -49,7 +49,7 @@ def shuffle(config: DataConfig, files: Sequence[DocumentFile], work: Path, run: 
     shards = [folder / f"shard-{index:05d}" for index in range(num_shards)]
     tasks = [Task(shard, gather, (parts, index, num_shards, config.shuffle_seed, count_chars)) for index, shard in enumerate(shards)]
     results = run(tasks, config.num_workers)
-    dealt = [path for file in files for path in intermediate.paths_of(file.prefix)]
+    dealt = [path for file in files for path in document_files.paths_of(file.prefix)]
     for path in (*parts, *(with_ending(part, _INDEX) for part in parts), *dealt):
         path.unlink(missing_ok=True)
     return [DocumentFile(shard, None, source, result["documents"], result["chars"]) for shard, result in zip(shards, results, strict=True)]
@@ -75,7 +75,7 @@ def scatter(records: Iterable[bytes], part: int, num_shards: int, seed: int, out
                 for shard, (first, last) in enumerate(pairwise(bounds)):
                     if first < last:
                         run = b"".join(dealt[first:last])
-                        run = zstd(output).compress(run, level=intermediate.ZSTD_LEVEL) if compressed else run
+                        run = zstd(output).compress(run, level=document_files.ZSTD_LEVEL) if compressed else run
                         runs[shard] = file.tell(), len(run), zlib.crc32(run)
                         file.write(run)
                 index.append(runs)
@@ -95,7 +95,7 @@ def gather(parts: Sequence[Path], shard: int, num_shards: int, seed: int, count_
     """
     records = [line for part in parts for run in _runs(part, shard, num_shards) for line in run.split(b"\n")[:-1]]
     order = np.random.Generator(np.random.PCG64([seed, 1, shard])).permutation(len(records)).tolist()
-    with intermediate.write_lines(intermediate.paths_of(output)[0]) as write:
+    with document_files.write_lines(document_files.paths_of(output)[0]) as write:
         for at in range(0, len(order), 1024):
             write(b"".join(records[i] + b"\n" for i in order[at : at + 1024]))
     chars = sum(len(document.text) for document in DocumentFile(output).read()) if count_chars else 0

@@ -10,9 +10,9 @@ import numpy as np
 
 from data.config import DataConfig
 from data.documents import DataError, Document
-from data.steps import intermediate
+from data.steps import document_files
+from data.steps.document_files import DocumentFile, save_array
 from data.steps.holdout import SplitName
-from data.steps.intermediate import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store import token_store
 from data.tokenizers import tokenizer_folder
@@ -55,7 +55,7 @@ def _write_shard(config: DataConfig, shard: DocumentFile, ours: tokenizer_folder
         for name, pair in pairs.items():
             stack.enter_context(pair.shard)
             if config.documents is not None:
-                keep[name] = stack.enter_context(intermediate.parquet_writer(with_ending(pair.prefix, DOCUMENTS)))
+                keep[name] = stack.enter_context(document_files.parquet_writer(with_ending(pair.prefix, DOCUMENTS)))
         for assigned, document in shard.read_splits():
             name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
             pairs[name].add(document.text)
@@ -148,5 +148,5 @@ def truncate(prefix: Path, max_tokens: int, output: Path) -> Result:
     save_array(with_ending(output, CHARS), chars)
     save_array(with_ending(output, COUNTS), counts)
     if with_ending(prefix, DOCUMENTS).is_file():
-        intermediate.copy_parquet(with_ending(prefix, DOCUMENTS), num_documents, with_ending(output, DOCUMENTS))
+        document_files.copy_parquet(with_ending(prefix, DOCUMENTS), num_documents, with_ending(output, DOCUMENTS))
     return {"documents": num_documents, "tokens": writer.num_tokens, "chars": int(chars.sum(dtype=np.int64))}

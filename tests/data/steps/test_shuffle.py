@@ -13,7 +13,7 @@ from backports import zstd
 
 from data.documents import DataError
 from data.steps import shuffle as shuffle_module
-from data.steps.intermediate import paths_of
+from data.steps.document_files import paths_of
 from data.steps.shuffle import gather, scatter
 from tests.data.stores import flip_bit
 
