@@ -16,8 +16,8 @@ import ds_configs
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import check_quotes, parse
 from training.launch.parent import watch_launcher
+from training.launch.preflight_reports import Report
 from training.launch.rendezvous import agree_to_start
-from training.launch.reports import Report
 from training.launch.world import World, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
 from training.run.signals import leaving, listen, say

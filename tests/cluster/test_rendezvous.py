@@ -12,8 +12,8 @@ import pytest
 
 from training.launch import messages, rendezvous
 from training.launch.local import free_port
+from training.launch.preflight_reports import Report, is_report, reasons_against, where_to_look
 from training.launch.rendezvous import agree_to_start
-from training.launch.reports import Report, is_report, reasons_against, where_to_look
 from training.launch.world import World
 
 pytestmark = pytest.mark.processes

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.launch.parent import watch_launcher
+from training.launch.preflight_reports import Report
 from training.launch.rendezvous import agree_to_start
-from training.launch.reports import Report
 from training.launch.world import World, find_world
 
 MARK = "@link "

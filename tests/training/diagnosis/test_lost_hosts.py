@@ -73,7 +73,7 @@ def test_hosts_that_accept_no_ssh_are_lost_if_others_accept_it(root, listening, 
 
 def test_ranks_that_did_not_come_are_said_with_their_hosts_also_where_slots_differ(root):
     program = (
-        "from training.launch.reports import Report, reasons_against; from training.launch.world import World; "
+        "from training.launch.preflight_reports import Report, reasons_against; from training.launch.world import World; "
         "world = World(rank=0, local_rank=0, size=8, local_size=2, master_addr='127.0.0.1', master_port=1); "
         "one = {'problem': None, 'sees': True, 'host': 'x', 'facts': {}, 'loopback': False}; "
         "print(*reasons_against(world, Report(), {rank: one for rank in (1, 6, 7)}, 300, {}))"

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from training.launch.local import free_port
+from training.launch.preflight_reports import Report
 from training.launch.rendezvous import agree_to_start
-from training.launch.reports import Report
 from training.launch.world import World
 
 STAGES = 6
