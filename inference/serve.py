@@ -126,7 +126,7 @@ def _serve(options: argparse.Namespace, folder: Path, limits: Limits, key: str |
     from inference.server.batcher import Batcher
     from inference.server.completions import CompletionService
     from inference.server.copied import CopyFinder
-    from inference.server.listening import serve
+    from inference.server.http_server import serve
 
     found = find_model(options.model)
     name = options.name or (found.run or found.path).resolve().name

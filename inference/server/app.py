@@ -19,7 +19,7 @@ from inference.server import schemas
 from inference.server.completions import CompletionService, PendingCompletion
 from inference.server.copied import CopyFinder
 from inference.server.errors import ApiError, as_api_error
-from inference.server.listening import Guard
+from inference.server.http_server import Guard
 
 _PAGE = (Path(__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
 _ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": schemas.Error} for status in (400, 401, 403, 404, 405, 408, 413, 503)}
