@@ -18,7 +18,7 @@ from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing, write_json
 from inference.evaluation import questions, results
 from inference.export import RECORD, find_folder
-from inference.exporting.card import renew_evaluation
+from inference.exporting.model_card import renew_evaluation
 from inference.exporting.model_path import find_model
 from inference.generation.settings import DTYPES
 from model.hardware.processors import set_threads

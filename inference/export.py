@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ds_configs.commands import command
 from ds_configs.files import object_or_nothing, replacing_folder, write_json
-from inference.exporting.card import model_card, renew_evaluation
+from inference.exporting.model_card import model_card, renew_evaluation
 from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
 from model.families import FAMILIES
 from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE

@@ -22,7 +22,7 @@ from inference.evaluate import main
 from inference.evaluation.generated import read_generated
 from inference.evaluation.held_out import Grouping, Rows, held_out_texts, score
 from inference.evaluation.questions import check_questions
-from inference.exporting.card import renew_evaluation
+from inference.exporting.model_card import renew_evaluation
 from tests.conftest import LINES
 from tests.inference.by_heart import learn_by_heart
 from tests.inference.evaluation.conftest import SEQ_LENGTH, data_config
