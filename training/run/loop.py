@@ -19,7 +19,7 @@ from training.health.watchdog import Heartbeat
 from training.launch.process_group import Ranks, gather
 from training.run.failure import RunError
 from training.run.meter import Meter
-from training.run.sample import sample
+from training.run.sample_text import sample_text
 from training.run.stop_request import StopRequest
 from training.run_folder.outputs import RunOutputs
 
@@ -212,7 +212,7 @@ def _passage(engine: Any, config: RunConfig, datasets: Datasets) -> str:
     seed = config.run.seed + engine.global_steps
     vocab_size = min(datasets.tokenizer.vocab_size, config.model.vocab_size)
     tokens = min(plan.sample_tokens, config.model.max_seq_length - len(prompt))
-    ids = sample(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
+    ids = sample_text(engine, prompt, tokens=tokens, temperature=plan.sample_temperature, seed=seed, vocab_size=vocab_size)
     # A passage may end, or a young model err, within a character of several byte tokens.
     return datasets.tokenizer.decode(ids).replace("\ufffd", "")
 

@@ -14,7 +14,7 @@ from deepspeed import comm as dist
 from deepspeed.accelerator import get_accelerator
 
 
-def sample(engine: Any, prompt: Sequence[int], *, tokens: int, temperature: float, seed: int, vocab_size: int) -> list[int]:
+def sample_text(engine: Any, prompt: Sequence[int], *, tokens: int, temperature: float, seed: int, vocab_size: int) -> list[int]:
     """Continue `prompt` by `tokens` token ids. Collective: all ranks of all replicas call it, all get the same answer.
 
     Args:
