@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.launch import messages, rendezvous
+from training.launch import rendezvous, sockets
 from training.launch.local import free_port
 from training.launch.preflight_reports import Report, is_report, reasons_against, where_to_look
 from training.launch.rendezvous import agree_to_start
@@ -258,9 +258,9 @@ def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
     start = {}
     first = threading.Thread(target=lambda: start.update({0: agree_to_start(worlds[0], fine, 60, lambda line: None)}), daemon=True)
     first.start()
-    with messages.reach(worlds[1], 60) as stranger:
-        messages.read(stranger)
-        messages.send(stranger, {**REPORT, "facts": {}, "rank": 1, "secret": "guess"})
+    with sockets.reach(worlds[1], 60) as stranger:
+        sockets.read(stranger)
+        sockets.send(stranger, {**REPORT, "facts": {}, "rank": 1, "secret": "guess"})
         assert hold(worlds, [None, fine, fine, fine]) == (True, {})
         assert stranger.recv(1) == b"", "it was sent away"
     first.join(timeout=60)
@@ -268,9 +268,9 @@ def test_who_cannot_read_the_secret_cannot_take_a_ranks_place(worlds, tmp_path):
 
 
 def test_ranks_of_one_host_listen_to_that_host_only(worlds):
-    with messages.listen(replace(worlds[0], size=2)) as server:
+    with sockets.listen(replace(worlds[0], size=2)) as server:
         assert server.getsockname()[0] == "127.0.0.1"
-    with messages.listen(worlds[0]) as server:
+    with sockets.listen(worlds[0]) as server:
         assert server.getsockname()[0] in ("::", "0.0.0.0")
 
 

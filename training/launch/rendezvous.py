@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from training.diagnosis.lost_hosts import lost_ranks, ranks_without_ssh
-from training.launch.messages import ANSWER_SECONDS, listen, reach, read, send
 from training.launch.preflight_reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against, where_to_look
+from training.launch.sockets import ANSWER_SECONDS, listen, reach, read, send
 from training.launch.world import World
 
 log = logging.getLogger(__name__)
