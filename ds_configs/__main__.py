@@ -109,7 +109,7 @@ def _check_all(arguments: Sequence[str]) -> int:
         return 2
     # Only here: the other commands work without the packages whose sections they show.
     from training.config import resolve, with_precision
-    from training.run_folder.remarks import missing, remarks_on
+    from training.config_remarks import missing, remarks_on
 
     failed = remarked = 0
     for file in files:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
 from training.config import RunConfig, resolve, with_precision
+from training.config_remarks import remarks_on
 from training.launch.arguments import check_quotes, parse
 from training.launch.parent import watch_launcher
 from training.launch.preflight_reports import Report
@@ -23,7 +24,6 @@ from training.preflight import ReadyRun, preflight
 from training.run.signals import leaving, listen, say
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
-from training.run_folder.remarks import remarks_on
 
 if TYPE_CHECKING:
     from training.run.loop import Run
