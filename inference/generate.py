@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing
 from inference.export import RECORD, find_folder
-from inference.generation.prompts import Batch, Display, plan, read_prompts
+from inference.generation.prompts import Display, PromptBatch, batches_of, read_prompts
 from inference.generation.settings import DTYPES, Sampling, choose_dtype
 from inference.generation.stopping import BOUNDARIES
 from model.hardware.processors import set_threads
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def continue_all(engine: Engine, batches: Sequence[Batch], num_samples: int, shown: TextIO) -> Iterator[dict[str, Any]]:
+def continue_all(engine: Engine, batches: Sequence[PromptBatch], num_samples: int, shown: TextIO) -> Iterator[dict[str, Any]]:
     """Continue all batches; show text as it comes.
 
     Yields:
@@ -157,7 +157,7 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
     return Sampling(**given)
 
 
-def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batch], Path]:
+def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[PromptBatch], Path]:
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
     sampling = sampling_of(options)
     if options.batch_size < 1:
@@ -173,7 +173,7 @@ def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Batc
     prompts = read_prompts(options.prompt, options.prompt_file, may_be_empty=options.new_document)
     texts = [prompt for prompt in prompts for _ in range(options.num_samples)]
     folder = find_folder(options.model, num_processes)
-    return plan(texts, folder, sampling, options.batch_size, begin_documents=options.new_document), folder
+    return batches_of(texts, folder, sampling, options.batch_size, begin_documents=options.new_document), folder
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def _parse(line: str, where: str) -> str:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Prompts that are continued together, and how: number i, from 0, with the seed `sampling.seed` + i."""
 
     prompts: list[str]
@@ -81,7 +81,9 @@ class Batch:
     sampling: Sampling
 
 
-def plan(prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: int, *, begin_documents: bool = False) -> list[Batch]:
+def batches_of(
+    prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: int, *, begin_documents: bool = False
+) -> list[PromptBatch]:
     """Cut prompts into batches, with no more new tokens than the model has positions for; what is cut is said.
 
     Raises:
@@ -115,7 +117,7 @@ def plan(prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: i
                 f"Adding {room} tokens instead of {sampling.new_tokens}: {which} leaves no more of {positions} positions.", file=sys.stderr
             )
         fitting = dataclasses.replace(sampling, new_tokens=min(room, sampling.new_tokens), seed=sampling.seed + start)
-        batches.append(Batch(list(prompts[start:stop]), tokens[start:stop], fitting))
+        batches.append(PromptBatch(list(prompts[start:stop]), tokens[start:stop], fitting))
     return batches
 
 
