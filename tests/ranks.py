@@ -6,19 +6,27 @@ A test calls `run_script`; the script that it names calls `fork`.
 from __future__ import annotations
 
 import os
-import sys
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from tests import ROOT, processes
+from tests import processes
+from tests.forks import Forked
 
 
 def run_script(module: str, *arguments: object) -> str:
-    """Run a module of the tests as a process of its own and insist on success. Returns what it printed."""
+    """Run a module of the tests in a process of its own, forked from what has imported DeepSpeed, and insist on success.
+
+    Returns what it printed.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = processes.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return str(done.stdout)
+    process = Forked(module, *map(str, arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        output, errors = process.communicate(timeout=processes.LIMIT_SECONDS)
+    finally:
+        processes.end(process)
+    assert process.returncode == 0, output + errors
+    return str(output)
 
 
 def fork(main: Callable[..., None], *arguments: Any, size: int, stages: int) -> None:

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 
+from tests.forks import Forked
 from tests.processes import command_line, end, is_running, run, start, wait_until
 
 # A process, its child, and an orphan in a session of its own: what a launcher with ranks comes to.
@@ -93,3 +95,14 @@ def test_what_was_started_ends_with_a_pytest_that_is_killed(inner, root):
     for number in rest:
         os.kill(number, signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, rest)), "the end of the rest")
+
+
+@pytest.mark.processes
+def test_what_is_forked_has_words_environment_output_and_an_end_of_its_own():
+    environment = {**os.environ, "PYTHONUSERBASE": "/here"}
+    one = Forked("site", "--user-base", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert os.getpgid(one.pid) == one.pid
+    other = Forked("json.tool", "nowhere", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert one.communicate() == ("/here\n", "")
+    assert "nowhere" in other.communicate()[0]
+    assert other.returncode == 2

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.forks import Forked
 from tests.processes import LIMIT_SECONDS, end, start, wait_until
 from tests.ranks import run_script
 
@@ -33,18 +34,27 @@ class TinyRun:
         self.output: Path | None = None
         """Takes what the start prints, if set: a start that prints more than a pipe holds would wait for `finish`."""
 
-    def start(self, *overrides: str, ranks: int = 2, file_bytes: int | None = None, fault: str = "", **environment: str) -> None:
-        """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faults.py's."""
-        command = [sys.executable, "-m", "tests.training.fork_ranks", str(ranks), str(self.config), *overrides]
-        if file_bytes:
-            command = ["prlimit", f"--fsize={file_bytes}", *command]
-        self.start_command(command, **{"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "FAULT": fault, **environment})
+    def start(self, *overrides: str, ranks: int = 2, file_bytes: int = 0, fault: str = "", **environment: str) -> None:
+        """Start the ranks and return at once. No file they write may grow over `file_bytes`; `fault` is one of faults.py's.
+
+        With an environment of their own, which imports may read, they are not forked from what has imported everything before.
+        """
+        words = ["tests.training.fork_ranks", str(ranks), str(self.config), *overrides]
+        settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "FAULT": fault, "FILE_BYTES": str(file_bytes)}
+        if environment:
+            self.start_command([sys.executable, "-m", *words], **settings | environment)
+            return
+        with self._writing() as output:
+            self.process = Forked(*words, env={**os.environ, **settings}, stdout=output, stderr=subprocess.STDOUT, text=True)
 
     def start_command(self, command: Sequence[str], **environment: str) -> None:
         """Start the run by a command of one's own."""
         variables = {**os.environ, **environment}
-        with self.output.open("wb") if self.output else contextlib.nullcontext(subprocess.PIPE) as output:
+        with self._writing() as output:
             self.process = start(command, cwd=self.root, env=variables, stdout=output, stderr=subprocess.STDOUT, text=True)
+
+    def _writing(self) -> contextlib.AbstractContextManager[Any]:
+        return self.output.open("wb") if self.output else contextlib.nullcontext(subprocess.PIPE)
 
     def start_as_a_person_does(self, *overrides: str) -> None:
         """`./run_pretrain.sh CONFIG ...`; the environment that runs these tests serves as its `.venv`."""
@@ -137,6 +147,8 @@ def tiny_values(verse: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             "steps": 8,
             "log_interval_steps": 1,
             "eval_interval_steps": 4,
+            "eval_batches": 4,
+            "sample_tokens": 4,
             "save_interval_steps": 2,
             "keep_checkpoints": 10,
             "peak_tflops_per_device": 0.1,

@@ -2,31 +2,29 @@
 
     python -m tests.training.fork_ranks RANKS CONFIG [dotted.key=value ...]
 
-So a start costs one import and not one for the launcher and one for each rank. FAULT may name one of faults.py's. Tests of
-launchers themselves start the real ones.
+So a start costs one import at most (none, if this process is forked itself: `tests/forks.py`), and not one for the launcher and one for
+each rank. FAULT may name one of faults.py's, and no file may grow over FILE_BYTES. Tests of launchers themselves start the real ones.
 """
 
-import importlib
 import os
+import resource
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
+from tests.forks import import_all
 from tests.training.faults import FAULTS
 from training.launch.local import free_port
 
-# For the children: also what torch and we import late.
-IMPORTS = ("deepspeed", "torch.distributed.fsdp", "torch.utils.tensorboard")
 PATIENCE_SECONDS = 30  # As the launcher has.
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the first exit code of a rank that is not 0; the other ranks are ended then, as the launcher ends them."""
-    from training.run.assembly import LATE_IMPORTS
-
-    for name in (*IMPORTS, *LATE_IMPORTS):
-        importlib.import_module(name)
+    import_all()
+    if file_bytes := int(os.environ.get("FILE_BYTES", 0)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     size, words = int(arguments[0]), arguments[1:]
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [fork(rank, words) for rank in range(size)]
