@@ -148,5 +148,5 @@ def _import_deepspeed() -> Any:
 
         deepspeed.accelerator.get_accelerator()
         logging.disable(logging.NOTSET)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # As `training/launch/process_group.py` does.
     return deepspeed

@@ -93,8 +93,9 @@ def start(world: World, stages: int) -> Ranks:
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # "4,2" says it of nested regions too.
     if get_accelerator().device_name() == "cpu":
-        # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same. It is all that
+        # DeepSpeed ever looks up in this table, which it would fill by running a compiler on every rank: half a second of a start.
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     else:
         mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
         get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
