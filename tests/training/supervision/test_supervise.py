@@ -17,6 +17,8 @@ from training.supervision.job import Job
 
 pytestmark = pytest.mark.distributed
 OPTIONS = ("--delay-seconds", "0.2")
+# A run that has written no sample ends without a passage, which another process would write.
+NO_SAMPLES = {"training__sample_tokens": 0}
 
 
 class Supervised:
@@ -44,7 +46,7 @@ class Supervised:
 
 @pytest.fixture(scope="module")
 def undisturbed(make_run):
-    run = make_run()
+    run = make_run(**NO_SAMPLES)
     run.run()
     return run
 
@@ -52,7 +54,7 @@ def undisturbed(make_run):
 @pytest.fixture(scope="module")
 def survivor(make_run):
     """A run of which a rank is killed twice, each time after a save."""
-    run = make_run()
+    run = make_run(**NO_SAMPLES)
     supervised = Supervised(run)
     for number in (1, 2):
         supervised.wait_for_tag(number)
@@ -135,7 +137,7 @@ def test_a_stop_while_hosts_are_asked_whether_they_answer_is_not_lost(make_run, 
 
 
 def test_after_a_killed_supervisor_the_next_ends_what_is_left_and_goes_on(make_run, undisturbed):
-    run = make_run()
+    run = make_run(**NO_SAMPLES)
     supervised = Supervised(run)
     supervised.wait_for_tag(1)
     os.kill(run.process.pid, signal.SIGKILL)
