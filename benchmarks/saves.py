@@ -68,7 +68,7 @@ def measure(config: RunConfig, rounds: int) -> None:
     world = World(rank=0, local_rank=0, size=1, local_size=1, master_addr="127.0.0.1", master_port=free_port())
     prepare_environment(world)
     ranks = start(world, 1)
-    engine = build_engine(build_module(config, ranks), config, ranks, load_universal=False)
+    engine = build_engine(build_module(config, ranks), config, ranks)
     row = torch.randint(0, config.model.vocab_size, (1, config.data.seq_length))
     batches = itertools.repeat((row, row))
     engine.train_batch(batches)

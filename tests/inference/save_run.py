@@ -27,7 +27,7 @@ from training.run.engine import build_engine, build_module
 
 
 def rank_main(ranks: Ranks, config: RunConfig, folder: Path, steps: list[int]) -> None:
-    engine = build_engine(build_module(config, ranks), config, ranks, load_universal=False)
+    engine = build_engine(build_module(config, ranks), config, ranks)
     # Adam has no moments before its first step, and DeepSpeed's converter finds no weights where there are no moments.
     row = torch.zeros(config.batch.micro_batch, config.data.seq_length, dtype=torch.int64)
     engine.train_batch(itertools.repeat((row, row)))

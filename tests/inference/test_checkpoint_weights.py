@@ -17,7 +17,7 @@ from model.gpt import GPT
 from tests import processes
 from training.checkpoints.find_and_verify import CheckpointError
 
-from .conftest import STEPS, save_run
+from .conftest import STEPS, make_universal, save_run
 
 pytestmark = pytest.mark.distributed
 
@@ -79,10 +79,7 @@ def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_
 
 
 def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
-    command += ["--input_folder", str(saved(saved_run)), "--output_folder", str(tmp_path)]
-    done = processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
+    make_universal(saved(saved_run), tmp_path)
     assert_same(load_gpt(tmp_path, model_of(saved_run)).state_dict(), STEPS[-1], model_of(saved_run))
 
 

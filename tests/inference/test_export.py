@@ -16,9 +16,8 @@ from inference.exporting.model_path import ModelPath, find_model, load_run_confi
 from inference.generate import main as generate
 from model.gpt import GPT
 from training.checkpoints.find_and_verify import CheckpointError
-from training.checkpoints.reshard import write_universal
 
-from .conftest import STEPS
+from .conftest import STEPS, make_universal
 
 # Sums over the same terms in another order; logits are of the order of 1.
 TOLERANCE = 2e-5
@@ -133,7 +132,7 @@ def test_one_checkpoint_can_be_exported_by_its_folder(run: Path, tmp_path: Path)
 def test_a_universal_checkpoint_is_exported_by_its_folder(run: Path, tmp_path: Path) -> None:
     newest = run / "checkpoints" / f"step{STEPS[-1]:08d}"
     universal = newest.with_name(f"universal_{newest.name}")
-    write_universal(newest, universal)  # as a resume on another topology leaves it
+    make_universal(newest, universal)  # As a resume on another topology left it in earlier versions.
     assert main([str(universal), str(tmp_path / "out")]) == 0
     assert main([str(newest), str(tmp_path / "same")]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "same" / "model.safetensors").read_bytes()

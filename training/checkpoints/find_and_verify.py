@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LATEST = "latest"
 UNIVERSAL = "universal_"
-"""In front of a tag: what a resume on another topology makes of that checkpoint, beside it, in DeepSpeed's universal form."""
+"""In front of a tag: what a resume on another topology once made of that checkpoint, beside it, in DeepSpeed's universal form."""
 PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 """The optimizer's share of one replica (first number) of one stage (second)."""
 

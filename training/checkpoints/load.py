@@ -1,19 +1,26 @@
 """Resume: choose the newest good checkpoint, together with all ranks, and load it into the engine.
 
 A torn or damaged checkpoint costs an interval, not the run: the one before it is taken.
+
+DeepSpeed's files are read here and not by its loader, which unpickles whatever is in them, and for another topology (other stages, other
+replicas, layers elsewhere) wants them converted first. Here each rank takes its share out of all of them then. The weights' own files are
+not needed: weights are their fp32 masters, rounded.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints.find_and_verify import Checkpoint, first_good, published, step_of, verify
-from training.checkpoints.snapshot import describe, load_random_state
-from training.launch.process_group import Ranks, gather, quiet
-from training.optimizer.parameter_groups import apply_configured
-from training.run.engine import SAVED_PREFIX
+import torch
+
+from training.checkpoints.find_and_verify import PARTITION_FILE, Checkpoint, first_good, published, step_of, verify
+from training.checkpoints.snapshot import describe, load_random_state, read_file
+from training.launch.process_group import Ranks, gather
+from training.optimizer.parameter_groups import follow_schedule
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +43,92 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
     return first_good(run, map(verify_together, folders), log.warning if ranks.is_first else lambda line: None) if folders else None
 
 
-def load_checkpoint(engine: Any, ranks: Ranks, folder: Path, *, universal: bool) -> list[str]:
+def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[str]:
     """Restore the engine, and this rank's random state if the same topology saved it.
 
     Returns:
-        What the configuration says otherwise than the checkpoint did, and is now so (`apply_configured`).
+        What the configuration says otherwise than the checkpoint did, and is now so (`follow_schedule`).
 
     Raises:
         RuntimeError: On the rank that could not load. It must leave its process: the others may be inside a collective.
     """
+    folder, manifest = checkpoint.folder, checkpoint.manifest
+    moved = manifest["topology"] != ranks.topology or list(manifest["partition"]) != list(engine.module.parts)
+    if moved and ranks.is_first:
+        log.info("checkpoint %s was saved with another topology: each rank takes its share out of all its files", folder.name)
     try:
-        # Runs in fp32 were once saved under another name.
-        engine.checkpoint_prefix = SAVED_PREFIX if any(folder.glob(f"{SAVED_PREFIX}zero_*")) else ""
-        with quiet():
-            loaded, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        # Weights are the masters' rounding to the precision of now, which need not be that of the files.
+        counters = read_file(min(folder.glob("mp_rank_*_model_states.pt")))  # They are the same in all of them.
+        engine.global_steps, engine.global_samples = counters["global_steps"], counters["global_samples"]
+        engine.skipped_steps = counters["skipped_steps"]
+        if engine.lr_scheduler is not None:
+            engine.lr_scheduler.load_state_dict(counters["lr_scheduler"])
+        settings = _load_shares(engine.optimizer, folder, None if moved else (ranks.replica, ranks.stage))
         engine.optimizer.update_lp_params()
-        if loaded is not None and not universal:
+        if not moved:
             load_random_state(folder, ranks.world.rank)
-    except Exception as error:  # DeepSpeed lets through whatever its parts raise.
+    except Exception as error:  # Whatever is wrong with a file, in one line.
         raise RuntimeError(f"{folder} could not be loaded: {describe(error)}") from error
-    finally:
-        engine.checkpoint_prefix = SAVED_PREFIX
-    if loaded is None:
-        raise RuntimeError(f"{folder} could not be loaded: DeepSpeed found nothing in it")
-    return apply_configured(engine)
+    return follow_schedule(engine, settings)
+
+
+@torch.no_grad()
+def _load_shares(optimizer: Any, folder: Path, place: tuple[int, int] | None) -> list[dict[str, Any]]:
+    """Fill this rank's share of masters and states, from the file of one place (replica, stage) that has just that, or from all files.
+
+    Returns:
+        The saved settings of each group, and clipping; none where this rank has no part of a group.
+
+    Raises:
+        KeyError: If no file has a parameter.
+    """
+    groups = zip(optimizer.bf16_groups, optimizer.fp32_groups_flat_partition, strict=True)
+    own = {
+        optimizer.param_names[weight]: (index, masters, weight._hp_mapping)
+        for index, (weights, masters) in enumerate(groups)
+        for weight in weights
+        if weight._hp_mapping is not None  # Else it is other replicas'.
+    }
+    settings: list[dict[str, Any]] = [{} for _ in optimizer.bf16_groups]
+    ends: dict[tuple[int, str], int] = {}
+    for stage, name, piece, values, saved in _pieces(folder, place):
+        if name not in own:
+            continue
+        index, masters, mapping = own[name]
+        settings[index] = saved
+        # Of the whole parameter the piece is `begin` to `end`, and the share begins at `first`. Both stages of a tied one have the same.
+        first, numel = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
+        begin = ends.get((stage, name), first if place else 0)
+        end = ends[stage, name] = begin + piece.numel
+        low, high = max(begin, first), min(end, first + numel)
+        states = optimizer.state[masters]
+        for key, value in values.items():
+            if not (torch.is_tensor(value) and value.ndim == 1):  # Adam's step, the same for all of the group.
+                states[key] = copy.deepcopy(value)
+            elif low < high:
+                if key not in states and key != "fp32":
+                    states[key] = torch.zeros_like(masters)
+                target = masters if key == "fp32" else states[key]
+                here, there = mapping.hp_fragment_address.start + low - first, piece.start + low - begin
+                target[here : here + high - low] = value[there : there + high - low]
+    if missing := own.keys() - {name for _, name in ends}:
+        raise KeyError(min(missing))
+    return settings
+
+
+def _pieces(folder: Path, place: tuple[int, int] | None) -> Iterator[tuple[int, str, Any, dict[str, Any], dict[str, Any]]]:
+    """What the optimizer's files hold, replica after replica.
+
+    Yields:
+        The stage; a parameter's name, and where a piece of it is in the flat tensors of its group; these, "fp32" being the masters, and
+        the group's other states by name; and the group's settings.
+    """
+    matches = (PARTITION_FILE.fullmatch(path.name) for path in folder.iterdir())
+    for replica, stage, file in sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match):
+        if place in (None, (replica, stage)):
+            optimizer = read_file(folder / file)["optimizer_state_dict"]
+            base = optimizer["base_optimizer_state"]
+            groups = zip(optimizer["param_slice_mappings"], optimizer["single_partition_of_fp32_groups"], base["param_groups"], strict=True)
+            for index, (mapping, masters, settings) in enumerate(groups):
+                values = {"fp32": masters, **base["state"].get(index, {})}
+                for name, piece in mapping.items():
+                    yield stage, name, piece, values, {**settings, "clip_grad": optimizer["clip_grad"]}

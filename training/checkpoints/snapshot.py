@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from ds_configs.files import sha256_of, sync
 
-# Version 0.1 saved numpy's keys as an array. These names rebuild one and do nothing else.
-ARRAY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
+# Where a weight is in a flat piece; and what version 0.1 also saved, numpy's keys as an array and a number of fp32 runs. They do nothing.
+KNOWN: list[Any] = [fragment_address, np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0], LossScaler]
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
@@ -157,18 +159,29 @@ def load_random_state(folder: Path, rank: int) -> None:
         OSError: If the file cannot be read.
         ValueError: If it holds anything but such a state.
     """
-    try:
-        with torch.serialization.safe_globals(ARRAY):
-            state = torch.load(folder / random_state_file(rank), weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message recommends to load it with weights_only=False, which runs whatever is in it.
-        raise ValueError(f"{random_state_file(rank)} holds something else than random states; it was not loaded") from error
+    state = read_file(folder / random_state_file(rank))
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     kind, keys, *position = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *position))
     if state["device"] is not None:
         get_accelerator().set_rng_state(state["device"])
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A file of a checkpoint, mapped into memory. Only tensors, plain containers and `KNOWN` are accepted from it: nothing in it can run.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(KNOWN):
+            content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message recommends to load it with weights_only=False, which runs whatever is in it.
+        raise ValueError(f"{path.name} holds something else than the state of a run; it was not loaded") from error
+    return content
 
 
 def random_state_file(rank: int) -> str:

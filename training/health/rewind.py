@@ -7,7 +7,6 @@ from typing import Any
 
 from data.batches.permutation import place
 from training.checkpoints.load import choose_checkpoint, load_checkpoint
-from training.checkpoints.reshard import needs_resharding
 from training.config import RunConfig
 from training.health.spikes import Spike, Spikes
 from training.launch.process_group import Ranks
@@ -23,7 +22,7 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         False if there is no such checkpoint: the run goes on as it is.
 
     Raises:
-        RunError: On all ranks, if the run has gone back too often, or the checkpoint cannot be loaded in the midst of a run.
+        RunError: On all ranks, if the run has gone back too often.
         CheckpointError: On all ranks, if there are checkpoints but none of them is undamaged.
     """
     assert spikes.config is not None
@@ -40,10 +39,8 @@ def rewind(engine: Any, config: RunConfig, ranks: Ranks, spikes: Spikes, spike: 
         if ranks.is_first:
             log.warning("%s; there is no checkpoint before it, going on.", what)
         return False
-    if needs_resharding(checkpoint, ranks, engine.module.parts):
-        raise RunError(f"{what}; {checkpoint.folder} is of another topology. Set training.spike to null, or resume on that topology.")
     end = place(engine.global_samples, spikes.skipped)
-    load_checkpoint(engine, ranks, checkpoint.folder, universal=False)
+    load_checkpoint(engine, ranks, checkpoint)
     spikes.go_back(checkpoint.manifest.get("spikes"), engine.global_samples, end)
     if ranks.is_first:
         log.warning(

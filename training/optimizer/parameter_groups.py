@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,8 +10,9 @@ from torch import nn
 from model.layers.attention import Attention
 from model.layers.mlp import MLP, GatedMLP
 
-# Of a parameter group, what is not a setting: the weights themselves, and what the schedule drives or derives.
-NOT_SETTINGS = ("params", "lr", "initial_lr")
+# Of a parameter group, what is not a setting: weights, its name on this stage, what the schedule derives, what follows the precision.
+NOT_SETTINGS = {"params", "name", "initial_lr", "ns_method"}
+SAID_AS = {"clip_grad": "gradient_clipping", "lr": "learning rate"}
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -32,38 +34,28 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def apply_configured(engine: Any) -> list[str]:
-    """Put the configuration's optimizer values, clipping and schedule over those that a checkpoint has just restored.
+def follow_schedule(engine: Any, saved: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Set the learning rates to what the schedule says at the engine's step; all else is the configuration's anyway.
 
-    DeepSpeed restores all of them from the checkpoint without a word; here the file that started the run has the last word, and every
-    difference is returned, to be logged.
+    Args:
+        engine: At the step of a checkpoint.
+        saved: The settings in that checkpoint of each group, and its `clip_grad`; empty where this rank has nothing of a group.
+
+    Returns:
+        What the configuration says otherwise than the checkpoint did, to be logged.
     """
-    changes = []
-    for index, (group, configured) in enumerate(zip(engine.optimizer.param_groups, engine.settings, strict=True)):
-        for key, value in configured.items():
-            before = group.get(key)
-            same = (tuple(before) if isinstance(before, list) else before) == (tuple(value) if isinstance(value, list) else value)
-            if not same and key != "ns_method":  # It follows the precision, whose change is said.
-                changes.append(f"optimizer.params.{key} of group {index}: {before} -> {value}")
-            group[key] = value
-    clipping = engine.gradient_clipping()
-    if engine.optimizer.clip_grad != clipping:
-        changes.append(f"gradient_clipping: {engine.optimizer.clip_grad} -> {clipping}")
-        engine.optimizer.clip_grad = clipping
-    return changes + _apply_schedule(engine)
-
-
-def _apply_schedule(engine: Any) -> list[str]:
-    groups, params = engine.optimizer.param_groups, engine.optimizer_params() or {}
-    before = [group["lr"] for group in groups]
+    groups = engine.optimizer.param_groups
     if engine.lr_scheduler is not None:
-        after = list(engine.lr_scheduler.get_lr())
-        engine.lr_scheduler._last_lr = list(after)
-    else:
-        after = [params.get("muon_lr" if group.get("use_muon") else "adam_lr", params.get("lr")) for group in groups]
+        engine.lr_scheduler._last_lr = list(engine.lr_scheduler.get_lr())
+        for group, rate in zip(groups, engine.lr_scheduler._last_lr, strict=True):
+            group["lr"] = rate
     changes = []
-    for group, old, new in zip(groups, before, after, strict=True):
-        if new is not None and old != new:
-            group["lr"] = new
-            changes.append(f"learning rate: {old:.6g} -> {new:.6g}")
-    return list(dict.fromkeys(changes))  # Groups mostly share it.
+    for index, (group, before) in enumerate(zip(groups, saved, strict=True)):
+        now = {**group, "clip_grad": engine.optimizer.clip_grad}
+        for key in sorted(before.keys() & now.keys() - NOT_SETTINGS):
+            was, becomes = before[key], now[key]
+            if key == "lr":
+                was, becomes = f"{was:.6g}", f"{becomes:.6g}"
+            if was != becomes and not (isinstance(was, list | tuple) and list(was) == list(becomes)):
+                changes.append(f"{SAID_AS.get(key, f'optimizer.params.{key} of group {index}')}: {was} -> {becomes}")
+    return list(dict.fromkeys(changes))  # Groups mostly share them.

@@ -15,7 +15,6 @@ from model.hardware.precision import Precision, choose_precision
 from model.pipeline import set_fp32_masters
 from training.checkpoints.find_and_verify import Checkpoint
 from training.checkpoints.load import load_checkpoint
-from training.checkpoints.reshard import needs_resharding, to_universal
 from training.checkpoints.save import Saver
 from training.config import RunConfig
 from training.health.spikes import Spikes
@@ -76,14 +75,12 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
             # Such a split comes out a little different each time; a resumed run keeps the one it was saved with.
             parts = checkpoint.manifest["partition"]
     module = build_module(config, ranks, parts)
-    universal = checkpoint is not None and needs_resharding(checkpoint, ranks, module.parts)
-    engine = build_engine(module, config, ranks, load_universal=universal)
+    engine = build_engine(module, config, ranks)
     lines = [*placement(ranks), *stage_table(config.model, module.parts, config.workload).splitlines()]
     for line in lines if ranks.is_first else ():
         log.info(line)
     if checkpoint:
-        folder = to_universal(checkpoint.folder, ranks) if universal else checkpoint.folder
-        changes = load_checkpoint(engine, ranks, folder, universal=universal)
+        changes = load_checkpoint(engine, ranks, checkpoint)
         if ranks.is_first:
             log.info("resuming %s from step %d of %d", config.folder, engine.global_steps, last_step)
             if engine.global_samples != engine.global_steps * config.batch.train_batch_size:

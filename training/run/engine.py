@@ -18,7 +18,7 @@ from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank
 from training.optimizer import muon
 from training.optimizer.clip_and_step import ShardedOptimizer
-from training.optimizer.parameter_groups import NOT_SETTINGS, parameter_groups
+from training.optimizer.parameter_groups import parameter_groups
 
 
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:
@@ -34,16 +34,11 @@ def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = 
     )
 
 
-# DeepSpeed names the optimizer's files by precision, and then finds none after a change of it. Here both are the same files.
-SAVED_PREFIX = "bf16_"
-
-
 class Engine(PipelineEngine):
     """DeepSpeed's pipeline engine, with `ShardedOptimizer` around the basic optimizer in bf16 and in fp32, and a clock."""
 
     def __init__(self, **arguments: Any) -> None:
         self.clock = StageClock()
-        self.checkpoint_prefix = SAVED_PREFIX
         super().__init__(**arguments)
         self.using_bf16_optimizer = True  # DeepSpeed compares classes, and ours is a subclass.
         self.module.sum_tied_gradients_apart()
@@ -72,7 +67,7 @@ class Engine(PipelineEngine):
         return optimizer
 
     def _get_zero_ckpt_prefix(self, dp_rank: int, bf16_mode: bool) -> str:
-        return f"{self.checkpoint_prefix}zero_pp_rank_{dp_rank}"
+        return f"bf16_zero_pp_rank_{dp_rank}"  # Whatever the precision: it may change at a resume.
 
     def _do_optimizer_sanity_check(self, basic_optimizer: Any) -> str:
         return BFLOAT16  # The name of the branch that calls the next method.
@@ -90,17 +85,14 @@ class Engine(PipelineEngine):
         )
 
 
-def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal: bool) -> Any:
+def build_engine(module: Any, config: RunConfig, ranks: Ranks) -> Any:
     """Stage -> engine, with this rank's random state seeded last.
 
-    The schedule's length must be in `config` (`training.config.with_deepspeed`). With `load_universal` the checkpoint that is to be loaded
-    is one of DeepSpeed's universal ones: another topology saved it.
+    The schedule's length must be in `config` (`training.config.with_deepspeed`).
     """
     # Stages and partition were used above; DeepSpeed's engine has no use for them.
     pipeline = {key: value for key, value in config.deepspeed.get("pipeline", {}).items() if key not in ("stages", "partition")}
     settings = {**config.deepspeed, "pipeline": {"use_reentrant": False, **pipeline}}
-    if load_universal:
-        settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
     weight_decay = settings["optimizer"].get("params", {}).get("weight_decay", 0.0)
     muon.patch_deepspeed()
     # What deepspeed.initialize does for a PipelineModule, but for the class.
@@ -119,7 +111,5 @@ def build_engine(module: Any, config: RunConfig, ranks: Ranks, *, load_universal
     if engine.lr_scheduler is not None:
         # DeepSpeed's schedules begin one step late: without this the first two steps of a warm-up have a learning rate of 0.
         engine.lr_scheduler.step()
-    # As the configuration made them, to be put over those of a checkpoint.
-    engine.settings = [{key: value for key, value in group.items() if key not in NOT_SETTINGS} for group in engine.optimizer.param_groups]
     seed_rank(config.run.seed, ranks)
     return engine

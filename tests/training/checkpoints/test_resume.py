@@ -116,7 +116,7 @@ def test_another_topology_goes_on_bit_for_bit_and_tied_weights_stay_equal_on_bot
     shutil.copytree(run.folder, moved.folder)
     run.run("training.steps=8")
     output = moved.run("training.steps=8", "pipeline.stages=4", ranks=4)
-    assert "converting it to DeepSpeed's universal form" in output
+    assert "was saved with another topology" in output
     assert moved.curve() == run.curve()  # Both keep the matrix twice and add its gradients in fp32.
 
     for folder, stages in ((run.folder, 2), (moved.folder, 4)):

@@ -8,15 +8,19 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from tests import processes
-from training.checkpoints.find_and_verify import LATEST, newest_good, published, step_of
+from training.checkpoints.find_and_verify import LATEST, Checkpoint, newest_good, published, step_of
+from training.checkpoints.load import load_checkpoint
 from training.checkpoints.save import prune
 from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, write_random_state
+from training.launch.process_group import Ranks
+from training.launch.world import World
 
 
 @pytest.mark.distributed
@@ -224,8 +228,22 @@ class Harm:
 
 def test_a_random_state_that_would_run_something_is_not_loaded(tmp_path):
     torch.save({"torch": Harm(tmp_path / "ran")}, tmp_path / random_state_file(0))
-    with pytest.raises(ValueError, match=r"random_state_rank00000\.pt holds something else than random states"):
+    with pytest.raises(ValueError, match=r"random_state_rank00000\.pt holds something else than the state of a run"):
         load_random_state(tmp_path, 0)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Harm(tmp_path / "ran")))
     assert (tmp_path / "ran").exists(), "unpickled, such a file does what it says"
+
+
+@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"])
+def test_a_checkpoint_that_would_run_something_is_not_loaded(tmp_path, name):
+    torch.save({"global_steps": 1, "global_samples": 8, "skipped_steps": 0}, tmp_path / "mp_rank_00_model_states.pt")
+    torch.save({"optimizer_state_dict": Harm(tmp_path / "ran")}, tmp_path / name)
+    world = World(rank=0, local_rank=0, size=1, local_size=1, master_addr="localhost", master_port=1)
+    ranks = Ranks(world=world, replica=0, stage=0, replicas=1, stages=1)
+    optimizer = SimpleNamespace(bf16_groups=[], fp32_groups_flat_partition=[], param_names={})
+    engine = SimpleNamespace(module=SimpleNamespace(parts=[0, 5]), optimizer=optimizer, lr_scheduler=None)
+    checkpoint = Checkpoint(tmp_path, 1, "", {"topology": ranks.topology, "partition": [0, 5]})
+    with pytest.raises(RuntimeError, match=f"could not be loaded: ValueError: {name} holds something else than the state of a run"):
+        load_checkpoint(engine, ranks, checkpoint)
+    assert not (tmp_path / "ran").exists()

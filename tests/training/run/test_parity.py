@@ -44,7 +44,7 @@ def test_six_stages_times_two_replicas_train_with_every_pipeline_on_consecutive_
 
     # One pipeline of one stage goes on from it: fp32 masters and moments are carried over, the data order too.
     alone = run.run("pipeline.stages=1", "training.steps=3", ranks=1)
-    assert "converting it to DeepSpeed's universal form" in alone
+    assert "was saved with another topology" in alone
     assert sorted(run.curve()) == [1, 2, 3]
 
 
