@@ -2,7 +2,7 @@
 
 A bf16 run keeps two copies of every weight: bf16 ones in `layer_NN-model_states.pt`, and the fp32 masters that the optimizer updates,
 cut into one flat piece per replica in `bf16_zero_pp_rank_<replica>_mp_rank_<stage>_optim_states.pt`. Only the masters are exact.
-An fp32 run has fp32 layer files, whatever its ZeRO stage. DeepSpeed's universal form, one folder per weight, is read as well.
+An fp32 run has fp32 layer files, whatever its ZeRO stage.
 
 Files are memory-mapped and a weight that is in one piece is not copied: reading takes little memory, and Adam's moments are never touched.
 """
@@ -75,8 +75,6 @@ def _plain_name(stored: str, tied: Sequence[str]) -> str:
 
 def _weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """(DeepSpeed's name, fp32 values) of every weight, from the most exact files there are; a tied weight comes once per stage."""
-    if (folder / "zero").is_dir():
-        return _universal(folder)
     layer_files = _numbered(folder, LAYER_FILE)
     partitions = _numbered(folder, PARTITION_FILE)
     if not layer_files and not partitions:
@@ -117,11 +115,6 @@ def _from_layers(files: Mapping[tuple[int, ...], Path]) -> Iterator[tuple[str, T
     for (index,), path in files.items():
         for name, weight in _load(path).items():
             yield f"{index}.{name}", weight.reshape(-1)
-
-
-def _universal(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in sorted(folder.glob("zero/*/fp32.pt")):
-        yield path.parent.name, _load(path)["param"].reshape(-1)
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> dict[tuple[int, ...], Path]:

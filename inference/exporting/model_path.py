@@ -11,7 +11,7 @@ import ds_configs
 from ds_configs.files import object_or_nothing
 from model.config import ModelConfig
 from model.families import preset
-from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, is_universal, published
+from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, published
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def find_model(path: Path) -> ModelPath:
     if path.is_file():
         wanted = f"runs/{path.stem} for the configuration {path.name}" if path.suffix == ".json" else "or a Hugging Face folder"
         raise CheckpointError(f"{path}: is a file. Name the folder of the run instead, {wanted}.")
-    if (path / MANIFEST).is_file() or is_universal(path):
+    if (path / MANIFEST).is_file():
         return ModelPath("checkpoint", path, path.resolve().parent.parent)
     config = object_or_nothing(path / "config.json")
     if "model_type" in config:
@@ -51,7 +51,7 @@ def _named_checkpoint(run: Path, tag: str) -> ModelPath:
     if not (run / "config.json").is_file():
         raise CheckpointError(f"{run}: no such run. {_known_runs(run)}")
     folder = run / "checkpoints" / tag
-    if tag and ((folder / MANIFEST).is_file() or is_universal(folder)):
+    if tag and (folder / MANIFEST).is_file():
         return ModelPath("checkpoint", folder, run)
     found = [folder.name for folder in published(run)]
     raise CheckpointError(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from data.config import TokenizerConfig
 from data.tokenizers import trainers
-from tests import processes
 from tests.ranks import run_script
 
 STEPS = (3, 5)
@@ -63,11 +60,3 @@ def saved_run(tmp_path_factory: pytest.TempPathFactory, verse: Path) -> Path:
 def run(saved_run: Path, tmp_path: Path) -> Path:
     """A copy of the run, to do with as one likes."""
     return Path(shutil.copytree(saved_run, tmp_path / "runs" / "tiny"))
-
-
-def make_universal(checkpoint: Path, target: Path) -> None:
-    """DeepSpeed's universal form of a checkpoint, by its own converter."""
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1", "--num_merge_workers", "1"]
-    command += ["--input_folder", str(checkpoint), "--output_folder", str(target)]
-    done = processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr

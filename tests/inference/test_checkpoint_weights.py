@@ -17,7 +17,7 @@ from model.gpt import GPT
 from tests import processes
 from training.checkpoints.find_and_verify import CheckpointError
 
-from .conftest import STEPS, make_universal, save_run
+from .conftest import STEPS, save_run
 
 pytestmark = pytest.mark.distributed
 
@@ -76,11 +76,6 @@ def test_an_fp32_run_without_ties_on_one_stage_is_read_from_its_layer_files(tmp_
     }
     run = save_run(tmp_path / "fp32", verse, (1,), changes)
     assert_same(load_gpt(saved(run, 1), model_of(run)).state_dict(), 1, model_of(run))
-
-
-def test_a_universal_checkpoint_is_read_exactly(saved_run: Path, tmp_path: Path) -> None:
-    make_universal(saved(saved_run), tmp_path)
-    assert_same(load_gpt(tmp_path, model_of(saved_run)).state_dict(), STEPS[-1], model_of(saved_run))
 
 
 def test_deepspeeds_own_script_does_not_read_the_checkpoint_of_a_pipeline(saved_run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from inference.generate import main as generate
 from model.gpt import GPT
 from training.checkpoints.find_and_verify import CheckpointError
 
-from .conftest import STEPS, make_universal
+from .conftest import STEPS
 
 # Sums over the same terms in another order; logits are of the order of 1.
 TOLERANCE = 2e-5
@@ -127,24 +127,6 @@ def test_one_checkpoint_can_be_exported_by_its_folder(run: Path, tmp_path: Path)
     assert export(find_model(run / "checkpoints" / f"step{STEPS[0]:08d}"), tmp_path / "out")
     tokens = torch.arange(2, 66).view(1, 64)
     assert (logits_of_folder(tmp_path / "out", tokens) - logits_of_run(run, STEPS[0], tokens)).abs().max() < TOLERANCE
-
-
-def test_a_universal_checkpoint_is_exported_by_its_folder(run: Path, tmp_path: Path) -> None:
-    newest = run / "checkpoints" / f"step{STEPS[-1]:08d}"
-    universal = newest.with_name(f"universal_{newest.name}")
-    make_universal(newest, universal)  # As a resume on another topology left it in earlier versions.
-    assert main([str(universal), str(tmp_path / "out")]) == 0
-    assert main([str(newest), str(tmp_path / "same")]) == 0
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "same" / "model.safetensors").read_bytes()
-    assert f"Step {STEPS[-1]} of the run" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert not export(find_model(universal), tmp_path / "out")
-    # One weight less, as an interrupted conversion leaves it.
-    shutil.rmtree(next((universal / "zero").iterdir()))
-    with pytest.raises(CheckpointError, match=r"weights are missing"):
-        export(find_model(universal), tmp_path / "torn")
-    shutil.rmtree(newest)
-    shutil.rmtree(universal)
-    assert export(find_model(run), tmp_path / "before")
 
 
 def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_path: Path) -> None:

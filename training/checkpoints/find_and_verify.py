@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
-UNIVERSAL = "universal_"
-"""In front of a tag: what a resume on another topology once made of that checkpoint, beside it, in DeepSpeed's universal form."""
 PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 """The optimizer's share of one replica (first number) of one stage (second)."""
 
@@ -76,8 +74,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: If there is no manifest, or it is not one.
     """
-    if is_universal(folder):
-        return _open_universal(folder)
     try:
         raw = (folder / MANIFEST).read_bytes()
         manifest = json.loads(raw)
@@ -90,26 +86,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not well_formed:
         raise CheckpointError(f"{folder / MANIFEST}: is not the manifest of a checkpoint. Use another checkpoint.")
     return Checkpoint(folder, step, hashlib.sha256(raw).hexdigest(), manifest)
-
-
-def is_universal(folder: Path) -> bool:
-    """Whether this is a checkpoint in DeepSpeed's universal form, one folder per weight."""
-    name = folder.resolve().name
-    is_named = name.startswith(UNIVERSAL) and step_of(name.removeprefix(UNIVERSAL)) is not None
-    return is_named and next(folder.glob("zero/*/fp32.pt"), None) is not None
-
-
-def _open_universal(folder: Path) -> Checkpoint:
-    """It has no manifest: its files are taken as they are, its facts are those of the checkpoint that it was made of."""
-    tag = folder.resolve().name.removeprefix(UNIVERSAL)
-    step = step_of(tag)
-    assert step is not None, "asked before"
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("zero/*/fp32.pt")):
-        digest.update(path.parent.name.encode() + bytes.fromhex(sha256_of(path)))
-    manifest = object_or_nothing(folder.parent / tag / MANIFEST)
-    facts: dict[str, Any] = {key: manifest[key] for key in ("metrics", "consumed_samples") if key in manifest}
-    return Checkpoint(folder, step, digest.hexdigest(), {"files": {}, **facts})
 
 
 def verify(folder: Path, share: slice = slice(None)) -> tuple[Checkpoint | None, list[str]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.files import write_json, write_text
-from training.checkpoints.find_and_verify import LATEST, MANIFEST, UNIVERSAL, published, some_of, step_of, tag_of
+from training.checkpoints.find_and_verify import LATEST, MANIFEST, published, some_of, step_of, tag_of
 from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
 from training.launch.process_group import Ranks, gather, hear_all, tell_first
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 15.0
 # Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
 SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
+# In front of a tag: what a resume on another topology once made of that checkpoint.
+CONVERTED = "universal_"
 
 
 @dataclass
@@ -189,7 +191,7 @@ def prune(run: Path, keep: int) -> None:
     """
     kept = published(run)[:keep]
     for path in (run / "checkpoints").iterdir():
-        is_ours = step_of(path.name.removeprefix(UNIVERSAL)) is not None or path.name.startswith(f".{LATEST}.") or path.name in SCRIPTS
+        is_ours = step_of(path.name.removeprefix(CONVERTED)) is not None or path.name.startswith(f".{LATEST}.") or path.name in SCRIPTS
         if is_ours and path not in kept:
             _remove(path)
 
