@@ -130,7 +130,7 @@ class ModelConfig:
 
     @property
     def layer_classes(self) -> list[str]:
-        """The model from front to back, by the names of its modules' classes (`gpt.layers`). A tied head is the embedding again."""
+        """The model from front to back, by the names of its modules' classes (`layers/`). A tied head is the embedding again."""
         mlp = "GatedMLP" if self.gated else "MLP"
         head = "TokenEmbedding" if self.tie_embeddings else "Head"
         return ["TokenEmbedding", "PositionEmbedding", *["Attention", mlp] * self.num_layers, "FinalNorm", head]

@@ -1,6 +1,6 @@
 """Parameters, floating-point operations and bytes of a model, from its configuration alone (no torch).
 
-Layers are those of `gpt.layers`, in its order. A multiply and an add are two operations; the backward pass does twice the forward's work.
+Layers are those of `layers/`, in their order. A multiply and an add are two operations; the backward pass does twice the forward's work.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ layers it builds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from model.config import ModelConfig
 from model.hugging_face.files import Folder
 from model.hugging_face.pretrained import check_pretrained, starting_layers
-from model.hugging_face.tensors import Slot
+from model.hugging_face.tensors import VOCABULARY, Slot
 
 # What these produce is added to the residual stream once per half-block; GPT-2 shrinks them so that the sum keeps its size.
 RESIDUAL_OUTPUTS = ("out.weight", "down.weight")
@@ -41,17 +40,15 @@ class Weights:
     """The first weights of every layer of one run."""
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
-        """Open the folder, if weights come from one, and check that it fits.
+        """Open the folder, if weights come from one, and compare all of it with the model: all processes refuse it with the same message.
 
         Raises:
-            ValueError: Names what does not fit, or cannot be read.
+            ValueError: Names the file, field or tensor that does not fit or cannot be read.
         """
         self.config, self.seed = config, seed
-        self.folder: Folder | None = None
-        self.starting_layers: tuple[int, ...] = ()
-        if pretrained := check_pretrained(config):
-            self.folder = Folder(pretrained, config)
-            self.starting_layers = starting_layers(config, pretrained)
+        pretrained = check_pretrained(config)
+        self.folder = Folder(pretrained, config) if pretrained else None
+        self.starting_layers = starting_layers(config, pretrained) if pretrained else ()
 
     @property
     def notes(self) -> list[str]:
@@ -62,37 +59,13 @@ class Weights:
         return [*self.folder.notes, *([layers] if self.config.initialize.method == "depth" else [])]
 
     def fill(self, module: nn.Module, index: int) -> None:
-        """Set the weights of the layer with this index, in the layer's own precision.
-
-        Raises:
-            ValueError: Names the tensor that is missing or has another shape.
-        """
-        folder = self._source_of(module)
-        if folder is None:
+        """Set the weights of the layer with this index, in the layer's own precision."""
+        kind = type(module).__name__
+        if self.folder is None or (kind in VOCABULARY and not self.config.initialize.embeddings):
             draw_weights(module, self.config, self.seed, index)
             return
-        with torch.no_grad():
-            for slot, weight in self._slots(module, index):
-                weight.copy_(folder.parameter(slot, weight.shape))
-
-    def check(self, module: nn.Module, index: int) -> None:
-        """Compare names and shapes of a layer's tensors with the folder's, without reading values.
-
-        Raises:
-            ValueError: Names the tensor that is missing or has another shape.
-        """
-        if folder := self._source_of(module):
-            for slot, weight in self._slots(module, index):
-                folder.check(slot, weight.shape)
-
-    def _source_of(self, module: nn.Module) -> Folder | None:
-        """The folder that a layer's weights come from, or None if they are drawn."""
-        drawn = type(module).__name__ in ("TokenEmbedding", "Head") and not self.config.initialize.embeddings
-        return None if drawn else self.folder
-
-    def _slots(self, module: nn.Module, index: int) -> Iterator[tuple[Slot, nn.Parameter]]:
-        """Each parameter of a layer, and where in the folder it is."""
         in_a_block = 2 <= index < 2 + 2 * self.config.num_layers
         block = self.starting_layers[(index - 2) // 2] if in_a_block else 0
-        for name, weight in module.named_parameters():
-            yield Slot(type(module).__name__, block, name), weight
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                weight.copy_(self.folder.parameter(Slot(kind, block, name)))

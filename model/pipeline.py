@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.flops import Workload, layer_parameters, layer_work
-from model.gpt import Layer, first_weights, layers, loss
 from model.hardware.timing import layer_pass_seconds
 from model.initialize import Weights
+from model.layers import Layer, layers
+from model.layers.cross_entropy import loss
 from model.layers.embeddings import TokenEmbedding
 from model.layers.head import project
 from model.partition import balance, check_method
@@ -44,7 +45,7 @@ def build_pipeline(
     Raises:
         ValueError: If the folder the weights come from does not fit the model.
     """
-    weights = first_weights(config, seed)
+    weights = Weights(config, seed)
     tied_head = TiedHead()
     # DeepSpeed prints its seed settings, which do not apply here.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -70,7 +71,7 @@ def set_fp32_masters(module: PipelineModule, config: ModelConfig, seed: int) -> 
     For a new run, after `deepspeed.initialize`. Without masters (an fp32 run) there is nothing to do and nothing is done. Layers are
     built again one at a time.
     """
-    weights, entries = first_weights(config, seed), layers(config)
+    weights, entries = Weights(config, seed), layers(config)
     first = module.parts[module.stage_id]
     for entry in entries[first : module.parts[module.stage_id + 1]]:
         target = module.tied_modules[TIED_KEY] if entry.tied else module.get_submodule(str(entry.index))

@@ -124,10 +124,10 @@ def check_first_weights(config: RunConfig) -> list[str]:
     """
     if not _needs_folder(config):
         return []
-    from model.gpt import first_weights
+    from model.initialize import Weights
 
     try:
-        return first_weights(config.model, config.run.seed).notes
+        return Weights(config.model, config.run.seed).notes
     except ValueError as error:
         raise ValueError(f"{config.path}: model.initialize: {error}") from error
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ds_configs.errors import first_line
 from model.config import ModelConfig
-from model.gpt import GPT, layers
+from model.gpt import GPT
+from model.layers import layers
 from training.checkpoints.find_and_verify import PARTITION_FILE, CheckpointError
 
 LAYER_FILE = re.compile(r"layer_(\d+)-model_states\.pt")

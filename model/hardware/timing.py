@@ -13,8 +13,9 @@ from torch import Tensor
 
 from model.config import InitializeConfig, ModelConfig
 from model.flops import Workload
-from model.gpt import Layer, layers, loss
 from model.initialize import Weights
+from model.layers import Layer, layers
+from model.layers.cross_entropy import loss
 from model.layers.embeddings import TokenEmbedding
 from model.layers.head import project
 

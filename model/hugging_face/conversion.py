@@ -17,11 +17,12 @@ from torch import Tensor
 from ds_configs.files import write_json
 from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
-from model.gpt import GPT, layers
+from model.gpt import GPT
 from model.hugging_face.config import to_hugging_face
 from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, read_pretrained
-from model.hugging_face.tensors import Slot, biases_of_zero, tensor_names, to_theirs
+from model.hugging_face.tensors import stored_tensors
 from model.initialize import Weights
+from model.layers import layers
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,8 @@ def to_folder(model: GPT, config: ModelConfig, out: str | Path, format: str) -> 
 
 def named_tensors(model: GPT, config: ModelConfig, format: str) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every tensor of the folder; a tied matrix comes once, as the embedding."""
-    for entry, layer in zip(layers(config), model.children(), strict=False):  # a tied head is no child
-        for name, weight in layer.named_parameters():
-            slot = Slot(entry.module.__name__, entry.block, name)
-            ours = weight.detach()
-            yield from zip(tensor_names(slot, format), to_theirs(ours, slot, config, format), strict=True)
-            yield from biases_of_zero(slot, ours, config, format).items()
+    modules = zip(layers(config), model.children(), strict=False)  # A tied head is no child.
+    return ((name, tensor) for _, name, tensor in stored_tensors(modules, config, format))
 
 
 def _write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:

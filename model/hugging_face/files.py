@@ -6,16 +6,18 @@ Files are memory-mapped: only what is asked for is read. Names and shapes are th
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, PretrainedModel, read_object
-from model.hugging_face.tensors import Slot, biases_of_zero, folder_names, tensor_names, to_ours, to_theirs
+from model.hugging_face.tensors import VOCABULARY, Slot, stored_tensors, tensor_names, to_ours
+from model.layers import layers
 
 # What a tensor may be stored as; anything else is a quantised model's.
 PLAIN_TYPES = ("F64", "F32", "F16", "BF16")
@@ -28,51 +30,50 @@ class Folder:
     """A Hugging Face folder that a model starts from: its tensors in the model's shapes. `notes` say what of it is not used."""
 
     def __init__(self, pretrained: PretrainedModel, config: ModelConfig) -> None:
-        """Find out where the tensors are, and that there are no others than those of the model that the folder describes.
+        """Find out where the tensors are, and that they are the model's. Of values only those of biases that the model lacks are read.
 
         Raises:
-            ValueError: If a file is missing or unreadable, or holds what the model of its `config.json` does not have.
+            ValueError: Names the file or tensor that is missing or unreadable, has another shape, or that the model has no place for.
         """
         self.path, self.notes = pretrained.path, list(pretrained.notes)
         self._format, self._config = pretrained.format, config
-        wanted = folder_names(pretrained.config, pretrained.format)
+        tied = pretrained.config.tie_embeddings
+        # What the folder should hold: the model in the depth of the folder, with a head of its own where either of them has one.
+        whole = replace(
+            config, num_layers=pretrained.config.num_layers, tie_embeddings=config.tie_embeddings and tied, initialize=InitializeConfig()
+        )
+        modules = ((entry, entry.on_meta(whole)) for entry in layers(whole))
+        expected = {name: (slot, like) for slot, name, like in stored_tensors(modules, whole, pretrained.format)}
+        wanted = expected.keys() - ({HEAD} if tied else set())
         prefix = FAMILIES[pretrained.format].prefix
         stored = self._stored_tensors()
         absent = wanted - stored.keys()
         # Folders of a bare model lack the prefix.
         self._tensors = {prefix + name if prefix + name in absent else name: tensor for name, tensor in stored.items()}
-        self._check_left_over([name for name in self._tensors if name not in wanted], pretrained.config.tie_embeddings)
+        self._check_left_over([name for name in self._tensors if name not in wanted], tied)
+        for name, (slot, like) in expected.items():
+            if config.initialize.embeddings or slot.kind not in VOCABULARY:
+                self._check(name, slot, tuple(like.shape))
 
-    def check(self, slot: Slot, shape: torch.Size) -> list[str]:
-        """The names of one of our parameters, after a look at their shapes; no values are read but those of biases left out.
+    def parameter(self, slot: Slot) -> Tensor:
+        """One of our parameters; its rotary style and unused position rows are the model's."""
+        theirs = [self._read(name) for name in tensor_names(slot, self._format)]
+        return to_ours(theirs, slot, self._config, self._format)
 
-        Raises:
-            ValueError: Names the tensor that is missing, has another shape, or is a bias that the model has no place for.
-        """
-        empty = torch.empty(shape, device="meta")
-        names = tensor_names(slot, self._format)
-        for name, like in zip(names, to_theirs(empty, slot, self._config, self._format), strict=True):
-            if name not in self._tensors:
-                raise ValueError(f'{self.path}: has no "{name}". {self._why_missing(slot)}')
-            dtype, got = self._tensors[name].get_dtype(), tuple(self._tensors[name].get_shape())
-            if dtype not in PLAIN_TYPES:
-                raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
-            if got != tuple(like.shape):
-                raise ValueError(self._wrong_shape(name, got, tuple(like.shape), slot))
-        for name in biases_of_zero(slot, empty, self._config, self._format):
+    def _check(self, name: str, slot: Slot, wanted: tuple[int, ...]) -> None:
+        """Look at a tensor of one of our parameters, or at the bias beside it that the model leaves out."""
+        if slot.attribute == "weight" and name.endswith(".bias"):
             if name in self._tensors and self._read(name).any():
                 field = "norm_bias" if slot.parameter == "norm.weight" else "use_bias"
                 raise ValueError(f'{self.path}: "{name}" is not zero, and model.{field} is false. Set it to true.')
-        return names
-
-    def parameter(self, slot: Slot, shape: torch.Size) -> Tensor:
-        """One of our parameters; its rotary style and unused position rows are the model's.
-
-        Raises:
-            ValueError: Names the tensor that is missing or has another shape.
-        """
-        names = self.check(slot, shape)
-        return to_ours([self._read(name) for name in names], slot, self._config, self._format)
+            return
+        if name not in self._tensors:
+            raise ValueError(f'{self.path}: has no "{name}". {self._why_missing(slot)}')
+        dtype, got = self._tensors[name].get_dtype(), tuple(self._tensors[name].get_shape())
+        if dtype not in PLAIN_TYPES:
+            raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
+        if got != wanted:
+            raise ValueError(self._wrong_shape(name, got, wanted, slot))
 
     def _check_left_over(self, over: list[str], tied: bool) -> None:
         """What is no tensor of the model may be a known one without effect, which is noted."""
@@ -110,7 +111,7 @@ class Folder:
 
     def _wrong_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...], slot: Slot) -> str:
         text = f'{self.path}: "{name}" has shape {got}; the model needs {wanted}.'
-        if slot.kind in ("TokenEmbedding", "Head") and got[1:] == wanted[1:]:
+        if slot.kind in VOCABULARY and got[1:] == wanted[1:]:
             return f"{text} Set model.vocab_size = {got[0]}, or model.initialize.embeddings = false to draw a new embedding and head."
         return f"{text} Give the model the sizes of the folder's config.json."
 

@@ -7,13 +7,18 @@ feature i with i + E/2, so rows of q and k change places if the model turns neig
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.families import FAMILIES, Family
+from model.layers import Layer
+
+VOCABULARY = ("TokenEmbedding", "Head")
+"""Layers of one row a token, which `initialize.embeddings` may have drawn anew."""
 
 
 class Slot(NamedTuple):
@@ -43,23 +48,25 @@ def tensor_names(slot: Slot, format: str) -> list[str]:
     return [f"{prefix}{name.format(slot.block)}.{slot.attribute}" for name in family.tensors[slot.module]]
 
 
-def folder_names(config: ModelConfig, format: str) -> set[str]:
-    """The name of every tensor that a folder of this model has."""
-    family = FAMILIES[format]
-    names: set[str] = set()
-    for module in family.tensors:
-        kind, _, owner = module.partition(".")
-        if kind == "Head" and config.tie_embeddings:
-            continue
-        has_bias = owner in family.always_biased or (config.norm_bias if owner == "norm" else config.use_bias)
-        for attribute in ("weight", "bias") if owner and has_bias else ("weight",):
-            slots = [Slot(kind, block, f"{owner}.{attribute}".lstrip(".")) for block in range(config.num_layers)]
-            names.update(name for slot in slots for name in tensor_names(slot, format))
-    return names
+def stored_tensors(modules: Iterable[tuple[Layer, nn.Module]], config: ModelConfig, format: str) -> Iterator[tuple[Slot, str, Tensor]]:
+    """Every tensor of the folder of a model: which of our parameters it is of, its name, and its value.
+
+    A folder also has biases that its format always has and the model leaves out: zeros, told with the weight beside them.
+    """
+    for entry, module in modules:
+        for parameter, weight in module.named_parameters():
+            slot, ours = Slot(entry.module.__name__, entry.block, parameter), weight.detach()
+            for name, theirs in zip(tensor_names(slot, format), to_theirs(ours, slot, config, format), strict=True):
+                yield slot, name, theirs
+            owner = slot.module.rpartition(".")[2]
+            has_bias = config.norm_bias if owner == "norm" else config.use_bias
+            if not has_bias and slot.attribute == "weight" and owner in FAMILIES[format].always_biased:
+                for name in tensor_names(slot._replace(parameter=f"{owner}.bias"), format):
+                    yield slot, name, ours.new_zeros(len(ours))
 
 
 def to_theirs(ours: Tensor, slot: Slot, config: ModelConfig, format: str) -> list[Tensor]:
-    """One of our parameters as the tensors it is in a folder, in the order of `tensor_names`. Meta tensors tell the shapes alone."""
+    """One of our parameters as the tensors it is in a folder, in the order of `tensor_names`."""
     family = FAMILIES[format]
     if slot.kind == "PositionEmbedding":
         return [_with_rows_in_front(ours, family.position_rows - config.position_offset)]
@@ -83,16 +90,6 @@ def to_ours(theirs: list[Tensor], slot: Slot, config: ModelConfig, format: str) 
     if family.rotary and config.rotary_style == "interleaved":
         parts[:2] = (rows.unflatten(0, (-1, 2, config.head_size // 2)).transpose(1, 2).flatten(0, 2) for rows in parts[:2])
     return torch.cat(parts)
-
-
-def biases_of_zero(slot: Slot, weight: Tensor, config: ModelConfig, format: str) -> dict[str, Tensor]:
-    """The biases that every folder of a format has next to this weight and the model does not: their names, and zeros."""
-    owner = slot.module.rpartition(".")[2]
-    has_bias = config.norm_bias if owner == "norm" else config.use_bias
-    if has_bias or slot.attribute != "weight" or owner not in FAMILIES[format].always_biased:
-        return {}
-    names = tensor_names(slot._replace(parameter=f"{owner}.bias"), format)
-    return {name: torch.zeros(len(weight), dtype=weight.dtype) for name in names}
 
 
 def _transposed(tensor: Tensor, slot: Slot, family: Family) -> Tensor:

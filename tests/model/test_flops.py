@@ -10,7 +10,7 @@ import torch
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, count_parameters, flops_per_token, layer_flops, layer_parameters, stage_summary, stage_table
-from model.gpt import layers
+from model.layers import layers
 from tests.tiny_models import tiny
 
 HONGLOUMENG = {"family": "gpt2", "vocab_size": 5000, "max_seq_length": 2048, "num_layers": 24, "hidden_size": 1296, "num_heads": 24}

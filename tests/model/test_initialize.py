@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from model.config import InitializeConfig, ModelConfig
-from model.gpt import GPT, first_weights, loss
+from model.gpt import GPT, loss
 from model.hugging_face.conversion import to_folder
 from model.hugging_face.pretrained import default_starting_layers
+from model.initialize import Weights
 from tests.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3
@@ -147,7 +148,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line_before_anything_is_bu
     settings = {**initialize, "folder": str(folders.get(name, Path(name)))}
     config = replace(start(folders["opt"], family), initialize=InitializeConfig(**{"method": "folder", **settings}))
     with pytest.raises(ValueError) as error:
-        first_weights(replace(config, **changes), SEED)
+        Weights(replace(config, **changes), SEED)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

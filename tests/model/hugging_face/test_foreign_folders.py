@@ -13,9 +13,10 @@ from transformers import LlamaConfig
 
 from model.config import InitializeConfig, ModelConfig
 from model.families import preset
-from model.gpt import GPT, first_weights
+from model.gpt import GPT
 from model.hugging_face.conversion import from_folder, to_folder
 from model.hugging_face.pretrained import complete_from_folder, read_pretrained
+from model.initialize import Weights
 from tests.model.hugging_face.test_hugging_face import LLAMA, THEIRS, TOKENS, saved
 from tests.tiny_models import tiny
 
@@ -167,7 +168,7 @@ def test_a_biased_norm_under_a_model_without_biases_is_refused_before_anything_i
     to_folder(GPT(config, seed=0), config, tmp_path, "gpt2")
     edit_tensors(tmp_path, transformer__ln_f__bias=torch.ones(24))
     with pytest.raises(ValueError, match=r'"transformer.ln_f.bias" is not zero, and model.norm_bias is false'):
-        first_weights(replace(config, initialize=InitializeConfig(method="folder", folder=str(tmp_path))), seed=0)
+        Weights(replace(config, initialize=InitializeConfig(method="folder", folder=str(tmp_path))), seed=0)
 
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-3])
@@ -175,7 +176,7 @@ def test_a_folder_with_another_norm_eps_is_refused(eps, tmp_path):
     saved(LlamaConfig(**LLAMA, rms_norm_eps=eps), tmp_path)
     config = tiny("llama", num_heads=4, num_kv_heads=2, initialize=InitializeConfig(method="folder", folder=str(tmp_path)))
     with pytest.raises(ValueError, match=rf"norm_eps = {eps} \(model.norm_eps = 1e-05\)"):
-        first_weights(config, seed=0)
+        Weights(config, seed=0)
     theirs = GPT(replace(config, norm_eps=eps), seed=0)
     assert theirs.config.norm_eps == eps
 
@@ -237,12 +238,20 @@ def test_what_the_section_sets_itself_stands_over_the_folder(tmp_path):
     folder = str(tmp_path)
     deeper = config_of({"from": folder, "num_layers": 3, "dropout": 0.0, "initialize": {"method": "depth"}})
     assert (deeper.num_layers, deeper.dropout, deeper.attention_dropout) == (3, 0.0, 0.0)
-    assert first_weights(deeper, seed=0).notes == [f"layers start from layers 0, 1, 1 of {folder}."]
+    assert Weights(deeper, seed=0).notes == [f"layers start from layers 0, 1, 1 of {folder}."]
     other = config_of({"from": folder, "vocab_size": 97, "initialize": {"embeddings": False}})
     assert other.initialize == InitializeConfig(method="folder", folder=folder, embeddings=False)
     assert GPT(other, seed=0).get_parameter("0.weight").shape == (97, 24)
     drawn = config_of({"from": folder, "initialize": {"method": "scratch"}})
     assert drawn == replace(read_pretrained(folder).config, initialize=InitializeConfig())
+
+
+def test_layers_that_are_not_copied_are_compared_with_their_config_too(tmp_path):
+    saved(THEIRS["llama"], tmp_path)
+    edit_tensors(tmp_path, model__layers__1__mlp__up_proj__weight=None)
+    config = config_of({"from": str(tmp_path), "num_layers": 1, "initialize": {"method": "depth", "layers": (0,)}})
+    with pytest.raises(ValueError, match=r'has no "model.layers.1.mlp.up_proj.weight". Is the folder complete'):
+        Weights(config, seed=0)
 
 
 def test_a_recorded_section_serves_where_its_folder_is_gone_and_no_other_does(tmp_path):
