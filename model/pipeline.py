@@ -6,7 +6,6 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from deepspeed import comm as dist
@@ -16,7 +15,7 @@ from deepspeed.runtime import utils as deepspeed_utils
 from deepspeed.runtime.activation_checkpointing import checkpointing
 from deepspeed.runtime.pipe.topology import ProcessTopology
 from deepspeed.utils import safe_set_full_fp32_param
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import ModelConfig
 from model.flops import Workload, layer_parameters, layer_work
@@ -34,58 +33,49 @@ CHECKPOINTED = ["TokenEmbedding", "PositionEmbedding", "Attention", "MLP", "Gate
 TIED_KEY = "embedding"
 
 
-def build_pipeline(
-    config: ModelConfig, *, topology: ProcessTopology, seed: int, parts: Sequence[int], activation_checkpoint_interval: int = 0
-) -> PipelineModule:
+class GPTPipeline(PipelineModule):
     """This process's stage of the model, on its device, in fp32 until DeepSpeed casts it.
 
     Every layer's weights come from (seed, its index), whatever the `parts` (as of `choose_parts`) and the topology; the global
     generators are left alone.
-
-    Raises:
-        ValueError: If the folder the weights come from does not fit the model.
     """
-    weights = Weights(config, seed)
-    tied_head = TiedHead()
-    # DeepSpeed prints its seed settings, which do not apply here.
-    with contextlib.redirect_stdout(io.StringIO()):
-        return GPTPipeline(
-            [
-                _SeededTiedSpec(entry, config, weights, tied_head) if entry.tied else _SeededSpec(entry, config, weights)
-                for entry in layers(config)
-            ],
-            tied_head,
-            topology=topology,
-            loss_fn=loss,
-            partition_method=list(parts),
-            activation_checkpoint_interval=activation_checkpoint_interval,
-            # The reentrant function, DeepSpeed's default, loses the gradient of a segment that starts with integer tokens.
-            activation_checkpoint_func=checkpointing.non_reentrant_checkpoint,
-            checkpointable_layers=CHECKPOINTED,
-        )
 
+    def __init__(
+        self, config: ModelConfig, *, topology: ProcessTopology, seed: int, parts: Sequence[int], activation_checkpoint_interval: int = 0
+    ) -> None:
+        """Build the layers of this stage.
 
-def set_fp32_masters(module: PipelineModule, config: ModelConfig, seed: int) -> None:
-    """Give a bf16 run's optimizer the first weights as they are, not rounded to bf16: DeepSpeed copies its masters from rounded ones.
+        Raises:
+            ValueError: If the folder the weights come from does not fit the model.
+        """
+        weights, tied_head = Weights(config, seed), TiedHead()
+        specs = [_spec(entry, config, weights, tied_head) for entry in layers(config)]
+        # DeepSpeed prints its seed settings, which do not apply here.
+        with contextlib.redirect_stdout(io.StringIO()):
+            super().__init__(
+                specs,
+                topology=topology,
+                loss_fn=loss,
+                partition_method=list(parts),
+                activation_checkpoint_interval=activation_checkpoint_interval,
+                # The reentrant function, DeepSpeed's default, loses the gradient of a segment that starts with integer tokens.
+                activation_checkpoint_func=checkpointing.non_reentrant_checkpoint,
+                checkpointable_layers=CHECKPOINTED,
+            )
+        self._specs, self._tied_head = specs, tied_head
 
-    For a new run, after `deepspeed.initialize`. Without masters (an fp32 run) there is nothing to do and nothing is done. Layers are
-    built again one at a time.
-    """
-    weights, entries = Weights(config, seed), layers(config)
-    first = module.parts[module.stage_id]
-    for entry in entries[first : module.parts[module.stage_id + 1]]:
-        target = module.tied_modules[TIED_KEY] if entry.tied else module.get_submodule(str(entry.index))
-        exact = (entries[0] if entry.tied else entry).build(config, weights)
-        for name, weight in target.named_parameters():
-            safe_set_full_fp32_param(weight, exact.get_parameter(name).detach().to(weight.device))
+    def set_fp32_masters(self) -> None:
+        """Give a bf16 run's optimizer the first weights as they are, not rounded to bf16: DeepSpeed copies its masters from rounded ones.
 
-
-class GPTPipeline(PipelineModule):
-    """A PipelineModule whose split was decided beforehand: `partition_method` is the list of first layers."""
-
-    def __init__(self, specs: Sequence[LayerSpec], tied_head: TiedHead, **settings: Any) -> None:
-        super().__init__(specs, **settings)
-        self._tied_head = tied_head
+        For a new run, once it has its optimizer. Without masters (an fp32 run) there is nothing to do and nothing is done. Layers are
+        built again one at a time.
+        """
+        for index in range(self.parts[self.stage_id], self.parts[self.stage_id + 1]):
+            spec = self._specs[index]
+            target = self.tied_modules[TIED_KEY] if isinstance(spec, TiedLayerSpec) else self.get_submodule(str(index))
+            exact = spec.build()
+            for name, weight in target.named_parameters():
+                safe_set_full_fp32_param(weight, exact.get_parameter(name).detach().to(weight.device))
 
     def sum_tied_gradients_apart(self) -> None:
         """Have a single stage sum the gradients of a tied matrix's two uses apart, as two stages do; `add_tied_gradient` must follow.
@@ -149,15 +139,12 @@ def _measured_parts(config: ModelConfig, workload: Workload, stages: int) -> lis
     return [int(part) for part in parts.tolist()]
 
 
-class _SeededSpec(LayerSpec):
-    """A layer that is built only on the stage that owns it."""
-
-    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights) -> None:
-        super().__init__(entry.module)
-        self.entry, self.config, self.weights = entry, config, weights
-
-    def build(self, log: bool = False) -> nn.Module:
-        return self.entry.build(self.config, self.weights)
+def _spec(entry: Layer, config: ModelConfig, weights: Weights, head: TiedHead) -> LayerSpec:
+    """A layer that is built only on the stage that owns it; both ends of a tied model build the embedding's matrix from its index."""
+    tied = TiedLayerSpec(TIED_KEY, entry.module, forward_fn=head if entry.index else None)
+    spec, built = (tied, layers(config)[0]) if entry.tied else (LayerSpec(entry.module), entry)
+    spec.build = lambda log=False: built.build(config, weights)
+    return spec
 
 
 class TiedHead:
@@ -183,14 +170,3 @@ class TiedHead:
         else:
             self.gradient.add_(weight.grad)
         weight.grad = None
-
-
-class _SeededTiedSpec(TiedLayerSpec):
-    """The embedding's matrix at either end of the model; both ends build it from the embedding's index."""
-
-    def __init__(self, entry: Layer, config: ModelConfig, weights: Weights, head: TiedHead) -> None:
-        super().__init__(TIED_KEY, entry.module, forward_fn=head if entry.index else None)
-        self.config, self.weights = config, weights
-
-    def build(self, log: bool = False) -> Any:
-        return layers(self.config)[0].build(self.config, self.weights)

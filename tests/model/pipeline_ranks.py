@@ -19,7 +19,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from model.config import ModelConfig
 from model.flops import Workload
-from model.pipeline import build_pipeline, choose_parts, set_fp32_masters
+from model.pipeline import GPTPipeline, choose_parts
 from tests.ranks import fork
 from tests.tiny_models import CASES, SEED, batch, large_llama
 from training.launch.process_group import Ranks
@@ -47,7 +47,7 @@ def engine_over(module: PipelineModule) -> Any:
 
 def build(config: ModelConfig, stages: int, **settings: Any) -> PipelineModule:
     parts = choose_parts(config, "flops", WORKLOAD, stages)
-    return build_pipeline(config, topology=topology(stages), seed=SEED, **{"parts": parts, **settings})
+    return GPTPipeline(config, topology=topology(stages), seed=SEED, **{"parts": parts, **settings})
 
 
 def step_loss(config: ModelConfig, interval: int = 0) -> tuple[float, float]:
@@ -70,7 +70,7 @@ def start_from_folder(folder: Path, rank: int) -> dict[str, int]:
     torch.save(module.state_dict(), folder / f"folder-{rank}.pt")
     engine_over(module)
     rounded = {name: safe_get_full_fp32_param(weight).clone() for name, weight in module.named_parameters()}
-    set_fp32_masters(module, config, SEED)
+    module.set_fp32_masters()
     exact = {name: safe_get_full_fp32_param(weight) for name, weight in module.named_parameters()}
     torch.save({"rounded": rounded, "exact": exact}, folder / f"masters-{rank}.pt")
     return resident

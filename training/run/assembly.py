@@ -12,7 +12,6 @@ from deepspeed.accelerator import get_accelerator
 from model.config import InitializeConfig
 from model.flops import stage_table
 from model.hardware.precision import Precision, choose_precision
-from model.pipeline import set_fp32_masters
 from training.checkpoints.find_and_verify import Checkpoint
 from training.checkpoints.load import load_checkpoint
 from training.checkpoints.save import Saver
@@ -93,5 +92,5 @@ def _engine_at(config: RunConfig, ranks: Ranks, checkpoint: Checkpoint | None, l
             for change in changes:
                 log.info("changed since the checkpoint: %s", change)
     elif config.model.initialize.method != "scratch":
-        set_fp32_masters(module, config.model, config.run.seed)
+        module.set_fp32_masters()
     return engine

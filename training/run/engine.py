@@ -12,7 +12,7 @@ from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.topology import ProcessTopology
 
-from model.pipeline import build_pipeline, choose_parts
+from model.pipeline import GPTPipeline, choose_parts
 from training.config import RunConfig
 from training.health.stage_clock import StageClock, timed
 from training.launch.process_group import Ranks, quiet, seed_rank
@@ -24,7 +24,7 @@ from training.optimizer.parameter_groups import parameter_groups
 def build_module(config: RunConfig, ranks: Ranks, parts: Sequence[int] | None = None) -> Any:
     """This rank's stage, initialised. Its `parts` say which layers each stage holds; given ones are used instead of measuring again."""
     workload = config.workload
-    return build_pipeline(
+    return GPTPipeline(
         config.model,
         # Consecutive ranks are one whole pipeline. DeepSpeed's own default spreads each over all hosts.
         topology=ProcessTopology(axes=["data", "pipe"], dims=[ranks.replicas, ranks.stages]),
