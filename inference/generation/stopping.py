@@ -39,34 +39,18 @@ class Stops:
         self.begun = re.compile("|".join(begun) or r"(?!)")
         """Matches where a stop may begin that has not come to its end."""
 
+    def certain(self, text: str, shown: int, *, is_last: bool) -> tuple[int, bool]:
+        """How many characters of a text can be shown by now, of which `shown` are shown already, and whether a stop follows them.
 
-class StopFinder:
-    """Watches one text grow. Text is let through once it is certain that no stop begins in it."""
-
-    def __init__(self, stops: Stops, before: str) -> None:
-        self._stops, self._text, self._told = stops, before, len(before)
-        self.found: str | None = None
-        """The stop as it was written, once there is one."""
-
-    def add(self, piece: str) -> str:
-        """More text; returned is what can be shown by now."""
-        self._text += piece
-        begun = self._stops.begun.search(self._text, self._told)
-        return self._look(begun.start() if begun else len(self._text))
-
-    def rest(self) -> str:
-        """What was kept back, when nothing will follow."""
-        return "" if self.found is not None else self._look(len(self._text))
-
-    def _look(self, certain: int) -> str:
-        """The text up to a stop, or up to where none can begin any more."""
-        match = self._stops.whole.search(self._text, self._told)
+        What may become a stop is kept back, unless nothing follows (`is_last`).
+        """
+        begun = None if is_last else self.begun.search(text, shown)
+        certain = begun.start() if begun else len(text)
+        match = self.whole.search(text, shown)
         # One that may have begun before this one comes first, so that the pieces in which a text comes do not matter.
         if match and match.start() <= certain:
-            self.found, certain = match[0], match.start()
-        shown = self._text[self._told : certain]
-        self._told = certain
-        return shown
+            return match.start(), True
+        return certain, False
 
 
 def _beginnings(string: str) -> str:

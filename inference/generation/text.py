@@ -12,7 +12,7 @@ from typing import Literal
 
 from ds_configs.files import object_or_nothing
 from inference.exporting.model_path import token_ids
-from inference.generation.stopping import StopFinder, Stops
+from inference.generation.stopping import Stops
 from training.checkpoints.find_and_verify import CheckpointError
 
 BROKEN = "\ufffd"  # what bytes that form no character are decoded to
@@ -84,8 +84,10 @@ class GrowingText:
         # Some decoders treat the first token of a text differently, so a little of what came before is decoded along.
         self._ids = list(prompt[-4:])
         self._context, self._told = 0, len(self._ids)
+        self._stops = stops
         # The end of the prompt tells whether the new text begins a line.
-        self._stops = StopFinder(stops, tokenizer.decode(self._ids)[-1:])
+        self._written = tokenizer.decode(self._ids)[-1:]
+        self._shown = len(self._written)
         self.text = ""
         """What is certain by now."""
         self.length = 0
@@ -118,8 +120,10 @@ class GrowingText:
             self._context, self._told = self._told, len(self._ids)
             new = written[len(before) :].replace(BROKEN, "")
         self.length += len(new)
-        shown = self._stops.add(new) + (self._stops.rest() if is_last else "")
-        if self._stops.found is not None:
+        self._written += new
+        certain, stops = self._stops.certain(self._written, self._shown, is_last=is_last)
+        shown, self._shown = self._written[self._shown : certain], certain
+        if stops:
             self.finish_reason = "stop"
         self.text += shown
         return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference.generation.stopping import StopFinder, Stops
+from inference.generation.stopping import Stops
 
 CASES = [
     # stops, what stands before, the text, what is shown, the stop
@@ -27,20 +27,24 @@ CASES = [
 def test_a_stop_and_what_follows_is_never_shown_and_all_else_is(
     size: int, stops: Stops, before: str, text: str, shown: str, stop: str | None
 ) -> None:
-    finder = StopFinder(stops, before)
-    told = ""
-    for start in range(0, len(text), size):
-        told += finder.add(text[start : start + size])
-        assert shown.startswith(told)
-        if finder.found is not None:
+    certain, stopped = len(before), False
+    for end in range(size, len(text) + size, size):
+        written = before + text[:end]
+        certain, stopped = stops.certain(written, certain, is_last=False)
+        assert shown.startswith(written[len(before) : certain])
+        if stopped:
             break
-    assert told + finder.rest() == shown
-    assert finder.found == stop
+    else:
+        certain, stopped = stops.certain(written, certain, is_last=True)
+    assert written[len(before) : certain] == shown
+    assert stopped == (stop is not None)
+    assert written[certain:].startswith(stop or "")
+    # When a text is over, nothing more comes of it.
+    assert stops.certain(written, certain, is_last=True) == (certain, stopped)
 
 
 def test_without_stops_every_piece_is_shown_at_once() -> None:
-    finder = StopFinder(Stops(), "")
-    assert [finder.add(piece) for piece in ("床前\n", "\n第一回")] == ["床前\n", "\n第一回"]
+    assert [Stops().certain(text, 0, is_last=False) for text in ("床前\n", "床前\n\n第一回")] == [(3, False), (7, False)]
 
 
 @pytest.mark.parametrize(
