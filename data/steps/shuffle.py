@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.documents import DataError
+from data.documents import DataError, batched
 from data.packages import is_installed
 from data.reading.compression import zstd
 from data.steps import document_files
@@ -66,7 +66,8 @@ def scatter(records: Iterable[bytes], part: int, num_shards: int, seed: int, out
     count = 0
     with replacing(output) as path:
         with path.open("wb") as file:
-            for batch in _batches(records):
+            # The object's own size counts with short records.
+            for batch in batched(records, lambda record: len(record) + 48, _DEALT_AT_ONCE_BYTES):
                 shards = draw.integers(num_shards, size=len(batch))
                 order = np.argsort(shards, kind="stable")
                 bounds = np.searchsorted(shards[order], np.arange(num_shards + 1)).tolist()
@@ -100,19 +101,6 @@ def gather(parts: Sequence[Path], shard: int, num_shards: int, seed: int, count_
             write(b"".join(records[i] + b"\n" for i in order[at : at + 1024]))
     chars = sum(len(document.text) for document in DocumentFile(output).read()) if count_chars else 0
     return {"documents": len(records), "chars": chars}
-
-
-def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for record in records:
-        batch.append(record)
-        size += len(record) + 48  # The object's own size counts with short records.
-        if size >= _DEALT_AT_ONCE_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _runs(part: Path, shard: int, num_shards: int) -> Iterator[bytes]:

@@ -2,14 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.config import DataConfig
-from data.documents import DataError, Document
+from data.documents import DataError, Document, batched
 from data.steps import document_files
 from data.steps.document_files import DocumentFile, save_array
 from data.steps.holdout import SplitName
@@ -28,7 +27,7 @@ CHARS = ".chars.npy"  # (documents,) int32: their lengths in characters.
 COUNTS = ".counts.npy"  # (V,) int64: how often each id occurs.
 DOCUMENTS = ".parquet"  # The cleaned documents, if they are kept.
 
-_BATCH_CHARS = 1 << 20
+_BATCH_SIZE = 1 << 20  # In characters; of what is copied, in tokens.
 
 
 def tokenize_shard(config: DataConfig, shard: DocumentFile, folder: Path, output: Path) -> Result:
@@ -49,20 +48,24 @@ def _write_shard(config: DataConfig, shard: DocumentFile, ours: tokenizer_folder
     encode = _with_ends(config, ours, encode)
     # Each mixed source is scored by itself, so it has a pair of its own.
     names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
-    pairs = {name: _PairWriter(split_prefix(output, name), ours.vocab_size, encode) for name in names}
     with contextlib.ExitStack() as stack:
+        pairs = {name: stack.enter_context(_PairWriter(split_prefix(output, name), ours.vocab_size)) for name in names}
         keep: dict[str, Callable[[Document], None]] = {}
-        for name, pair in pairs.items():
-            stack.enter_context(pair.shard)
-            if config.documents is not None:
-                keep[name] = stack.enter_context(document_files.parquet_writer(with_ending(pair.prefix, DOCUMENTS)))
-        for assigned, document in shard.read_splits():
-            name = f"valid-{document.of_source}" if assigned == "valid" and config.mixes_sources else assigned
-            pairs[name].add(document.text)
-            if keep:
-                keep[name](document)
-        for pair in pairs.values():
-            pair.flush()
+        if config.documents is not None:
+            files = {name: with_ending(split_prefix(output, name), DOCUMENTS) for name in names}
+            keep = {name: stack.enter_context(document_files.parquet_writer(file)) for name, file in files.items()}
+
+        def assigned() -> Iterator[tuple[str, str]]:
+            for split, document in shard.read_splits():
+                name = f"valid-{document.of_source}" if split == "valid" and config.mixes_sources else split
+                if keep:
+                    keep[name](document)
+                yield name, document.text  # Not the document: thousands that are kept give the garbage collector work.
+
+        for batch in batched(assigned(), lambda item: len(item[1]), _BATCH_SIZE):
+            for name, pair in pairs.items():
+                if texts := [text for wanted, text in batch if wanted == name]:
+                    pair.write(*encode(texts), map(len, texts))
     counts = {name: pair.count() for name, pair in pairs.items()}
     result: Result = {split: add_up(count for name, count in counts.items() if name.startswith(split)) for split in SPLITS}
     return {**result, "pairs": counts}
@@ -97,56 +100,41 @@ def split_prefix(output: Path, name: str) -> Path:
     return with_ending(output, f".{name}")
 
 
-class _PairWriter:
-    """Writes the ids of texts, which are collected until there are enough to be worth encoding, and counts."""
+class _PairWriter(token_store.ShardWriter):
+    """Counts what it writes."""
 
-    def __init__(self, prefix: Path, vocab_size: int, encode: Encoder) -> None:
-        self.prefix = prefix
-        self.shard = token_store.ShardWriter(prefix, vocab_size)
-        self._encode = encode
-        self._texts: list[str] = []
-        self._num_chars = 0
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        super().__init__(prefix, vocab_size)
+        self._prefix = prefix
         self._chars: list[int] = []
         self._counts = np.zeros(vocab_size, dtype=np.int64)
 
-    def add(self, text: str) -> None:
-        self._texts.append(text)
-        self._num_chars += len(text)
-        if self._num_chars >= _BATCH_CHARS:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._texts:
-            return
-        ids, lengths = self._encode(self._texts)
-        self._chars += map(len, self._texts)
+    def write(self, ids: np.ndarray, lengths: Sequence[int] | np.ndarray, chars: Iterable[int]) -> None:
+        """Write documents: their ids end to end, how many of them belong to each, and how many characters."""
+        self._chars += chars
         self._counts += np.bincount(ids, minlength=len(self._counts))
-        for document in np.split(ids.astype(self.shard.dtype), np.cumsum(lengths)[:-1]):
-            self.shard.add(document)
-        self._texts, self._num_chars = [], 0
+        for document in np.split(ids.astype(self.dtype), np.cumsum(lengths)[:-1]):
+            self.add(document)
 
     def count(self) -> dict[str, int]:
         """Write what belongs to the pair, and return its numbers of documents, tokens and characters."""
-        save_array(with_ending(self.prefix, CHARS), np.array(self._chars, dtype=np.int32))
-        save_array(with_ending(self.prefix, COUNTS), self._counts)
-        return {"documents": self.shard.num_documents, "tokens": self.shard.num_tokens, "chars": sum(self._chars)}
+        save_array(with_ending(self._prefix, CHARS), np.array(self._chars, dtype=np.int32))
+        save_array(with_ending(self._prefix, COUNTS), self._counts)
+        return {"documents": self.num_documents, "tokens": self.num_tokens, "chars": sum(self._chars)}
 
 
 def truncate(prefix: Path, max_tokens: int, output: Path) -> Result:
     """Copy the first documents of a pair, as many as have `max_tokens` in all, but at least one, and what belongs to them."""
     shard = token_store.Shard(prefix)
-    ends = np.cumsum(shard.document_sizes, dtype=np.int64)
-    num_documents = max(1, int(np.searchsorted(ends, max_tokens, side="right")))
-    vocab_size = len(np.load(with_ending(prefix, COUNTS)))
-    counts = np.zeros(vocab_size, dtype=np.int64)
-    with token_store.ShardWriter(output, vocab_size) as writer:
-        for start, end in pairwise([0, *ends[:num_documents].tolist()]):
-            ids = shard.read(start, end - start)
-            writer.add(ids)
-            counts += np.bincount(ids, minlength=vocab_size)
-    chars = np.load(with_ending(prefix, CHARS))[:num_documents]
-    save_array(with_ending(output, CHARS), chars)
-    save_array(with_ending(output, COUNTS), counts)
+    sizes = shard.document_sizes
+    num_documents = max(1, int(np.searchsorted(np.cumsum(sizes), max_tokens, side="right")))
+    chars = np.load(with_ending(prefix, CHARS))[:num_documents].tolist()
+    start = 0
+    with _PairWriter(output, len(np.load(with_ending(prefix, COUNTS)))) as pair:
+        for batch in batched(zip(sizes[:num_documents].tolist(), chars, strict=True), lambda document: document[0], _BATCH_SIZE):
+            lengths, batch_chars = zip(*batch, strict=True)
+            pair.write(shard.read(start, sum(lengths)), lengths, batch_chars)
+            start += sum(lengths)
     if with_ending(prefix, DOCUMENTS).is_file():
         document_files.copy_parquet(with_ending(prefix, DOCUMENTS), num_documents, with_ending(output, DOCUMENTS))
-    return {"documents": num_documents, "tokens": writer.num_tokens, "chars": int(chars.sum(dtype=np.int64))}
+    return pair.count()

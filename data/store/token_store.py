@@ -13,7 +13,7 @@ from functools import cache
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class ShardWriter:
         self.num_documents = 0
         self.num_tokens = 0
 
-    def __enter__(self) -> "ShardWriter":
+    def __enter__(self) -> Self:
         return self
 
     def add(self, ids: np.ndarray) -> None:
