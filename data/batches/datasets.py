@@ -18,7 +18,7 @@ from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, Wi
 from data.config import DataConfig
 from data.documents import DataError
 from data.store import token_store
-from data.store.fits_config import check_sources, check_store
+from data.store.fits_config import check_store
 from data.store.identity import text_of
 from data.store.registry import find_store, why_not
 from data.tokenizers import tokenizer_folder
@@ -123,7 +123,6 @@ class Datasets:
         """The training split."""
         parts = self.manifest["splits"]["train"]["streams"]
         streams = [self._stream(part) for part in parts]
-        check_sources({part["source"]: stream.num_tokens for part, stream in zip(parts, streams, strict=True)}, self.config)
         # A single stream is ordered by the run's seed itself.
         seeds = [mix(self.seed, part["source"]) if part["source"] else self.seed for part in parts]
         windows = [self._windows(stream, seed) for stream, seed in zip(streams, seeds, strict=True)]

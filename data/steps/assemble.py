@@ -11,7 +11,6 @@ from typing import Any
 
 from data.batches.token_stream import Stream
 from data.config import DataConfig
-from data.documents import DataError
 from data.steps import report, tokenization
 from data.steps.clean import bad_input
 from data.steps.holdout import warn_of_large_share
@@ -19,7 +18,7 @@ from data.steps.pipeline import Pair, Steps, valid_budget
 from data.steps.tasks import Task, run
 from data.steps.tokenization import DOCUMENTS, add_up
 from data.store import token_store
-from data.store.fits_config import check_length, check_sources
+from data.store.fits_config import check_splits
 from ds_configs.files import with_ending
 
 logger = logging.getLogger(__name__)
@@ -32,15 +31,12 @@ def assemble(config: DataConfig, steps: Steps, folder: Path) -> dict[str, Any]:
     """Fill a store's folder, and return what its manifest says of the splits and of the input.
 
     Raises:
-        DataError: If the training split is shorter than one window.
+        DataError: If there is too little in a split.
     """
     shutil.copytree(steps.tokenizer, folder / "tokenizer")
     linked = {name: _link_split(config, pairs, name, folder) for name, pairs in steps.pairs.items()}
     splits: dict[str, Any] = {name: _describe_split(config, pairs, name) for name, pairs in linked.items()}
-    check_length(splits["train"]["tokens"], config)
-    check_sources({part["source"]: part["tokens"] for part in splits["train"]["streams"]}, config)
-    if not splits["valid"]["tokens"]:
-        raise DataError(f"{config.name}: nothing is held out for validation. Raise data.validation.ratio, or bring more text.")
+    check_splits(splits, config)
     held_out = splits["valid"]["tokens"]
     scored = {part["name"] for part in splits["valid"]["streams"]}
     for source in config.source_names if len(config.all_sources) > 1 else ():

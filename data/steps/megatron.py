@@ -12,7 +12,7 @@ from data.documents import DataError
 from data.source_config import TextConfig
 from data.steps.holdout import plan_holdout
 from data.store import token_store
-from data.store.fits_config import check_length
+from data.store.fits_config import check_splits
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.files import sha256_of
 
@@ -47,14 +47,12 @@ def describe(config: DataConfig, folder: Path) -> dict[str, Any]:
         boundary = int(later[0]) if len(later) else wanted
     held_out_end = min(shard.num_tokens, boundary + (config.validation.max_tokens or shard.num_tokens))
     train_end = min(boundary, config.max_train_tokens or boundary)
-    check_length(train_end, config)
-    if held_out_end == boundary:
-        raise DataError(f"{config.store}: nothing is held out for validation. Raise data.validation.ratio.")
     pair = {"prefix": str(Path(config.store).resolve()), "bytes": Path(f"{config.store}.bin").stat().st_size}
     splits = {}
     for name, start, end in (("train", 0, train_end), ("valid", boundary, held_out_end)):
         stream = {"name": config.name, "source": 0, "range": [start, end]}
         splits[name] = {"tokens": end - start, "documents": None, "chars": None, "streams": [stream]}
+    check_splits(splits, config)
     return {"splits": splits, "pair": pair}
 
 

@@ -8,37 +8,34 @@ from data.config import DataConfig
 from data.documents import DataError
 
 
-def check_length(num_tokens: int, config: DataConfig, of_source: str = "") -> None:
-    """Refuse a training split, or what is in it of a source, that does not fill one window.
+def check_splits(splits: Mapping[str, Any], config: DataConfig) -> None:
+    """Look at what a manifest says of a store's splits.
 
     Raises:
-        DataError: If it does not.
+        DataError: If the training split, or of a weighted mixture what is in it of a source, does not fill one window; if nothing is
+            held out.
     """
-    if num_tokens < config.seq_length + 1:
-        raise DataError(
-            f"{config.name}: {num_tokens} training tokens{of_source} are less than one window of data.seq_length + 1 ="
-            f" {config.seq_length + 1}. Shorten the window or bring more text{', or remove the source' if of_source else ''}."
-        )
-
-
-def check_sources(tokens: Mapping[int, int], config: DataConfig) -> None:
-    """Refuse a weighted mixture in which a source, by its number in `tokens`, could not fill one window.
-
-    Raises:
-        DataError: If one has no training tokens, or too few.
-    """
+    filled = {"": splits["train"]["tokens"]}
     if config.is_weighted:
-        for source, name in enumerate(config.source_names):
-            check_length(tokens.get(source, 0), config, f" of {name}")
+        of_sources = {part["source"]: part["tokens"] for part in splits["train"]["streams"]}
+        filled |= {f" of {name}": of_sources.get(source, 0) for source, name in enumerate(config.source_names)}
+    for of_source, num_tokens in filled.items():
+        if num_tokens < config.seq_length + 1:
+            raise DataError(
+                f"{config.name}: {num_tokens} training tokens{of_source} are less than one window of data.seq_length + 1 ="
+                f" {config.seq_length + 1}. Shorten the window or bring more text{', or remove the source' if of_source else ''}."
+            )
+    if not splits["valid"]["tokens"]:
+        raise DataError(f"{config.name}: nothing is held out for validation. Raise data.validation.ratio, or bring more text.")
 
 
 def check_store(folder: Path, manifest: dict[str, Any], config: DataConfig) -> None:
     """Hold a finished store, and what its preparation could not read, against the configuration of today.
 
     Raises:
-        DataError: If it does not fill one window, or above `data.max_bad_ratio`.
+        DataError: As `check_splits`, or above `data.max_bad_ratio`.
     """
-    check_length(manifest["splits"]["train"]["tokens"], config)
+    check_splits(manifest["splits"], config)
     if "bad_input" in manifest:  # A finished pair of another program has none.
         check_bad_ratio(manifest["bad_input"], config, f" {folder / 'report.txt'} lists them.")
 

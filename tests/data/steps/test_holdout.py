@@ -156,8 +156,9 @@ def test_an_old_store_with_a_source_that_is_too_short_is_refused_before_training
     config = mixture(make, tmp_path, [80, 3])
     prepare(config)
 
-    with pytest.raises(DataError, match=r"61 training tokens of source1 are less than one window"):
-        open_datasets(dataclasses.replace(config, seq_length=100), seed=1)
+    for use in (lambda config: open_datasets(config, seed=1), prepare):
+        with pytest.raises(DataError, match=r"61 training tokens of source1 are less than one window"):
+            use(dataclasses.replace(config, seq_length=100))
 
 
 def test_a_source_of_nothing_but_copies_is_refused_by_name(make, tmp_path):
