@@ -27,12 +27,13 @@ from data.packages import OF_DATA, is_installed
 from data.reading.compression import endings
 from data.steps import tasks
 from data.steps.identify import FileHashes, identify
-from data.steps.tasks import Runner, lock
+from data.steps.tasks import Runner
 from data.store import token_store
 from data.store.fits_config import check_store
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 from data.tokenizers import adoption, tokenizer_folder
+from ds_configs.files import lock
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
     folder = meant.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.with_name(f".{folder.name}.work")
-    with lock(folder.with_name(f".{folder.name}.lock")):
+    with lock(folder.with_name(f".{folder.name}.lock"), "another process is preparing this store; waiting for it"):
         if meant.is_made:
             shutil.rmtree(work, ignore_errors=True)
             manifest = token_store.read_manifest(folder)

@@ -4,8 +4,11 @@ Here, because this package imports nothing of ours and all others may import it.
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import socket
@@ -13,6 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system says that has none."""
 
 
 def sha256_of(path: Path) -> str:
@@ -72,6 +80,25 @@ def put_in_place(temporary: Path, path: Path) -> None:
 def with_ending(prefix: Path, ending: str) -> Path:
     """The file of this ending among those whose names begin with `prefix`, in which a dot begins no ending."""
     return prefix.with_name(prefix.name + ending)
+
+
+@contextlib.contextmanager
+def lock(path: Path, waiting: str) -> Iterator[None]:
+    """Hold `path` alone, or, which is said, go on without where there are no locks; `waiting` is said while another process has it.
+
+    The system gives the lock back when its holder dies, however it dies.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning("%s: this file system has no locks, so nothing keeps another process out.", path.parent)
+        yield
 
 
 def sync(path: Path) -> None:

@@ -71,10 +71,11 @@ def fetch(corpus: NamedCorpus, downloads: Path) -> list[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(corpus.edit(content.decode("utf-8")).encode("utf-8") if corpus.edit else content)
         assert _content(corpus, fresh) == corpus.kept_sha256, f"{corpus.origin}: was `members` or `edit` changed without its hash?"
-        for path in _kept(corpus, downloads):  # Of an earlier start, and not as it was fetched.
-            path.unlink()
-        for path in _kept(corpus, fresh):
-            target = downloads / path.relative_to(fresh)
+        # What another preparation has fetched meanwhile, and may be reading, is never away.
+        targets = {downloads / path.relative_to(fresh): path for path in _kept(corpus, fresh)}
+        for path in set(_kept(corpus, downloads)) - set(targets):  # Of an earlier start, and not as it was fetched.
+            path.unlink(missing_ok=True)
+        for target, path in targets.items():
             target.parent.mkdir(exist_ok=True)
             path.replace(target)
     return _kept(corpus, downloads)

@@ -6,7 +6,6 @@ shows in the outcome.
 """
 
 import contextlib
-import fcntl
 import logging
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -153,15 +152,3 @@ def _end_with(preparation: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         select.select([os.pidfd_open(preparation)], [], [])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold `path` alone. The system gives the lock back when its holder dies, however it dies."""
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is preparing this store; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import object_or_nothing, read_object, write_json
+from ds_configs.files import lock, object_or_nothing, read_object, write_json
 
 FILE = "evaluation.json"
 ABOUT = ("checkpoint", "step", "fingerprint")
@@ -24,12 +24,13 @@ def add(folder: Path, name: str, result: Mapping[str, Any], about: Mapping[str, 
     Raises:
         ValueError: If the file is there and is no such record.
     """
-    sections = read_object(folder / FILE).get("sections", [])
-    if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
-        raise ValueError(f"{folder / FILE}: holds something else than sections of figures, so none is added. Move it away.")
-    kept = [one for one in sections if (one.get("name"), one.get("fingerprint")) != (name, about["fingerprint"])]
-    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_json(folder / FILE, {"sections": [*kept, {"name": name, **about, "made": made, **result}]})
+    with lock(folder / f".{FILE}.lock", f"{folder / FILE}: waiting for another evaluation that adds to it"):
+        sections = read_object(folder / FILE).get("sections", [])
+        if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
+            raise ValueError(f"{folder / FILE}: holds something else than sections of figures, so none is added. Move it away.")
+        kept = [one for one in sections if (one.get("name"), one.get("fingerprint")) != (name, about["fingerprint"])]
+        made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(folder / FILE, {"sections": [*kept, {"name": name, **about, "made": made, **result}]})
 
 
 def sections_of(folder: Path, fingerprint: str) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Small files that anybody may have written."""
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from ds_configs.files import object_or_nothing, read_object, replacing_folder
+from ds_configs.files import lock, object_or_nothing, read_object, replacing_folder
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\udcff"])
@@ -24,3 +26,13 @@ def test_a_folder_behind_a_link_is_replaced_and_not_the_link(tmp_path: Path) -> 
         (folder / "new").touch()
     assert (tmp_path / "link").is_symlink()
     assert [path.name for path in (tmp_path / "disk" / "folder").iterdir()] == ["new"]
+
+
+def test_where_a_file_system_has_no_locks_this_is_said_and_work_goes_on(tmp_path, monkeypatch, caplog):
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock(tmp_path / ".lock", "waiting"):
+        pass
+    assert f"{tmp_path}: this file system has no locks" in caplog.text

