@@ -56,6 +56,11 @@ ESCAPE = "data.escape"
 codecs.register_error(ESCAPE, _escape)
 
 
+def decode(data: bytes, encoding: str) -> str:
+    """As text; bytes that do not fit the encoding become lone surrogates, and so do zero bytes, which no text has."""
+    return data.decode(encoding, ESCAPE).replace("\0", "\udcff")
+
+
 @contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
     """Open as text; bytes that do not fit the encoding become lone surrogates.
@@ -95,6 +100,18 @@ def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, by
             continue
         yield position, line, len(line)
         position += len(line)
+
+
+def text_line(file: io.TextIOBase) -> tuple[str | None, int]:
+    """The next line, empty at the end, and its bytes in UTF-8; None stands for a line that is too long. Zero bytes are as in `decode`."""
+    line = file.readline(MAX_RECORD_BYTES + 1)
+    num_bytes = len(line.encode("utf-8", "surrogatepass"))
+    if num_bytes <= MAX_RECORD_BYTES:
+        return line.replace("\0", "\udcff"), num_bytes
+    while line and not line.endswith(("\n", "\r")):
+        line = file.readline(1 << 20)
+        num_bytes += len(line.encode("utf-8", "surrogatepass"))
+    return None, num_bytes
 
 
 def _skip_line(file: BinaryIO) -> int:

@@ -112,19 +112,18 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise UnreadableError(f"this is {what}, not text.")
-    has_zeros = b"\x00" in head
-    if not has_zeros and _text("utf-8", pieces, whole, "strict") is not None:
+    if _text("utf-8", pieces, whole, "strict") is not None:
         _refuse_control_characters(head)
         return "utf-8"
     for errors in ("strict", "replace"):  # Real files have broken places: what is text but for a few of them is text.
-        if errors == "replace" and not has_zeros and _text("utf-8", pieces, whole, errors) is not None:
+        if errors == "replace" and _text("utf-8", pieces, whole, errors) is not None:
             return "utf-8"
         scores = {name: _score(name, _text(name, pieces, whole, errors)) for name in _CANDIDATES}
         best = max(_CANDIDATES, key=scores.__getitem__)
         if scores[best] > 0:
             return best
-    text = head.decode("utf-8", "replace")
-    if not has_zeros and text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
+    text = head.replace(b"\0", b"\xff").decode("utf-8", "replace")
+    if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
         return "utf-8"
     raise UnreadableError(f"not UTF-8 ({_why_not_utf8(head)}), and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
 
@@ -155,6 +154,8 @@ def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str |
     texts = []
     for index, piece in enumerate(pieces):
         codec = _without_mark(name, pieces[0]) if index else name
+        if name == "utf-8" or not name.startswith("utf-"):
+            piece = piece.replace(b"\0", b"\xff")  # As bad as a byte that is in no encoding.
         if index and codec == "utf-8":
             piece = piece.lstrip(_CONTINUATION)
         elif index and not codec.startswith(("utf-16", "utf-32")):

@@ -16,7 +16,7 @@ from typing import Any
 
 from data.documents import DataError, Document, batched
 from data.reading.columnar import arrow_records, parquet_records, row_groups
-from data.reading.compression import ESCAPE, MAX_RECORD_BYTES, endings, lines, open_bytes, open_text
+from data.reading.compression import MAX_RECORD_BYTES, decode, endings, lines, open_bytes, open_text, text_line
 from data.reading.encodings import UnreadableError, detect
 from data.reading.json_items import json_items
 from data.reading.records import JSON, BadInput, FileRead, Found, as_record, from_record, from_text, printable
@@ -129,7 +129,7 @@ def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
         yield BadInput(str(piece.path), reason, piece.num_bytes)
         return
-    yield str(piece.path), data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n"), len(data)
+    yield str(piece.path), decode(data, piece.encoding).replace("\r\n", "\n"), len(data)
 
 
 def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
@@ -153,16 +153,17 @@ def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
     """Yield the lines of a piece: lone surrogates stand for bytes that do not fit the encoding."""
     if piece.encoding.startswith(("utf-16", "utf-32")):
         with open_text(piece.path, piece.encoding) as file:
-            yield from ((f"{piece.path}@{number}", line, 2 * len(line)) for number, line in enumerate(file, start=1))
+            for number, (line, num_bytes) in enumerate(iter(lambda: text_line(file), ("", 0)), start=1):
+                yield _line(f"{piece.path}@{number}", line, num_bytes)
         return
     with open_bytes(piece.path) as raw:
         for offset, data, num_bytes in lines(raw, piece.start, piece.end):
-            source = f"{piece.path}@{offset}"
             codec = piece.encoding if offset == 0 else piece.encoding.removesuffix("-sig")
-            if data is None:
-                yield BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes)
-            else:
-                yield source, data.decode(codec, ESCAPE), num_bytes
+            yield _line(f"{piece.path}@{offset}", None if data is None else decode(data, codec), num_bytes)
+
+
+def _line(source: str, line: str | None, num_bytes: int) -> tuple[str, str, int] | BadInput:
+    return BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes) if line is None else (source, line, num_bytes)
 
 
 def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
@@ -187,16 +188,18 @@ def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
 
 def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
     csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
-    num_bytes = 0
+    num_bytes = begin = 0
 
-    def counted(file: Iterable[str]) -> Iterator[str]:
+    def next_line() -> str:
         nonlocal num_bytes
-        for line in file:
-            num_bytes += len(line.encode("utf-8", "surrogatepass"))
-            yield line
+        line, size = text_line(file)
+        num_bytes += size
+        if line is None or num_bytes - begin > MAX_RECORD_BYTES:
+            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB")
+        return line
 
     with open_text(piece.path, piece.encoding) as file:
-        rows = csv.reader(counted(file), strict=True)
+        rows = csv.reader(iter(next_line, ""), strict=True)  # Such an iterator goes on behind an error.
         header: list[str] = []
         for index in itertools.count():  # The header is number 0.
             source, begin = f"{piece.path}[{index}]", num_bytes

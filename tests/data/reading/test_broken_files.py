@@ -208,6 +208,41 @@ def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(t
     assert len(bad(items)) == 2
 
 
+def test_lines_of_utf_16_and_rows_of_csv_have_the_same_limit(tmp_path, monkeypatch):
+    for module in ("data.reading.compression", "data.reading.formats"):
+        monkeypatch.setattr(f"{module}.MAX_RECORD_BYTES", 2000)
+    short, long = "床前明月光", "长" * 600
+    (tmp_path / "a.txt").write_text(f"{short}\n{long * 3}\n{short}\n", encoding="utf-16")
+    (tmp_path / "b.csv").write_text(f"text,a\n{short},1\n{long},{long}\n{short},1\n", encoding="utf-8")
+    (tmp_path / "c.csv").write_text(f'text,a\n{short},1\n"{long}\n{long}",1\n{short},1\n', encoding="utf-8")
+
+    for name, reason in (("a.txt", "a line longer than 0 MiB"), ("b.csv", "a row longer than"), ("c.csv", "a row longer than")):
+        items = read_all(tmp_path / name, text_documents="line")
+
+        assert texts(items) == [short, short]
+        assert reason in bad(items)[0]
+
+
+ROWS = [f"第{number}首：床前明月光" for number in range(400)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "begin", "row"), [("a.csv", "text,author\n", "{},李白\n"), ("a.jsonl", "", '{{"text": "{}"}}\n'), ("a.txt", "", "{}\n")]
+)
+def test_a_zero_byte_costs_its_record_only_or_is_replaced(encoding, name, begin, row, tmp_path):
+    content = begin + "".join(row.format(text.replace("200", "200\0")) for text in ROWS)
+    (tmp_path / name).write_text(content, encoding=encoding)
+
+    refused = read_all(tmp_path / name, text_documents="line")
+    replaced = read_all(tmp_path / name, text_documents="line", errors="replace")
+
+    assert texts(refused) == ROWS[:200] + ROWS[201:]
+    assert len(bad(refused)) == 1
+    assert texts(replaced)[200] == "第200\ufffd首：床前明月光"
+    assert bad(replaced) == []
+
+
 def test_opening_a_missing_package_is_explained(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     (tmp_path / "a.txt.zst").write_bytes(b"x")
