@@ -42,7 +42,7 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
 
     Args:
         model: What to export; of a run, its newest good checkpoint.
-        out: Made, or replaced if an earlier export is there.
+        out: Made, or replaced if an earlier export is there; files in it that no export writes stay.
         format: The family whose format it is; None takes the model's own.
 
     Returns:
@@ -188,6 +188,18 @@ def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, id
         write_json(folder / "generation_config.json", ids, indent=2)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / RECORD, record, indent=2)
+        _keep(out, folder)
+
+
+def _keep(out: Path, folder: Path) -> None:
+    """Copy what lies in an earlier export and no export writes: what was found out about it, notes, weights in other formats."""
+    for path in out.iterdir() if out.exists() else ():
+        if (folder / path.name).exists() or path.name in TOKENIZER_FILES or path.match("model*.safetensors*"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, folder / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, folder / path.name, follow_symlinks=False)
 
 
 def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:

@@ -146,6 +146,23 @@ def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_
     assert not export(find_model(run), tmp_path / "out", "gpt2")
 
 
+def test_what_no_export_writes_stays_when_it_is_made_again(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(find_source(run), out)
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("x", encoding="utf-8")
+    (out / "model.gguf").write_text("x", encoding="utf-8")
+    (out / "link").symlink_to("nowhere")
+    for name in ("model-00001-of-00002.safetensors", "merges.txt"):
+        (out / name).write_text("of an earlier export", encoding="utf-8")
+    assert export(find_source(run), out, "opt")
+    assert (out / "notes" / "mine.txt").read_text(encoding="utf-8") == (out / "model.gguf").read_text(encoding="utf-8") == "x"
+    assert (out / "link").is_symlink()
+    assert not (out / "model-00001-of-00002.safetensors").exists()
+    assert not (out / "merges.txt").exists() or (out / "merges.txt").read_text(encoding="utf-8") != "of an earlier export"
+    assert object_or_nothing(out / "config.json")["model_type"] == "opt"
+
+
 def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:
     export(find_model(run), tmp_path / "gpt2", "gpt2")
     assert export(find_model(tmp_path / "gpt2"), tmp_path / "opt", "opt")
