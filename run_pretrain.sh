@@ -3,13 +3,19 @@
 # Bash and Python at once. A person starts it with bash and gets a run on this machine; DeepSpeed's launcher starts it with
 # Python, once per rank; mpiexec and srun start it with bash, once per rank. The launched ranks make no environment.
 set -euo pipefail
+from=$PWD
 cd "$(dirname "$0")"
+# CONFIG may be relative to the folder where it is typed; all other paths are relative to this one.
+if ! [ "$from" -ef . ] && [[ "${1:-/}" != /* ]] && [ -f "$from/$1" ]; then
+  set -- "$from/$1" "${@:2}"
+fi
 # A Slurm batch script has SLURM_PROCID too, and is no rank; a step of one task is a shell that srun opened.
 if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [ "${SLURM_STEP_NUM_TASKS:-1}" != 1 ]; then
   python=.venv/bin/python
   [ -x "$python" ] || python=python3
   exec "$python" -u run_pretrain.sh "$@"
 fi
+[ "$from" -ef . ] || echo "run_pretrain.sh: works in $PWD: the paths it prints, and those of overrides, begin there." >&2
 for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
   [ -n "$python" ] && command -v "$python" >/dev/null 2>&1 || continue
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break

@@ -127,7 +127,10 @@ def _got(value: Any) -> str:
 
 
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
-    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.")
+    is_bare = isinstance(value, int | float) and str in (wanted, *get_args(wanted)) and "[" not in name
+    # With the space it also passes through a remote shell.
+    quotes = f""" Put it in quotes; on a command line: '{name}= "{shown(value)}"'.""" if is_bare else ""
+    report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.{quotes}")
     return FAILED
 
 

@@ -86,7 +86,7 @@ def test_unknown_and_missing_keys_and_wrong_types_are_all_reported_at_once():
         ("count", True, "model.count = true, which is a truth value; it must be an integer."),
         ("count", 1.0, "model.count = 1.0, which is written with a fraction; it must be an integer."),
         ("count", "1", 'model.count = "1", which is a string; it must be an integer.'),
-        ("name", 3, "model.name = 3; it must be a string."),
+        ("name", 3, """model.name = 3; it must be a string. Put it in quotes; on a command line: 'model.name= "3"'."""),
         ("kind", "flop", 'model.kind = "flop"; it must be one of "flops", "uniform". Did you mean "flops"?'),
         ("kind", 3, 'model.kind = 3; it must be one of "flops", "uniform".'),
         ("maybe", "3", 'model.maybe = "3", which is a string; it must be an integer.'),

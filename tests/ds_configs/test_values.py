@@ -57,7 +57,8 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
             "command line: zero_optimization.stage = 2; it must be 1. With a pipeline, stages 2 and 3 cannot work",
         ),
         ("run.name=a/b", "command line: run.name = 'a/b'; it names a folder: "),
-        ("run.name=3", "command line: run.name = 3; it must be a string."),
+        ("run.name=3", """command line: run.name = 3; it must be a string. Put it in quotes; on a command line: 'run.name= "3"'."""),
+        ("data.path=2024", """on a command line: 'data.path= "2024"'."""),
         ("training.sample_temperature=1e-45", "training.sample_temperature = 1e-45; it must be 0 (greedy) or from 0.01 to 100."),
         ('data.clean=[{"rule":"min_length","char":1}]', 'command line: unknown key "data.clean[0].char". Did you mean "chars"?'),
         (

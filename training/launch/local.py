@@ -162,7 +162,7 @@ def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str]
     if prompt and not again:
         print("\nA passage it writes:\n", flush=True)
         subprocess.run(bound([*generate, "--new-tokens", "80", "--seed", str(config.run.seed)]), check=False)
-    print("\nNext:")
+    print(f"\nNext, in {Path.cwd()}:")
     if board := monitor_folder(config, "tensorboard"):
         below = config.run.directory if board.is_relative_to(config.folder) else str(board)
         print(f"  watch the curves    {shlex.join([python, '-m', 'tensorboard.main', '--logdir', below])}")

@@ -28,7 +28,7 @@ def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_fini
     assert "is finished: step 8." in done.stdout
     assert "bits per character" in done.stdout
     assert "and training.sample_tokens = 30, in 32 positions of the model: passages have the first " in done.stderr
-    passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0].strip()
+    passage = done.stdout.split("A passage it writes:")[1].split("Next, in ")[0].strip()
     prompt = "春眠不觉晓，"
     assert passage.startswith(prompt)
     assert len(passage) > len(prompt), "it wrote something"
@@ -100,7 +100,7 @@ def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, root, t
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "short/results.json").read_text(encoding="utf-8"))
     assert results["valid/bits_per_char"] < 8.6, "below a unigram model of characters (9.0) after a fifth of the run"
-    passage = done.stdout.split("A passage it writes:")[1].split("Next:")[0]
+    passage = done.stdout.split("A passage it writes:")[1].split("Next, in ")[0]
     assert len(passage.partition("却说宝玉")[2].strip()) > 10, "it wrote something"
     judged = processes.run(
         [".venv/bin/python", "-m", "inference.evaluate", str(tmp_path / "short"), "--output", str(tmp_path / "out.json")], cwd=root
