@@ -13,6 +13,7 @@ import base64
 import contextlib
 import json
 import socket
+import subprocess
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,8 +71,14 @@ def _with_hosts(ranks: Collection[int], hosts: Sequence[str], wanted: Collection
 
 
 def _accepts_ssh(host: str) -> bool:
+    """Whether it does where ssh would connect to: ssh's configuration may have another address and port for this name."""
+    said = ""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run(["ssh", "-G", host], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False).stdout
+    ssh = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    address = ssh.get("hostname", _address(host)), int(ssh.get("port", SSH_PORT))
     for _ in range(TRIES):
-        with contextlib.suppress(OSError), socket.create_connection((_address(host), SSH_PORT), timeout=ANSWER_SECONDS):
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=ANSWER_SECONDS):
             return True
     return False
 

@@ -96,7 +96,7 @@ def compare(folder: Path) -> str:
     checkpoint = open_checkpoint(found[0]) if found else None
     run, plan, said = plan_here(_as_trained(config_path, checkpoint), checkpoint)
     steps = sorted(times[1:])
-    measured = statistics.median(steps)
+    measured = statistics.fmean(steps)  # The plan is made of means.
     lines = [
         f"{folder}: {run.batch.stages} stages x {run.batch.replicas} replicas, {len(times) - 1} log intervals",
         "                    planned   measured   planned / measured",

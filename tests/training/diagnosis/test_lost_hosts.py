@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import shutil
 import socket
 import sys
 
@@ -43,15 +45,14 @@ def test_hosts_whose_ssh_has_ended_are_lost_and_no_others(root, hosts, called, l
 ASK_FOR_SSH = """
 import sys
 from training.diagnosis import lost_hosts
-lost_hosts.SSH_PORT = int(sys.argv[2])
-print(lost_hosts.ranks_without_ssh([int(rank) for rank in sys.argv[3].split()]))
+print(lost_hosts.ranks_without_ssh([int(rank) for rank in sys.argv[2].split()]))
 """
 
 
 @pytest.mark.parametrize(
     ("listening", "absent", "lost"),
     [
-        (["127.0.0.2"], [2, 3], {2: "me@127.0.0.3", 3: "no.such.host.invalid"}),
+        (["127.0.0.2"], [2, 3], {2: "me@alias", 3: "no.such.host.invalid"}),
         # One of the missing is only late, and so may the other be.
         (["127.0.0.2", "127.0.0.3"], [2, 3], {}),
         (["127.0.0.2", "127.0.0.3"], [3, 4], {3: "no.such.host.invalid"}),
@@ -61,14 +62,18 @@ print(lost_hosts.ranks_without_ssh([int(rank) for rank in sys.argv[3].split()]))
         (["127.0.0.2"], [1, 2, 3], {}),
     ],
 )
-def test_hosts_that_accept_no_ssh_are_lost_if_others_accept_it(root, listening, absent, lost):
-    word = world_info({"127.0.0.1": [0], "127.0.0.2": [0], "me@127.0.0.3": [0], "no.such.host.invalid": [0]})
+def test_hosts_that_accept_no_ssh_are_lost_if_others_accept_it(root, listening, absent, lost, tmp_path):
+    word = world_info({"127.0.0.1": [0], "127.0.0.2": [0], "me@alias": [0], "no.such.host.invalid": [0]})
     with contextlib.ExitStack() as servers:
         port = servers.enter_context(socket.create_server(("127.0.0.4", 0))).getsockname()[1]
         for host in listening:
             servers.enter_context(socket.create_server((host, port)))
-        ranks = " ".join(map(str, absent))
-        assert processes.run([sys.executable, "-c", ASK_FOR_SSH, word, str(port), ranks], cwd=root).stdout == f"{lost}\n"
+        (tmp_path / "config").write_text(f"Host alias\n  HostName 127.0.0.3\nHost *\n  Port {port}\n", encoding="utf-8")
+        (tmp_path / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {tmp_path}/config "$@"\n', encoding="utf-8")
+        (tmp_path / "ssh").chmod(0o755)
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        ask = [sys.executable, "-c", ASK_FOR_SSH, word, " ".join(map(str, absent))]
+        assert processes.run(ask, cwd=root, env=environment).stdout == f"{lost}\n"
 
 
 def test_ranks_that_did_not_come_are_said_with_their_hosts_also_where_slots_differ(root):
