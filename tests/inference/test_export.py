@@ -148,14 +148,14 @@ def test_an_export_says_what_padding_cutting_and_converting_need(run: Path, tmp_
 
 def test_what_no_export_writes_stays_when_it_is_made_again(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(find_source(run), out)
+    export(find_model(run), out)
     (out / "notes").mkdir()
     (out / "notes" / "mine.txt").write_text("x", encoding="utf-8")
     (out / "model.gguf").write_text("x", encoding="utf-8")
     (out / "link").symlink_to("nowhere")
     for name in ("model-00001-of-00002.safetensors", "merges.txt"):
         (out / name).write_text("of an earlier export", encoding="utf-8")
-    assert export(find_source(run), out, "opt")
+    assert export(find_model(run), out, "opt")
     assert (out / "notes" / "mine.txt").read_text(encoding="utf-8") == (out / "model.gguf").read_text(encoding="utf-8") == "x"
     assert (out / "link").is_symlink()
     assert not (out / "model-00001-of-00002.safetensors").exists()

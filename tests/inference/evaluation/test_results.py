@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ds_configs.files import write_text
-from inference.exporting import model_card as card
 from inference.evaluation import results
+from inference.exporting import model_card
 
 ABOUT = {"checkpoint": "step00000005", "step": 5, "fingerprint": "f5"}
 
@@ -35,12 +35,12 @@ def test_a_card_that_another_evaluation_renews_meanwhile_has_the_sections_of_bot
     def late(path: Path, text: str) -> None:
         if len(names(tmp_path)) == 1:
             results.add(tmp_path, "the other's", {"loss": 2.0}, ABOUT)
-            card.renew_evaluation(tmp_path, tmp_path, "f5")
+            model_card.renew_evaluation(tmp_path, tmp_path, "f5")
         write_text(path, text)
 
     monkeypatch.setattr("inference.exporting.model_card.write_text", late)
     results.add(tmp_path, "ours", {"loss": 1.0}, ABOUT)
-    card.renew_evaluation(tmp_path, tmp_path, "f5")
+    model_card.renew_evaluation(tmp_path, tmp_path, "f5")
 
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "### ours" in text
