@@ -47,13 +47,13 @@ def test_what_arrived_whole_passes():
     ],
 )
 def test_a_configuration_is_found_where_it_is_typed(start, words, became, said, root, tmp_path):
-    (tmp_path / "checkout/training/launch").mkdir(parents=True)
+    (tmp_path / "checkout/training").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(root / "run_pretrain.sh", tmp_path / "checkout")
     for path in ("checkout/own.json", "elsewhere/my.json", "elsewhere/own.json"):
         (tmp_path / path).touch()
     program = "import os, sys; print(os.getcwd(), *sys.argv[sys.argv.index('run_pretrain.sh') + 1:])"
-    (tmp_path / "checkout/training/launch/environment.py").write_text(program, encoding="utf-8")
+    (tmp_path / "checkout/training/make_venv.py").write_text(program, encoding="utf-8")
     words, became = ([word.format(elsewhere=tmp_path / "elsewhere") for word in some] for some in (words, became))
 
     environment = {**os.environ, "PYTHON": sys.executable}
