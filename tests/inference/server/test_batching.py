@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
@@ -67,6 +70,23 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
     yield make
     for batcher in made:
         batcher.stop()
+
+
+def test_a_model_that_looks_back_over_a_window_is_served_within_it(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
+    sizes = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    MistralForCausalLM(MistralConfig(**{key: sizes[key] for key in kept}, sliding_window=4)).save_pretrained(tmp_path)
+    engine = load_engine(tmp_path)
+
+    with pytest.raises(
+        ValueError, match=r"--max-context 5: layers of this model look back over 4 positions only, .* --max-context 4 or less"
+    ):
+        CachedModel(engine, 1, 5)
+    tokens = [3, 1, 4, 1]
+    with torch.inference_mode():
+        logits = CachedModel(engine, 1, 4).read(tokens, 0, all_logits=True)
+        torch.testing.assert_close(logits, engine.core(input_ids=torch.tensor([tokens])).logits[0])
 
 
 def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
