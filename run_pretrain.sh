@@ -15,7 +15,7 @@ if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [
   [ -x "$python" ] || python=python3
   exec "$python" -u run_pretrain.sh "$@"
 fi
-[ "$from" -ef . ] || echo "run_pretrain.sh: works in $PWD: the paths it prints, and those of overrides, begin there." >&2
+[ "$from" -ef . ] || echo "run_pretrain.sh: works in $PWD: the paths it prints, and those in CONFIG and in overrides, begin there." >&2
 for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
   [ -n "$python" ] && command -v "$python" >/dev/null 2>&1 || continue
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break

@@ -90,7 +90,7 @@ PIPELINE: Table = {
 
 CHECKPOINT: Table = {
     "tag_validation": Literal["Ignore", "Warn", "Fail"],
-    "load_universal": Refused("a checkpoint of another topology is recognised and converted by itself. Remove it."),
+    "load_universal": Refused("a checkpoint of another topology is recognised and read as it is. Remove it."),
     "use_node_local_storage": Refused("a resume reads all ranks' files; checkpoints must be on a path all hosts share. Remove it."),
     "parallel_write": {"pipeline_stage": bool},
     "checkpoint_serialization": Refused(

@@ -88,11 +88,12 @@ def lock(path: Path, waiting: str) -> Iterator[None]:
 
     The system gives the lock back when its holder dies, however it dies.
     """
-    with path.open("w", encoding="utf-8") as file:
+    # Another user's file can be locked, though not written.
+    with path.open("r" if path.exists() and not os.access(path, os.W_OK) else "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info(waiting)
+            logger.warning(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:

@@ -127,7 +127,9 @@ def _got(value: Any) -> str:
 
 
 def _mismatch(name: str, value: Any, wanted: Any, report: Report) -> Any:
-    is_bare = isinstance(value, int | float) and str in (wanted, *get_args(wanted)) and "[" not in name
+    arms = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+    # Of a fraction it is not known how it was written.
+    is_bare = type(value) is int and str in arms and "[" not in name
     # With the space it also passes through a remote shell.
     quotes = f""" Put it in quotes; on a command line: '{name}= "{shown(value)}"'.""" if is_bare else ""
     report(name, f"{name} = {_got(value)}; it must be {describe(wanted)}.{quotes}")

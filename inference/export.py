@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 RECORD = "export.json"  # what an export was made from; a folder that has it is ours to replace
 # Raised when exports change, so that one made before is made again.
 LAYOUT = 2
+# What the library writes into a folder, for one of any size and any number of pieces.
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     "tokenizer.model",
@@ -194,7 +196,7 @@ def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, id
 def _keep(out: Path, folder: Path) -> None:
     """Copy what lies in an earlier export and no export writes: what was found out about it, notes, weights in other formats."""
     for path in out.iterdir() if out.exists() else ():
-        if (folder / path.name).exists() or path.name in TOKENIZER_FILES or path.match("model*.safetensors*"):
+        if (folder / path.name).exists() or path.name in TOKENIZER_FILES or any(map(path.match, WEIGHT_FILES)):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, folder / path.name, symlinks=True)

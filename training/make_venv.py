@@ -38,9 +38,13 @@ def main(names: list[str]) -> int:
     with (ROOT / ".venv.lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print("environment: another start is making .venv; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # A file system without locks.
+            print(
+                f"environment: no lock ({error.strerror}): nothing keeps another start from making .venv now", file=sys.stderr, flush=True
+            )
         return 0 if is_current(wanted) else make(names, wanted)
 
 

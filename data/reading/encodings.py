@@ -117,6 +117,7 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
         return "utf-8"
     for errors in ("strict", "replace"):  # Real files have broken places: what is text but for a few of them is text.
         if errors == "replace" and _text("utf-8", pieces, whole, errors) is not None:
+            _refuse_control_characters(head)
             return "utf-8"
         scores = {name: _score(name, _text(name, pieces, whole, errors)) for name in _CANDIDATES}
         best = max(_CANDIDATES, key=scores.__getitem__)
@@ -124,6 +125,7 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
             return best
     text = head.replace(b"\0", b"\xff").decode("utf-8", "replace")
     if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
+        _refuse_control_characters(head)
         return "utf-8"
     raise UnreadableError(f"not UTF-8 ({_why_not_utf8(head)}), and neither GB18030, Big5 nor UTF-16 makes readable Chinese of it.")
 

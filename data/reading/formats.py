@@ -195,7 +195,7 @@ def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
         line, size = text_line(file)
         num_bytes += size
         if line is None or num_bytes - begin > MAX_RECORD_BYTES:
-            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB")
+            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB; what is left of it is read as rows of its own")
         return line
 
     with open_text(piece.path, piece.encoding) as file:

@@ -58,7 +58,8 @@ def renew_evaluation(export: Path, home: Path, fingerprint: str) -> None:
     renewed = before + begins + (f"\n{body}\n" if body else "") + ends + after
     if begins and ends and renewed != card:
         write_text(path, renewed)
-        renew_evaluation(export, home, fingerprint)  # Another evaluation may have added to it since it was read.
+        if results.sections_of(home, fingerprint) != found:  # Another evaluation has added to it.
+            renew_evaluation(export, home, fingerprint)
 
 
 _EVALUATION_BEGINS, _EVALUATION_ENDS = "<!-- evaluation -->", "<!-- end of evaluation -->"

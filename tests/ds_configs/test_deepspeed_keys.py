@@ -175,7 +175,7 @@ def problems(tmp_path: Path, values: dict[str, object]) -> list[str]:
         # What DeepSpeed would take and then not do.
         ({"activation_checkpointing": {"partition_activations": True}}, '"pipeline.activation_checkpoint_interval". Use that.'),
         ({"checkpoint": {"checkpoint_serialization": False}}, "nothing could be exported"),
-        ({"checkpoint": {"load_universal": True}}, "recognised and converted by itself"),
+        ({"checkpoint": {"load_universal": True}}, "recognised and read as it is"),
         ({"zero_optimization": {"stage": 1, "compute_grad_norm": False}}, "measured at every step"),
         ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, "keeps its states on the rank's device"),
         ({"zero_optimization": {"stage": 1, "overlap_comm": True}}, "summed over the replicas once a step"),

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from ds_configs.files import sha256_of, sync
 
-# Where a weight is in a flat piece; and what version 0.1 also saved, numpy's keys as an array and a number of fp32 runs. They do nothing.
-KNOWN: list[Any] = [fragment_address, np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0], LossScaler]
+NUMPY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
+# Where a weight is in a flat piece; and what version 0.1 also saved: numpy's keys as an array, two settings of fp32 runs. They do nothing.
+KNOWN: list[Any] = [fragment_address, *NUMPY, LossScaler, ZeroStageEnum]
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 

@@ -71,11 +71,22 @@ def _with_hosts(ranks: Collection[int], hosts: Sequence[str], wanted: Collection
 
 
 def _accepts_ssh(host: str) -> bool:
-    """Whether it does where ssh would connect to: ssh's configuration may have another address and port for this name."""
+    """Whether it does where ssh would connect to: ssh's configuration may have another address and port for this name.
+
+    True as well for a host that ssh reaches through another one, and where ssh does not say: nothing can be told then.
+    """
     said = ""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        said = subprocess.run(["ssh", "-G", host], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False).stdout
+    try:
+        said = subprocess.run(
+            ["ssh", "-G", host], capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS, check=False
+        ).stdout
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:  # No ssh here: then the name is the host's.
+        pass
     ssh = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
+    if {ssh.get("proxyjump", "none"), ssh.get("proxycommand", "none")} != {"none"}:
+        return True
     address = ssh.get("hostname", _address(host)), int(ssh.get("port", SSH_PORT))
     for _ in range(TRIES):
         with contextlib.suppress(OSError), socket.create_connection(address, timeout=ANSWER_SECONDS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -89,14 +90,16 @@ def compare(folder: Path) -> str:
         raise ValueError(
             f"{metrics_path}: not all of its lines are whole ({error}). The next start of the run drops what is not."
         ) from error
-    times = [record["perf/seconds_per_step"] for record in records if "perf/seconds_per_step" in record]
+    timed = [record for record in records if "perf/seconds_per_step" in record]
+    times = [record["perf/seconds_per_step"] for record in timed]
     if len(times) < 2:
         raise ValueError(f"{metrics_path}: {len(times)} log intervals; at least two are needed, because the first one warms up.")
     found = published(folder)
     checkpoint = open_checkpoint(found[0]) if found else None
     run, plan, said = plan_here(_as_trained(config_path, checkpoint), checkpoint)
-    steps = sorted(times[1:])
-    measured = statistics.fmean(steps)  # The plan is made of means.
+    # The plan is made of means. A figure stands for as many steps as it is after the one before, and one behind a resume for at least one.
+    counts = [max(1, record["step"] - before["step"]) for before, record in itertools.pairwise(timed)]
+    steps, measured = sorted(times[1:]), statistics.fmean(times[1:], counts)
     lines = [
         f"{folder}: {run.batch.stages} stages x {run.batch.replicas} replicas, {len(times) - 1} log intervals",
         "                    planned   measured   planned / measured",

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
 
 from tests import processes
 from training.checkpoints.find_and_verify import LATEST, Checkpoint, newest_good, published, step_of
 from training.checkpoints.load import load_checkpoint
 from training.checkpoints.save import prune
-from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, write_random_state
+from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, read_file, write_random_state
 from training.launch.process_group import Ranks
 from training.launch.world import World
 
@@ -233,6 +235,12 @@ def test_a_random_state_that_would_run_something_is_not_loaded(tmp_path):
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Harm(tmp_path / "ran")))
     assert (tmp_path / "ran").exists(), "unpickled, such a file does what it says"
+
+
+def test_what_an_fp32_run_of_version_0_1_saved_is_read(tmp_path):
+    saved = {"loss_scaler": LossScaler(scale=1), "zero_stage": ZeroStageEnum.optimizer_states}
+    torch.save(saved, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert read_file(tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")["zero_stage"] == 1
 
 
 @pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"])

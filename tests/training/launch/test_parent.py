@@ -130,7 +130,9 @@ def test_a_signal_while_the_environment_is_made_ends_pip_as_well(root, tmp_path,
     # Has pip, which then takes its time.
     python.write_text('#!/bin/sh\n[ "$1" = -c ] || { echo $$; sleep 3600; }\n', encoding="utf-8")
     python.chmod(0o755)
-    process = processes.start([tmp_path / "run_pretrain.sh"], env={**os.environ, "PYTHON": sys.executable}, stdout=-1, stderr=-2, text=True)
+    process = processes.start(
+        [tmp_path / "run_pretrain.sh"], cwd=tmp_path, env={**os.environ, "PYTHON": sys.executable}, stdout=-1, stderr=-2, text=True
+    )
     assert "installing requirements.txt" in process.stdout.readline()
     pip = int(process.stdout.readline())
     os.kill(process.pid, number)
