@@ -57,12 +57,15 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
     if moved and ranks.is_first:
         log.info("checkpoint %s was saved with another topology: each rank takes its share out of all its files", folder.name)
     try:
-        counters = read_file(min(folder.glob("mp_rank_*_model_states.pt")))  # They are the same in all of them.
+        counters = read_file(
+            folder / min(name for name in manifest["files"] if name.startswith("mp_rank_"))
+        )  # They are the same in all of them.
         engine.global_steps, engine.global_samples = counters["global_steps"], counters["global_samples"]
         engine.skipped_steps = counters["skipped_steps"]
         if engine.lr_scheduler is not None:
-            engine.lr_scheduler.load_state_dict(counters["lr_scheduler"])
-        settings = _load_shares(engine.optimizer, folder, None if moved else (ranks.replica, ranks.stage))
+            step = {"last_batch_iteration": engine.global_steps - engine.skipped_steps}
+            engine.lr_scheduler.load_state_dict(counters["lr_scheduler"] or step)  # None if the run had no schedule.
+        settings = _load_shares(engine.optimizer, checkpoint, None if moved else (ranks.replica, ranks.stage))
         engine.optimizer.update_lp_params()
         if not moved:
             load_random_state(folder, ranks.world.rank)
@@ -72,28 +75,28 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
 
 
 @torch.no_grad()
-def _load_shares(optimizer: Any, folder: Path, place: tuple[int, int] | None) -> list[dict[str, Any]]:
+def _load_shares(optimizer: Any, checkpoint: Checkpoint, place: tuple[int, int] | None) -> list[dict[str, Any]]:
     """Fill this rank's share of masters and states, from the file of one place (replica, stage) that has just that, or from all files.
 
     Returns:
         The saved settings of each group, and clipping; none where this rank has no part of a group.
 
     Raises:
-        KeyError: If no file has a parameter.
+        ValueError: If the files have not all of a parameter, or more of it.
     """
     groups = zip(optimizer.bf16_groups, optimizer.fp32_groups_flat_partition, strict=True)
     own = {
-        optimizer.param_names[weight]: (index, masters, weight._hp_mapping)
+        optimizer.param_names[weight]: (index, masters, weight._hp_mapping, weight.numel())
         for index, (weights, masters) in enumerate(groups)
         for weight in weights
         if weight._hp_mapping is not None  # Else it is other replicas'.
     }
     settings: list[dict[str, Any]] = [{} for _ in optimizer.bf16_groups]
     ends: dict[tuple[int, str], int] = {}
-    for stage, name, piece, values, saved in _pieces(folder, place):
+    for stage, name, piece, values, saved in _pieces(checkpoint, place):
         if name not in own:
             continue
-        index, masters, mapping = own[name]
+        index, masters, mapping, _ = own[name]
         settings[index] = saved
         # Of the whole parameter the piece is `begin` to `end`, and the share begins at `first`. Both stages of a tied one have the same.
         first, numel = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
@@ -111,21 +114,28 @@ def _load_shares(optimizer: Any, folder: Path, place: tuple[int, int] | None) ->
                 here, there = mapping.hp_fragment_address.start + low - first, piece.start + low - begin
                 target[here : here + high - low] = value[there : there + high - low]
     if missing := own.keys() - {name for _, name in ends}:
-        raise KeyError(min(missing))
+        raise ValueError(f'it has no "{min(missing)}", which the model has')
+    for (_, name), end in ends.items():
+        share, numel = own[name][2].lp_fragment_address, own[name][3]
+        wanted = share.start + share.numel if place else numel
+        if end != wanted:
+            raise ValueError(f'it has {end} values of "{name}" where the model has {wanted}')
+    # What torch does to states that it loads: a step may have been saved as a number, or belong on the device.
+    optimizer.optimizer.load_state_dict(optimizer.optimizer.state_dict())
     return settings
 
 
-def _pieces(folder: Path, place: tuple[int, int] | None) -> Iterator[tuple[int, str, Any, dict[str, Any], dict[str, Any]]]:
+def _pieces(checkpoint: Checkpoint, place: tuple[int, int] | None) -> Iterator[tuple[int, str, Any, dict[str, Any], dict[str, Any]]]:
     """What the optimizer's files hold, replica after replica.
 
     Yields:
         The stage; a parameter's name, and where a piece of it is in the flat tensors of its group; these, "fp32" being the masters, and
         the group's other states by name; and the group's settings.
     """
-    matches = (PARTITION_FILE.fullmatch(path.name) for path in folder.iterdir())
+    matches = map(PARTITION_FILE.fullmatch, checkpoint.manifest["files"])
     for replica, stage, file in sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match):
         if place in (None, (replica, stage)):
-            optimizer = read_file(folder / file)["optimizer_state_dict"]
+            optimizer = read_file(checkpoint.folder / file)["optimizer_state_dict"]
             base = optimizer["base_optimizer_state"]
             groups = zip(optimizer["param_slice_mappings"], optimizer["single_partition_of_fp32_groups"], base["param_groups"], strict=True)
             for index, (mapping, masters, settings) in enumerate(groups):

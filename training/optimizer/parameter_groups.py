@@ -35,7 +35,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def follow_schedule(engine: Any, saved: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Set the learning rates to what the schedule says at the engine's step; all else is the configuration's anyway.
+    """Set what the schedule sets (rates, and betas of a OneCycle) to what it says at the engine's step; the rest is the configuration's.
 
     Args:
         engine: At the step of a checkpoint.
@@ -46,9 +46,7 @@ def follow_schedule(engine: Any, saved: Sequence[Mapping[str, Any]]) -> list[str
     """
     groups = engine.optimizer.param_groups
     if engine.lr_scheduler is not None:
-        engine.lr_scheduler._last_lr = list(engine.lr_scheduler.get_lr())
-        for group, rate in zip(groups, engine.lr_scheduler._last_lr, strict=True):
-            group["lr"] = rate
+        engine.lr_scheduler.step(engine.lr_scheduler.last_batch_iteration)
     changes = []
     for index, (group, before) in enumerate(zip(groups, saved, strict=True)):
         now = {**group, "clip_grad": engine.optimizer.clip_grad}

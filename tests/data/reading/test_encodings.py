@@ -83,6 +83,7 @@ def test_the_head_of_a_stream_may_end_inside_a_character(encoding):
         (bytes(range(256)) * 40, "zero bytes"),
         (random.Random(0).randbytes(4000).replace(b"\x00", b"\x01"), r"not UTF-8 \(.* at byte \d+\)"),
         (b"\x01\x02\x03\x04" * 100, "control characters"),
+        (b"\x01\x02\x03\x04abc def\n" * 300 + bytes(3), "control characters"),
         ("L’été est déjà passé, où êtes-vous allés ? ".encode("cp1252") * 30, "not UTF-8"),
         ("吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。".encode("shift_jis") * 20, "not UTF-8"),
     ],

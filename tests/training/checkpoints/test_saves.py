@@ -15,10 +15,11 @@ import pytest
 import torch
 from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 
 from tests import processes
 from training.checkpoints.find_and_verify import LATEST, Checkpoint, newest_good, published, step_of
-from training.checkpoints.load import load_checkpoint
+from training.checkpoints.load import _load_shares, load_checkpoint
 from training.checkpoints.save import prune
 from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, read_file, write_random_state
 from training.launch.process_group import Ranks
@@ -243,6 +244,28 @@ def test_what_an_fp32_run_of_version_0_1_saved_is_read(tmp_path):
     assert read_file(tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")["zero_stage"] == 1
 
 
+@pytest.mark.parametrize("topology", ["the same", "another"])
+@pytest.mark.parametrize("saved", [6, 10])
+def test_a_weight_of_another_size_is_not_loaded(tmp_path, saved, topology):
+    """Were it only as long as it is, a weight would be cut, or keep an end of its first values."""
+    name = "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    base = {"state": {0: {"step": 1, "exp_avg": torch.ones(saved)}}, "param_groups": [{"lr": 1.0}]}
+    mappings = [{"1.weight": fragment_address(numel=saved, start=0)}]
+    state = {"param_slice_mappings": mappings, "single_partition_of_fp32_groups": [torch.ones(saved)], "base_optimizer_state": base}
+    torch.save({"optimizer_state_dict": {**state, "clip_grad": 1.0}}, tmp_path / name)
+
+    weight, masters = torch.nn.Parameter(torch.zeros(8)), torch.nn.Parameter(torch.zeros(8))
+    whole = fragment_address(numel=8, start=0)
+    weight._hp_mapping = SimpleNamespace(lp_fragment_address=whole, hp_fragment_address=whole)  # type: ignore[attr-defined]
+    adam = torch.optim.AdamW([masters])
+    optimizer = SimpleNamespace(
+        bf16_groups=[[weight]], fp32_groups_flat_partition=[masters], param_names={weight: "1.weight"}, state=adam.state, optimizer=adam
+    )
+    place = (0, 0) if topology == "the same" else None
+    with pytest.raises(ValueError, match=f'it has {saved} values of "1.weight" where the model has 8'):
+        _load_shares(optimizer, Checkpoint(tmp_path, 1, "", {"files": {name: {}}}), place)
+
+
 @pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"])
 def test_a_checkpoint_that_would_run_something_is_not_loaded(tmp_path, name):
     torch.save({"global_steps": 1, "global_samples": 8, "skipped_steps": 0}, tmp_path / "mp_rank_00_model_states.pt")
@@ -251,7 +274,9 @@ def test_a_checkpoint_that_would_run_something_is_not_loaded(tmp_path, name):
     ranks = Ranks(world=world, replica=0, stage=0, replicas=1, stages=1)
     optimizer = SimpleNamespace(bf16_groups=[], fp32_groups_flat_partition=[], param_names={})
     engine = SimpleNamespace(module=SimpleNamespace(parts=[0, 5]), optimizer=optimizer, lr_scheduler=None)
-    checkpoint = Checkpoint(tmp_path, 1, "", {"topology": ranks.topology, "partition": [0, 5]})
+    checkpoint = Checkpoint(
+        tmp_path, 1, "", {"topology": ranks.topology, "partition": [0, 5], "files": {"mp_rank_00_model_states.pt": {}, name: {}}}
+    )
     with pytest.raises(RuntimeError, match=f"could not be loaded: ValueError: {name} holds something else than the state of a run"):
         load_checkpoint(engine, ranks, checkpoint)
     assert not (tmp_path / "ran").exists()
