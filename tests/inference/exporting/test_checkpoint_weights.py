@@ -15,9 +15,8 @@ from inference.exporting.model_path import load_run_config
 from model.config import ModelConfig
 from model.gpt import GPT
 from tests import processes
+from tests.inference.conftest import STEPS, save_run
 from training.checkpoints.find_and_verify import CheckpointError
-
-from .conftest import STEPS, save_run
 
 pytestmark = pytest.mark.distributed
 

@@ -15,9 +15,8 @@ from inference.export import export, find_folder, main
 from inference.exporting.model_path import ModelPath, find_model, load_run_config
 from inference.generate import main as generate
 from model.gpt import GPT
+from tests.inference.conftest import STEPS
 from training.checkpoints.find_and_verify import CheckpointError
-
-from .conftest import STEPS
 
 # Sums over the same terms in another order; logits are of the order of 1.
 TOLERANCE = 2e-5
