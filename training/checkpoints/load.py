@@ -57,9 +57,8 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
     if moved and ranks.is_first:
         log.info("checkpoint %s was saved with another topology: each rank takes its share out of all its files", folder.name)
     try:
-        counters = read_file(
-            folder / min(name for name in manifest["files"] if name.startswith("mp_rank_"))
-        )  # They are the same in all of them.
+        # Each stage has the same counters.
+        counters = read_file(folder / min(name for name in manifest["files"] if name.startswith("mp_rank_")))
         engine.global_steps, engine.global_samples = counters["global_steps"], counters["global_samples"]
         engine.skipped_steps = counters["skipped_steps"]
         if engine.lr_scheduler is not None:
