@@ -1,1 +1,1 @@
-"""From a command to ranks: how many there are, who each of them is, their rendezvous, and the process group."""
+"""From a command to ranks: how many there are, who each of them is, their rendezvous, the process group, and how they are ended."""

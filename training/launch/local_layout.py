@@ -1,6 +1,6 @@
 """How many ranks are started on this machine, in pipelines of how many stages: from its devices and the configuration. No torch here.
 
-On a cluster the slots of the hostfile decide. The arithmetic of a batch is `training/batch_size.py`.
+On a cluster the hostfile's slots or the launcher decide. The arithmetic of a batch is `training/batch_size.py`.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def plan_on(
 ) -> Plan:
     """A step on devices that reach their efficiency everywhere, `slots` in a host. All stages of a host share its links to others."""
     tokens = workload.seq_length * workload.micro_batch
-    both_ways = [work * tokens / device.flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
+    both_ways = [work * tokens / device.reached_flops(workload.bf16) for work in layer_work(config, workload.seq_length)]
     layers = recomputed([(seconds * FORWARD_SHARE, seconds * (1 - FORWARD_SHARE)) for seconds in both_ways], workload)
     summed, gathered = bytes_sent(workload)
     gradients = summed / (summed + gathered)
@@ -136,7 +136,7 @@ def optimizer_seconds(device: Device, config: ModelConfig, workload: Workload, r
         # A quintic iteration on an m x n matrix, m the smaller side, multiplies m x n by n x m, m x m by m x m, m x m by m x n.
         in_matrices = sum(block_matrix_parameters(config)[row.first_layer : row.first_layer + row.num_layers])
         products = NEWTON_SCHULZ_STEPS * 2 * in_matrices * 3 * config.hidden_size
-        seconds += products / workload.replicas / device.flops(workload.bf16)
+        seconds += products / workload.replicas / device.reached_flops(workload.bf16)
     return seconds
 
 

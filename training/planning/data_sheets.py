@@ -30,7 +30,7 @@ class Device:
     memory_gb_per_second: float
     """10^9 bytes."""
 
-    def flops(self, bf16: bool) -> float:
+    def reached_flops(self, bf16: bool) -> float:
         """Floating-point operations per second that are taken to be reached."""
         return (self.bf16_tflops if bf16 else self.fp32_tflops) * 1e12 * self.efficiency
 
