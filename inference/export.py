@@ -32,7 +32,7 @@ RECORD = "export.json"  # what an export was made from; a folder that has it is 
 # Raised when exports change, so that one made before is made again.
 LAYOUT = 2
 # What the library writes into a folder, for one of any size and any number of pieces.
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
+WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, "model-?????-of-?????.safetensors")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     "tokenizer.model",

@@ -141,8 +141,9 @@ def _measured_parts(config: ModelConfig, workload: Workload, stages: int) -> lis
 
 def _spec(entry: Layer, config: ModelConfig, weights: Weights, head: TiedHead) -> LayerSpec:
     """A layer that is built only on the stage that owns it; both ends of a tied model build the embedding's matrix from its index."""
-    tied = TiedLayerSpec(TIED_KEY, entry.module, forward_fn=head if entry.index else None)
-    spec, built = (tied, layers(config)[0]) if entry.tied else (LayerSpec(entry.module), entry)
+    spec, built = LayerSpec(entry.module), entry
+    if entry.tied:
+        spec, built = TiedLayerSpec(TIED_KEY, entry.module, forward_fn=head if entry.index else None), layers(config)[0]
     spec.build = lambda log=False: built.build(config, weights)
     return spec
 

@@ -29,6 +29,7 @@ from ds_configs.files import sha256_of, sync
 NUMPY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
 # Where a weight is in a flat piece; and what version 0.1 also saved: numpy's keys as an array, two settings of fp32 runs. They do nothing.
 KNOWN: list[Any] = [fragment_address, *NUMPY, LossScaler, ZeroStageEnum]
+# Without it DeepSpeed's own converter (`ds_to_universal`) takes no checkpoint; nothing here needs it.
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 
 
