@@ -23,12 +23,13 @@ lint: setup
 type: setup
 	$(RUN) -m mypy
 
-# What starts no ranks runs in several processes at once; ranks take all cores by themselves.
+# In several processes at once, but for what looks at times: a start of ranks uses little more than one core.
 TOGETHER = --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: setup
 	$(RUN) -m pytest -m "not slow and not distributed and not network" $(TOGETHER)
-	$(RUN) -m pytest -m "not slow and (distributed or network)"
+	$(RUN) -m pytest -m "not slow and (distributed or network) and not alone" $(TOGETHER)
+	$(RUN) -m pytest -m "not slow and alone"
 
 test-quick: setup
 	$(RUN) -m pytest -m "not slow and not distributed and not network and not processes" $(TOGETHER)

@@ -110,7 +110,9 @@ def end_all(processes: Sequence[int]) -> None:
 
 
 def pytest_configure() -> None:
-    """Become the parent of orphans below, or they could not be found; and be a good one."""
+    """Become the parent of orphans below, or they could not be found; and be a good one. With one thread, beside others like this."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     threading.Thread(target=_bury_orphans, name="orphans", daemon=True).start()
 

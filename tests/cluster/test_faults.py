@@ -18,6 +18,7 @@ from tests.training.conftest import train_many
 pytestmark = [
     pytest.mark.multinode,
     pytest.mark.distributed,
+    pytest.mark.alone,
     needs_hosts,
 ]
 

@@ -6,9 +6,11 @@ A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher start
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
+import random
 import shlex
 import signal
 import socket
@@ -36,6 +38,8 @@ from training.run_folder.monitors import check_outputs, monitor_folder
 from training.run_folder.progress import finished_step, last_step_of, read_results
 
 DEFAULT_CONFIG = "ds_configs/quickstart.json"
+PORTS = range(10_000, 32_768)  # Between those of services and those of net.ipv4.ip_local_port_range.
+PORTS_TRIED = 20
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -142,10 +146,12 @@ def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port. Ranks take it seconds later, so it is none of those that Linux gives to whoever asks for just any."""
+    for port in (*random.SystemRandom().sample(PORTS, PORTS_TRIED), 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free on 127.0.0.1")
 
 
 def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str], *, again: bool) -> None:

@@ -31,6 +31,7 @@ def start_doctor(root: Path, tmp_path: Path, *options: str) -> subprocess.Popen[
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 def test_ranks_on_this_machine_talk_and_the_speed_of_their_link_is_shown(root, tmp_path):
     process = start_doctor(root, tmp_path, "--mebibytes", "4")
     output, errors = process.communicate(timeout=processes.LIMIT_SECONDS)
@@ -44,6 +45,7 @@ def test_ranks_on_this_machine_talk_and_the_speed_of_their_link_is_shown(root, t
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.alone
 @pytest.mark.parametrize("moment", ["start", "all_reduce"])
 def test_a_rank_that_is_stopped_is_named_and_nothing_is_left_running(root, tmp_path, moment):
     process = start_doctor(root, tmp_path, "--limit-seconds", "20", "--mebibytes", "512")

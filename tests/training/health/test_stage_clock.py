@@ -86,6 +86,7 @@ def test_a_device_is_asked_for_its_times_at_the_end_of_an_interval_only():
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 def test_a_run_names_its_slow_stage_and_its_slow_replica(make_run):
     # An evaluation is slow as well.
     changes = {"training__steps": 2, "training__sample_tokens": 0, "training__eval_batches": 1}

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 def test_a_rank_whose_peer_no_longer_answers_prints_its_stacks_and_leaves(make_run):
     run = make_run(training__steps=100000, training__watchdog_seconds=8)
     run.start()
@@ -163,6 +164,7 @@ def waiting(root):
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 def test_a_stop_gives_a_phase_that_is_new_the_whole_grace_and_one_that_is_known_what_it_needed_before(waiting):
     new, known = waiting("save", 12), waiting("step", 100_000)
     for process in (new, known):

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 
 import pytest
 
@@ -14,7 +15,8 @@ from data.documents import DataError
 from data.prepare import way_on
 from tests import processes
 from training.config import resolve
-from training.launch.local import _prepare, show
+from training.launch import local
+from training.launch.local import PORTS, PORTS_TRIED, _prepare, free_port, show
 from training.run_folder.progress import read_results
 
 pytestmark = pytest.mark.distributed
@@ -143,6 +145,15 @@ def test_the_commands_at_the_end_can_be_typed_as_they_stand(prompt, begin, make_
     assert watch[-2:] == ["--logdir", str(tmp_path / "my runs")]
     assert write[-2:] == [str(config.folder), begin]
     assert longer[-1] == "training.steps=16", "four steps are fewer than it has"
+
+
+def test_ranks_meet_at_a_free_port_that_nobody_else_is_given_meanwhile(monkeypatch):
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) > 10, "starts that come at the same time have different ones"
+    assert ports < set(PORTS)
+    with socket.create_server(("127.0.0.1", min(ports))):
+        monkeypatch.setattr(local, "PORTS", [min(ports)] * PORTS_TRIED)
+        assert free_port() > min(ports), "where those are taken, any"
 
 
 def test_a_preparation_that_the_disk_ends_says_how_to_go_on(make_run, tmp_path):
