@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data.documents import Document
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from data.reading.formats import Piece, read, split
 from data.source_config import TextConfig
 from data.steps import document_files

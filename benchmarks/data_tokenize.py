@@ -27,7 +27,7 @@ import numpy as np
 
 from data.config import DataConfig, TokenizerConfig
 from data.documents import Document
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from data.reading.formats import read, split
 from data.source_config import TextConfig
 from data.steps import document_files

@@ -14,7 +14,7 @@ from data.corpora import poems, reverse
 from data.corpora.chapters import Chapters, split_chapters
 from data.corpora.named import CORPORA, fetch
 from data.documents import DataError, Document, batched
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from data.reading.formats import Piece, read, split
 from data.reading.records import FIELD_NAMES, BadInput, FileRead, Remark
 from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig

@@ -2,7 +2,7 @@
 
 Text (txt, md, py), csv, json, jsonl, parquet and arrow files, such as those of a saved Hugging Face dataset; each also as .gz or
 .zst. Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which files are
-meant is `files.py`; how bytes become records is `compression.py`, `json_items.py` and `columnar.py`; how records become
+meant is `find_files.py`; how bytes become records is `compression.py`, `json_items.py` and `columnar.py`; how records become
 documents is `records.py`. A new format is a reader in `_READERS`; a binary one is also named in `read`, where encodings are detected.
 """
 

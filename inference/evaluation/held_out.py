@@ -25,7 +25,7 @@ from data.corpora.chapters import split_chapters
 from data.corpora.poems import form
 from data.documents import DataError, Document
 from data.inspect import Subject
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from data.reading.formats import read, split
 from data.reading.records import BadInput
 from data.source_config import TextConfig

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from backports import zstd
 
 from data.documents import Document
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from data.reading.formats import Piece, read, split
 from data.reading.records import BadInput, FileRead
 from data.source_config import TextConfig

@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from data.documents import DataError
-from data.reading.files import find_files
+from data.reading.find_files import find_files
 from tests.data.reading.poems import POEMS, TEXTS, arrow, read_all, texts
 
 
