@@ -28,9 +28,9 @@ import numpy as np
 from data.cleaning.minhash import signatures, window_hashes
 from data.cleaning_config import NearConfig
 from data.documents import Document
-from data.reading.formats import Piece, read
+from data.reading.formats import read
 from data.reading.json_items import json_items
-from data.reading.records import BadInput
+from data.reading.records import BadInput, Piece
 from data.source_config import TextConfig
 from data.tokenizers import sentencepiece_model
 

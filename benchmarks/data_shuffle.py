@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data.documents import Document
 from data.reading.find_files import find_files
-from data.reading.formats import Piece, read, split
+from data.reading.formats import read, split
+from data.reading.records import Piece
 from data.source_config import TextConfig
 from data.steps import document_files
 from data.steps.shuffle import gather, scatter

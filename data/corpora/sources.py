@@ -15,8 +15,8 @@ from data.corpora.chapters import Chapters, split_chapters
 from data.corpora.named import CORPORA, fetch
 from data.documents import DataError, Document, batched
 from data.reading.find_files import find_files
-from data.reading.formats import Piece, read, split
-from data.reading.records import FIELD_NAMES, BadInput, FileRead, Remark
+from data.reading.formats import read, split
+from data.reading.records import FIELD_NAMES, BadInput, FileRead, Piece, Remark
 from data.source_config import ChaptersConfig, ReverseConfig, SourceConfig
 
 _FIELD = re.compile(r"\{(\w+)\}")

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, cast
 
 from data.packages import require
 from data.reading.compression import endings, open_bytes
-from data.reading.records import Found, as_record
+from data.reading.records import Found, Piece, as_record
+from data.source_config import TextConfig
 
 _BATCH_ROWS = 256
 # https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format
@@ -24,24 +25,25 @@ def row_groups(path: Path) -> list[int]:
     return []
 
 
-def parquet_records(path: Path, start: int, end: int | None) -> Iterator[Found]:
-    """Yield the records of the row groups [start, end).
+def read_parquet(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+    """Yield the records of a piece's row groups.
 
     Raises:
         OSError: If the file is broken.
     """
-    with _pyarrow(path, "Parquet") as pyarrow, _seekable(path) as file:
+    with _pyarrow(piece.path, "Parquet") as pyarrow, _seekable(piece.path) as file:
         table = pyarrow.parquet.ParquetFile(file)
-        for group in range(start, table.num_row_groups if end is None else end):
-            yield from _numbered(f"{path}[{group}:", table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]))
+        for group in range(piece.start, table.num_row_groups if piece.end is None else piece.end):
+            yield from _numbered(f"{piece.path}[{group}:", table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group]))
 
 
-def arrow_records(path: Path) -> Iterator[Found]:
+def read_arrow(piece: Piece, _config: TextConfig) -> Iterator[Found]:
     """Yield the records of an arrow file: a stream, as a saved Hugging Face dataset has it, or one with an index (Feather).
 
     Raises:
         OSError: If the file is broken.
     """
+    path = piece.path
     with _pyarrow(path, "arrow file") as pyarrow:
         with open_bytes(path) as file:
             indexed = file.read(len(_ARROW_INDEXED)) == _ARROW_INDEXED

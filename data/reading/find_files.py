@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import DataError
+from data.reading.formats import FORMATS
 from data.source_config import HUB
 from ds_configs.errors import first_line
 from ds_configs.files import read_object
 
 logger = logging.getLogger(__name__)
 
-_HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.json", "*.json.gz", "*.csv", "*.txt")
+# All that is read, but for a page about the dataset and scripts.
+_HUB_FILES = [f"*{ending}{packed}" for ending in FORMATS if ending not in (".md", ".py") for packed in ("", ".gz", ".zst")]
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
@@ -142,7 +144,7 @@ def _from_hub(path: str) -> list[Path]:
 
     name, _, revision = path.removeprefix(HUB).partition("@")
     try:
-        folder = snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=list(_HUB_FILES))
+        folder = snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=_HUB_FILES)
     except Exception as error:  # Its errors have no common base: HTTP, offline mode, names, files.
         raise DataError(
             f"{path}: cannot be fetched from the Hugging Face hub: {first_line(error)} Without a network, give a folder instead."

@@ -1,13 +1,11 @@
-"""Read documents out of files of many formats, one piece of work at a time.
+"""The formats of files, what reads each of them, and the reading itself, one piece of work at a time.
 
-Text (txt, md, py), csv, json, jsonl, parquet and arrow files, such as those of a saved Hugging Face dataset; each also as .gz or
-.zst. Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which files are
-meant is `find_files.py`; how bytes become records is `compression.py`, `json_items.py` and `columnar.py`; how records become
-documents is `records.py`. A new format is a reader in `_READERS`; a binary one is also named in `read`, where encodings are detected.
+A new format is an entry of `FORMATS` and a function beside those of `text_formats.py` or `columnar.py`. Each format is read as .gz or
+.zst too (`compression.py`). Every record comes out as a `Document` or as a counted `BadInput`; nothing is dropped in silence. Which
+files are meant is `find_files.py`; how records become documents is `records.py`.
 """
 
 import contextlib
-import csv
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,24 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import DataError, Document, batched
-from data.reading.columnar import arrow_records, parquet_records, row_groups
-from data.reading.compression import MAX_RECORD_BYTES, decode, endings, lines, open_bytes, open_text, text_line
+from data.reading.columnar import read_arrow, read_parquet, row_groups
+from data.reading.compression import endings
 from data.reading.encodings import UnreadableError, detect
-from data.reading.json_items import json_items
-from data.reading.records import JSON, BadInput, FileRead, Found, as_record, from_record, from_text, printable
+from data.reading.records import BadInput, FileRead, Found, Piece, from_record, from_text, printable
+from data.reading.text_formats import read_csv, read_json, read_jsonl, read_text
 from data.source_config import TextConfig
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Work for one reader: a file, or the part of it whose lines (row groups) begin in [start, end)."""
+class Format:
+    """How a file is read whose name has one of its endings."""
 
-    path: Path
-    num_bytes: int
-    start: int = 0
-    end: int | None = None
-    encoding: str = ""
-    """Of a file that is cut at its lines; of others it is found when they are read."""
+    read: Callable[[Piece, TextConfig], Iterator[Found]]
+    is_text: bool = True
+    """Whether it is written in an encoding, which is found out before."""
+    package: str = ""
+    """What has to be installed for it beside requirements.txt."""
+
+
+FORMATS = {
+    **dict.fromkeys((".txt", ".md", ".py"), Format(read_text)),
+    ".csv": Format(read_csv),
+    ".json": Format(read_json),
+    **dict.fromkeys((".jsonl", ".ndjson"), Format(read_jsonl)),
+    ".parquet": Format(read_parquet, is_text=False, package="pyarrow"),
+    ".arrow": Format(read_arrow, is_text=False, package="pyarrow"),
+}
 
 
 def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 20) -> list[Piece]:
@@ -44,7 +51,7 @@ def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 2
     for path in files:
         size = path.stat().st_size
         cut: list[Piece] = []
-        if size > piece_bytes and path.suffix == ".parquet":
+        if size > piece_bytes and endings(path) == (".parquet", ""):
             cut = _by_row_groups(path, piece_bytes)
         elif size > piece_bytes and (encoding := _encoding_of_lines(path, config)):
             bounds = itertools.pairwise([*range(0, size, piece_bytes), size])
@@ -62,18 +69,17 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
         DataError: If a package is missing that the format needs, or the machine does not give the file. What is wrong with the
             file itself is yielded.
     """
-    ending = endings(piece.path)[0]
-    reader = _READERS.get(ending)
+    how = FORMATS.get(endings(piece.path)[0])
     num_records = num_bytes = num_bad_bytes = num_replaced = 0
     try:
-        if reader is None:
-            known, kind = " ".join(_READERS), "".join(endings(piece.path))
+        if how is None:
+            known, kind = " ".join(FORMATS), "".join(endings(piece.path))
             raise UnreadableError(f'file type "{kind}" is not read; known: {known}, each also .gz or .zst')
-        if ending not in (".parquet", ".arrow") and not piece.encoding:
+        if how.is_text and not piece.encoding:
             piece = replace(piece, encoding=detect(piece.path))
-        for found in reader(piece, config):
+        for found in how.read(piece, config):
             num_records += 1
-            item = found if isinstance(found, BadInput) else _document(reader is _read_text, *found, config)
+            item = found if isinstance(found, BadInput) else _document(how.read is read_text, *found, config)
             if isinstance(item, Document):
                 num_bytes += len(item.text.encode("utf-8"))
                 num_replaced += item.num_replaced
@@ -105,9 +111,9 @@ def _document(is_text: bool, source: str, record: Any, size: int | None, config:
 def _encoding_of_lines(path: Path, config: TextConfig) -> str:
     """The encoding of a file that can be cut at its lines, nothing for any other."""
     ending, packed = endings(path)
-    reader = _READERS.get(ending)
+    by_line = (read_jsonl, read_text) if config.text_documents == "line" else (read_jsonl,)
     encoding = ""
-    if not packed and (reader is _read_jsonl or (reader is _read_text and config.text_documents == "line")):
+    if not packed and ending in FORMATS and FORMATS[ending].read in by_line:
         with contextlib.suppress(UnreadableError):
             encoding = detect(path)
     return "" if encoding.startswith(("utf-16", "utf-32")) else encoding  # There a line feed is several bytes.
@@ -116,119 +122,3 @@ def _encoding_of_lines(path: Path, config: TextConfig) -> str:
 def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
     groups = batched(enumerate(row_groups(path)), lambda numbered: numbered[1], piece_bytes)
     return [Piece(path, sum(size for _, size in group), group[0][0], group[-1][0] + 1) for group in groups]
-
-
-def _read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
-    if config.text_documents != "file":
-        yield from _read_text_parts(piece, by_line=config.text_documents == "line")
-        return
-    with open_bytes(piece.path) as file:
-        data = file.read(MAX_RECORD_BYTES + 1)
-    if len(data) > MAX_RECORD_BYTES:
-        limit = MAX_RECORD_BYTES >> 20
-        reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
-        yield BadInput(str(piece.path), reason, piece.num_bytes)
-        return
-    yield str(piece.path), decode(data, piece.encoding).replace("\r\n", "\n"), len(data)
-
-
-def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
-    part: list[str] = []
-    begin = ""
-    for found in itertools.chain(_decoded_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
-        if isinstance(found, BadInput):
-            yield found
-            continue
-        source, line, _ = found
-        if line.strip():
-            begin = begin if part else source
-            part.append(line.rstrip("\r\n"))
-        if part and (by_line or not line.strip()):
-            text = "\n".join(part)
-            yield begin, text, len(text.encode("utf-8", "surrogatepass"))
-            part = []
-
-
-def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
-    """Yield the lines of a piece: lone surrogates stand for bytes that do not fit the encoding."""
-    if piece.encoding.startswith(("utf-16", "utf-32")):
-        with open_text(piece.path, piece.encoding) as file:
-            for number, (line, num_bytes) in enumerate(iter(lambda: text_line(file), ("", 0)), start=1):
-                yield _line(f"{piece.path}@{number}", line, num_bytes)
-        return
-    with open_bytes(piece.path) as raw:
-        for offset, data, num_bytes in lines(raw, piece.start, piece.end):
-            codec = piece.encoding if offset == 0 else piece.encoding.removesuffix("-sig")
-            yield _line(f"{piece.path}@{offset}", None if data is None else decode(data, codec), num_bytes)
-
-
-def _line(source: str, line: str | None, num_bytes: int) -> tuple[str, str, int] | BadInput:
-    return BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes) if line is None else (source, line, num_bytes)
-
-
-def _read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
-    for found in _decoded_lines(piece):
-        if isinstance(found, BadInput):
-            yield found
-            continue
-        source, line, num_bytes = found
-        if line.strip():
-            try:
-                yield source, JSON.decode(line), num_bytes
-            except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
-                yield BadInput(source, f"broken JSON: {error}", num_bytes)
-
-
-def _read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
-    with open_text(piece.path, piece.encoding) as file:
-        for index, item in enumerate(json_items(file)):
-            source = f"{piece.path}[{index}]"
-            yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
-
-
-def _read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
-    csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
-    num_bytes = begin = 0
-
-    def next_line() -> str:
-        nonlocal num_bytes
-        line, size = text_line(file)
-        num_bytes += size
-        if line is None or num_bytes - begin > MAX_RECORD_BYTES:
-            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB; what is left of it is read as rows of its own")
-        return line
-
-    with open_text(piece.path, piece.encoding) as file:
-        rows = csv.reader(iter(next_line, ""), strict=True)  # Such an iterator goes on behind an error.
-        header: list[str] = []
-        for index in itertools.count():  # The header is number 0.
-            source, begin = f"{piece.path}[{index}]", num_bytes
-            try:
-                row = next(rows)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", num_bytes - begin)
-                if index == 0:  # Without the names of the fields the rest means nothing.
-                    return
-                continue
-            if index == 0:
-                header = row
-            elif row and len(row) != len(header):
-                reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
-                yield BadInput(source, reason, num_bytes - begin)
-            elif row:
-                yield source, as_record(list(zip(header, row, strict=True))), num_bytes - begin
-        if index == 0:
-            yield BadInput(str(piece.path), "no header line with the names of the fields")
-
-
-# By the ending of the file's name.
-_READERS: dict[str, Callable[[Piece, TextConfig], Iterator[Found]]] = {
-    **dict.fromkeys((".txt", ".md", ".py"), _read_text),
-    ".csv": _read_csv,
-    ".json": _read_json,
-    **dict.fromkeys((".jsonl", ".ndjson"), _read_jsonl),
-    ".parquet": lambda piece, _: parquet_records(piece.path, piece.start, piece.end),
-    ".arrow": lambda piece, _: arrow_records(piece.path),
-}

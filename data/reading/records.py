@@ -1,9 +1,10 @@
-"""A record of a file becomes a document, or a counted problem."""
+"""What a reader is given and yields, and how a record of a file becomes a document or a counted problem."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.documents import Document
@@ -44,6 +45,18 @@ class BadInput:
     def file(self) -> str:
         """The file without the place in it."""
         return _PLACE.sub("", self.source)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work for one reader: a file, or the part of it whose lines (row groups) begin in [start, end)."""
+
+    path: Path
+    num_bytes: int
+    start: int = 0
+    end: int | None = None
+    encoding: str = ""
+    """Of a file that is cut at its lines; of others it is found when they are read."""
 
 
 Found = tuple[str, Any, int | None] | BadInput

@@ -13,8 +13,8 @@ from backports import zstd
 
 from data.documents import Document
 from data.reading.find_files import find_files
-from data.reading.formats import Piece, read, split
-from data.reading.records import BadInput, FileRead
+from data.reading.formats import read, split
+from data.reading.records import BadInput, FileRead, Piece
 from data.source_config import TextConfig
 
 POEMS = [

@@ -12,8 +12,8 @@ import pytest
 
 from data.documents import DataError, Document
 from data.reading.compression import open_bytes
-from data.reading.formats import Piece, read
-from data.reading.records import BadInput, FileRead
+from data.reading.formats import read
+from data.reading.records import BadInput, FileRead, Piece
 from data.source_config import TextConfig
 from tests.data.reading.poems import (
     COMPRESS,
@@ -197,7 +197,7 @@ def test_an_arrow_file_changed_at_random_does_not_stop_the_reader(content, tmp_p
 
 
 def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(tmp_path, monkeypatch):
-    for module in ("data.reading.compression", "data.reading.formats"):
+    for module in ("data.reading.compression", "data.reading.text_formats"):
         monkeypatch.setattr(f"{module}.MAX_RECORD_BYTES", 2000)
     (tmp_path / "a.jsonl").write_text(JSONL + json.dumps({"text": "长" * 3000}, ensure_ascii=False) + "\n" + JSONL, encoding="utf-8")
     (tmp_path / "b.txt").write_text("长" * 3000, encoding="utf-8")
@@ -209,7 +209,7 @@ def test_an_item_longer_than_the_limit_is_bad_input_and_does_not_stop_the_file(t
 
 
 def test_lines_of_utf_16_and_rows_of_csv_have_the_same_limit(tmp_path, monkeypatch):
-    for module in ("data.reading.compression", "data.reading.formats"):
+    for module in ("data.reading.compression", "data.reading.text_formats"):
         monkeypatch.setattr(f"{module}.MAX_RECORD_BYTES", 2000)
     short, long = "床前明月光", "长" * 600
     (tmp_path / "a.txt").write_text(f"{short}\n{long * 3}\n{short}\n", encoding="utf-16")

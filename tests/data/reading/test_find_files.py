@@ -129,3 +129,18 @@ def test_a_saved_dataset_whose_description_is_no_object_is_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"state\.json: holds no JSON object"):
         find_files([str(tmp_path / "poems")])
+
+
+def test_of_a_hub_dataset_every_format_that_is_read_is_fetched_but_no_script(monkeypatch, tmp_path):
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options)
+        (tmp_path / "a.csv.gz").write_bytes(b"x")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+
+    assert [file.name for file in find_files(["hub:somebody/poems"])] == ["a.csv.gz"]
+    assert {"*.parquet", "*.csv.gz", "*.ndjson", "*.arrow", "*.txt.zst"} <= set(asked["allow_patterns"])
+    assert not {"*.py", "*.md"} & set(asked["allow_patterns"])

@@ -8,8 +8,8 @@ import pytest
 from backports import zstd
 
 from data.documents import batched
-from data.reading.formats import Piece, read, split
-from data.reading.records import FileRead
+from data.reading.formats import read, split
+from data.reading.records import FileRead, Piece
 from data.source_config import TextConfig
 from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, feather, parquet, read_all, texts
 

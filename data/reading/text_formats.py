@@ -1,0 +1,120 @@
+"""Records of text files: whole files, lines and paragraphs, JSON lines, JSON, CSV. Binary ones are `columnar.py`."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from data.reading.compression import MAX_RECORD_BYTES, decode, lines, open_bytes, open_text, text_line
+from data.reading.json_items import json_items
+from data.reading.records import JSON, BadInput, Found, Piece, as_record
+from data.source_config import TextConfig
+
+
+def read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
+    """Yield the text of a file, or of each of its lines or paragraphs."""
+    if config.text_documents != "file":
+        yield from _read_text_parts(piece, by_line=config.text_documents == "line")
+        return
+    with open_bytes(piece.path) as file:
+        data = file.read(MAX_RECORD_BYTES + 1)
+    if len(data) > MAX_RECORD_BYTES:
+        limit = MAX_RECORD_BYTES >> 20
+        reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
+        yield BadInput(str(piece.path), reason, piece.num_bytes)
+        return
+    yield str(piece.path), decode(data, piece.encoding).replace("\r\n", "\n"), len(data)
+
+
+def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
+    part: list[str] = []
+    begin = ""
+    for found in itertools.chain(_decoded_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
+        if isinstance(found, BadInput):
+            yield found
+            continue
+        source, line, _ = found
+        if line.strip():
+            begin = begin if part else source
+            part.append(line.rstrip("\r\n"))
+        if part and (by_line or not line.strip()):
+            text = "\n".join(part)
+            yield begin, text, len(text.encode("utf-8", "surrogatepass"))
+            part = []
+
+
+def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
+    """Yield the lines of a piece: lone surrogates stand for bytes that do not fit the encoding."""
+    if piece.encoding.startswith(("utf-16", "utf-32")):
+        with open_text(piece.path, piece.encoding) as file:
+            for number, (line, num_bytes) in enumerate(iter(lambda: text_line(file), ("", 0)), start=1):
+                yield _line(f"{piece.path}@{number}", line, num_bytes)
+        return
+    with open_bytes(piece.path) as raw:
+        for offset, data, num_bytes in lines(raw, piece.start, piece.end):
+            codec = piece.encoding if offset == 0 else piece.encoding.removesuffix("-sig")
+            yield _line(f"{piece.path}@{offset}", None if data is None else decode(data, codec), num_bytes)
+
+
+def _line(source: str, line: str | None, num_bytes: int) -> tuple[str, str, int] | BadInput:
+    return BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes) if line is None else (source, line, num_bytes)
+
+
+def read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+    """Yield the record of each line."""
+    for found in _decoded_lines(piece):
+        if isinstance(found, BadInput):
+            yield found
+            continue
+        source, line, num_bytes = found
+        if line.strip():
+            try:
+                yield source, JSON.decode(line), num_bytes
+            except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
+                yield BadInput(source, f"broken JSON: {error}", num_bytes)
+
+
+def read_json(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+    """Yield the items of a file."""
+    with open_text(piece.path, piece.encoding) as file:
+        for index, item in enumerate(json_items(file)):
+            source = f"{piece.path}[{index}]"
+            yield replace(item, source=source) if isinstance(item, BadInput) else (source, item, None)
+
+
+def read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
+    """Yield the rows below the header, which names their fields."""
+    csv.field_size_limit(MAX_RECORD_BYTES)  # The default refuses a chapter of a novel.
+    num_bytes = begin = 0
+
+    def next_line() -> str:
+        nonlocal num_bytes
+        line, size = text_line(file)
+        num_bytes += size
+        if line is None or num_bytes - begin > MAX_RECORD_BYTES:
+            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB; what is left of it is read as rows of its own")
+        return line
+
+    with open_text(piece.path, piece.encoding) as file:
+        rows = csv.reader(iter(next_line, ""), strict=True)  # Such an iterator goes on behind an error.
+        header: list[str] = []
+        for index in itertools.count():  # The header is number 0.
+            source, begin = f"{piece.path}[{index}]", num_bytes
+            try:
+                row = next(rows)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                yield BadInput(source, f"broken CSV near line {rows.line_num}: {error}", num_bytes - begin)
+                if index == 0:  # Without the names of the fields the rest means nothing.
+                    return
+                continue
+            if index == 0:
+                header = row
+            elif row and len(row) != len(header):
+                reason = f"{len(row)} fields near line {rows.line_num}, the header has {len(header)}"
+                yield BadInput(source, reason, num_bytes - begin)
+            elif row:
+                yield source, as_record(list(zip(header, row, strict=True))), num_bytes - begin
+        if index == 0:
+            yield BadInput(str(piece.path), "no header line with the names of the fields")
