@@ -4,6 +4,7 @@ A command that merely checks a configuration must not wait for torch: nothing he
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,8 @@ from ds_configs.errors import FieldError, require
 from ds_configs.typed import Count, Share
 
 END_OF_TEXT = "<|endoftext|>"
+BLOCK = 1000
+"""Weights of sources are kept in every run of so many samples, each of which has its own order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ class DataConfig(TextConfig):
                     raise FieldError(item.name, ": give it to each of the sources that it is for.")
             if len({source.weight is None for source in self.sources}) > 1:
                 raise FieldError("sources", ": either all of them have a weight or none.")
+            samples_of_weights([source.weight for source in self.sources if source.weight is not None])
         if self.store is not None and self.tokenizer.kind != "existing":
             raise FieldError(
                 "tokenizer.kind", f' = "{self.tokenizer.kind}"; a finished store was made with a tokenizer: kind "existing" and its path.'
@@ -176,3 +180,22 @@ class DataConfig(TextConfig):
     def name(self) -> str:
         """A short name for folders and messages."""
         return name_of_path(self.store) if self.store is not None else "-".join(source.name for source in self.all_sources)[:60]
+
+
+def samples_of_weights(weights: Sequence[float]) -> list[int]:
+    """Samples of each source in a block: whole numbers that add up, by largest remainders.
+
+    Raises:
+        FieldError: If one would get none.
+    """
+    exact = [weight / sum(weights) * BLOCK for weight in weights]
+    counts = list(map(int, exact))
+    for source in sorted(range(len(exact)), key=lambda source: counts[source] - exact[source])[: BLOCK - sum(counts)]:
+        counts[source] += 1
+    if not all(counts):
+        raise FieldError(
+            "sources",
+            f": the weights {list(weights)} differ so much that the least would get less than one sample in {BLOCK}."
+            " Raise it, or remove that source.",
+        )
+    return counts

@@ -191,7 +191,4 @@ def open_datasets(config: DataConfig, seed: int, config_path: str | Path = "CONF
     if tokenizer_folder.fingerprint(folder / "tokenizer") != manifest["tokenizer"]["sha256"]:
         raise DataError(f"{folder}: its tokenizer is not the one its tokens were made with. Delete the folder and prepare the data again.")
     check_store(folder, manifest, config)
-    datasets = Datasets(folder, manifest, config, seed)
-    if config.is_weighted:
-        _ = datasets.train  # Says which of the sources cannot be mixed.
-    return datasets
+    return Datasets(folder, manifest, config, seed)

@@ -10,13 +10,10 @@ import numpy as np
 
 from data.batches.permutation import Ranges, mix, permute, place
 from data.batches.token_stream import Stream
-from data.documents import DataError
+from data.config import BLOCK, samples_of_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Weights are kept in every run of so many samples, each of which has its own order.
-_BLOCK = 1000
 
 
 class StreamWindows:
@@ -111,12 +108,9 @@ class TrainingSet:
             windows: One or more streams.
             weights: Their shares of the samples.
             seed: Decides which stream each sample is from.
-
-        Raises:
-            DataError: If a weight is too small to count.
         """
         self._windows = windows
-        self._counts = _shares(weights)
+        self._counts = samples_of_weights(weights)
         self._ends = np.cumsum(self._counts).tolist()
         self._seed = seed
         self.samples_per_epoch = sum(part.per_epoch for part in windows)
@@ -125,8 +119,8 @@ class TrainingSet:
         """Return sample `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
         if len(self._windows) == 1:
             return self._windows[0].read(index)
-        block, position = divmod(index, _BLOCK)
-        position = permute(position, _BLOCK, mix(self._seed, block, 2))
+        block, position = divmod(index, BLOCK)
+        position = permute(position, BLOCK, mix(self._seed, block, 2))
         stream = next(number for number, end in enumerate(self._ends) if position < end)
         first = self._ends[stream] - self._counts[stream]
         return self._windows[stream].read(block * self._counts[stream] + position - first)
@@ -146,16 +140,3 @@ class TrainingSet:
             rows = np.stack([self.sample(place(first + row, skipped)) for row in range(micro_batch)]).astype(np.int64)
             yield torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
             first += num_replicas * micro_batch
-
-
-def _shares(weights: Sequence[float]) -> list[int]:
-    """Samples of each stream in a block: whole numbers that add up, by largest remainders."""
-    exact = np.array(weights, dtype=np.float64) / sum(weights) * _BLOCK
-    counts = np.floor(exact).astype(int)
-    for stream in np.argsort(counts - exact, kind="stable")[: _BLOCK - int(counts.sum())]:
-        counts[stream] += 1
-    if not counts.all():
-        raise DataError(
-            f"data.sources: the weights {list(weights)} differ so much that the least would get less than one sample in {_BLOCK}."
-        )
-    return [int(count) for count in counts]

@@ -25,6 +25,10 @@ def problems(**changes):
         ({"corpus": None, "sources": [{"path": "a", "weight": 1}, {"path": "b"}]}, "either all of them have a weight or none"),
         ({"corpus": None, "sources": [{"path": "a"}], "chapters": {}}, "give it to each of the sources"),
         ({"corpus": None, "sources": [{"path": "a", "weight": 1}], "max_train_tokens": 5}, "with weighted sources"),
+        (
+            {"corpus": None, "sources": [{"path": "a", "weight": 1}, {"path": "b", "weight": 0.0001}]},
+            r"data.sources: the weights [1.0, 0.0001] differ so much that the least would get less than one sample in 1000",
+        ),
         ({"corpus": None, "sources": [{"path": "a", "weight": 0}]}, "weight = 0; it must be a number above 0"),
         ({"seq_length": 0}, "data.seq_length = 0; it must be an integer of 1 or more."),
         ({"max_bad_ratio": 2}, "data.max_bad_ratio = 2; it must be a number from 0 to 1."),

@@ -207,10 +207,3 @@ def test_a_mixture_resumes_at_any_sample_and_uses_every_window_of_a_stream_once_
 
     assert len(set(first)) == len(first)  # 200 samples of 200 windows
     np.testing.assert_array_equal(samples.sample(777), rows[777])
-
-
-def test_a_weight_too_small_to_count_is_refused(stream):
-    windows = [StreamWindows(stream, 10, 1, "drop")] * 2
-
-    with pytest.raises(DataError, match="less than one sample in 1000"):
-        TrainingSet(windows, [1, 0.0001], seed=1)
