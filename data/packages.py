@@ -8,6 +8,10 @@ from data.documents import DataError
 OF_DATA = "-r requirements-data.txt"
 
 
+class MissingPackageError(DataError):
+    """A package is not installed that not every configuration needs."""
+
+
 def require(package: str, wanted_by: object, install: str = OF_DATA) -> Any:
     """Import a package, or one of its modules.
 
@@ -17,12 +21,12 @@ def require(package: str, wanted_by: object, install: str = OF_DATA) -> Any:
         install: What to give to `pip install`.
 
     Raises:
-        DataError: If it is not installed.
+        MissingPackageError: If it is not installed.
     """
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise DataError(f"{wanted_by} needs {package.replace('_', '-')}; run: .venv/bin/pip install {install}") from None
+        raise MissingPackageError(f"{wanted_by} needs {package.replace('_', '-')}; run: .venv/bin/pip install {install}") from None
 
 
 def is_installed(package: str) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import glob
 import os
 
+from data.documents import DataError
+from data.packages import MissingPackageError
+from ds_configs.errors import ConfigError
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig
@@ -18,7 +21,7 @@ def missing(config: RunConfig) -> list[str]:
     """What the configuration names and a new run needs but is not here.
 
     Raises:
-        ValueError: If the folder that the model starts from is here and does not fit.
+        ValueError: If the folder that the model starts from, or the tokenizer, is here and does not fit.
     """
     found = []
     start = config.model.initialize.folder
@@ -27,12 +30,27 @@ def missing(config: RunConfig) -> list[str]:
             check_pretrained(config.model)
         else:
             found.append(f"model.initialize.folder = {start}: no such folder. Fetch it before the run.")
-    tokenizer = config.data.tokenizer.path
-    if tokenizer is not None and not os.path.exists(tokenizer):
-        found.append(f"data.tokenizer.path = {tokenizer}: no such file or folder. Fetch it before the preparation.")
+    found += _about_tokenizer(config)
     for source in config.data.all_sources:
         found += [f"data.path = {path}: nothing there. The preparation needs it." for path in source.paths if not _is_something(path)]
     return found
+
+
+def _about_tokenizer(config: RunConfig) -> list[str]:
+    path = config.data.tokenizer.path
+    if path is None:
+        return []
+    if not os.path.exists(path):
+        return [f"data.tokenizer.path = {path}: no such file or folder. Fetch it before the preparation."]
+    try:
+        from data.tokenizers import adoption
+
+        adoption.read(config.data.tokenizer)
+    except (ImportError, MissingPackageError) as error:
+        return [f"data.tokenizer.path = {path}: was not looked into: {error}"]
+    except DataError as error:
+        raise ConfigError(f"{config.path}: data.tokenizer: {error}") from error
+    return []
 
 
 def _is_something(path: str) -> bool:

@@ -53,6 +53,9 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     Raises:
         DataError: If the input, the rules or the machine do not allow it.
     """
+    tokenizer = work / "tokenizer"
+    if config.tokenizer.kind == "existing":  # What is wrong with it is said before the work.
+        _provide_tokenizer(config, tokenizer)
     parts = sources.parts(config, downloads)
     prefixes = [work / "1-clean" / f"{index:05d}" for index in range(len(parts))]
     tasks = [Task(prefix, clean.clean_part, (config, part)) for prefix, part in zip(prefixes, parts, strict=True)]
@@ -73,11 +76,8 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
         of_source = [file for file in files if file.source == source]
         where = f"{config.source_names[source]}: " if len(set(told)) > 1 else ""
         texts.append(_split(config.validation, shuffle(config, of_source, work, run) if config.shuffle else of_source, where))
-    folder = work / "tokenizer"
-    training = Task(folder, make_tokenizer, (config, [shard for text in texts for shard in text], sum(sizes["chars"])))
-    if not training.result_path.is_file():
-        execute(training)
-    return Steps(cleaned, copies, folder, *_tokenize(config, texts, folder, work / "4-tokens", run))
+    _provide_tokenizer(config, tokenizer, [shard for text in texts for shard in text], sum(sizes["chars"]))
+    return Steps(cleaned, copies, tokenizer, *_tokenize(config, texts, tokenizer, work / "4-tokens", run))
 
 
 def _check_every_source(config: DataConfig, sources_of_parts: Sequence[int], cleaned: Sequence[Result], left: Sequence[int]) -> None:
@@ -103,6 +103,13 @@ def _split(rule: ValidationConfig, files: Sequence[DocumentFile], where: str) ->
     logger.info("%s%d documents in %d shards", where, num_documents, len(shards))
     holdout = plan_holdout(rule, [shard.documents for shard in shards], num_chars, where)
     return [replace(shard, holdout=holdout) for shard in shards]
+
+
+def _provide_tokenizer(config: DataConfig, folder: Path, shards: Sequence[DocumentFile] = (), num_chars: int = 0) -> None:
+    """Make the tokenizer unless it is there; `shards` hold the text for one that is trained."""
+    task = Task(folder, make_tokenizer, (config, shards, num_chars))
+    if not task.result_path.is_file():
+        execute(task)
 
 
 def make_tokenizer(config: DataConfig, shards: Sequence[DocumentFile], num_chars: int, folder: Path) -> Result:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.documents import DataError, Document, batched
+from data.documents import Document, batched
 from data.steps import document_files
 from data.steps.document_files import DocumentFile, save_array
 from data.steps.holdout import SplitName
@@ -73,16 +73,13 @@ def _write_shard(config: DataConfig, shard: DocumentFile, ours: tokenizer_folder
 
 def _with_ends(config: DataConfig, ours: tokenizer_folder.Tokenizer, encode: Encoder) -> Encoder:
     """An encoder that puts the begin and end tokens of documents around the ids of each text."""
-    if config.tokenizer.add_bos and ours.bos_id is None:
-        raise DataError(
-            f"{config.name}: data.tokenizer.add_bos is true, but the tokenizer names no begin-of-text token. Set data.tokenizer.bos_token."
-        )
 
     def encode_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths = encode(texts)
         if config.tokenizer.add_eos:
             ids, lengths = np.insert(ids, np.cumsum(lengths), ours.eos_id), lengths + 1
-        if config.tokenizer.add_bos and ours.bos_id is not None:
+        if config.tokenizer.add_bos:
+            assert ours.bos_id is not None, "checked when the tokenizer was made"
             ids, lengths = np.insert(ids, np.cumsum(lengths) - lengths, ours.bos_id), lengths + 1
         return ids, lengths
 

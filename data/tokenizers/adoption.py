@@ -4,6 +4,7 @@ Files are read as data. Code that a folder may bring along is neither copied nor
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import tokenizers
 from data.config import TokenizerConfig
 from data.documents import DataError
 from data.tokenizers import sentencepiece_model, tokenizer_folder
+
+logger = logging.getLogger(__name__)
 
 # Where a tokenizer does not say which token ends a text.
 _USUAL_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
@@ -42,25 +45,39 @@ def adopt(config: TokenizerConfig, folder: Path) -> None:
     """Write the tokenizer at `config.path` as a folder of ours, giving the same ids.
 
     Raises:
-        DataError: If it cannot be read or does not say which token ends a text.
+        DataError: As `read`.
+    """
+    backend, names = read(config)
+    special = {added.content for added in backend.get_added_tokens_decoder().values() if added.special}
+    backend.add_special_tokens([token for token in names.values() if token not in special])
+    backend.no_truncation()
+    backend.no_padding()
+    tokenizer_folder.save(backend, folder, names)
+
+
+def read(config: TokenizerConfig) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """The tokenizer at `config.path`, and which of its tokens are special: eos_token -> </s>. What is guessed or left out of these is said.
+
+    Raises:
+        DataError: If it cannot be read, or has no token to end or, where the configuration asks for one, to begin a text.
     """
     assert config.path is not None, "checked by TokenizerConfig"
     files = find_files(config.path)
     backend = _read_backend(files)
     names = _special_names(files, config)
-    names.setdefault("eos_token", next((token for token in _USUAL_ENDS if backend.token_to_id(token) is not None), ""))
+    guess = next((token for token in _USUAL_ENDS if backend.token_to_id(token) is not None), None)
+    if "eos_token" not in names and guess:
+        logger.warning("%s does not say which token ends a text: %s is taken. data.tokenizer.eos_token names another one.", files[0], guess)
+        names["eos_token"] = guess
     known = {name: token for name, token in names.items() if backend.token_to_id(token) is not None}
-    if "eos_token" not in known:
-        named = names["eos_token"]
-        said = f'its end-of-text token "{named}" is not in the vocabulary' if named else "no end-of-text token is named"
-        raise DataError(f"{files[0]}: {said}. Name one of its tokens: data.tokenizer.eos_token=...")
-    if config.bos_token and "bos_token" not in known:
-        raise DataError(f'{files[0]}: data.tokenizer.bos_token = "{config.bos_token}" is not in the vocabulary. Name one of its tokens.')
-    special = {added.content for added in backend.get_added_tokens_decoder().values() if added.special}
-    backend.add_special_tokens([token for token in known.values() if token not in special])
-    backend.no_truncation()
-    backend.no_padding()
-    tokenizer_folder.save(backend, folder, known)
+    for name, what in (("eos_token", "end-of-text"), ("bos_token", "begin-of-text")):
+        if name not in known and (name == "eos_token" or config.add_bos or config.bos_token):
+            said = f'its {what} token "{names[name]}" is not in the vocabulary' if name in names else f"no {what} token is named"
+            why = ", but data.tokenizer.add_bos is true" if name == "bos_token" and config.add_bos else ""
+            raise DataError(f"{files[0]}: {said}{why}. Name one of its tokens: data.tokenizer.{name}=...")
+    if left_out := [f"{name} {names[name]}" for name in names.keys() - known.keys()]:
+        logger.warning("%s: not in the vocabulary and left out: %s", files[0], ", ".join(sorted(left_out)))
+    return backend, known
 
 
 def vocabulary(path: str) -> dict[str, int]:

@@ -238,6 +238,15 @@ def test_an_existing_tokenizer_makes_the_store_and_another_one_another_store(mak
     assert folder != prepare(make(tokenizer=dataclasses.replace(existing, add_bos=False), clean=()))
 
 
+def test_a_tokenizer_without_a_token_to_begin_a_text_is_refused_before_the_work(make, whole, tmp_path):
+    shutil.copy(whole / "tokenizer" / "tokenizer.json", tmp_path / "own.json")
+    existing = TokenizerConfig(kind="existing", path=str(tmp_path / "own.json"), add_bos=True)
+
+    with pytest.raises(DataError, match=r"own\.json: no begin-of-text token is named, but data\.tokenizer\.add_bos is true\. Name one"):
+        prepare(make(tokenizer=existing))
+    assert not list((tmp_path / "stores").glob(".*.work/1-clean"))
+
+
 def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):
     prepare(make())
     hashes = FileHashes(tmp_path / "stores" / ".hashes.json")

@@ -1,5 +1,7 @@
 """`check` calls nothing good that a run could not do: numbers that contradict each other, names and folders that do not exist."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from ds_configs.__main__ import main
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
+from tests.data.stores import character_tokenizer
 from tests.tiny_models import tiny
 
 QUICKSTART = "ds_configs/quickstart.json"
@@ -172,3 +175,13 @@ def test_every_seed_that_is_let_through_draws_weights():
     config = tiny("gpt2")
     last = GPT(config, seed=2**63 - 1).state_dict()
     assert not torch.equal(last["0.weight"], GPT(config, seed=2**63 - 2).state_dict()["0.weight"])
+
+
+def test_a_tokenizer_that_is_here_and_does_not_fit_is_wrong(capsys, tmp_path):
+    section = {**character_tokenizer(tmp_path), "vocab_size": None, "add_bos": True}
+    (tmp_path / "tokenizer_config.json").unlink()
+
+    code, (line,) = check(capsys, f"data.tokenizer={json.dumps(section)}")
+
+    assert code == 2
+    assert line.startswith(f"{QUICKSTART}: data.tokenizer: {tmp_path}/tokenizer.json: no begin-of-text token is named, but")

@@ -104,8 +104,17 @@ def test_a_tokenizer_that_names_no_end_is_told_by_the_configuration(folders, tmp
     assert adopt(tmp_path / "own.json", tmp_path / "b", eos_token="<fin>").eos_id == 0
     with pytest.raises(DataError, match='"<other>" is not in the vocabulary'):
         adopt(tmp_path / "own.json", tmp_path / "c", eos_token="<other>")
-    with pytest.raises(DataError, match='bos_token = "<other>" is not in the vocabulary'):
+    with pytest.raises(DataError, match=r'begin-of-text token "<other>" is not in the vocabulary\. Name .* data\.tokenizer\.bos_token='):
         adopt(tmp_path / "own.json", tmp_path / "d", eos_token="<fin>", bos_token="<other>")
+
+
+def test_an_end_that_is_guessed_and_names_that_mean_no_token_are_said(folders, tmp_path, caplog):
+    (tmp_path / "tokenizer.json").write_bytes((folders / "characters" / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"pad_token": "[PAD]"}', encoding="utf-8")
+
+    assert adopt(tmp_path, tmp_path / "out").eos_id == 0
+    assert f"tokenizer.json does not say which token ends a text: {END_OF_TEXT} is taken" in caplog.text
+    assert "not in the vocabulary and left out: pad_token [PAD]" in caplog.text
 
 
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
