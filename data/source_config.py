@@ -64,7 +64,7 @@ class TextConfig:
     text_documents: Literal["file", "line", "paragraph"] = "file"
     """What a document is in a text file."""
     errors: Literal["refuse", "replace"] = "refuse"
-    """Bytes that do not fit a file's encoding cost the record they are in, or are replaced by U+FFFD and counted."""
+    """Bytes that do not fit a file's encoding, and zero characters, cost the record they are in, or are replaced by U+FFFD and counted."""
     template: str | None = None
     """How a document's text is made of its fields: "{title}\\n{author}\\n{text}". None: the text alone."""
     chapters: ChaptersConfig | None = None

@@ -46,19 +46,18 @@ def zstd(wanted_by: Path | str) -> Any:
     return require("backports.zstd", f"{wanted_by}: .zst")
 
 
+UNREADABLE = "\udcff"
+"""Stands in a text for a place that cannot be decoded."""
+
+
 def _escape(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError), "registered for decoding"
-    return "\udcff", error.end
+    return UNREADABLE, error.end
 
 
 # Unlike surrogateescape it goes on in every codec: one lone surrogate for each place that cannot be decoded.
 ESCAPE = "data.escape"
 codecs.register_error(ESCAPE, _escape)
-
-
-def decode(data: bytes, encoding: str) -> str:
-    """As text; bytes that do not fit the encoding become lone surrogates, and so do zero bytes, which no text has."""
-    return data.decode(encoding, ESCAPE).replace("\0", "\udcff")
 
 
 @contextmanager
@@ -103,11 +102,11 @@ def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, by
 
 
 def text_line(file: io.TextIOBase) -> tuple[str | None, int]:
-    """The next line, empty at the end, and its bytes in UTF-8; None stands for a line that is too long. Zero bytes are as in `decode`."""
+    """The next line, empty at the end, and its bytes in UTF-8; None stands for a line that is too long."""
     line = file.readline(MAX_RECORD_BYTES + 1)
     num_bytes = len(line.encode("utf-8", "surrogatepass"))
     if num_bytes <= MAX_RECORD_BYTES:
-        return line.replace("\0", "\udcff"), num_bytes
+        return line, num_bytes
     while line and not line.endswith(("\n", "\r")):
         line = file.readline(1 << 20)
         num_bytes += len(line.encode("utf-8", "surrogatepass"))

@@ -123,7 +123,7 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
         best = max(_CANDIDATES, key=scores.__getitem__)
         if scores[best] > 0:
             return best
-    text = head.replace(b"\0", b"\xff").decode("utf-8", "replace")
+    text = _decode(head, "utf-8", "replace", whole)
     if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
         _refuse_control_characters(head)
         return "utf-8"
@@ -151,28 +151,32 @@ def _refuse_control_characters(head: bytes) -> None:
 def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str | None:
     """The pieces as text, shortened to what is judged; None if that is not how they are written.
 
-    With the errors "strict" no place may be broken; with "replace" one in a hundred characters beyond ASCII, and they are left out.
+    With the errors "strict" no place may be broken; with "replace" one in a hundred characters beyond ASCII, which is U+FFFD then.
     """
     texts = []
     for index, piece in enumerate(pieces):
         codec = _without_mark(name, pieces[0]) if index else name
-        if name == "utf-8" or not name.startswith("utf-"):
-            piece = piece.replace(b"\0", b"\xff")  # As bad as a byte that is in no encoding.
         if index and codec == "utf-8":
             piece = piece.lstrip(_CONTINUATION)
         elif index and not codec.startswith(("utf-16", "utf-32")):
             # A line feed is never part of a two-byte character of a legacy encoding; UTF-16 pieces begin on a unit.
             piece = piece[piece.find(b"\n") + 1 :]
         try:
-            texts.append(codecs.getincrementaldecoder(codec)(errors).decode(piece, final=whole))
+            texts.append(_decode(piece, codec, errors, whole))
         except UnicodeDecodeError:
             return None
     if errors == "replace":
         num_broken = sum(text.count("\ufffd") for text in texts)
         if num_broken * _GOOD_PER_BROKEN > sum(c > "\u007f" for text in texts for c in text):
             return None
-    text = "".join(text[: _JUDGED_CHARS // len(texts)] for text in texts)
-    return text.replace("\ufffd", "") if errors == "replace" else text
+    return "".join(text[: _JUDGED_CHARS // len(texts)] for text in texts)
+
+
+def _decode(piece: bytes, codec: str, errors: str, whole: bool) -> str:
+    """As text, in which a zero byte is as bad as one that is in no encoding; those of UTF-16 and UTF-32 belong to characters."""
+    if not codec.startswith(("utf-16", "utf-32")):
+        piece = piece.replace(b"\0", b"\xff")
+    return codecs.getincrementaldecoder(codec)(errors).decode(piece, final=whole)
 
 
 def _without_mark(name: str, head: bytes) -> str:
@@ -187,7 +191,8 @@ def _score(name: str, text: str | None) -> float:
     if text is None:
         return 0.0
     judged = [c for c in text if c > "\u007f" and c not in _NEUTRAL]
-    num_readable = float(sum(c in _FREQUENT for c in judged))
+    # A broken place speaks against an encoding: of damaged text, a smaller table has fewer characters to be judged by.
+    num_readable = float(sum(c in _FREQUENT for c in judged) - text.count("\ufffd"))
     num_judged = len(judged)
     if name.startswith("utf-16"):  # Right, ASCII is proof of the byte order; wrong, it turns into rare characters.
         num_ascii = sum(" " <= c <= "~" or c in "\r\n\t" for c in text)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.reading.compression import MAX_RECORD_BYTES
-from data.reading.records import JSON, BadInput
+from data.reading.records import JSON, BadInput, as_json
 
 _CHUNK_CHARS = 1 << 20
 # Behind the end of an object or a comma, or at the beginning of a line: an object that lacks its closing brace has none.
@@ -118,7 +118,7 @@ class _Window:
 
     def _more(self) -> bool:
         # Doubling keeps the repeated attempts at one long item linear.
-        chunk = self._file.read(max(_CHUNK_CHARS, len(self.text) - self._at))
+        chunk = as_json(self._file.read(max(_CHUNK_CHARS, len(self.text) - self._at)))
         self._dropped += self._at
         self.text = self.text[self._at :] + chunk
         self._at = 0

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import Document
+from data.reading.compression import UNREADABLE
 from data.source_config import TextConfig
 
 _DIGITS = re.compile(r"\d+")
 _PLACE = re.compile(r"@\d+$|\[[\d:]+\]$")
-_LONE = re.compile("[\ud800-\udfff]")
+# Undecodable bytes and halves of an escaped character are lone surrogates here; no text has zero characters, however they are written.
+_BROKEN = re.compile("[\0\ud800-\udfff]")
 
 # Our name of a field -> names it has in files, looked for in this order where `fields` of the configuration says nothing.
 FIELD_NAMES: dict[str, tuple[str, ...]] = {
@@ -97,6 +99,11 @@ JSON = json.JSONDecoder(object_pairs_hook=as_record)
 """Reads JSON into such records."""
 
 
+def as_json(text: str) -> str:
+    """What JSON is read of: a zero byte is bad as one is that cannot be decoded, but the parser would refuse the whole item for it."""
+    return text.replace("\0", UNREADABLE)
+
+
 def from_record(record: Any, source: str, config: TextConfig) -> Document | BadInput:
     """Pick the text and the other named fields out of a record; a text in a list of strings gets one line for each."""
     if not isinstance(record, dict):
@@ -120,7 +127,7 @@ def from_record(record: Any, source: str, config: TextConfig) -> Document | BadI
 
 
 def from_text(text: str, source: str, config: TextConfig, meta: Mapping[str, str] | None = None) -> Document | BadInput:
-    """A document, unless it is empty or holds characters that cannot be written as UTF-8 and may not be replaced."""
+    """A document, unless it is empty or holds places that are broken and may not be replaced."""
     source = printable(source)
     if not text.strip():
         return BadInput(source, "empty document")
@@ -130,18 +137,18 @@ def from_text(text: str, source: str, config: TextConfig, meta: Mapping[str, str
         return Document(text, source, meta)
     if config.errors == "refuse":
         return BadInput(source, _what_is_broken(values))
-    num_replaced = sum(len(_LONE.findall(value)) for value in values)
-    text, *others = (_LONE.sub("\ufffd", value) for value in values)
+    num_replaced = sum(len(_BROKEN.findall(value)) for value in values)
+    text, *others = (_BROKEN.sub("\ufffd", value) for value in values)
     return Document(text, source, dict(zip(meta, others, strict=True)), num_replaced)
 
 
 def _is_whole(text: str) -> bool:
-    """Whether the text has no lone surrogates, which stand for undecodable bytes or half an escaped character."""
+    """Whether no place is broken; to search for one takes several times as long."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def printable(name: str) -> str:
@@ -150,10 +157,10 @@ def printable(name: str) -> str:
 
 
 def _what_is_broken(values: list[str]) -> str:
-    places = [match.start() for match in _LONE.finditer(values[0])]
+    places = [match.start() for match in _BROKEN.finditer(values[0])]
     where = f", the first in line {values[0].count(chr(10), 0, places[0]) + 1}" if places else " in a field beside the text"
     count = len(places) or 1
     return (
-        "bytes that do not fit the file's encoding, or half of an escaped character: "
+        "bytes that do not fit the file's encoding, zero characters, or half of an escaped character: "
         f'{count} place{"s"[: count > 1]}{where}; data.errors="replace" puts \ufffd there and keeps the rest'
     )

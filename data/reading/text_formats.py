@@ -1,13 +1,15 @@
 """Records of text files: whole files, lines and paragraphs, JSON lines, JSON, CSV. Binary ones are `columnar.py`."""
 
 import csv
+import io
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from data.reading.compression import MAX_RECORD_BYTES, decode, lines, open_bytes, open_text, text_line
+from data.reading.compression import ESCAPE, MAX_RECORD_BYTES, lines, open_bytes, open_text, text_line
 from data.reading.json_items import json_items
-from data.reading.records import JSON, BadInput, Found, Piece, as_record
+from data.reading.records import JSON, BadInput, Found, Piece, as_json, as_record
 from data.source_config import TextConfig
 
 
@@ -23,24 +25,26 @@ def read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
         yield BadInput(str(piece.path), reason, piece.num_bytes)
         return
-    yield str(piece.path), decode(data, piece.encoding).replace("\r\n", "\n"), len(data)
+    yield str(piece.path), data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n"), len(data)
 
 
 def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
     part: list[str] = []
-    begin = ""
+    begin, size = "", 0
     for found in itertools.chain(_decoded_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
         if isinstance(found, BadInput):
             yield found
             continue
-        source, line, _ = found
+        source, line, num_bytes = found
         if line.strip():
-            begin = begin if part else source
+            begin = begin if size else source
+            size += num_bytes
             part.append(line.rstrip("\r\n"))
-        if part and (by_line or not line.strip()):
-            text = "\n".join(part)
-            yield begin, text, len(text.encode("utf-8", "surrogatepass"))
-            part = []
+            if size > MAX_RECORD_BYTES:
+                part.clear()
+        if size and (by_line or not line.strip()):
+            yield (begin, "\n".join(part), size) if part else _too_long(begin, "a paragraph", size)
+            part, size = [], 0
 
 
 def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
@@ -48,16 +52,18 @@ def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
     if piece.encoding.startswith(("utf-16", "utf-32")):
         with open_text(piece.path, piece.encoding) as file:
             for number, (line, num_bytes) in enumerate(iter(lambda: text_line(file), ("", 0)), start=1):
-                yield _line(f"{piece.path}@{number}", line, num_bytes)
+                source = f"{piece.path}@{number}"
+                yield _too_long(source, "a line", num_bytes) if line is None else (source, line, num_bytes)
         return
     with open_bytes(piece.path) as raw:
         for offset, data, num_bytes in lines(raw, piece.start, piece.end):
             codec = piece.encoding if offset == 0 else piece.encoding.removesuffix("-sig")
-            yield _line(f"{piece.path}@{offset}", None if data is None else decode(data, codec), num_bytes)
+            source = f"{piece.path}@{offset}"
+            yield _too_long(source, "a line", num_bytes) if data is None else (source, data.decode(codec, ESCAPE), num_bytes)
 
 
-def _line(source: str, line: str | None, num_bytes: int) -> tuple[str, str, int] | BadInput:
-    return BadInput(source, f"a line longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes) if line is None else (source, line, num_bytes)
+def _too_long(source: str, what: str, num_bytes: int) -> BadInput:
+    return BadInput(source, f"{what} longer than {MAX_RECORD_BYTES >> 20} MiB", num_bytes)
 
 
 def read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
@@ -69,7 +75,7 @@ def read_jsonl(piece: Piece, _config: TextConfig) -> Iterator[Found]:
         source, line, num_bytes = found
         if line.strip():
             try:
-                yield source, JSON.decode(line), num_bytes
+                yield source, JSON.decode(as_json(line)), num_bytes
             except (ValueError, RecursionError) as error:  # ValueError: broken JSON, or a number of more digits than Python reads.
                 yield BadInput(source, f"broken JSON: {error}", num_bytes)
 
@@ -89,10 +95,12 @@ def read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
 
     def next_line() -> str:
         nonlocal num_bytes
-        line, size = text_line(file)
+        line = file.readline(MAX_RECORD_BYTES + 1)
+        size = len(line.encode("utf-8", "surrogatepass"))
+        if num_bytes - begin + size > MAX_RECORD_BYTES:
+            num_bytes += _skip_row(file, line, in_quotes=num_bytes > begin)  # Only in quotes a row goes on in another line.
+            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB")
         num_bytes += size
-        if line is None or num_bytes - begin > MAX_RECORD_BYTES:
-            raise csv.Error(f"a row longer than {MAX_RECORD_BYTES >> 20} MiB; what is left of it is read as rows of its own")
         return line
 
     with open_text(piece.path, piece.encoding) as file:
@@ -118,3 +126,22 @@ def read_csv(piece: Piece, _config: TextConfig) -> Iterator[Found]:
                 yield source, as_record(list(zip(header, row, strict=True))), num_bytes - begin
         if index == 0:
             yield BadInput(str(piece.path), "no header line with the names of the fields")
+
+
+def _skip_row(file: io.TextIOBase, piece: str, in_quotes: bool) -> int:
+    """Pass over the rest of a row of CSV, of which `piece` was read last; returns the bytes of both.
+
+    Quotes open a field behind a comma or the beginning of the row; two in a row, inside a field, stand for one and close nothing.
+    """
+    num_bytes = 0
+    before, turned = ",", -2  # The character in front of the piece; where quotes were last opened or closed.
+    while piece:
+        num_bytes += len(piece.encode("utf-8", "surrogatepass"))
+        for at in (quote.start() for quote in re.finditer('"', piece)):
+            if in_quotes or at == turned + 1 or (piece[at - 1] if at else before) == ",":
+                in_quotes, turned = not in_quotes, at
+        if piece.endswith(("\n", "\r")) and not in_quotes:
+            break
+        before, turned = piece[-1], turned - len(piece)
+        piece = file.readline(1 << 20)
+    return num_bytes

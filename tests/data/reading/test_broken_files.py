@@ -214,13 +214,48 @@ def test_lines_of_utf_16_and_rows_of_csv_have_the_same_limit(tmp_path, monkeypat
     short, long = "床前明月光", "长" * 600
     (tmp_path / "a.txt").write_text(f"{short}\n{long * 3}\n{short}\n", encoding="utf-16")
     (tmp_path / "b.csv").write_text(f"text,a\n{short},1\n{long},{long}\n{short},1\n", encoding="utf-8")
-    (tmp_path / "c.csv").write_text(f'text,a\n{short},1\n"{long}\n{long}",1\n{short},1\n', encoding="utf-8")
 
-    for name, reason in (("a.txt", "a line longer than 0 MiB"), ("b.csv", "a row longer than"), ("c.csv", "a row longer than")):
+    for name, reason in (("a.txt", "a line longer than 0 MiB"), ("b.csv", "a row longer than")):
         items = read_all(tmp_path / name, text_documents="line")
 
         assert texts(items) == [short, short]
         assert reason in bad(items)[0]
+
+
+LONG = "长" * 600
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        f'"{LONG}\n{LONG}\n\n短,1\n{LONG}",1',  # Too long in its second line.
+        f'"{LONG * 3}\n{LONG}\n短,1\n",1',  # In its first.
+        f'1,"{LONG * 3}""{LONG},""\n短,1\n"""',
+        f'{LONG * 3}""{LONG},"短,""\n",""',
+        f'{LONG * 3}"',
+    ],
+)
+def test_a_row_of_csv_that_is_too_long_ends_where_it_ends_and_costs_no_other(row, encoding, tmp_path, monkeypatch):
+    for module in ("data.reading.compression", "data.reading.text_formats"):
+        monkeypatch.setattr(f"{module}.MAX_RECORD_BYTES", 2000)
+    (tmp_path / "a.csv").write_text(f'text,a\n床前,1\n{row}\n"明月",1\n', encoding=encoding)
+
+    items = read_all(tmp_path / "a.csv")
+    lost = [item.num_bytes for item in items if isinstance(item, BadInput)]
+
+    assert texts(items) == ["床前", "明月"]
+    assert lost == [len(row.encode()) + 1]
+
+
+def test_a_paragraph_has_the_same_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.reading.text_formats.MAX_RECORD_BYTES", 2000)
+    (tmp_path / "a.txt").write_text(f"床前\n\n{LONG}\n{LONG}\n{LONG}\n\n明月\n", encoding="utf-8")
+
+    items = read_all(tmp_path / "a.txt", text_documents="paragraph")
+
+    assert texts(items) == ["床前", "明月"]
+    assert bad(items) == ["a paragraph longer than 0 MiB"]
 
 
 ROWS = [f"第{number}首：床前明月光" for number in range(400)]
@@ -241,6 +276,27 @@ def test_a_zero_byte_costs_its_record_only_or_is_replaced(encoding, name, begin,
     assert len(bad(refused)) == 1
     assert texts(replaced)[200] == "第200\ufffd首：床前明月光"
     assert bad(replaced) == []
+
+
+ZERO = [{"text": "第\0首"}, *({"text": "好"} for _ in range(20))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", "\n".join(map(json.dumps, ZERO)).encode()),
+        ("a.json", json.dumps(ZERO).encode()),
+        ("a.json", json.dumps(ZERO).replace("\\u0000", "\0").encode()),
+        ("a.parquet", parquet(ZERO)),
+        ("a.arrow", arrow(ZERO)),
+    ],
+)
+def test_a_zero_character_is_the_same_however_it_is_written(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+
+    assert texts(read_all(tmp_path / name)) == ["好"] * 20
+    assert "zero characters" in bad(read_all(tmp_path / name))[0]
+    assert texts(read_all(tmp_path / name, errors="replace")) == ["第\ufffd首", *["好"] * 20]
 
 
 def test_opening_a_missing_package_is_explained(tmp_path, monkeypatch):

@@ -110,5 +110,13 @@ def test_a_broken_byte_in_a_long_text_costs_one_place_and_not_the_encoding(text,
     assert abs(len(read) - len(text) * 100) <= 3
 
 
+def test_damage_does_not_make_a_text_one_of_a_smaller_table():
+    text = ("此處碁盤。" + TRADITIONAL.replace("裏", "裡")) * 30  # 碁 is in cp950 and not in Big5.
+    data = bytearray(text.encode("cp950"))
+    data[2 * (len(data) // 4) + 7] = 0xFF
+
+    assert bytes(data).decode(detect_bytes(bytes(data), whole=True), ESCAPE).count("碁") == 30
+
+
 def test_an_empty_file_is_utf8():
     assert detect_bytes(b"", whole=True) == "utf-8"
