@@ -194,15 +194,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, required=True, help="tasks at the same time")
     parser.add_argument("--memory-gb", type=float, default=2.0, help="reserved for a worker")
     parser.add_argument("--partition", help="of Slurm")
-    parser.add_argument("--time", default="24:00:00", help="limit of a Slurm job")
+    parser.add_argument("--time", help="limit of a Slurm job (default: 24:00:00)")
     options = parser.parse_intermixed_args(arguments)
     if options.executor == "slurm" and not options.partition:
         parser.error("--executor slurm needs --partition")
+    if options.executor != "slurm" and (options.partition or options.time):
+        parser.error("--partition and --time are of --executor slurm")
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: it must be 1 or more")
     if not 0 < options.memory_gb < math.inf:
         parser.error(f"--memory-gb {options.memory_gb:g}: it must be more than 0")
-    slurm = {"partition": options.partition, "time": options.time} if options.executor == "slurm" else {}
+    slurm = {"partition": options.partition, "time": options.time or "24:00:00"} if options.executor == "slurm" else {}
 
     def make(config: DataConfig) -> Path:
         logs = Path(config.directory) / "logs"

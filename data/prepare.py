@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
             return
         files = sources.files_of(config)
         check_packages(config, files)
+        _say_copies(config, meant.identity)
         of_any_identity = folder.parent.glob(f".{config.name}-{'?' * 12}.work")
         for other in sorted({*of_any_identity} - {work}):
             logger.info("%s is of a preparation of another text, or by other rules, that did not finish. Unless it runs, delete it", other)
@@ -132,6 +134,14 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
     report = folder / "report.txt"
     if report.is_file():  # Of a finished pair of another program there is none.
         logger.info("%s", report.read_text(encoding="utf-8").split("\n\ndropped by")[0])
+
+
+def _say_copies(config: DataConfig, identity: Identity) -> None:
+    content = Counter(item["sha256"] for item in identity.inputs)
+    copies = content.total() - len(content)
+    if copies and config.deduplicate is None:
+        named = next(item["name"] for item in identity.inputs if content[item["sha256"]] > 1)
+        logger.warning("%d files are copies of others, as of %s, and are read too; data.deduplicate would leave them out", copies, named)
 
 
 def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:

@@ -89,6 +89,7 @@ class SourceConfig(TextConfig):
             raise FieldError("corpus", f' = "{self.corpus}" is not known. {guess} Your own text goes into data.path.')
         if self.reverse is not None and self.corpus != "reverse":
             raise FieldError("reverse", ': only the corpus "reverse" has these parameters.')
+        require(self, "template", self.template is None or self.chapters is None, "null: with chapters a document is a chapter as it is")
         if self.corpus == "reverse":
             for name in ("path", "template", "chapters"):
                 require(self, name, getattr(self, name) is None, 'null: the corpus "reverse" is generated')

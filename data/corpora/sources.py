@@ -5,6 +5,7 @@ Corpora known by name are `named.py`; how a file of some format is read is `form
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
         yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
     edit = CORPORA[source.corpus].edit if source.corpus else None
     with_fields = _with_fields(source)
+    lacking: Counter[str] = Counter()
     for piece in part.pieces:
         for item in read(piece, with_fields):
             if not isinstance(item, Document):
@@ -80,10 +82,14 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
             if source.chapters is not None:
                 yield from _chapters(document, source.chapters)
             elif source.template:
+                lacking.update({*_FIELD.findall(source.template)} - {"text", "form", *document.meta})
                 text, reason = _fill(source.template, document), "empty document: it has nothing that data.template asks for"
                 yield replace(document, text=text) if text.strip() else BadInput(item.source, reason, len(item.text.encode("utf-8")))
             else:
                 yield document
+    for name, count in sorted(lacking.items()):
+        said = f"{count} documents have no {name}, which data.template asks for; nothing stands there"
+        yield Remark(config.source_names[part.source], said)
 
 
 def _chapters(document: Document, wanted: ChaptersConfig) -> Iterator[Document | Remark]:

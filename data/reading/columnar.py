@@ -79,12 +79,16 @@ def _numbered(where: str, batches: Iterable[Any]) -> Iterator[Found]:
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any]]:
-    names = batch.schema.names
-    if len(set(names)) == len(names):
-        yield from batch.to_pylist()
-        return
-    for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-        yield as_record(list(zip(names, row, strict=True)))
+    for row in zip(*map(_values, batch.columns), strict=True):
+        yield as_record(list(zip(batch.schema.names, row, strict=True)))
+
+
+def _values(column: Any) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):  # A time that Python's own types do not hold: to the nanosecond, or of the year 30000.
+        values = column.cast("string").to_pylist()
+    return values
 
 
 def _seekable(path: Path) -> BinaryIO:

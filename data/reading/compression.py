@@ -23,8 +23,8 @@ _BUFFER_BYTES = 1 << 18
 
 def endings(path: Path) -> tuple[str, str]:
     """The ending that names a file's format, in small letters, and the one that says how it is compressed, or nothing."""
-    packed = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return (path.with_suffix("") if packed else path).suffix.lower(), packed
+    packed = path.suffix.lower()
+    return (path.with_suffix("").suffix.lower(), packed) if packed in (".gz", ".zst") else (packed, "")
 
 
 def open_bytes(path: Path) -> io.BufferedReader:
@@ -33,9 +33,10 @@ def open_bytes(path: Path) -> io.BufferedReader:
     Raises:
         DataError: If backports.zstd is missing.
     """
-    if path.suffix == ".gz":
+    packed = endings(path)[1]
+    if packed == ".gz":
         return io.BufferedReader(_Raw(gzip.open(path), zlib.error), _BUFFER_BYTES)
-    if path.suffix == ".zst":
+    if packed == ".zst":
         library = zstd(path)
         return io.BufferedReader(_Raw(library.open(path), library.ZstdError), _BUFFER_BYTES)
     return path.open("rb")

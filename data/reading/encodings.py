@@ -9,6 +9,9 @@ passages of a novel, 12 characters long: 0 of 300 wrong, charset-normalizer 77; 
 """
 
 import codecs
+import contextlib
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +39,8 @@ _JUDGED_CHARS = 1 << 17
 _CANDIDATES = ("gb18030", "big5", "cp950", "big5hkscs", "utf-16-le", "utf-16-be")
 _GOOD_PER_BROKEN = 100  # Text in another encoding has a broken place in every other character.
 _CONTINUATION = bytes(range(0x80, 0xC0))  # The bytes of a character in UTF-8 after its first.
+_HAN_IN_UTF8 = re.compile(rb"[\xe4-\xe9][\x80-\xbf]{2}")
+_LEAST_HAN = 4  # A line in GB18030 that is UTF-8 by chance has Latin, Greek or Hebrew letters, and few of them.
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 26, 27})
 
 _MARKS = (
@@ -122,6 +127,7 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
         scores = {name: _score(name, _text(name, pieces, whole, errors)) for name in _CANDIDATES}
         best = max(_CANDIDATES, key=scores.__getitem__)
         if scores[best] > 0:
+            _refuse_lines_of_utf8(best, pieces)
             return best
     text = _decode(head, "utf-8", "replace", whole)
     if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
@@ -146,6 +152,15 @@ def _refuse_control_characters(head: bytes) -> None:
     num_control = len(head) - len(head.translate(None, _CONTROL))
     if num_control > 8 and num_control * 50 > len(head):
         raise UnreadableError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
+
+
+def _refuse_lines_of_utf8(name: str, pieces: Sequence[bytes]) -> None:
+    """GB18030 and Big5 make characters of almost any bytes, those of UTF-8 too, where several files were joined to one."""
+    for line in itertools.chain.from_iterable(piece.splitlines() for piece in pieces):
+        if len(_HAN_IN_UTF8.findall(line)) >= _LEAST_HAN:
+            with contextlib.suppress(UnicodeDecodeError):
+                said = line.decode("utf-8").strip()[:20]
+                raise UnreadableError(f"is written in several encodings, most of it in {name}, this line in UTF-8: {said}")
 
 
 def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str | None:

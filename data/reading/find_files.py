@@ -23,8 +23,8 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     """Return the files that `paths` mean, each once, in the order of `paths` and by name within each.
 
     Folders are searched to any depth; names that begin with a dot are left out. Files of types that are not read are
-    returned too, so that the reader counts them. Links are followed; one that leads nowhere, and a file that is met
-    again by way of one, is left out, and said.
+    returned too, so that the reader counts them. Links are followed; one that leads nowhere, a file that is met
+    again by way of one, and what is no file is left out, and said.
 
     Raises:
         DataError: If a path means no file, a file or folder cannot be read, or a saved dataset has several splits.
@@ -32,20 +32,24 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     files: dict[str, Path] = {}
     again: list[Path] = []
     gone: list[Path] = []
+    odd: list[Path] = []  # Would be waited for without end.
     for path in paths:
         found: list[Path] = []
         for file in _from_hub(path) if path.startswith(HUB) else _from_disk(path):
-            (gone if _leads_nowhere(file) else found).append(file)
+            (found if file.is_file() else odd if file.exists() else gone).append(file)
         if not found:
             home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")
         for file in found:
             if files.setdefault(os.path.realpath(file), file) != file:
                 again.append(file)
-    if gone:
-        logger.warning("%d links that lead nowhere, such as %s, are left out", len(gone), gone[0])
-    if again:
-        logger.warning("%d more names of files that are read already, such as %s, are left out", len(again), again[0])
+    for left_out, what in (
+        (gone, "links that lead nowhere"),
+        (again, "more names of files that are read already"),
+        (odd, "pipes, sockets or devices"),
+    ):
+        if left_out:
+            logger.warning("%d %s, such as %s, are left out", len(left_out), what, left_out[0])
     locked = [file for file in files.values() if not os.access(file, os.R_OK, effective_ids=True)]
     if locked:
         raise DataError(
@@ -62,7 +66,7 @@ def _from_disk(path: str) -> list[Path]:
         return [Path(path)]
     found = []
     for match in map(Path, _matches(path)):
-        found += _from_folder(match) if match.is_dir() else [match] if _is_meant(match) else []
+        found += _from_folder(match) if match.is_dir() else [match]
     return found
 
 
@@ -75,7 +79,7 @@ def _matches(pattern: str) -> list[str]:
     for root in sorted(glob.glob(base)) if base else ["."]:
         for folder in _walk(Path(root)):
             inside = os.path.join(glob.escape(str(folder)), rest.lstrip("/") or "*")
-            found += [match for match in _matches(inside) if rest or _is_meant(Path(match))]
+            found += [match for match in _matches(inside) if rest or not os.path.isdir(match)]
     return sorted(map(os.path.normpath, found))
 
 
@@ -98,37 +102,39 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _from_folder(folder: Path) -> list[Path]:
-    if (folder / "dataset_dict.json").exists():
-        splits = _read(folder / "dataset_dict.json").get("splits", [])
-        if len(splits) == 1:
-            return _from_folder(folder / splits[0])
-        ways = " or ".join(str(folder / split) for split in splits)
+    try:
+        if (folder / "dataset_dict.json").exists():
+            return _from_folder(_only_split(folder))
+        if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
+            return _from_saved_dataset(folder)
+    except (TypeError, LookupError) as error:  # JSON, but something else is in it.
+        raise DataError(f"{folder}: is not described as a saved dataset is ({error!r}). Save it again with `datasets`.") from error
+    return sorted(path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def _only_split(folder: Path) -> Path:
+    splits = [_inside(folder, split) for split in _read(folder / "dataset_dict.json")["splits"]]
+    if len(splits) != 1:
+        ways = " or ".join(map(str, splits))
         raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {ways}.")
-    if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-        return _from_saved_dataset(folder)
-    found = [path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".")]
-    return sorted(filter(_is_meant, found))
-
-
-def _is_meant(path: Path) -> bool:
-    """Whether it is a file or stands for one; a pipe or a socket would be waited for without end."""
-    return path.is_file() or _leads_nowhere(path)
-
-
-def _leads_nowhere(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
+    return splits[0]
 
 
 def _from_saved_dataset(folder: Path) -> list[Path]:
     state = _read(folder / "state.json")
     if state.get("_indices_data_files"):
         raise DataError(f"{folder}: saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again.")
-    root = folder.resolve()
-    files = [folder / entry["filename"] for entry in state.get("_data_files", [])]
-    for file in files:
-        if not file.resolve().is_relative_to(root):
-            raise DataError(f"{folder}/state.json: names the file {file}, which is outside the folder.")
-    return files
+    return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """What a saved dataset names in its folder."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{folder}: its description names {path}, which is outside the folder.")
+    if not path.exists():
+        raise DataError(f"{folder}: its description names {path}, which is not there. Bring it, or save the dataset again.")
+    return path
 
 
 def _read(path: Path) -> dict[str, Any]:

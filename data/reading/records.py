@@ -152,8 +152,8 @@ def _is_whole(text: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name as UTF-8 can hold it: file names from other systems are often in another encoding."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A name as one line of UTF-8 can hold it: file names from other systems are often in another encoding."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8").replace("\n", "\\n")
 
 
 def _what_is_broken(values: list[str]) -> str:

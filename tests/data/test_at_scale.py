@@ -211,9 +211,13 @@ def test_the_command_makes_the_store_that_one_process_makes(executor, parted, tm
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--workers", "0"], "--workers 0: it must be"), (["--workers", "1", "--memory-gb", "0"], "--memory-gb 0: it must")],
+    [
+        (["--workers", "0"], "--workers 0: it must be"),
+        (["--workers", "1", "--memory-gb", "0"], "--memory-gb 0: it must"),
+        (["--workers", "1", "--partition", "work"], "--partition and --time are of --executor slurm"),
+    ],
 )
-def test_workers_without_number_or_memory_are_refused(options, message, capsys):
+def test_options_that_mean_nothing_are_refused(options, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["a.json", "--executor", "local", *options])
     assert message in capsys.readouterr().err

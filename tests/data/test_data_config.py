@@ -41,6 +41,10 @@ def problems(**changes):
         ({"tokenizer": {"kind": "characters", "path": "x"}}, "data.tokenizer.path = x"),
         ({"tokenizer": {"kind": "characters", "eos_token": "x"}}, "only an existing tokenizer needs to be told"),
         ({"corpus": None, "store": "x"}, 'kind "existing" and its path'),
+        (
+            {"chapters": {}, "template": "{text}"},
+            "data.template = {text}; it must be null: with chapters a document is a chapter as it is.",
+        ),
         ({"chapters": {"first": 3, "last": 2}}, "last is not before first"),
         ({"reverse": {}}, 'only the corpus "reverse" has these parameters'),
         ({"corpus": "sanguo"}, 'data.corpus = "sanguo" is not known. Known here: chinese-poetry, hongloumeng, reverse.'),

@@ -118,5 +118,14 @@ def test_damage_does_not_make_a_text_one_of_a_smaller_table():
     assert bytes(data).decode(detect_bytes(bytes(data), whole=True), ESCAPE).count("碁") == 30
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "big5hkscs"])
+def test_a_file_that_is_joined_of_several_encodings_is_refused(encoding):
+    lines = [line.encode(encoding) for line in (TRADITIONAL * 20).splitlines(keepends=True)]
+
+    assert detect_bytes(b"".join(lines), whole=True)
+    with pytest.raises(UnreadableError, match=r"several encodings, most of it in (gb18030|big5\w*), this line in UTF-8: 石頭記的緣起"):
+        detect_bytes(b"".join([*lines, "石頭記的緣起\n".encode()]), whole=True)
+
+
 def test_an_empty_file_is_utf8():
     assert detect_bytes(b"", whole=True) == "utf-8"

@@ -46,12 +46,16 @@ def test_links_that_lead_nowhere_are_counted(tmp_path, caplog):
         find_files([f"{tmp_path}/b.txt"])
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_not_waited_for_and_said(tmp_path, caplog):
     (tmp_path / "a.txt").write_text("文", encoding="utf-8")
     os.mkfifo(tmp_path / "b.txt")
 
     for path in (f"{tmp_path}", f"{tmp_path}/*.txt", f"{tmp_path}/**"):
+        caplog.clear()
         assert [file.name for file in find_files([path])] == ["a.txt"], path
+        assert f"1 pipes, sockets or devices, such as {tmp_path / 'b.txt'}, are left out" in caplog.text, path
+    with pytest.raises(DataError, match="no such file"):
+        find_files([f"{tmp_path}/b.txt"])
 
 
 def test_a_home_that_no_shell_has_filled_in_is_explained():
@@ -120,6 +124,24 @@ def test_a_saved_dataset_cannot_point_outside_its_folder(tmp_path):
     (tmp_path / "poems" / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}', encoding="utf-8")
 
     with pytest.raises(DataError, match="outside the folder"):
+        find_files([str(tmp_path / "poems")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("state.json", '{"_data_files": [{"name": 1}]}', "is not described as a saved dataset is"),
+        ("state.json", '{"_data_files": ["a.arrow"]}', "is not described as a saved dataset is"),
+        ("state.json", '{"_data_files": [{"filename": "b.arrow"}]}', r"names \S+/b\.arrow, which is not there"),
+        ("dataset_dict.json", '{"splits": 5}', "is not described as a saved dataset is"),
+        ("dataset_dict.json", '{"splits": ["train"]}', r"names \S+/train, which is not there"),
+    ],
+)
+def test_a_saved_dataset_that_is_described_wrongly_is_refused(name, content, message, tmp_path):
+    save_dataset(tmp_path / "poems", POEMS)
+    (tmp_path / "poems" / name).write_text(content, encoding="utf-8")
+
+    with pytest.raises(DataError, match=message):
         find_files([str(tmp_path / "poems")])
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 from backports import zstd
 
@@ -11,7 +12,7 @@ from data.documents import batched
 from data.reading.formats import read, split
 from data.reading.records import FileRead, Piece
 from data.source_config import TextConfig
-from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, feather, parquet, read_all, texts
+from tests.data.reading.poems import COMPRESS, CONTENTS, JSONL, POEMS, TEXTS, arrow_of, feather, parquet, parquet_of, read_all, texts
 
 
 @pytest.mark.parametrize("compression", COMPRESS)
@@ -78,6 +79,22 @@ def test_parquet_is_cut_at_row_groups(tmp_path):
 
     assert len(pieces) > 3
     assert [item for piece in pieces for item in read(piece, TextConfig()) if not isinstance(item, FileRead)] == read_all(path)
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.parquet", parquet_of), ("a.arrow", arrow_of)])
+def test_a_time_that_python_has_no_type_for_is_text(name, write, tmp_path):
+    times = [pa.array([1], pa.timestamp("ns")), pa.array([2**60], pa.timestamp("us")), pa.array([1], pa.duration("ns"))]
+    (tmp_path / name).write_bytes(write(pa.Table.from_arrays([pa.array(["明月"]), *times], names=["text", "at", "far", "long"])))
+
+    (document,) = read_all(tmp_path / name, fields={"at": "at"})
+
+    assert (document.text, document.meta["at"]) == ("明月", "1970-01-01 00:00:00.000000001")
+
+
+def test_an_ending_may_be_in_capitals(tmp_path):
+    (tmp_path / "A.JSONL.GZ").write_bytes(COMPRESS[".gz"](JSONL.encode()))
+
+    assert texts(read_all(tmp_path)) == TEXTS
 
 
 def test_small_files_share_a_group_and_keep_their_order(tmp_path):
