@@ -6,16 +6,17 @@ A command that merely checks a configuration must not wait for torch: nothing he
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from data.cleaning_config import DeduplicateConfig
 from data.source_config import SourceConfig, TextConfig, name_of_path
 from ds_configs.errors import FieldError, require
-from ds_configs.typed import Count, Share
+from ds_configs.typed import Bounded, Count, Share
 
 END_OF_TEXT = "<|endoftext|>"
 BLOCK = 1000
 """Weights of sources are kept in every run of so many samples, each of which has its own order."""
+Number = Annotated[int, Bounded(int, 1, (1 << 31) - 1)]  # What tokenizers and Parquet can count.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class TokenizerConfig:
     """How text becomes token ids. `existing` takes a tokenizer from `path`; the other kinds are trained on the training split."""
 
     kind: Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
-    vocab_size: int | None = None
+    vocab_size: Number | None = None
     """Size of a trained vocabulary, special tokens included; for `characters` the most it may have (rarer ones become <unk>)."""
     path: str | None = None
     """A tokenizer.json, a Hugging Face folder or a sentencepiece .model file."""
@@ -81,7 +82,7 @@ class ValidationConfig:
 class PackConfig:
     """Also write the training tokens as Parquet rows of `length` ids, documents end to end."""
 
-    length: Count
+    length: Number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,7 @@ def _pack(folder: Path, split: dict[str, Any], length: int) -> dict[str, int]:
 
     stream = Stream([token_store.Shard(folder / name) for part in split["streams"] for name in part["shards"]])
     num_rows, left_out = divmod(stream.num_tokens, length)
+    logger.info("%s: %d rows of %d tokens; the last %d tokens do not fill one", _PACKED, num_rows, length, left_out)
     schema = pyarrow.schema([("input_ids", pyarrow.list_(pyarrow.int32(), length))])
     with pyarrow.parquet.ParquetWriter(folder / _PACKED, schema, compression="zstd") as file:
         for first in range(0, num_rows, _ROWS_PER_GROUP):

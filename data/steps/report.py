@@ -54,6 +54,8 @@ def table(content: dict[str, Any]) -> str:
     for name, split in content["splits"].items():
         lines.append(f"{name:<24}{split['documents']:>14,}{split['chars']:>18,}")
         lines.append(f"{'':<24}{split['tokens']:,} tokens, {split['chars'] / split['tokens']:.3f} characters a token")
+    if left := content["steps"][-1]["chars"] - sum(split["chars"] for split in content["splits"].values()):
+        lines.append(f"{'in neither, for budgets':<24}{'':>14}{left:>18,}")
     tokens = content["tokens"]
     lines += ["", f"unknown or single bytes: {tokens['fallback_ratio']:.4%} of the tokens", "most frequent tokens:"]
     lines += ["  ".join(f"{json.dumps(entry['token'], ensure_ascii=False)} {entry['count']:,}" for entry in tokens["frequent"])]

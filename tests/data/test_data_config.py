@@ -55,6 +55,9 @@ def problems(**changes):
         ({"clean": [{"rule": "min_lenth"}]}, '"min_lenth" is not a rule. Did you mean "min_length"?'),
         ({"deduplicate": {"near": {"bands": 0}}}, "bands = 0"),
         ({"pack": {"length": 0}}, "data.pack.length = 0"),
+        ({"pack": {"length": 1 << 31}}, "data.pack.length = 2147483648"),
+        ({"tokenizer": {"kind": "byte_bpe", "vocab_size": 10**30}}, "it must be an integer from 1 to"),
+        ({"corpus": None, "path": "\udcca\udcab.txt"}, r"data.path = '\udcca\udcab.txt': a name that is not UTF-8. Rename it, or"),
         ({"clean_rules": []}, 'unknown key "data.clean_rules"'),
     ],
 )

@@ -294,8 +294,8 @@ def test_a_field_that_the_template_asks_for_and_records_lack_is_said(make, tmp_p
 
 def test_a_text_that_is_read_twice_is_said(make, verse, tmp_path, caplog):
     copy = shutil.copy(verse, tmp_path / "copy.txt")
-    sources = (SourceConfig(path=str(verse)), SourceConfig(path=copy))
-    several = {"path": None, "chapters": None, "sources": sources, "validation": ValidationConfig(ratio=0.2)}
+    sources = (SourceConfig(path=str(verse)), SourceConfig(path=str(copy)))
+    several = {"path": None, "chapters": None, "sources": sources, "clean": (), "validation": ValidationConfig(ratio=0.2)}
 
     prepare(make(**several))
     assert f"1 files are copies of others, as of {verse.name}, and are read too" in caplog.text

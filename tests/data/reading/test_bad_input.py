@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,8 @@ def test_report_and_parquet_end_where_the_budget_does(make, tmp_path):
         texts = pyarrow.parquet.read_table(folder / "documents" / f"{split}-00000.parquet")["text"].to_pylist()
         assert texts == [text.removesuffix("<|endoftext|>") for text in texts_of(folder, split)]
         assert len(texts) == report["splits"][split]["documents"] == count
+    left_out = 300 * 60 - (49 + 8) * 60
+    assert re.search(rf"in neither, for budgets +{left_out:,}\n", (folder / "report.txt").read_text(encoding="utf-8"))
 
 
 def test_the_report_tells_what_every_rule_dropped(make, tmp_path):
