@@ -10,6 +10,7 @@ import os
 
 from data.documents import DataError
 from data.packages import MissingPackageError
+from data.source_config import HUB
 from ds_configs.errors import ConfigError
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
@@ -54,8 +55,11 @@ def _about_tokenizer(config: RunConfig) -> list[str]:
 
 
 def _is_something(path: str) -> bool:
-    """Whether a path is there, or a pattern matches anything. What may not be looked at is not there (pathlib would raise an error)."""
-    return os.path.exists(path) or next(glob.iglob(path, recursive=True), None) is not None
+    """Whether a path is there, or a pattern matches anything. What may not be looked at is not there (pathlib would raise an error).
+
+    The hub is not asked what it has.
+    """
+    return path.startswith(HUB) or os.path.exists(path) or next(glob.iglob(path, recursive=True), None) is not None
 
 
 def remarks_on(config: RunConfig, last_step: int | None) -> list[str]:

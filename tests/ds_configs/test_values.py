@@ -152,6 +152,10 @@ def test_a_warm_up_as_long_as_the_run_and_an_unknown_length_are_nothing_to_menti
     assert check(capsys, "scheduler.params.warmup_num_steps=20000", "training.steps=null", "training.epochs=3") == (0, [])
 
 
+def test_a_dataset_of_the_hub_is_not_said_to_be_missing(capsys):
+    assert check(capsys, 'data={"corpus":null,"path":"hub:nobody/nothing"}') == (0, [])
+
+
 def test_keys_of_data_without_effect_on_what_a_run_reads_may_be_overridden_when_it_goes_on(capsys):
     values = {"directory": "elsewhere", "num_workers": "2", "max_bad_ratio": "0.01"}
     assert values.keys() == set(DATA_WITHOUT_EFFECT)
