@@ -14,9 +14,9 @@ from ds_configs.errors import FieldError, require
 from ds_configs.typed import Bounded, Count, Share
 
 END_OF_TEXT = "<|endoftext|>"
-BLOCK = 1000
+BLOCK_SAMPLES = 1000
 """Weights of sources are kept in every run of so many samples, each of which has its own order."""
-Number = Annotated[int, Bounded(int, 1, (1 << 31) - 1)]  # What tokenizers and Parquet can count.
+Int32Count = Annotated[int, Bounded(int, 1, (1 << 31) - 1)]  # What tokenizers and Parquet can count.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TokenizerConfig:
     """How text becomes token ids. `existing` takes a tokenizer from `path`; the other kinds are trained on the training split."""
 
     kind: Literal["byte_bpe", "characters", "sentencepiece_bpe", "sentencepiece_unigram", "existing"]
-    vocab_size: Number | None = None
+    vocab_size: Int32Count | None = None
     """Size of a trained vocabulary, special tokens included; for `characters` the most it may have (rarer ones become <unk>)."""
     path: str | None = None
     """A tokenizer.json, a Hugging Face folder or a sentencepiece .model file."""
@@ -82,7 +82,7 @@ class ValidationConfig:
 class PackConfig:
     """Also write the training tokens as Parquet rows of `length` ids, documents end to end."""
 
-    length: Number
+    length: Int32Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +189,14 @@ def samples_of_weights(weights: Sequence[float]) -> list[int]:
     Raises:
         FieldError: If one would get none.
     """
-    exact = [weight / sum(weights) * BLOCK for weight in weights]
+    exact = [weight / sum(weights) * BLOCK_SAMPLES for weight in weights]
     counts = list(map(int, exact))
-    for source in sorted(range(len(exact)), key=lambda source: counts[source] - exact[source])[: BLOCK - sum(counts)]:
+    for source in sorted(range(len(exact)), key=lambda source: counts[source] - exact[source])[: BLOCK_SAMPLES - sum(counts)]:
         counts[source] += 1
     if not all(counts):
         raise FieldError(
             "sources",
-            f": the weights {list(weights)} differ so much that the least would get less than one sample in {BLOCK}."
+            f": the weights {list(weights)} differ so much that the least would get less than one sample in {BLOCK_SAMPLES}."
             " Raise it, or remove that source.",
         )
     return counts

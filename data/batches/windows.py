@@ -10,7 +10,7 @@ import numpy as np
 
 from data.batches.permutation import Ranges, mix, permute, place
 from data.batches.token_stream import Stream
-from data.config import BLOCK, samples_of_weights
+from data.config import BLOCK_SAMPLES, samples_of_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,8 +119,8 @@ class TrainingSet:
         """Return sample `index` (0, 1, 2 ... through all epochs): (T+1,) ids."""
         if len(self._windows) == 1:
             return self._windows[0].read(index)
-        block, position = divmod(index, BLOCK)
-        position = permute(position, BLOCK, mix(self._seed, block, 2))
+        block, position = divmod(index, BLOCK_SAMPLES)
+        position = permute(position, BLOCK_SAMPLES, mix(self._seed, block, 2))
         stream = next(number for number, end in enumerate(self._ends) if position < end)
         first = self._ends[stream] - self._counts[stream]
         return self._windows[stream].read(block * self._counts[stream] + position - first)

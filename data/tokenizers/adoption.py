@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Where a tokenizer does not say which token ends a text.
 _USUAL_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]")
+_RARE = "\U0002ebe0"  # A letter of Chinese, so that no rule drops it, and the last of its table.
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -64,6 +65,7 @@ def read(config: TokenizerConfig) -> tuple[tokenizers.Tokenizer, dict[str, str]]
     assert config.path is not None, "checked by TokenizerConfig"
     files = find_files(config.path)
     backend = _read_backend(files)
+    _try_unknown(backend, files[0])
     names = _special_names(files, config)
     guess = next((token for token in _USUAL_ENDS if backend.token_to_id(token) is not None), None)
     if "eos_token" not in names and guess:
@@ -102,6 +104,17 @@ def _read_backend(files: list[Path]) -> tokenizers.Tokenizer:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
+
+
+def _try_unknown(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """See what becomes of a character that the vocabulary does not have."""
+    try:
+        ids = backend.encode(_RARE, add_special_tokens=False).ids
+    except Exception as error:  # the library raises bare Exceptions
+        said = f"{file}: a character that its vocabulary does not have cannot be encoded ({error})."
+        raise DataError(f"{said} Give a tokenizer with a token for the unknown, or one that falls back to bytes.") from error
+    if not ids:
+        logger.warning("%s: characters that its vocabulary does not have are left out of the tokens, and nothing counts them", file)
 
 
 def _special_names(files: list[Path], config: TokenizerConfig) -> dict[str, str]:

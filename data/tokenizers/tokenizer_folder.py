@@ -33,14 +33,21 @@ class Tokenizer:
         assert eos_id is not None, "checked by load()"
         self.eos_id = eos_id
         self.bos_id = backend.token_to_id(settings.get("bos_token") or "")
-        unk_id = backend.token_to_id(settings.get("unk_token") or "")
-        # GPT-2's and OPT's folders name the end of text for it too; their byte-level BPE has no unknown characters.
-        self.unk_id = None if unk_id == eos_id else unk_id
+        self._named_unknown: str | None = settings.get("unk_token")
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id, special tokens included: the least a model's vocabulary may have."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def unk_id(self) -> int | None:
+        """What becomes of characters that the vocabulary does not have, if the folder or the rules of the tokenizer name it."""
+        unk_id = self._backend.token_to_id(self._named_unknown or getattr(self._backend.model, "unk_token", None) or "")
+        if unk_id is None and isinstance(self._backend.model, tokenizers.models.Unigram):
+            unk_id = json.loads(self._backend.to_str())["model"]["unk_id"]
+        # GPT-2's and OPT's folders name the end of text for it too; their byte-level BPE has no unknown characters.
+        return None if unk_id == self.eos_id else unk_id
 
     @cached_property
     def fast(self) -> Encoder:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from data.config import END_OF_TEXT
@@ -115,6 +116,33 @@ def test_an_end_that_is_guessed_and_names_that_mean_no_token_are_said(folders, t
     assert adopt(tmp_path, tmp_path / "out").eos_id == 0
     assert f"tokenizer.json does not say which token ends a text: {END_OF_TEXT} is taken" in caplog.text
     assert "not in the vocabulary and left out: pad_token [PAD]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"</s>": 0, "明": 1, "<none>": 2}, unk_token="<none>"),
+        models.Unigram([("</s>", 0.0), ("明", -1.0), ("<none>", -9.0)], 2, byte_fallback=False),
+    ],
+)
+def test_unknown_characters_are_counted_where_no_file_beside_the_tokenizer_names_their_token(model, tmp_path):
+    Tokenizer(model).save(str(tmp_path / "own.json"))
+
+    ours = adopt(tmp_path / "own.json", tmp_path / "out")
+
+    assert ours.unk_id == 2
+    assert ours.fallback_ids.tolist() == [2]
+    assert ours.chars_per_id.tolist()[1:] == [1, 1]
+
+
+def test_a_tokenizer_that_has_nothing_for_unknown_characters_is_refused_or_said(tmp_path, caplog):
+    Tokenizer(models.WordLevel({"</s>": 0, "明": 1}, unk_token="<none>")).save(str(tmp_path / "a.json"))
+    Tokenizer(models.BPE({"</s>": 0, "明": 1}, [])).save(str(tmp_path / "b.json"))
+
+    with pytest.raises(DataError, match=r"a\.json: a character that its vocabulary does not have cannot be encoded"):
+        adopt(tmp_path / "a.json", tmp_path / "out")
+    assert adopt(tmp_path / "b.json", tmp_path / "out").encode("明月") == [1]
+    assert "b.json: characters that its vocabulary does not have are left out of the tokens" in caplog.text
 
 
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
