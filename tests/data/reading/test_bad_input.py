@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from data.batches.datasets import open_datasets
+from data.cleaning_config import DeduplicateConfig
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
-from data.source_config import ChaptersConfig
+from data.source_config import ChaptersConfig, SourceConfig
 from tests.data.stores import texts_of, write_documents
 
 
@@ -179,3 +181,50 @@ def test_tokens_of_a_step_are_counted_where_they_are_known_and_else_marked_as_es
     assert (read["tokens_are"], cleaned["tokens_are"]) == ("estimated", "counted")
     assert cleaned["tokens"] == sum(split["tokens"] for split in report["splits"].values())
     assert f"~{read['tokens']:,}" in (folder / "report.txt").read_text(encoding="utf-8")
+
+
+def test_a_field_that_the_template_asks_for_and_records_lack_is_said(make, tmp_path, caplog):
+    caplog.set_level("INFO")
+    records = [{"text": f"春眠不觉晓，处处闻啼鸟。{number}", **({"title": "春晓"} if number % 2 else {})} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+    chosen = {"template": "{title}{auhtor}{form}{text}", "clean": (), "validation": ValidationConfig(last_documents=5)}
+    folder = prepare(make(path=str(tmp_path / "a.jsonl"), chapters=None, **chosen))
+
+    for count, name in ((40, "auhtor"), (20, "title")):
+        line = f"a: {count} documents have no {name}, which data.template asks for; nothing stands there"
+        assert line in caplog.text
+        assert line in (folder / "report.txt").read_text(encoding="utf-8")
+
+
+def test_a_text_that_is_read_twice_is_said(make, verse, tmp_path, caplog):
+    copy = shutil.copy(verse, tmp_path / "copy.txt")
+    sources = (SourceConfig(path=str(verse)), SourceConfig(path=str(copy)))
+    several = {"path": None, "chapters": None, "sources": sources, "clean": (), "validation": ValidationConfig(ratio=0.2)}
+
+    prepare(make(**several))
+    assert f"1 files are copies of others, as of {verse.name}, and are read too" in caplog.text
+    caplog.clear()
+    with pytest.raises(DataError, match="no text is left of copy"):
+        prepare(make(**several, deduplicate=DeduplicateConfig()))
+    assert "are copies of others" not in caplog.text
+
+
+def test_a_file_whose_name_has_two_lines_is_named_in_one(make, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a\nb.jsonl").write_text("{", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"in/a\\nb\.jsonl@0: broken JSON"):
+        prepare(make(path=str(tmp_path / "in"), chapters=None))
+
+
+def test_a_record_without_anything_that_the_template_asks_for_is_counted(make, tmp_path):
+    records = [{"text": f"春眠不觉晓，处处闻啼鸟。{number}", "title": f"春晓{number}" if number % 2 else None} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+    chosen = {"template": "{title}", "clean": (), "max_bad_ratio": 1.0, "validation": ValidationConfig(last_documents=5)}
+    folder = prepare(make(path=str(tmp_path / "a.jsonl"), chapters=None, **chosen))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+    assert report["steps"][0]["documents"] == 20
+    assert report["bad_input"]["by_reason"] == {"empty document": 20}
