@@ -1,6 +1,8 @@
 """Which files a path means: a file, a folder, a pattern, a saved Hugging Face dataset, or one on the hub."""
 
+import errno
 import glob
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -64,6 +66,7 @@ def _from_disk(path: str) -> list[Path]:
         return _from_folder(Path(path))
     if os.path.exists(path):
         return [Path(path)]
+    _check_folders(Path(path.partition("**")[0]))
     found = []
     for match in map(Path, _matches(path)):
         found += _from_folder(match) if match.is_dir() else [match]
@@ -83,6 +86,19 @@ def _matches(pattern: str) -> list[str]:
     return sorted(map(os.path.normpath, found))
 
 
+def _check_folders(pattern: Path) -> None:
+    """A pattern passes over folders that may not be looked into, in silence."""
+    for inside, parent in itertools.pairwise((pattern, *pattern.parents)):
+        needed = os.X_OK if inside.name == glob.escape(inside.name) else os.X_OK | os.R_OK
+        for folder in glob.glob(str(parent)):
+            if os.path.isdir(folder) and not os.access(folder, needed, effective_ids=True):
+                raise _unreadable(folder, os.strerror(errno.EACCES))
+
+
+def _unreadable(folder: str, why: str | None) -> DataError:
+    return DataError(f"{folder}: this folder cannot be read ({why}). Change its permissions (chmod a+rx).")
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """Yield a folder and those below it, each once however many links lead to it, but for those whose names begin with a dot.
 
@@ -91,7 +107,7 @@ def _walk(root: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror}). Change its permissions (chmod a+rx).")
+        raise _unreadable(error.filename, error.strerror)
 
     seen: set[str] = set()
     for parent, folders, _ in os.walk(root, followlinks=True, onerror=refuse):

@@ -89,6 +89,20 @@ def test_what_may_not_be_read_is_refused_by_name(as_nobody, locked, message):
         find_files([folder])
 
 
+@pytest.mark.parametrize("pattern", ["*/*.txt", "*/b.txt", "sub/b.txt", "**/*.txt"])
+def test_a_pattern_passes_over_no_folder_that_may_not_be_looked_into(as_nobody, pattern):
+    folder, drop_rights = as_nobody
+    for name in ("sub", "other"):
+        os.mkdir(f"{folder}/{name}")
+        with open(f"{folder}/{name}/b.txt", "w", encoding="utf-8") as file:
+            file.write("文")
+    os.chmod(f"{folder}/sub", 0)
+    drop_rights()
+
+    with pytest.raises(DataError, match=r"sub: this folder cannot be read \(Permission denied\)\. Change"):
+        find_files([f"{folder}/{pattern}"])
+
+
 def test_folders_and_patterns_are_read_by_name_and_each_file_once(tmp_path):
     for name in ("二/b.txt", "一/a.txt", "a [1].txt", ".hidden.txt"):
         path = tmp_path / name
