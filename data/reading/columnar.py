@@ -78,9 +78,13 @@ def _numbered(where: str, batches: Iterable[Any]) -> Iterator[Found]:
     return ((f"{where}{row}]", record, None) for row, record in enumerate(records))
 
 
-def _records(batch: Any) -> Iterator[dict[str, Any]]:
-    for row in zip(*map(_values, batch.columns), strict=True):
-        yield as_record(list(zip(batch.schema.names, row, strict=True)))
+def _records(batch: Any) -> list[dict[str, Any]]:
+    names = batch.schema.names
+    if len(set(names)) == len(names):
+        with suppress(ValueError, OverflowError):  # `_values` knows a way.
+            records: list[dict[str, Any]] = batch.to_pylist()
+            return records
+    return [as_record(list(zip(names, row, strict=True))) for row in zip(*map(_values, batch.columns), strict=True)]
 
 
 def _values(column: Any) -> list[Any]:
