@@ -206,8 +206,8 @@ def _score(name: str, text: str | None) -> float:
     if text is None:
         return 0.0
     judged = [c for c in text if c > "\u007f" and c not in _NEUTRAL]
-    # A broken place speaks against an encoding: of damaged text, a smaller table has fewer characters to be judged by.
-    num_readable = float(sum(c in _FREQUENT for c in judged) - text.count("\ufffd"))
+    # Broken places are judged, too: in another table they may be characters that nobody uses, or others that are good.
+    num_readable = float(sum(c in _FREQUENT for c in judged))
     num_judged = len(judged)
     if name.startswith("utf-16"):  # Right, ASCII is proof of the byte order; wrong, it turns into rare characters.
         num_ascii = sum(" " <= c <= "~" or c in "\r\n\t" for c in text)
