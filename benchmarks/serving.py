@@ -25,7 +25,7 @@ from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import Sampling
 from inference.server.batcher import Batcher
 from inference.server.limits import Limits
-from inference.server.sequence import Piece, Sequence
+from inference.server.sequence import Piece, SequenceState
 
 VERSE = "床前明月光，疑是地上霜。举头望明月，低头思故乡。春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
 
@@ -48,7 +48,7 @@ def write(engine: Engine, batcher: Batcher, number: int, tokens: int, first_seed
 
     sampling = [Sampling(new_tokens=tokens, temperature=1, top_p=1, seed=first_seed + index) for index in range(number)]
     prompt = engine.tokenizer.encode(VERSE[:12])
-    sequences = [Sequence(prompt, settings, tokens, engine.tokenizer, tell) for settings in sampling]
+    sequences = [SequenceState(prompt, settings, tokens, engine.tokenizer, tell) for settings in sampling]
     start = time.perf_counter()
     batcher.submit(sequences)
     for _ in sequences:

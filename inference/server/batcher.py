@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from inference.server.errors import busy
 from inference.server.kv_cache import CachedModel
 from inference.server.limits import Limits
 from inference.server.metrics import Metrics
-from inference.server.sequence import Sequence
+from inference.server.sequence import SequenceState
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class Batcher:
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
         self._model = CachedModel(engine, limits.max_batch, limits.max_context)
-        self._waiting: list[Sequence] = []
+        self._waiting: list[SequenceState] = []
         """Those whose prompt is not read to its end; the first may have been read in part."""
-        self._running: list[Sequence] = []
+        self._running: list[SequenceState] = []
         """In the order of their rows."""
         self._changed = threading.Condition()
         self._stopping = False
@@ -45,7 +45,7 @@ class Batcher:
         """Whether texts are being written, or would be."""
         return self._thread.is_alive()
 
-    def submit(self, sequences: Many[Sequence]) -> None:
+    def submit(self, sequences: Sequence[SequenceState]) -> None:
         """Queue texts, all or none.
 
         Raises:
@@ -115,7 +115,7 @@ class Batcher:
             if sequence.num_read == len(sequence.prompt):
                 self._join(sequence, logits[-1])
 
-    def _join(self, sequence: Sequence, logits: Tensor) -> None:
+    def _join(self, sequence: SequenceState, logits: Tensor) -> None:
         """A prompt is read: give the text a row, and write the first token from logits (V,)."""
         if sequence.echo:
             sequence.tell_prompt()

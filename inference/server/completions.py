@@ -15,7 +15,7 @@ from inference.generation.text import BROKEN
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
 from inference.server.schemas import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Logprobs, Usage
-from inference.server.sequence import Piece, Sequence, Token
+from inference.server.sequence import Piece, SequenceState, Token
 
 _LOWEST_LOGPROB = -9999.0  # OpenAI's, for what JSON cannot say
 
@@ -114,7 +114,7 @@ class PendingCompletion:
             self._sequence(index, prompts[index // number], (seed + index % number) % 2**63) for index in range(len(prompts) * number)
         ]
 
-    def _sequence(self, index: int, prompt: list[int], seed: int) -> Sequence:
+    def _sequence(self, index: int, prompt: list[int], seed: int) -> SequenceState:
         request = self.request
         sampling = Sampling(
             temperature=1.0 if request.temperature is None else request.temperature,
@@ -127,7 +127,7 @@ class PendingCompletion:
             with contextlib.suppress(RuntimeError):  # the server has ended, and its loop with it
                 self._loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
 
-        return Sequence(prompt, sampling, _max_tokens(request), self._tokenizer, tell, request.logprobs, bool(request.echo))
+        return SequenceState(prompt, sampling, _max_tokens(request), self._tokenizer, tell, request.logprobs, bool(request.echo))
 
     def cancel(self) -> None:
         """Give up what is not finished."""

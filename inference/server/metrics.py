@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from inference.server.sequence import Sequence
+from inference.server.sequence import SequenceState
 
 
 class Metrics:
@@ -32,7 +32,7 @@ class Metrics:
             registry=registry,
         )
 
-    def ended(self, sequence: Sequence) -> None:
+    def ended(self, sequence: SequenceState) -> None:
         """Count a text that is over."""
         self.texts.labels(sequence.finish_reason).inc()
         self.close_draws.inc(sequence.num_close)

@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclass
-class Sequence:
+class SequenceState:
     """Written by the thread that decodes; `tell` is called there with each piece, the last one included."""
 
     prompt: list[int]

@@ -19,7 +19,7 @@ from inference.server.batcher import Batcher
 from inference.server.errors import ApiError
 from inference.server.kv_cache import CachedModel
 from inference.server.limits import Limits
-from inference.server.sequence import Piece, Sequence
+from inference.server.sequence import Piece, SequenceState
 from tests.inference.server.conftest import POSITIONS
 
 PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红", "千山鸟飞绝，万径人踪灭。孤舟蓑笠翁"]
@@ -43,7 +43,7 @@ class Text:
         self.pieces: list[Piece] = []
         self.over = threading.Event()
         self.begun = threading.Event()
-        self.sequence = Sequence(engine.tokenizer.encode(prompt), sampling, sampling.new_tokens, engine.tokenizer, self._tell)
+        self.sequence = SequenceState(engine.tokenizer.encode(prompt), sampling, sampling.new_tokens, engine.tokenizer, self._tell)
 
     def _tell(self, piece: Piece) -> None:
         self.pieces.append(piece)
