@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from inference.export import find_folder
 from inference.generation.engine import Engine, load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.writing import generate
 
 PROMPT_TOKENS = 16
@@ -54,7 +54,7 @@ def speeds(folder: Path, num_tokens: int, rounds: int) -> dict[str, float]:
         plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False, pad_token_id=0)
 
     def write(engine: Engine) -> None:
-        (text,) = generate(engine, [prompt], Sampling(new_tokens=num_tokens, temperature=0))
+        (text,) = generate(engine, [prompt], SamplingParams(new_tokens=num_tokens, temperature=0))
         assert text.num_tokens == num_tokens
 
     runs: dict[str, Callable[[], None]] = {"transformers, fp32": write_plainly}

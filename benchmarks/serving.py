@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.config import TokenizerConfig
 from data.tokenizers.trainers import train
 from inference.generation.engine import Engine, load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.server.batcher import Batcher
 from inference.server.limits import Limits
 from inference.server.sequence import Piece, SequenceState
@@ -46,7 +46,7 @@ def write(engine: Engine, batcher: Batcher, number: int, tokens: int, first_seed
         if piece.finish_reason:
             over.release()
 
-    sampling = [Sampling(new_tokens=tokens, temperature=1, top_p=1, seed=first_seed + index) for index in range(number)]
+    sampling = [SamplingParams(new_tokens=tokens, temperature=1, top_p=1, seed=first_seed + index) for index in range(number)]
     prompt = engine.tokenizer.encode(VERSE[:12])
     sequences = [SequenceState(prompt, settings, tokens, engine.tokenizer, tell) for settings in sampling]
     start = time.perf_counter()

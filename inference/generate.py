@@ -23,7 +23,7 @@ from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing
 from inference.export import RECORD, find_folder
 from inference.generation.prompts import Display, PromptBatch, batches_of, read_prompts
-from inference.generation.settings import DTYPES, Sampling, choose_dtype
+from inference.generation.settings import DTYPES, SamplingParams, choose_dtype
 from inference.generation.stopping import BOUNDARIES
 from model.hardware.processors import set_threads
 
@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         choices=tuple(BOUNDARIES),
         help="end a text there (chapter: 第...回, 章 or 卷 on a new line)",
     )
-    for setting in (each for each in dataclasses.fields(Sampling) if each.metadata):
+    for setting in (each for each in dataclasses.fields(SamplingParams) if each.metadata):
         kind, shown = type(setting.default), setting.metadata["help"] + " (%(default)s)"
         name = f"--{setting.name.replace('_', '-')}"
         parser.add_argument(name, type=kind, default=setting.default, metavar=setting.metadata["metavar"], help=shown)
@@ -146,15 +146,15 @@ def _standard_output() -> TextIO:
     return sys.stdout
 
 
-def sampling_of(options: argparse.Namespace) -> Sampling:
+def sampling_of(options: argparse.Namespace) -> SamplingParams:
     """The settings that the command line gives.
 
     Raises:
         ValueError: If one is out of range.
     """
-    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Sampling)}
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(SamplingParams)}
     given |= {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)}
-    return Sampling(**given)
+    return SamplingParams(**given)
 
 
 def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[PromptBatch], Path]:

@@ -17,7 +17,7 @@ from data.documents import DataError
 from data.inspect import Subject
 from inference.evaluation.memorization import NGRAM_SIZE, CorpusIndex, num_common
 from inference.generation.engine import Engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.stopping import Stops
 from inference.generation.text import FolderTokenizer, GrowingText
 from inference.generation.writing import generate
@@ -56,7 +56,7 @@ def _hits(engine: Engine, passages: Sequence[np.ndarray], index: CorpusIndex, pr
     for first in range(0, len(passages), probe.batch_size):
         batch = [passage.tolist() for passage in passages[first : first + probe.batch_size]]
         prompts = [ids[: probe.prefix_tokens] for ids in batch]
-        done = generate(engine, prompts, Sampling(temperature=0, new_tokens=probe.new_tokens))
+        done = generate(engine, prompts, SamplingParams(temperature=0, new_tokens=probe.new_tokens))
         for ids, completion in zip(batch, done, strict=True):
             wanted = _text_behind(engine.tokenizer, ids, probe.prefix_tokens)
             hits.append(completion.text == wanted)

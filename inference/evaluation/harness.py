@@ -24,7 +24,7 @@ from ds_configs.errors import did_you_mean, first_line
 from inference.evaluation.held_out import logits_of
 from inference.evaluation.questions import is_file
 from inference.generation.engine import Engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.writing import generate
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class _Model(TemplateLM):
         self.cut_contexts += len(prompt) > room
         stop = settings.get("until") or ()
         stops = tuple(one for one in ((stop,) if isinstance(stop, str) else stop) if one)
-        return generate(self._engine, [prompt[-room:]], Sampling(temperature=0, new_tokens=new_tokens, stop=stops))[0].text
+        return generate(self._engine, [prompt[-room:]], SamplingParams(temperature=0, new_tokens=new_tokens, stop=stops))[0].text
 
 
 def _answer(logits: Tensor, rest: list[int]) -> tuple[float, bool]:

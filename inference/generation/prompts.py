@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from inference.exporting.model_path import max_positions
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.text import FolderTokenizer
 
 # A byte-level model that has learned little also writes control characters, and a terminal obeys them.
@@ -78,11 +78,11 @@ class PromptBatch:
 
     prompts: list[str]
     tokens: list[list[int]]
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 def batches_of(
-    prompts: Sequence[str], folder: Path, sampling: Sampling, batch_size: int, *, begin_documents: bool = False
+    prompts: Sequence[str], folder: Path, sampling: SamplingParams, batch_size: int, *, begin_documents: bool = False
 ) -> list[PromptBatch]:
     """Cut prompts into batches, with no more new tokens than the model has positions for; what is cut is said.
 

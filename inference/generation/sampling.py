@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 
 CLOSE = 1e-4
 """Logits of a text alone and among others differ by less (in fp32). A decision that is closer than this may be another one there."""
 
 
-class Sampler:
-    """Draws one token for each row with a generator of its own, so that a row's neighbours do not change its text.
+class SamplingLogitsProcessor:
+    """For the `generate` of transformers: draws one token for each row with a generator of its own, whatever its neighbours are.
 
     The scores that come out leave only the drawn token, which the library's greedy search then takes.
     """
 
-    def __init__(self, sampling: Sampling, unusable: Tensor, mask: Tensor) -> None:
+    def __init__(self, sampling: SamplingParams, unusable: Tensor, mask: Tensor) -> None:
         """`mask` (B, T) is true where a prompt is, and not padding; `unusable` are ids that are never written."""
         self._sampling, self._unusable, self._mask = sampling, unusable, mask
         self._generators = [torch.Generator(mask.device).manual_seed(sampling.seed + row) for row in range(len(mask))]
@@ -57,7 +57,7 @@ def sample_token(probabilities: Tensor, generator: torch.Generator) -> tuple[int
     return int(first.indices[0]), len(first.values) > 1 and float(first.values[1] / first.values[0]) > 1 - CLOSE
 
 
-def warp(scores: Tensor, sampling: Sampling) -> Tensor:
+def warp(scores: Tensor, sampling: SamplingParams) -> Tensor:
     """Scores (B, V) with temperature, top-k and top-p in effect: what is not to be drawn is -inf."""
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 

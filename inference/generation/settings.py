@@ -11,7 +11,7 @@ DTYPES = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class SamplingParams:
     """Settings of one generation; those with a help text are options of the command.
 
     The order of effect: repetition penalty, temperature, top-k, top-p.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from inference.generation.engine import Engine
-from inference.generation.sampling import Sampler
-from inference.generation.settings import Sampling
+from inference.generation.sampling import SamplingLogitsProcessor
+from inference.generation.settings import SamplingParams
 from inference.generation.text import FinishReason, GrowingText
 
 OnText = Callable[[int, str, bool], None]
@@ -30,7 +30,7 @@ class Completion:
     finish_reason: FinishReason
 
 
-def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, on_text: OnText | None = None) -> list[Completion]:
+def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: SamplingParams, on_text: OnText | None = None) -> list[Completion]:
     """Continue a batch of prompts; shorter ones are padded on the left, which changes nothing for them.
 
     Args:
@@ -59,7 +59,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         input_ids=ids,
         attention_mask=mask,
         generation_config=_generation_config(engine, sampling.new_tokens, pad),
-        logits_processor=[Sampler(sampling, engine.unusable.to(device), mask.bool())],
+        logits_processor=[SamplingLogitsProcessor(sampling, engine.unusable.to(device), mask.bool())],
         stopping_criteria=[finished],
     )
     for index, row in enumerate(rows):
@@ -75,7 +75,7 @@ def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
     engine.core.module.generation_config = GenerationConfig()
     return GenerationConfig(
         max_new_tokens=new_tokens,
-        do_sample=False,  # `Sampler` has drawn
+        do_sample=False,  # `SamplingLogitsProcessor` has drawn
         num_beams=1,  # DeepSpeed compares it, and the library's default is None
         eos_token_id=list(engine.tokenizer.eos_ids) or None,
         pad_token_id=pad,

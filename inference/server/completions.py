@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.text import BROKEN
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
@@ -116,7 +116,7 @@ class PendingCompletion:
 
     def _sequence(self, index: int, prompt: list[int], seed: int) -> SequenceState:
         request = self.request
-        sampling = Sampling(
+        sampling = SamplingParams(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
             seed=seed,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.generation.sampling import CLOSE, sample_token, warp
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.stopping import Stops
 from inference.generation.text import FolderTokenizer, GrowingText
 
@@ -43,7 +43,7 @@ class SequenceState:
     """Written by the thread that decodes; `tell` is called there with each piece, the last one included."""
 
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     max_tokens: int
     """Instead of the sampling's own number of new tokens; 0 reads the prompt only."""
     tokenizer: FolderTokenizer

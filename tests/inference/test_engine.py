@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from inference.generation.engine import Engine, load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.writing import Completion, generate
 from tests.inference.tiny_folder import NUM_TOKENS, VOCAB_SIZE, save_tiny
 from training.checkpoints.find_and_verify import CheckpointError
 
 POSITIONS = 64
-GREEDY = Sampling(new_tokens=24, temperature=0)
+GREEDY = SamplingParams(new_tokens=24, temperature=0)
 PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红"]
 
 
@@ -38,7 +38,7 @@ def engine(folder: Path) -> Engine:
     return load_engine(folder)
 
 
-def texts(engine: Engine, sampling: Sampling, prompts: list[str] = PROMPTS) -> list[Completion]:
+def texts(engine: Engine, sampling: SamplingParams, prompts: list[str] = PROMPTS) -> list[Completion]:
     return generate(engine, [engine.tokenizer.encode(prompt) for prompt in prompts], sampling)
 
 
@@ -70,7 +70,7 @@ def test_neighbours_in_a_batch_change_nothing(engine: Engine, penalty: float) ->
 
 
 def test_a_seed_is_one_text_and_another_seed_another(engine: Engine) -> None:
-    sampling = Sampling(new_tokens=24, temperature=1, top_p=1)
+    sampling = SamplingParams(new_tokens=24, temperature=1, top_p=1)
     first = texts(engine, sampling)
     assert texts(engine, sampling) == first
     assert texts(engine, dataclasses.replace(sampling, seed=1)) != first
@@ -78,9 +78,9 @@ def test_a_seed_is_one_text_and_another_seed_another(engine: Engine) -> None:
 
 def test_one_candidate_leaves_no_choice(engine: Engine) -> None:
     greedy = texts(engine, GREEDY)
-    assert texts(engine, Sampling(new_tokens=24, temperature=5, top_k=1)) == greedy
+    assert texts(engine, SamplingParams(new_tokens=24, temperature=5, top_k=1)) == greedy
     # A tiny share keeps the likeliest token alone.
-    assert texts(engine, Sampling(new_tokens=24, temperature=1, top_p=1e-6)) == greedy
+    assert texts(engine, SamplingParams(new_tokens=24, temperature=1, top_p=1e-6)) == greedy
 
 
 def test_ids_of_a_padded_vocabulary_are_never_drawn(engine: Engine) -> None:
@@ -89,7 +89,7 @@ def test_ids_of_a_padded_vocabulary_are_never_drawn(engine: Engine) -> None:
     push = engine.tokenizer.decode
     engine.tokenizer.decode = lambda ids: drawn.extend(ids) or push(ids)  # type: ignore[method-assign, func-returns-value]
     try:
-        texts(engine, Sampling(new_tokens=32, temperature=2, top_p=1))
+        texts(engine, SamplingParams(new_tokens=32, temperature=2, top_p=1))
     finally:
         engine.tokenizer.decode = push  # type: ignore[method-assign]
     assert len(drawn) > 90

@@ -12,7 +12,7 @@ import pytest
 
 from inference.generate import main, parse, sampling_of
 from inference.generation.prompts import batches_of
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from tests import processes
 from tests.inference.tiny_folder import NUM_TOKENS, save_tiny
 
@@ -107,14 +107,14 @@ def test_a_document_can_begin_with_a_prompt_or_with_nothing(folder: Path, tmp_pa
         assert main([str(folder), *prompts, *options]) == 0
         texts += lines(tmp_path / "texts.jsonl")
     assert [text["prompt"] for text in texts] == ["", PROMPT]
-    (plain,), (begun,) = (batches_of(["红"], folder, Sampling(new_tokens=8), 1, begin_documents=begins) for begins in (False, True))
+    (plain,), (begun,) = (batches_of(["红"], folder, SamplingParams(new_tokens=8), 1, begin_documents=begins) for begins in (False, True))
     # The end of the document before, which this tokenizer gives the id 0.
     assert begun.tokens[0] == [0, *plain.tokens[0]]
 
 
 def test_new_tokens_beyond_the_positions_are_cut_and_it_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["红", PROMPT * 3]
-    batches = batches_of(prompts, folder, Sampling(new_tokens=50), batch_size=1)
+    batches = batches_of(prompts, folder, SamplingParams(new_tokens=50), batch_size=1)
     room = POSITIONS - len(batches[1].tokens[0])
     assert [batch.sampling.new_tokens for batch in batches] == [50, room]
     assert capsys.readouterr().err == f"Adding {room} tokens instead of 50: prompt 2 leaves no more of 64 positions.\n"
@@ -232,4 +232,4 @@ def test_ctrl_c_while_the_model_is_loaded_is_exit_code_130(folder: Path, monkeyp
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    assert sampling_of(parse(["runs/quickstart"])) == Sampling()
+    assert sampling_of(parse(["runs/quickstart"])) == SamplingParams()

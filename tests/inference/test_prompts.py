@@ -12,7 +12,7 @@ import pytest
 from data.config import END_OF_TEXT, TokenizerConfig
 from data.tokenizers.trainers import train
 from inference.generation.prompts import Display, batches_of, read_prompts
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 
 
 def standard_input(monkeypatch: pytest.MonkeyPatch, text: bytes, terminal: bool = False) -> None:
@@ -83,7 +83,7 @@ def test_characters_that_the_vocabulary_has_not_are_counted_once_for_all_samples
 ) -> None:
     train(["春眠不觉晓"], TokenizerConfig(kind="characters", vocab_size=20), tmp_path)
     (tmp_path / "config.json").write_text('{"n_positions": 64, "eos_token_id": 0}', encoding="utf-8")
-    batches_of(["春☃眠☃", "春☃眠☃", "不觉"], tmp_path, Sampling(new_tokens=5), 8)
+    batches_of(["春☃眠☃", "春☃眠☃", "不觉"], tmp_path, SamplingParams(new_tokens=5), 8)
     said = 'prompt "春☃眠☃": 2 of 4 characters are not in the vocabulary and are read as unknown ones.\n'
     assert capsys.readouterr().err == said
 
@@ -100,7 +100,7 @@ def test_a_beginning_that_is_named_for_unknown_characters_too_is_none(tmp_path: 
     path.write_text(json.dumps(backend | {"post_processor": processor}), encoding="utf-8")
     (tmp_path / "config.json").write_text('{"n_positions": 64, "eos_token_id": 0}', encoding="utf-8")
 
-    (batch,) = batches_of(["春眠"], tmp_path, Sampling(new_tokens=5), 8)
+    (batch,) = batches_of(["春眠"], tmp_path, SamplingParams(new_tokens=5), 8)
 
     assert batch.tokens[0][0] == 0
     assert capsys.readouterr().err == ""

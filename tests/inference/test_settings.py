@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,6 @@ from inference.generation.settings import Sampling
 )
 def test_a_setting_out_of_range_says_what_it_may_be(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        Sampling(**setting)
+        SamplingParams(**setting)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from inference.generation.engine import Engine, load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError
 from inference.server.kv_cache import CachedModel
@@ -39,7 +39,7 @@ def gpt2(make_folder: Callable[[str], Path]) -> Engine:
 class Text:
     """What a sequence tells, and its end."""
 
-    def __init__(self, engine: Engine, prompt: str, sampling: Sampling) -> None:
+    def __init__(self, engine: Engine, prompt: str, sampling: SamplingParams) -> None:
         self.pieces: list[Piece] = []
         self.over = threading.Event()
         self.begun = threading.Event()
@@ -93,7 +93,7 @@ def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2:
     monkeypatch.setattr("inference.server.batcher.PROMPT_TOKENS_PER_STEP", 2)
     sizes = {"max_context": POSITIONS, "max_prompt_tokens": POSITIONS, "max_tokens": POSITIONS}
     batcher = Batcher(gpt2, Limits(**sizes, max_batch=2, max_queue=8))
-    read, waits = (Text(gpt2, prompt, Sampling(new_tokens=4, temperature=0)) for prompt in PROMPTS[:2])
+    read, waits = (Text(gpt2, prompt, SamplingParams(new_tokens=4, temperature=0)) for prompt in PROMPTS[:2])
     batcher.submit([read.sequence, waits.sequence])
     with torch.inference_mode():
         batcher._read_prompts()
@@ -132,7 +132,9 @@ def test_logits_of_a_row_are_those_of_the_model_alone(engine: Engine) -> None:
 
 def test_texts_written_together_are_those_written_alone(engine: Engine, make_batcher: Callable[..., Batcher]) -> None:
     """Thirty texts with three rows, so that rows are freed and taken again, and lengths are mixed."""
-    samplings = [Sampling(new_tokens=5 + 7 * (seed % 5), temperature=0.9, top_p=0.9 if seed % 2 else 1.0, seed=seed) for seed in range(30)]
+    samplings = [
+        SamplingParams(new_tokens=5 + 7 * (seed % 5), temperature=0.9, top_p=0.9 if seed % 2 else 1.0, seed=seed) for seed in range(30)
+    ]
     asked = list(zip(itertools.cycle(PROMPTS), samplings, strict=False))
     batcher = make_batcher(engine, num_texts=3)
     together = [Text(engine, prompt, sampling) for prompt, sampling in asked]
@@ -153,13 +155,13 @@ def test_texts_written_together_are_those_written_alone(engine: Engine, make_bat
 
 def test_a_text_that_is_given_up_frees_its_row_at_the_next_token(gpt2: Engine, make_batcher: Callable[..., Batcher]) -> None:
     batcher = make_batcher(gpt2, num_texts=1, max_waiting=1)
-    long = Text(gpt2, PROMPTS[0], Sampling(new_tokens=POSITIONS - 30, temperature=0))
+    long = Text(gpt2, PROMPTS[0], SamplingParams(new_tokens=POSITIONS - 30, temperature=0))
     batcher.submit([long.sequence])
     assert long.begun.wait(600)
-    waiting = Text(gpt2, PROMPTS[1], Sampling(new_tokens=2))
+    waiting = Text(gpt2, PROMPTS[1], SamplingParams(new_tokens=2))
     batcher.submit([waiting.sequence])
     with pytest.raises(ApiError, match="1 texts are waiting already"):
-        batcher.submit([Text(gpt2, PROMPTS[2], Sampling(new_tokens=2)).sequence])
+        batcher.submit([Text(gpt2, PROMPTS[2], SamplingParams(new_tokens=2)).sequence])
     long.sequence.cancelled = True
     assert waiting.over.wait(600)
     assert long.pieces[-1].finish_reason in ("cancelled", "stop")
@@ -168,7 +170,7 @@ def test_a_text_that_is_given_up_frees_its_row_at_the_next_token(gpt2: Engine, m
 
 def test_winding_down_finishes_what_is_being_written_and_nothing_else(gpt2: Engine, make_batcher: Callable[..., Batcher]) -> None:
     batcher = make_batcher(gpt2, num_texts=1)
-    first, second = (Text(gpt2, prompt, Sampling(new_tokens=100, temperature=1, seed=1)) for prompt in PROMPTS[:2])
+    first, second = (Text(gpt2, prompt, SamplingParams(new_tokens=100, temperature=1, seed=1)) for prompt in PROMPTS[:2])
     batcher.submit([first.sequence, second.sequence])
     assert first.begun.wait(600)
     batcher.wind_down()
@@ -186,11 +188,11 @@ def test_a_batch_that_fails_ends_its_texts_and_not_the_server(
     batcher = make_batcher(gpt2)
     with monkeypatch.context() as broken:
         broken.setattr(gpt2.core, "forward", lambda **_: 1 / 0)
-        text = Text(gpt2, PROMPTS[0], Sampling(new_tokens=5))
+        text = Text(gpt2, PROMPTS[0], SamplingParams(new_tokens=5))
         batcher.submit([text.sequence])
         assert text.over.wait(600)
     assert text.sequence.finish_reason == "failed"
-    after = Text(gpt2, PROMPTS[0], Sampling(new_tokens=5))
+    after = Text(gpt2, PROMPTS[0], SamplingParams(new_tokens=5))
     batcher.submit([after.sequence])
     assert after.text
     assert batcher.alive

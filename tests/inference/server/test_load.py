@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from inference.generation.engine import load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
 from tests.inference.server.test_refusals import PROMPT
@@ -85,7 +85,7 @@ def _different(server: Server, load: Load) -> int:
     for number, found in load.texts.items():
         request = _request(number)
         prompt = engine.tokenizer.encode(request["prompt"])
-        settings = [Sampling(new_tokens=request["max_tokens"], temperature=1, top_p=1, seed=number + i) for i in range(request["n"])]
+        settings = [SamplingParams(new_tokens=request["max_tokens"], temperature=1, top_p=1, seed=number + i) for i in range(request["n"])]
         alone = [generate(engine, [prompt], one)[0].text for one in settings]
         different += sum(text != own for texts in found for text, own in zip(texts, alone, strict=True))
     return different

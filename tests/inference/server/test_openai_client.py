@@ -11,7 +11,7 @@ import torch
 from openai import OpenAI
 
 from inference.generation.engine import load_engine
-from inference.generation.settings import Sampling
+from inference.generation.settings import SamplingParams
 from inference.generation.writing import generate
 from tests.inference.server.conftest import Server
 
@@ -63,7 +63,7 @@ def test_a_stream_tells_the_text_of_the_whole_answer_and_its_probabilities(clien
 
 def test_the_server_writes_what_the_command_writes_with_the_same_seed(client: OpenAI, served: Server) -> None:
     engine = load_engine(served.folder)
-    sampling = Sampling(new_tokens=40, temperature=0.9, top_p=0.8, seed=11)
+    sampling = SamplingParams(new_tokens=40, temperature=0.9, top_p=0.8, seed=11)
     [ours] = generate(engine, [engine.tokenizer.encode(PROMPT)], sampling)
     answer = client.completions.create(model=served.name, prompt=PROMPT, max_tokens=40, temperature=0.9, top_p=0.8, seed=11)
     assert answer.choices[0].text == ours.text
