@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from model.config import ModelConfig
-from model.hugging_face.files import Folder
+from model.hugging_face.folder_weights import FolderWeights
 from model.hugging_face.pretrained import check_pretrained, starting_layers
 from model.hugging_face.tensors import VOCABULARY, Slot
 
@@ -47,7 +47,7 @@ class Weights:
         """
         self.config, self.seed = config, seed
         pretrained = check_pretrained(config)
-        self.folder = Folder(pretrained, config) if pretrained else None
+        self.folder = FolderWeights(pretrained, config) if pretrained else None
         self.starting_layers = starting_layers(config, pretrained) if pretrained else ()
 
     @property

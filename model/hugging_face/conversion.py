@@ -1,6 +1,6 @@
 """A Hugging Face folder as the plain model, and back.
 
-Configurations are translated in `config.py`, names and shapes in `tensors.py`; tensors are read in `files.py`.
+Configurations are translated in `config.py`, names and shapes in `tensors.py`; tensors are read in `folder_weights.py`.
 Tokenizer files and token ids are the caller's affair.
 """
 

@@ -1,6 +1,6 @@
 """The Hugging Face folder that a model starts from, as far as its `config.json` tells: does it fit, and what is left for it to say?
 
-Tensors are read in `files.py`. Neither torch nor DeepSpeed is needed here, so that a configuration can be checked in a moment.
+Tensors are read in `folder_weights.py`. Neither torch nor DeepSpeed is needed here, so that a configuration can be checked in a moment.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ QUANTISED = re.compile(r"(_scale_inv|_scale|\.scales?|\.qweight|\.qzeros|\.g_idx
 HEAD = "lm_head.weight"
 
 
-class Folder:
+class FolderWeights:
     """A Hugging Face folder that a model starts from: its tensors in the model's shapes. `notes` say what of it is not used."""
 
     def __init__(self, pretrained: PretrainedModel, config: ModelConfig) -> None:
