@@ -78,9 +78,9 @@ class Batcher:
     def _run(self) -> None:
         while self._wait_for_work():
             try:
-                self._leave()
-                self._read_prompts()
-                self._step()
+                self._drop_cancelled()
+                self._prefill()
+                self._decode()
             except Exception:
                 self._fail()
 
@@ -90,15 +90,15 @@ class Batcher:
             self._changed.wait_for(lambda: self._stopping or self._waiting or self._running)
             return bool(self._waiting or self._running)
 
-    def _leave(self) -> None:
+    def _drop_cancelled(self) -> None:
         """Drop texts that nobody waits for."""
         with self._changed:
             left = [sequence for sequence in [*self._waiting, *self._running] if sequence.cancelled]
         for sequence in left:
             sequence.end("cancelled")
-        self._forget_ended()
+        self._drop_ended()
 
-    def _read_prompts(self) -> None:
+    def _prefill(self) -> None:
         """Read from prompts, one after the other, as much as there is room and time for between two steps."""
         left = PROMPT_TOKENS_PER_STEP
         while left > 0 and self._waiting and len(self._running) < self.limits.max_batch:
@@ -108,14 +108,14 @@ class Batcher:
             sequence.num_read += len(part)
             left -= len(part)
             wanted = sequence.echo and sequence.logprobs is not None
-            logits = self._model.read(part, start, all_logits=wanted)
+            logits = self._model.prefill(part, start, all_logits=wanted)
             self.metrics.prompt_tokens.inc(len(part))
             if wanted:
                 sequence.prompt_logits.append(logits)
             if sequence.num_read == len(sequence.prompt):
-                self._join(sequence, logits[-1])
+                self._begin_decoding(sequence, logits[-1])
 
-    def _join(self, sequence: SequenceState, logits: Tensor) -> None:
+    def _begin_decoding(self, sequence: SequenceState, logits: Tensor) -> None:
         """A prompt is read: give the text a row, and write the first token from logits (V,)."""
         if sequence.echo:
             sequence.tell_prompt()
@@ -127,21 +127,21 @@ class Batcher:
                 self._running.append(self._waiting.pop(0))
             sequence.extend(logits, logits.index_fill(0, self.engine.unusable, -torch.inf))
             self.metrics.generated_tokens.inc()
-        self._forget_ended()
+        self._drop_ended()
 
-    def _step(self) -> None:
+    def _decode(self) -> None:
         """One token more for every text."""
         if not self._running:
             return
-        logits = self._model.step([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
+        logits = self._model.decode([text.tokens[-1] for text in self._running], [text.next_position for text in self._running])
         scores = logits.index_fill(1, self.engine.unusable, -torch.inf)
         for row, sequence in enumerate(self._running):
             sequence.extend(logits[row], scores[row])
         self.metrics.generated_tokens.inc(len(self._running))
         self.metrics.batch_size.observe(len(self._running))
-        self._forget_ended()
+        self._drop_ended()
 
-    def _forget_ended(self) -> None:
+    def _drop_ended(self) -> None:
         """Close the gaps that ended texts leave: rows in use are the first ones, so that they are read without being copied."""
         with self._changed:
             for sequence in [*self._waiting, *self._running]:
@@ -167,4 +167,4 @@ class Batcher:
             if not sequence.finish_reason:
                 sequence.end("failed")
         self._model = CachedModel(self.engine, self.limits.max_batch, self.limits.max_context)
-        self._forget_ended()
+        self._drop_ended()

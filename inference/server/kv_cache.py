@@ -41,7 +41,7 @@ class CachedModel:
         self._layers = [_Layer(num_texts + 1, num_positions) for _ in range(engine.core.module.config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
 
-    def read(self, tokens: list[int], start: int, *, all_logits: bool) -> Tensor:
+    def prefill(self, tokens: list[int], start: int, *, all_logits: bool) -> Tensor:
         """Read part of a prompt into the staging row.
 
         Args:
@@ -55,7 +55,7 @@ class CachedModel:
         rows = slice(self.staging, self.staging + 1)
         return self._forward(rows, torch.tensor([tokens]), torch.tensor([start]), 0 if all_logits else 1)[0]
 
-    def step(self, tokens: list[int], starts: list[int]) -> Tensor:
+    def decode(self, tokens: list[int], starts: list[int]) -> Tensor:
         """Append one token to each of the first B rows.
 
         Args:

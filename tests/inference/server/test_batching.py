@@ -85,7 +85,7 @@ def test_a_model_that_looks_back_over_a_window_is_served_within_it(make_folder: 
         CachedModel(engine, 1, 5)
     tokens = [3, 1, 4, 1]
     with torch.inference_mode():
-        logits = CachedModel(engine, 1, 4).read(tokens, 0, all_logits=True)
+        logits = CachedModel(engine, 1, 4).prefill(tokens, 0, all_logits=True)
         torch.testing.assert_close(logits, engine.core(input_ids=torch.tensor([tokens])).logits[0])
 
 
@@ -96,7 +96,7 @@ def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2:
     read, waits = (Text(gpt2, prompt, SamplingParams(new_tokens=4, temperature=0)) for prompt in PROMPTS[:2])
     batcher.submit([read.sequence, waits.sequence])
     with torch.inference_mode():
-        batcher._read_prompts()
+        batcher._prefill()
     assert 0 < read.sequence.num_read < len(read.sequence.prompt)
     batcher.wind_down()
     batcher.start()
@@ -117,11 +117,11 @@ def test_logits_of_a_row_are_those_of_the_model_alone(engine: Engine) -> None:
     with torch.inference_mode():
         for row, tokens in enumerate(rows):
             for start in range(0, len(tokens), 16):
-                model.read(tokens[start : start + 16], start, all_logits=False)
+                model.prefill(tokens[start : start + 16], start, all_logits=False)
             model.move(model.staging, row, len(tokens))
         for _ in range(5):
             new = torch.randint(1, 300, (4,)).tolist()
-            logits = model.step(new, [len(tokens) for tokens in rows])
+            logits = model.decode(new, [len(tokens) for tokens in rows])
             for tokens, token in zip(rows, new, strict=True):
                 tokens.append(token)
             for row, tokens in enumerate(rows):
