@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ds_configs.commands import command
 from inference.export import find_folder
-from inference.exporting.model_path import find_model, max_positions
+from inference.exporting.model_path import attention_window, find_model, max_positions
 from inference.generation.settings import choose_dtype
 from inference.server.limits import Limits
 from model.hardware.processors import set_threads
@@ -85,16 +85,22 @@ def check_exposure(host: str, key: str | None) -> None:
 
 
 def build_limits(options: argparse.Namespace, folder: Path) -> Limits:
-    """Limits as asked for, within the model's positions.
+    """Limits as asked for, within what the model holds and its layers look back over; that this is less than it holds is said.
 
     Raises:
-        ValueError: If more is asked for than the model has, or one makes no sense.
+        ValueError: If more is asked for, or one makes no sense.
     """
-    positions = max_positions(folder)
+    positions, window = max_positions(folder), attention_window(folder)
+    most = min(positions, window)
+    reason = f"the model of {folder} has {positions} positions."
+    if window < positions:
+        reason = f"layers of the model of {folder} look back over {window} positions only; inference.generate writes longer texts with it."
     given = {limit.name: getattr(options, limit.name) for limit in dataclasses.fields(Limits) if hasattr(options, limit.name)}
-    context = given.get("max_context", positions if positions < sys.maxsize else _UNLIMITED_CONTEXT)
-    if context > positions:
-        raise ValueError(f"--max-context {context}: the model of {folder} has {positions} positions.")
+    context = given.get("max_context", most if most < sys.maxsize else _UNLIMITED_CONTEXT)
+    if context > most:
+        raise ValueError(f"--max-context {context}: {reason}")
+    if window < positions and "max_context" not in given:
+        print(f"inference.serve: --max-context {context}: {reason}", file=sys.stderr)
     return Limits(**{"max_context": context, "max_prompt_tokens": max(1, context - 1), "max_tokens": context, **given})
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ds_configs
+from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
 from model.config import ModelConfig
-from model.families import preset
+from model.families import FAMILIES, preset
 from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, published
 
 
@@ -78,6 +81,31 @@ def max_positions(folder: Path) -> int:
     config = object_or_nothing(folder / "config.json")
     positions: int = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
     return positions
+
+
+def attention_window(folder: Path) -> int:
+    """How many tokens back every layer of the model of a Hugging Face folder looks, fewer than there may be if it has sliding windows.
+
+    Raises:
+        CheckpointError: If its configuration is not one that transformers takes.
+    """
+    config = object_or_nothing(folder / "config.json")
+    if config.get("model_type") in FAMILIES and config.get("sliding_window") is None:
+        return sys.maxsize  # These have none, and transformers, which knows about all others, takes seconds to import.
+    from transformers import AutoConfig, DynamicCache
+
+    with loading(folder):
+        layers = DynamicCache(config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)).layers
+    return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=sys.maxsize)
+
+
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Around whatever transformers reads from a folder: its errors, of any type, are told as a `CheckpointError`."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{folder}: does not load as a causal language model ({first_line(error)}). Export it again.") from error
 
 
 def token_ids(folder: Path) -> dict[str, Any]:

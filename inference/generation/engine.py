@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ds_configs.errors import first_line
 from ds_configs.files import object_or_nothing
-from inference.exporting.model_path import max_positions
+from inference.exporting.model_path import loading, max_positions
 from inference.generation.settings import DTYPES
 from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError
@@ -126,15 +125,12 @@ def leave() -> None:
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype) -> Any:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: does not load as a causal language model ({first_line(error)}). Export it again.") from error
+    with loading(folder):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False).eval()
 
 
 def _import_deepspeed() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from inference.generation.engine import Engine
 
@@ -22,18 +22,7 @@ class CachedModel:
     """
 
     def __init__(self, engine: Engine, num_texts: int, num_positions: int) -> None:
-        """Make room.
-
-        Raises:
-            ValueError: If a layer looks back over fewer positions than there are (a sliding window); here all of them are seen.
-        """
-        layers = DynamicCache(config=engine.core.module.config).layers
-        window = min((layer.sliding_window for layer in layers if layer.is_sliding), default=num_positions)
-        if num_positions > window:
-            raise ValueError(
-                f"--max-context {num_positions}: layers of this model look back over {window} positions only, and the server's over all. "
-                f"Give --max-context {window} or less; inference.generate writes longer texts with it."
-            )
+        """Make room. Every layer looks back over all positions, so there are no more than its `attention_window`."""
         self.staging = num_texts
         """The row in which a prompt is read, until its text joins the others."""
         self._engine = engine

@@ -15,6 +15,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import SamplingParams
+from inference.serve import build_limits, parse
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError
 from inference.server.kv_cache import CachedModel
@@ -72,17 +73,22 @@ def make_batcher() -> Iterator[Callable[..., Batcher]]:
         batcher.stop()
 
 
-def test_a_model_that_looks_back_over_a_window_is_served_within_it(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_model_that_looks_back_over_a_window_is_served_within_it(
+    make_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
     sizes = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     MistralForCausalLM(MistralConfig(**{key: sizes[key] for key in kept}, sliding_window=4)).save_pretrained(tmp_path)
     engine = load_engine(tmp_path)
+    capsys.readouterr()  # what loading it may have said
 
-    with pytest.raises(
-        ValueError, match=r"--max-context 5: layers of this model look back over 4 positions only, .* --max-context 4 or less"
-    ):
-        CachedModel(engine, 1, 5)
+    assert build_limits(parse([str(tmp_path)]), tmp_path).max_context == 4
+    assert f"--max-context 4: layers of the model of {tmp_path} look back over 4 positions only; " in capsys.readouterr().err
+    assert build_limits(parse([str(tmp_path), "--max-context", "3"]), tmp_path).max_context == 3
+    assert not capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"--max-context 5: layers of the model of .* look back over 4 positions only"):
+        build_limits(parse([str(tmp_path), "--max-context", "5"]), tmp_path)
     tokens = [3, 1, 4, 1]
     with torch.inference_mode():
         logits = CachedModel(engine, 1, 4).prefill(tokens, 0, all_logits=True)
