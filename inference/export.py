@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -191,6 +192,11 @@ def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, id
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / RECORD, record, indent=2)
         _keep(out, folder)
+        before = object_or_nothing(out / RECORD).get("fingerprint")
+        if before is None or before != record.get("fingerprint"):
+            for path in sorted(folder.glob("*.gguf")):
+                anew = f"Make it anew: .venv/bin/python -m inference.to_gguf {shlex.quote(str(out))} {shlex.quote(str(out / path.name))}"
+                log.warning("%s: is kept, and is older than the weights beside it now. %s", out / path.name, anew)
 
 
 def _keep(out: Path, folder: Path) -> None:

@@ -162,6 +162,20 @@ def test_what_no_export_writes_stays_when_it_is_made_again(run: Path, tmp_path: 
     assert object_or_nothing(out / "config.json")["model_type"] == "opt"
 
 
+def test_a_gguf_file_of_former_weights_is_told_so(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, newest = tmp_path / "my out", run / "checkpoints" / f"step{STEPS[-1]:08d}"
+    hidden = newest.rename(tmp_path / newest.name)
+    export(find_model(run), out)
+    (out / "model.gguf").write_text("x", encoding="utf-8")
+    assert export(find_model(run), out, "opt")
+    assert not caplog.messages, "it holds the same weights"
+    hidden.rename(newest)
+    assert export(find_model(run), out)
+    command = f"Make it anew: .venv/bin/python -m inference.to_gguf '{out}' '{out / 'model.gguf'}'"
+    assert caplog.messages == [f"{out / 'model.gguf'}: is kept, and is older than the weights beside it now. {command}"]
+    assert (out / "model.gguf").read_text(encoding="utf-8") == "x"
+
+
 def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:
     export(find_model(run), tmp_path / "gpt2", "gpt2")
     assert export(find_model(tmp_path / "gpt2"), tmp_path / "opt", "opt")
