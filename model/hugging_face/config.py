@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from ds_configs.errors import shown
 from ds_configs.typed import Bounded, convert
@@ -19,7 +19,7 @@ OWN_KEY = "pretraining"
 # Fields that may differ from what a format says: the weights can be brought into its form.
 RESTORED = {
     *("family", "position_offset", "use_bias", "norm_bias", "rotary_style", "rotary_base"),
-    *("dropout", "attention_dropout", "init_std", "initialize"),
+    *("dropout", "attention_dropout", "init_std"),
 }
 
 # Keys that ask for arithmetic no field of ours stands for.
@@ -74,8 +74,11 @@ def from_hugging_face(values: Mapping[str, Any], where: str) -> ModelConfig:
     if family.rotary:
         read["rotary_base"] = _rotary_base(values, where)
     given = {name: value for name, value in read.items() if value is not None}
+    restored = {name: kind for name, kind in get_type_hints(ModelConfig).items() if name in RESTORED}
+    own = _typed(restored, values.get(OWN_KEY, {}), OWN_KEY, where)
+    _typed(list[str] | None, values.get("architectures"), "architectures", where)
     try:
-        config = ModelConfig(**{**preset({"family": format, **given}), **values.get(OWN_KEY, {})})
+        config = ModelConfig(**{**preset({"family": format, **given}), **own})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     _check_equal(values, {key: getattr(config, name) for key, name in family.repeated.items()}, where)
@@ -127,14 +130,13 @@ def _beyond_the_format(config: ModelConfig, format: str, values: Mapping[str, An
         known = ", ".join(dict.fromkeys(activations))
         raise ValueError(f'model.activation = "{config.activation}" does not exist in the {format} format, which knows {known}.')
     back = from_hugging_face(values, f"{format} format")
-    differing = {
-        field.name: getattr(config, field.name) for field in fields(config) if getattr(config, field.name) != getattr(back, field.name)
-    }
+    # Where first weights came from is the run's affair.
+    names = [field.name for field in fields(config) if field.name != "initialize"]
+    differing = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(back, name)}
     lost = [f"model.{name} = {ours} (it says {getattr(back, name)})" for name, ours in differing.items() if name not in RESTORED]
     if lost:
         raise ValueError(f"the {format} format cannot hold this model: {'; '.join(lost)}. Choose another format.")
-    # Where first weights came from is the run's affair.
-    return {name: value for name, value in differing.items() if name != "initialize"}
+    return differing
 
 
 def _check_equal(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
