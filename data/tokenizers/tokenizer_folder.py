@@ -29,6 +29,8 @@ class Tokenizer:
         self._folder = folder
         self._backend = backend
         self._backend.encode_special_tokens = True
+        self._backend.no_truncation()  # Folders of others may say how a batch is cut and padded.
+        self._backend.no_padding()
         eos_id = backend.token_to_id(settings["eos_token"])
         assert eos_id is not None, "checked by load()"
         self.eos_id = eos_id

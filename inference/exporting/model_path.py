@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ds_configs
-from ds_configs.errors import first_line
-from ds_configs.files import object_or_nothing
+from ds_configs.errors import first_line, shown
+from ds_configs.files import object_or_nothing, read_object
 from model.config import ModelConfig
 from model.families import FAMILIES, preset
 from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, published
@@ -31,6 +31,7 @@ def find_model(path: Path) -> ModelPath:
 
     Raises:
         CheckpointError: If there is nothing, or nothing with a model in it.
+        ValueError: If its config.json cannot be read.
     """
     run_name, at, tag = path.name.rpartition("@")
     if at and not path.exists():
@@ -42,7 +43,7 @@ def find_model(path: Path) -> ModelPath:
         raise CheckpointError(f"{path}: is a file. Name the folder of the run instead, {wanted}.")
     if (path / MANIFEST).is_file():
         return ModelPath("checkpoint", path, path.resolve().parent.parent)
-    config = object_or_nothing(path / "config.json")
+    config = read_object(path / "config.json")
     if "model_type" in config:
         return ModelPath("folder", path, None)
     if isinstance(config.get("model"), dict) or (path / "checkpoints").is_dir():
@@ -77,9 +78,15 @@ def load_run_config(run: Path) -> tuple[ds_configs.LoadedConfig, ModelConfig]:
 
 
 def max_positions(folder: Path) -> int:
-    """How many tokens the model of a Hugging Face folder can hold, the prompt's included."""
+    """How many tokens the model of a Hugging Face folder can hold, the prompt's included.
+
+    Raises:
+        CheckpointError: If the folder says something else than a number.
+    """
     config = object_or_nothing(folder / "config.json")
-    positions: int = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize
+    if not isinstance(positions, int) or positions < 1:
+        raise CheckpointError(f"{folder / 'config.json'}: its number of positions is {shown(positions)}. Export it again.")
     return positions
 
 
@@ -109,8 +116,12 @@ def loading(folder: Path) -> Iterator[None]:
 
 
 def token_ids(folder: Path) -> dict[str, Any]:
-    """The ids of the special tokens that a Hugging Face folder names for generation, None for one that it does not name."""
-    said = {**object_or_nothing(folder / "config.json"), **object_or_nothing(folder / "generation_config.json")}
+    """The ids of the special tokens that a Hugging Face folder names for generation, None for one that it does not name.
+
+    Raises:
+        ValueError: If a file that may name them cannot be read.
+    """
+    said = {**read_object(folder / "config.json"), **read_object(folder / "generation_config.json")}
     return {name: said.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from ds_configs.files import object_or_nothing
+from ds_configs.files import read_object
 from inference.exporting.model_path import token_ids
 from inference.generation.stopping import Stops
 from training.checkpoints.find_and_verify import CheckpointError
@@ -39,8 +39,11 @@ class FolderTokenizer:
             self._backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(f"{path}: is not a tokenizer ({error}). Export the run again.") from error
+        # How a folder has batches padded and cut is nothing that a text says.
+        self._backend.no_truncation()
+        self._backend.no_padding()
         # Ours take texts literally; a chat model's folder does not say so, and its prompts spell special tokens out.
-        self._backend.encode_special_tokens = object_or_nothing(folder / "tokenizer_config.json").get("split_special_tokens", False)
+        self._backend.encode_special_tokens = read_object(folder / "tokenizer_config.json").get("split_special_tokens", False)
         eos = token_ids(folder)["eos_token_id"]
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
         unknown = getattr(self._backend.model, "unk_token", None)  # of the kinds without it, ours fall back to bytes

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import tokenizers
 
 from data.config import TokenizerConfig
+from data.tokenizers import tokenizer_folder
 from data.tokenizers.trainers import train
 from inference.generation.stopping import Stops
 from inference.generation.text import BROKEN, FolderTokenizer, GrowingText
@@ -88,6 +90,26 @@ def test_special_tokens_are_not_for_writing_except_the_end(byte_bpe: FolderToken
     train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="byte_bpe", vocab_size=300), tmp_path / "hf")
     (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 0}', encoding="utf-8")
     assert FolderTokenizer(tmp_path / "hf").usable_ids == frozenset(range(300))
+
+
+def test_a_text_is_neither_cut_nor_padded_as_the_folder_has_batches(verse: Path, tmp_path: Path) -> None:
+    literal = tokenizer_of(tmp_path, verse, "byte_bpe", 300)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    ids = literal.encode(PROMPT)
+    assert len(ids) > 4
+    assert FolderTokenizer(tmp_path).encode(PROMPT) == tokenizer_folder.load(tmp_path).encode(PROMPT) == ids
+
+
+def test_a_damaged_file_does_not_take_the_end_of_the_text_away(verse: Path, tmp_path: Path) -> None:
+    tokenizer_of(tmp_path, verse, "byte_bpe", 300)
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text('{"eos_token_id": 0,}', encoding="utf-8")
+        with pytest.raises(ValueError, match=f"{name}: unreadable"):
+            FolderTokenizer(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path) -> None:
