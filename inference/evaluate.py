@@ -49,7 +49,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows at a time (%(default)s)")
     parser.add_argument("--dtype", choices=(*DTYPES, "auto"), default="fp32", help="precision of the weights (%(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the figures of this command there, as JSON")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.held_out |= not (options.text or options.memorization is not None or options.generated or options.tasks)
+    return options
+
+
+# Options that steer only some of what can be judged.
+_STEERS = {
+    "by": ("held_out", "text"),
+    "prefix_tokens": ("memorization",),
+    "new_tokens": ("memorization",),
+    "ngram_size": ("generated",),
+    "min_span": ("generated",),
+    "corpus": ("held_out", "memorization", "generated"),
+    "batch_size": ("held_out", "text", "memorization", "tasks"),
+    "dtype": ("held_out", "text", "memorization", "tasks"),
+}
 
 
 def home_of(model: Path) -> Path:
@@ -66,8 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     """The command."""
     options = parse(arguments)
     set_threads()
-    _check(options)
     home = home_of(options.model)
+    _check(options, home)
     folder = find_folder(options.model)
     record = object_or_nothing(folder / RECORD)
     about = {key: record.get(key) for key in results.ABOUT}
@@ -87,13 +102,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, home: Path) -> None:
+    """What can be found out before anything is loaded; the figures go into `home`."""
+    results.read(home)
     for name in ("batch_size", "prefix_tokens", "new_tokens", "ngram_size", "min_span", "memorization"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} = {value}; it must be 1 or more.")
     if options.output:
         check_output(options.output)
+        used = [home / results.FILE, *options.text, *options.generated, *map(Path, options.tasks)]
+        if options.output.resolve() in [path.resolve() for path in used]:
+            raise ValueError(f"{options.output}: holds something else that this command needs. Name another file with --output.")
     for paths in (options.text, options.generated):
         for path in paths:
             if not path.exists():
@@ -102,6 +122,11 @@ def _check(options: argparse.Namespace) -> None:
                 raise ValueError(f"{path}: another file is called {path.name} too, and sections go by that name. Rename one.")
     for task in options.tasks:
         questions.check_task(task)
+    defaults = parse([str(options.model)])
+    for name, judged in _STEERS.items():
+        if getattr(options, name) != getattr(defaults, name) and not any(getattr(options, what) for what in judged):
+            option, wanted = (f"--{one.replace('_', '-')}" for one in (name, judged[0]))
+            raise ValueError(f"{option}: has no effect on what is to be judged. Leave it out, or add {wanted}.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import lock, object_or_nothing, read_object, write_json
+from ds_configs.files import lock, read_object, write_json
 
 FILE = "evaluation.json"
 ABOUT = ("checkpoint", "step", "fingerprint")
@@ -22,21 +22,24 @@ def add(folder: Path, name: str, result: Mapping[str, Any], about: Mapping[str, 
     `about` has the values of `ABOUT`, which are None for a model of another origin.
 
     Raises:
-        ValueError: If the file is there and is no such record.
+        ValueError: As `read`.
     """
     with lock(folder / f".{FILE}.lock", f"{folder / FILE}: waiting for another evaluation that adds to it"):
-        sections = read_object(folder / FILE).get("sections", [])
-        if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
-            raise ValueError(f"{folder / FILE}: holds something else than sections of figures, so none is added. Move it away.")
-        kept = [one for one in sections if (one.get("name"), one.get("fingerprint")) != (name, about["fingerprint"])]
+        kept = [one for one in read(folder) if (one.get("name"), one.get("fingerprint")) != (name, about["fingerprint"])]
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_json(folder / FILE, {"sections": [*kept, {"name": name, **about, "made": made, **result}]})
 
 
-def sections_of(folder: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """The sections of one checkpoint; none where nothing was evaluated."""
-    sections = object_or_nothing(folder / FILE).get("sections", [])
-    return [one for one in sections if isinstance(one, dict) and one.get("fingerprint") == fingerprint]
+def read(folder: Path, fingerprint: str | None = None) -> list[dict[str, Any]]:
+    """The sections, all or those of one checkpoint; none where nothing was evaluated.
+
+    Raises:
+        ValueError: If the file is there and is no such record.
+    """
+    sections = read_object(folder / FILE).get("sections", [])
+    if not isinstance(sections, list) or not all(isinstance(one, dict) for one in sections):
+        raise ValueError(f"{folder / FILE}: holds something else than sections of figures. Move it away.")
+    return [one for one in sections if fingerprint in (None, one.get("fingerprint"))]
 
 
 def markdown(section: Mapping[str, Any]) -> str:

@@ -95,8 +95,7 @@ class Evaluation:
             ValueError: If something cannot be read or does not fit.
         """
         options = self.options
-        other = options.text or options.memorization is not None or options.generated or options.tasks
-        if options.held_out or not other:
+        if options.held_out:
             texts = held_out_texts(self.ids)
             yield self._of_model("held-out text", {"store": self.subject.manifest["identity"], **self._score(texts)})
         for path in options.text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from inference.evaluation import results
 from model.config import ModelConfig
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def model_card(folder: Path, values: Mapping[str, Any], model: ModelConfig, checkpoint: Checkpoint) -> str:
@@ -45,7 +48,7 @@ def model_card(folder: Path, values: Mapping[str, Any], model: ModelConfig, chec
 def renew_evaluation(export: Path, home: Path, fingerprint: str) -> None:
     """Put into the card of an export what `home`, its run's folder, says about its checkpoint by now.
 
-    A folder whose README.md is no card of ours is left alone.
+    A folder whose README.md is no card of ours is left alone, and so is a card where that is unreadable, which is said.
     """
     path = export / "README.md"
     if not path.is_file():
@@ -53,12 +56,16 @@ def renew_evaluation(export: Path, home: Path, fingerprint: str) -> None:
     card = path.read_text(encoding="utf-8")
     before, begins, rest = card.partition(_EVALUATION_BEGINS)
     _, ends, after = rest.partition(_EVALUATION_ENDS)
-    found = results.sections_of(home, fingerprint)
+    try:
+        found = results.read(home, fingerprint)
+    except ValueError as error:
+        log.warning("%s; the evaluation in %s is left as it is", error, path)
+        return
     body = "\n\n".join(["## Evaluation", f"Of checkpoint `{found[0]['checkpoint']}`.", *map(results.markdown, found)]) if found else ""
     renewed = before + begins + (f"\n{body}\n" if body else "") + ends + after
     if begins and ends and renewed != card:
         write_text(path, renewed)
-        if results.sections_of(home, fingerprint) != found:  # Another evaluation has added to it.
+        if results.read(home, fingerprint) != found:  # Another evaluation has added to it.
             renew_evaluation(export, home, fingerprint)
 
 

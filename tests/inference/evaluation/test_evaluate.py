@@ -207,6 +207,15 @@ def test_a_folder_that_takes_the_end_of_text_for_text_has_the_same_tokenizer(fol
         (["FOLDER", "--output", "gone/out.json"], "gone/out.json: cannot be written."),
         (["FOLDER", "--memorization", "2", "--prefix-tokens", "60"], "60 + 32 tokens do not fit the model's 64 positions."),
         (["FOLDER", "--corpus", "gone"], "gone: neither a token store"),
+        (
+            ["FOLDER", "--memorization", "2", "--by", "form"],
+            "--by: has no effect on what is to be judged. Leave it out, or add --held-out.",
+        ),
+        (["FOLDER", "--memorization", "2", "--ngram-size", "5"], "--ngram-size: has no effect on what is to be judged. Leave"),
+        (
+            ["FOLDER", "--prefix-tokens", "5"],
+            "--prefix-tokens: has no effect on what is to be judged. Leave it out, or add --memorization.",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(folder: Path, store: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,14 +227,25 @@ def test_a_mistake_is_one_line(folder: Path, store: Path, arguments: list[str], 
     assert message in said[-1]
 
 
-def test_a_record_that_is_none_ends_in_one_line_after_the_table(
+def test_a_record_that_is_none_is_told_before_anything_is_scored(
     folder: Path, stores: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "evaluation.json").write_text('{"sections": ["x"]}', encoding="utf-8")
     assert main([str(folder), *stores]) == 2
     said = capsys.readouterr()
-    assert said.out.startswith("### held-out text")
+    assert not said.out
     assert "evaluation.json: holds something else than sections of figures" in said.err.strip().splitlines()[-1]
+
+
+def test_the_output_replaces_neither_the_record_nor_what_is_judged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("天地玄黄", encoding="utf-8")
+    for output in (folder / "evaluation.json", tmp_path / "." / "text.txt"):
+        assert main([str(folder), "--text", str(text), "--output", str(output)]) == 2
+        assert f"{output}: holds something else that this command needs." in capsys.readouterr().err
+    assert text.read_text(encoding="utf-8") == "天地玄黄"
 
 
 def test_a_folder_of_another_origin_is_scored_in_rows_of_its_positions(folder: Path, stores: list[str], capsys, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ABOUT = {"checkpoint": "step00000005", "step": 5, "fingerprint": "f5"}
 
 
 def names(folder: Path) -> set[str]:
-    return {section["name"] for section in results.sections_of(folder, "f5")}
+    return {section["name"] for section in results.read(folder, "f5")}
 
 
 @pytest.mark.processes
@@ -27,6 +27,18 @@ def test_of_evaluations_that_end_together_no_section_is_lost(tmp_path: Path) -> 
         list(processes.map(results.add, [tmp_path] * 60, wanted, [{"loss": 1.0}] * 60, [ABOUT] * 60))
 
     assert names(tmp_path) == set(wanted)
+
+
+def test_a_damaged_file_takes_no_figures_out_of_a_card(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "README.md").write_text("<!-- evaluation --><!-- end of evaluation -->", encoding="utf-8")
+    results.add(tmp_path, "ours", {"loss": 1.0}, ABOUT)
+    model_card.renew_evaluation(tmp_path, tmp_path, "f5")
+    (tmp_path / results.FILE).write_text('{"sections": [],}', encoding="utf-8")
+    model_card.renew_evaluation(tmp_path, tmp_path, "f5")
+    assert "### ours" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert [f"{tmp_path / results.FILE}: unreadable" in message for message in caplog.messages] == [True]
+    with pytest.raises(ValueError, match="unreadable"):
+        results.add(tmp_path, "ours", {"loss": 1.0}, ABOUT)
 
 
 def test_a_card_that_another_evaluation_renews_meanwhile_has_the_sections_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
