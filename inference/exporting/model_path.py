@@ -102,8 +102,12 @@ def attention_window(folder: Path) -> int:
     from transformers import AutoConfig, DynamicCache
 
     with loading(folder):
-        layers = DynamicCache(config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)).layers
-    return min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=sys.maxsize)
+        known = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        layers = DynamicCache(config=known).layers
+    windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+    if "local" in getattr(known, "attention_layers", ()):  # GPT-Neo's, of which the library's cache knows nothing.
+        windows.append(known.window_size)
+    return min(windows, default=sys.maxsize)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,10 @@ class Batcher:
     """Owns the engine's model: nobody else may call it while the thread runs."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
+        """Raises a ValueError if the model cannot be served so (`CachedModel.check`)."""
         self.engine, self.limits, self.metrics = engine, limits, Metrics()
         self._model = CachedModel(engine, limits.max_batch, limits.max_context)
+        self._model.check()
         self._waiting: list[SequenceState] = []
         """Those whose prompt is not read to its end; the first may have been read in part."""
         self._running: list[SequenceState] = []

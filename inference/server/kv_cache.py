@@ -1,7 +1,7 @@
 """Keys and values of many texts of different lengths, one text in each row, read and written in place.
 
 No row is padded: every text begins at position 0 of its row, and a mask hides what lies beyond its end. A text so gets the positions
-that it has alone, in every model that takes position ids and a four-dimensional mask (GPT-2, OPT, Llama).
+that it has alone, in every model that takes position ids and a four-dimensional mask (GPT-2, OPT, Llama); `check` finds out the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ds_configs.errors import first_line
 from inference.generation.engine import Engine
+
+# Of the logits' spread, by which those of a text alone and among others may differ: sums in another order, in 16 bits far less than this.
+_TOLERANCE = {"fp32": 1e-3}
 
 
 class CachedModel:
@@ -26,9 +30,39 @@ class CachedModel:
         self.staging = num_texts
         """The row in which a prompt is read, until its text joins the others."""
         self._engine = engine
-        self._device = engine.core.module.device
-        self._layers = [_Layer(num_texts + 1, num_positions) for _ in range(engine.core.module.config.num_hidden_layers)]
+        self._num_positions = num_positions
+        self._device, self._dtype = engine.core.module.device, engine.core.module.dtype
+        self._layers = [
+            _Layer(num_texts + 1, num_positions) for _ in range(engine.core.module.config.get_text_config(decoder=True).num_hidden_layers)
+        ]
         self._cache = Cache(layers=list(self._layers))
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Hold a few tokens of two texts, read in parts and continued together, against the model alone.
+
+        Raises:
+            ValueError: If the model fails, or gives other logits: it would write other texts than `inference.generate`.
+        """
+        prompts = [[1, 2, 3, 4, 5], [6, 7]][: self.staging]
+        if self._num_positions <= len(prompts[0]):
+            return
+        try:
+            for row, tokens in enumerate(prompts):
+                self.prefill(tokens[:1], 0, all_logits=False)
+                self.prefill(tokens[1:], 1, all_logits=False)
+                self.move(self.staging, row, len(tokens))
+            together = self.decode([8] * len(prompts), [len(tokens) for tokens in prompts])
+            texts = [torch.tensor([[*tokens, 8]], device=self._device) for tokens in prompts]
+            alone = torch.stack([self._engine.core(input_ids=text).logits[0, -1].float().cpu() for text in texts])
+            problem = "its logits are not those of the model alone"
+            agree = bool((together - alone).square().mean().sqrt() <= _TOLERANCE.get(self._engine.dtype, 0.1) * alone.std())
+        except Exception as error:
+            problem, agree = first_line(error), False
+        if not agree:
+            raise ValueError(
+                f"this model does not take texts of different lengths as the server has them ({problem}). Use inference.generate."
+            )
 
     def prefill(self, tokens: list[int], start: int, *, all_logits: bool) -> Tensor:
         """Read part of a prompt into the staging row.
@@ -68,8 +102,10 @@ class CachedModel:
         length = int(positions.max()) + 1
         for layer in self._layers:
             layer.aim(rows, positions, length)
-        # (B, 1, T, length): a token sees its own position and those before it.
-        mask = torch.arange(length, device=self._device) <= positions[:, None, :, None]
+        # (B, 1, T, length): a token sees its own position and those before it. Added to the scores, which every kind of attention takes:
+        # those that are written out in Python would add 1 for a true and 0 for a false.
+        hidden = torch.arange(length, device=self._device) > positions[:, None, :, None]
+        mask = torch.zeros_like(hidden, dtype=self._dtype).masked_fill(hidden, torch.finfo(self._dtype).min)
         output = self._engine.core(
             input_ids=tokens,
             attention_mask=mask,

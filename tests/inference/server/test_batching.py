@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, GPTJConfig, GPTJForCausalLM, GPTNeoConfig, MistralConfig, MistralForCausalLM
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import SamplingParams
@@ -22,9 +21,12 @@ from inference.server.kv_cache import CachedModel
 from inference.server.limits import Limits
 from inference.server.sequence import Piece, SequenceState
 from tests.inference.server.conftest import POSITIONS
+from tests.inference.tiny_folder import VOCAB_SIZE
 
 PROMPTS = ["床前明月光，", "春眠不觉晓，处处闻啼鸟。夜来风雨声", "红", "千山鸟飞绝，万径人踪灭。孤舟蓑笠翁"]
 FAMILIES = ["gpt2", "opt", "llama"]
+SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+"""Of a model of another family."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,9 +79,7 @@ def test_a_model_that_looks_back_over_a_window_is_served_within_it(
     make_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
-    sizes = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    MistralForCausalLM(MistralConfig(**{key: sizes[key] for key in kept}, sliding_window=4)).save_pretrained(tmp_path)
+    MistralForCausalLM(MistralConfig(**SIZES, intermediate_size=64, num_key_value_heads=2, sliding_window=4)).save_pretrained(tmp_path)
     engine = load_engine(tmp_path)
     capsys.readouterr()  # what loading it may have said
 
@@ -93,6 +93,34 @@ def test_a_model_that_looks_back_over_a_window_is_served_within_it(
     with torch.inference_mode():
         logits = CachedModel(engine, 1, 4).prefill(tokens, 0, all_logits=True)
         torch.testing.assert_close(logits, engine.core(input_ids=torch.tensor([tokens])).logits[0])
+
+
+def test_windows_that_only_the_model_knows_of_are_kept_to(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
+    kinds = [[["global", "local"], 1]]
+    GPTNeoConfig(**SIZES, attention_types=kinds, window_size=4, max_position_embeddings=64).save_pretrained(tmp_path)
+    assert build_limits(parse([str(tmp_path)]), tmp_path).max_context == 4
+
+
+def test_attention_that_is_written_out_in_python_is_masked_too(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its scores are added to the mask, where torch's own kernel also takes one of true and false."""
+    shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
+    torch.manual_seed(1)
+    config = GPTJConfig(**SIZES, rotary_dim=4, n_positions=64, initializer_range=0.4)
+    GPTJForCausalLM(config).save_pretrained(tmp_path)
+    model = CachedModel(load_engine(tmp_path), 2, 64)
+    model.check()
+    assert model._engine.core.module.config._attn_implementation == "eager"
+
+
+def test_a_model_that_has_texts_otherwise_is_refused(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
+    BloomForCausalLM(BloomConfig(**SIZES)).save_pretrained(tmp_path)
+    limits = Limits(max_context=64, max_prompt_tokens=63, max_tokens=64)
+    with pytest.raises(
+        ValueError, match=r"this model does not take texts of different lengths as the server has them .* Use inference\.generate\."
+    ):
+        Batcher(load_engine(tmp_path), limits)
 
 
 def test_a_prompt_that_is_being_read_is_written_when_the_server_winds_down(gpt2: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
