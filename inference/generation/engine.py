@@ -75,7 +75,7 @@ def load_engine(folder: Path, *, dtype: str = "fp32", tp_size: int = 1) -> Engin
         )
     if dtype == "int8":
         _quantize(core.module)
-    vocab_size = model.config.vocab_size
+    vocab_size = model.config.get_text_config(decoder=True).vocab_size
     unusable = torch.tensor(sorted(set(range(vocab_size)) - tokenizer.usable_ids), dtype=torch.int64)
     return Engine(core, tokenizer, vocab_size, unusable, max_positions(folder), dtype)
 
@@ -129,8 +129,14 @@ def _from_pretrained(folder: Path, dtype: torch.dtype) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     with loading(folder):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, trust_remote_code=False).eval()
+        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f'{folder}: has no "{missing[0]}" ({len(missing)} weights are missing); they would be random. Export it again.'
+        )
+    return model.eval()
 
 
 def _import_deepspeed() -> Any:

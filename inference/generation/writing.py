@@ -16,6 +16,7 @@ from inference.generation.engine import Engine
 from inference.generation.sampling import SamplingLogitsProcessor
 from inference.generation.settings import SamplingParams
 from inference.generation.text import FinishReason, GrowingText
+from training.checkpoints.find_and_verify import CheckpointError
 
 OnText = Callable[[int, str, bool], None]
 """Called with (index of the prompt, a piece of new text, whether it was the last)."""
@@ -38,7 +39,14 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         prompts: Token ids, at least one each; the longest and the new tokens together fit into `max_positions`.
         sampling: How to draw. Prompt number i, from 0, draws with the seed `sampling.seed` + i, whatever else is in the batch.
         on_text: Told of new text as it comes.
+
+    Raises:
+        CheckpointError: If a prompt has an id that the model does not know.
     """
+    if (largest := max(map(max, prompts))) >= engine.vocab_size:
+        raise CheckpointError(
+            f"a prompt has token {largest}, and the model has {engine.vocab_size}. Its tokenizer.json is another model's."
+        )
     longest = max(len(prompt) for prompt in prompts)
     assert longest + sampling.new_tokens <= engine.max_positions, f"{longest} + {sampling.new_tokens} tokens"
     pad = engine.tokenizer.eos_ids[0] if engine.tokenizer.eos_ids else 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inference.generation.engine import Engine, load_engine
 from inference.generation.settings import SamplingParams
@@ -155,8 +158,6 @@ def test_int8_rounds_the_linear_layers_and_the_head_but_little(folder: Path, eng
 
 
 def test_int8_is_for_one_process(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     opt = Path(shutil.copytree(folder, tmp_path / "opt"))
     (opt / "config.json").write_text('{"model_type": "opt"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="dtype = int8; one process has it, 2 have not"):
@@ -178,13 +179,42 @@ def test_a_gpt2_is_not_split_over_processes(folder: Path) -> None:
 
 
 def test_a_folder_with_torn_weights_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     torn = Path(shutil.copytree(folder, tmp_path / "torn"))
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="does not load as a causal language model") as caught:
         load_engine(torn)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_lacks_a_weight_is_not_filled_up_with_random_ones(folder: Path, tmp_path: Path) -> None:
+    lacking = Path(shutil.copytree(folder, tmp_path / "lacking"))
+    weights = load_file(lacking / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r'has no "transformer\.h\.1\.mlp\.c_fc\.weight" \(1 weights are missing\)'):
+        load_engine(lacking)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_embd": "wide"},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+        {"model_type": "other", "auto_map": {"AutoConfig": "m.C", "AutoModelForCausalLM": "m.M"}},
+    ],
+)
+def test_whatever_transformers_does_not_take_is_one_line(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    values = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(values | changes), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="does not load as a causal language model") as caught:
+        load_engine(other)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_token_that_the_model_does_not_know_is_told(engine: Engine) -> None:
+    with pytest.raises(CheckpointError, match=f"a prompt has token {VOCAB_SIZE}, and the model has {VOCAB_SIZE}"):
+        generate(engine, [[1, VOCAB_SIZE]], GREEDY)
 
 
 def test_no_operation_was_compiled(engine: Engine) -> None:
