@@ -36,7 +36,7 @@ LAYOUT = 2
 WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, "model-?????-of-?????.safetensors")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
-    "tokenizer.model",
+    *("tokenizer.model", "chat_template.jinja"),
 )
 
 
@@ -168,6 +168,8 @@ def _convert(folder: Path, out: Path, format: str | None) -> None:
     record = {**origin, "folder": str(folder), "format": format or config.family, "layout": LAYOUT}
     card = f"# {folder.resolve().name}\n\nThe weights of `{folder}` in another format.\n"
     _write(out, record, model, folder, token_ids(folder), card)
+    if left := sorted(path.name for path in folder.iterdir() if not (out / path.name).exists() and not any(map(path.match, WEIGHT_FILES))):
+        log.warning("%s: not taken along: %s", folder, ", ".join(left))
 
 
 def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, ids: Mapping[str, Any], card: str) -> None:
@@ -188,7 +190,8 @@ def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, id
                 shutil.copyfile(tokenizer / name, folder / name)
         _complete_tokenizer(folder, model.config.max_seq_length)
         write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **ids}, indent=2)
-        write_json(folder / "generation_config.json", ids, indent=2)
+        # A folder of another's may also say how text is best drawn.
+        write_json(folder / "generation_config.json", {**object_or_nothing(tokenizer / "generation_config.json"), **ids}, indent=2)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / RECORD, record, indent=2)
         _keep(out, folder)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ds_configs.commands import command
 from ds_configs.files import check_output, object_or_nothing, replacing
 from inference.exporting.model_path import find_model, token_ids
+from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError
 
 if TYPE_CHECKING:
@@ -135,10 +136,13 @@ def _describe_tokens(writer: Any, folder: Path, vocab_size: int) -> None:
     writer.add_token_list([names.get(index, f"[PAD{index}]") for index in range(vocab_size)])
     writer.add_token_types([CONTROL if index in special else NORMAL if index in names else UNUSED for index in range(vocab_size)])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
-    writer.add_add_bos_token(False)
-    for name, index in token_ids(folder).items():
-        if isinstance(index, int):
-            getattr(writer, f"add_{name}")(index)
+    writer.add_add_bos_token(bool(FolderTokenizer(folder).encode("")))
+    for name, said in token_ids(folder).items():
+        first, *others = said if isinstance(said, list) and said else [said]
+        if others:
+            log.warning("%s: %s = %s; a GGUF file has one, the first, and llama.cpp does not end a text at the others.", folder, name, said)
+        if isinstance(first, int):
+            getattr(writer, f"add_{name}")(first)
 
 
 @command("inference.to_gguf")

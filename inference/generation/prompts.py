@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from inference.exporting.model_path import max_positions
 from inference.generation.settings import SamplingParams
@@ -59,17 +59,22 @@ def _read(file: str) -> list[str]:
         raise ValueError(f"{where}: is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({error.strerror}). Name a text file with one prompt a line.") from None
-    return [_parse(line, f"{where}: prompt {number}") for number, line in enumerate(lines, start=1)] if file.endswith(".jsonl") else lines
+    if not file.endswith(".jsonl"):
+        return lines
+    records = [_parse(line, f"{where}: prompt {number}") for number, line in enumerate(lines, start=1)]
+    if unused := list(dict.fromkeys(name for record in records for name in record if name != "prompt")):
+        print(f"{where}: only the prompts of its objects are used, and not {', '.join(unused)}.", file=sys.stderr)
+    return [record["prompt"] for record in records]
 
 
-def _parse(line: str, where: str) -> str:
+def _parse(line: str, where: str) -> dict[str, Any]:
     try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
-        prompt = None
-    if not isinstance(prompt, str):
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise ValueError(f'{where} is not an object like {{"prompt": "..."}}: {line[:60]}')
-    return prompt
+    return record
 
 
 @dataclass(frozen=True)

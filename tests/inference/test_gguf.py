@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
-from data.config import TokenizerConfig
+from data.config import END_OF_TEXT, TokenizerConfig
 from data.tokenizers import trainers
 from inference.to_gguf import main
 from model.config import ModelConfig
@@ -77,6 +78,25 @@ def test_the_file_says_what_llama_cpp_needs_to_cut_text_as_in_training(verse: Pa
     tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
     assert (len(tokens), tokens[0], kinds[0]) == (307, "<|endoftext|>", 3)  # a control token, which no text spells
     assert kinds.count(5) == 7  # no token's
+
+
+def test_a_beginning_is_put_in_front_as_the_folder_has_it_and_of_several_ends_the_first_is_kept(
+    verse: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export(MODELS["gpt2"], verse, tmp_path / "exported")
+    path = tmp_path / "exported" / "tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", pair=f"{END_OF_TEXT} $A $B", special_tokens=[(END_OF_TEXT, 0)]
+    )
+    backend.save(str(path))
+    ids = {"bos_token_id": 0, "eos_token_id": [0, 5]}
+    (tmp_path / "exported" / "generation_config.json").write_text(json.dumps(ids), encoding="utf-8")
+    assert main([str(tmp_path / "exported"), str(tmp_path / "model.gguf")]) == 0
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    said = [fields[f"tokenizer.ggml.{name}"].contents() for name in ("add_bos_token", "bos_token_id", "eos_token_id")]
+    assert said == [True, 0, 0]
+    assert ["eos_token_id = [0, 5]; a GGUF file has one, the first" in message for message in caplog.messages] == [True]
 
 
 def test_what_a_gguf_file_cannot_hold_is_one_line(verse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,10 +27,11 @@ def test_prompts_of_the_command_line_come_before_those_of_the_file(tmp_path: Pat
     assert read_prompts(["话说"], str(file)) == ["话说", "却说宝玉", "黛玉道"]
 
 
-def test_a_jsonl_file_can_hold_prompts_of_several_lines(tmp_path: Path) -> None:
+def test_a_jsonl_file_can_hold_prompts_of_several_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"prompt": "白日依山尽\\n黄河"}\n{"prompt": "千山", "id": 2}\n', encoding="utf-8")
+    file.write_text('{"prompt": "白日依山尽\\n黄河"}\n{"prompt": "千山", "seed": 2}\n', encoding="utf-8")
     assert read_prompts([], str(file)) == ["白日依山尽\n黄河", "千山"]
+    assert capsys.readouterr().err == f"{file}: only the prompts of its objects are used, and not seed.\n"
 
 
 def test_a_prompt_may_hold_what_only_some_programs_take_for_a_line_break(tmp_path: Path) -> None:

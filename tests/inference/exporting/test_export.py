@@ -168,22 +168,28 @@ def test_a_gguf_file_of_former_weights_is_told_so(run: Path, tmp_path: Path, cap
     export(find_model(run), out)
     (out / "model.gguf").write_text("x", encoding="utf-8")
     assert export(find_model(run), out, "opt")
-    assert not caplog.messages, "it holds the same weights"
+    assert "model.gguf" not in caplog.text, "it holds the same weights"
     hidden.rename(newest)
     assert export(find_model(run), out)
     command = f"Make it anew: .venv/bin/python -m inference.to_gguf '{out}' '{out / 'model.gguf'}'"
-    assert caplog.messages == [f"{out / 'model.gguf'}: is kept, and is older than the weights beside it now. {command}"]
+    assert f"{out / 'model.gguf'}: is kept, and is older than the weights beside it now. {command}" in caplog.messages
     assert (out / "model.gguf").read_text(encoding="utf-8") == "x"
 
 
-def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     export(find_model(run), tmp_path / "gpt2", "gpt2")
+    settings = object_or_nothing(tmp_path / "gpt2" / "generation_config.json") | {"temperature": 0.6}
+    for name, text in (("generation_config.json", json.dumps(settings)), ("chat_template.jinja", "x"), ("LICENSE", "x")):
+        (tmp_path / "gpt2" / name).write_text(text, encoding="utf-8")
     assert export(find_model(tmp_path / "gpt2"), tmp_path / "opt", "opt")
     tokens = torch.arange(2, 66).view(1, 64)
     assert object_or_nothing(tmp_path / "opt" / "config.json")["model_type"] == "opt"
     assert (logits_of_folder(tmp_path / "opt", tokens) - logits_of_folder(tmp_path / "gpt2", tokens)).abs().max() < TOLERANCE
     assert (tmp_path / "opt" / "tokenizer.json").read_bytes() == (tmp_path / "gpt2" / "tokenizer.json").read_bytes()
     assert object_or_nothing(tmp_path / "opt" / "config.json")["eos_token_id"] == 0
+    assert object_or_nothing(tmp_path / "opt" / "generation_config.json") == settings
+    assert (tmp_path / "opt" / "chat_template.jinja").is_file()
+    assert f"{tmp_path / 'gpt2'}: not taken along: LICENSE" in caplog.messages
     before, after = (object_or_nothing(tmp_path / name / "export.json") for name in ("gpt2", "opt"))
     assert after == {**before, "folder": str(tmp_path / "gpt2"), "format": "opt"}, "of the same checkpoint, and the same text"
 
