@@ -129,9 +129,9 @@ async def completions(pending: Annotated[PendingCompletion, Depends(_pending)], 
 
 
 @router.post("/v1/copied")
-async def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copied:
+def copied(body: schemas.CopiedRequest, request: Request) -> schemas.Copied:  # no coroutine: FastAPI gives it a thread
     """Which stretches of a text stand word for word in the training corpus."""
-    return cast(schemas.Copied, await asyncio.to_thread(request.app.state.copy_finder.copied, body.text))
+    return cast(schemas.Copied, request.app.state.copy_finder.copied(body.text))
 
 
 async def _unless_gone(request: Request, pending: PendingCompletion) -> schemas.Completion:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+
+from inference.server.schemas import Error, ErrorObject
 
 
 class ApiError(HTTPException):
@@ -24,7 +25,7 @@ class ApiError(HTTPException):
         """The object that the openai client reads, as JSON."""
         kinds = {401: "authentication_error", 404: "not_found_error"}
         kind = kinds.get(self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error")
-        return json.dumps({"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}, ensure_ascii=False)
+        return Error(error=ErrorObject(message=self.detail, type=kind, param=self.param, code=self.code)).model_dump_json()
 
     def response(self) -> Response:
         """The answer."""
