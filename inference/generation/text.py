@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from ds_configs.errors import shown
 from ds_configs.files import read_object
 from inference.exporting.model_path import token_ids
 from inference.generation.stopping import Stops
@@ -46,6 +47,10 @@ class FolderTokenizer:
         self._backend.encode_special_tokens = read_object(folder / "tokenizer_config.json").get("split_special_tokens", False)
         eos = token_ids(folder)["eos_token_id"]
         self.eos_ids: tuple[int, ...] = tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
+        if not all(type(index) is int for index in self.eos_ids):
+            raise CheckpointError(
+                f"{folder}: its eos_token_id is {shown(eos)}; it must be the id of a token, or several. Correct its configuration."
+            )
         unknown = getattr(self._backend.model, "unk_token", None)  # of the kinds without it, ours fall back to bytes
         unknown_id = self._backend.token_to_id(unknown) if unknown else None
         # Byte-level folders name the end of text for it, which may stand in front of every prompt; they have no unknown characters.

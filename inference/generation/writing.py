@@ -21,6 +21,8 @@ from training.checkpoints.find_and_verify import CheckpointError
 OnText = Callable[[int, str, bool], None]
 """Called with (index of the prompt, a piece of new text, whether it was the last)."""
 
+_PAD = 0  # It is masked, so any id serves that the model has; the end of text may be none of them.
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -49,9 +51,8 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
         )
     longest = max(len(prompt) for prompt in prompts)
     assert longest + sampling.new_tokens <= engine.max_positions, f"{longest} + {sampling.new_tokens} tokens"
-    pad = engine.tokenizer.eos_ids[0] if engine.tokenizer.eos_ids else 0
     device = engine.core.module.device
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    ids = torch.tensor([[_PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     rows = [GrowingText(engine.tokenizer, prompt, sampling.stops) for prompt in prompts]
     told = on_text or (lambda row, piece, last: None)
@@ -66,7 +67,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
     engine.core.generate(
         input_ids=ids,
         attention_mask=mask,
-        generation_config=_generation_config(engine, sampling.new_tokens, pad),
+        generation_config=_generation_config(engine, sampling.new_tokens),
         logits_processor=[SamplingLogitsProcessor(sampling, engine.unusable.to(device), mask.bool())],
         stopping_criteria=[finished],
     )
@@ -76,7 +77,7 @@ def generate(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Samplin
     return [Completion(row.text, row.num_tokens, row.finish_reason or "length") for row in rows]
 
 
-def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
+def _generation_config(engine: Engine, new_tokens: int) -> Any:
     from transformers import GenerationConfig
 
     # What the folder says about sampling is a default for others; here every setting is the caller's.
@@ -86,5 +87,5 @@ def _generation_config(engine: Engine, new_tokens: int, pad: int) -> Any:
         do_sample=False,  # `SamplingLogitsProcessor` has drawn
         num_beams=1,  # DeepSpeed compares it, and the library's default is None
         eos_token_id=list(engine.tokenizer.eos_ids) or None,
-        pad_token_id=pad,
+        pad_token_id=_PAD,
     )

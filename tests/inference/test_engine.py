@@ -217,6 +217,11 @@ def test_a_token_that_the_model_does_not_know_is_told(engine: Engine) -> None:
         generate(engine, [[1, VOCAB_SIZE]], GREEDY)
 
 
+def test_an_end_of_text_that_the_model_does_not_know_pads_no_prompt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.tokenizer, "eos_ids", (VOCAB_SIZE,))
+    assert texts(engine, GREEDY) == [texts(engine, GREEDY, [prompt])[0] for prompt in PROMPTS]
+
+
 def test_no_operation_was_compiled(engine: Engine) -> None:
     import deepspeed.ops
 

@@ -112,6 +112,13 @@ def test_a_damaged_file_does_not_take_the_end_of_the_text_away(verse: Path, tmp_
         (tmp_path / name).unlink()
 
 
+def test_an_end_of_text_that_is_no_id_is_refused(verse: Path, tmp_path: Path) -> None:
+    tokenizer_of(tmp_path, verse, "byte_bpe", 300)
+    (tmp_path / "config.json").write_text('{"eos_token_id": ["</s>"]}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r'its eos_token_id is \["</s>"\]; it must be the id of a token'):
+        FolderTokenizer(tmp_path)
+
+
 def test_a_folder_without_a_tokenizer_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         FolderTokenizer(tmp_path)
