@@ -3,15 +3,16 @@
 A torn or damaged checkpoint costs an interval, not the run: the one before it is taken.
 
 DeepSpeed's files are read here and not by its loader, which unpickles whatever is in them, and for another topology (other stages, other
-replicas, layers elsewhere) wants them converted first. Here each rank takes its share out of all of them then. The weights' own files are
-not needed: weights are their fp32 masters, rounded.
+replicas, layers elsewhere) wants them converted first. Here each rank takes its share then out of the files of the stages that had its
+layers. The weights' own files are not needed: weights are their fp32 masters, rounded.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
     folder, manifest = checkpoint.folder, checkpoint.manifest
     moved = manifest["topology"] != ranks.topology or list(manifest["partition"]) != list(engine.module.parts)
     if moved and ranks.is_first:
-        log.info("checkpoint %s was saved with another topology: each rank takes its share out of all its files", folder.name)
+        log.info("checkpoint %s was saved with another topology: each rank takes its share out of its layers' files", folder.name)
+    first, end = engine.module.parts[ranks.stage : ranks.stage + 2]
+    stages = {stage for stage, (low, high) in enumerate(itertools.pairwise(manifest["partition"])) if low < end and first < high}
     try:
         # Each stage has the same counters.
         counters = read_file(folder / min(name for name in manifest["files"] if name.startswith("mp_rank_")))
@@ -64,7 +67,7 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
         if engine.lr_scheduler is not None:
             step = {"last_batch_iteration": engine.global_steps - engine.skipped_steps}
             engine.lr_scheduler.load_state_dict(counters["lr_scheduler"] or step)  # None if the run had no schedule.
-        settings = _load_shares(engine.optimizer, checkpoint, None if moved else (ranks.replica, ranks.stage))
+        settings = _load_shares(engine.optimizer, checkpoint, stages, None if moved else ranks.replica)
         engine.optimizer.update_lp_params()
         if not moved:
             load_random_state(folder, ranks.world.rank)
@@ -74,8 +77,8 @@ def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[s
 
 
 @torch.no_grad()
-def _load_shares(optimizer: Any, checkpoint: Checkpoint, place: tuple[int, int] | None) -> list[dict[str, Any]]:
-    """Fill this rank's share of masters and states, from the file of one place (replica, stage) that has just that, or from all files.
+def _load_shares(optimizer: Any, checkpoint: Checkpoint, stages: Collection[int], replica: int | None) -> list[dict[str, Any]]:
+    """Fill this rank's share of masters and states from the files of these stages: of one replica that has just that, or of all.
 
     Returns:
         The saved settings of each group, and clipping; none where this rank has no part of a group.
@@ -92,14 +95,14 @@ def _load_shares(optimizer: Any, checkpoint: Checkpoint, place: tuple[int, int] 
     }
     settings: list[dict[str, Any]] = [{} for _ in optimizer.bf16_groups]
     ends: dict[tuple[int, str], int] = {}
-    for stage, name, piece, values, saved in _pieces(checkpoint, place):
+    for stage, name, piece, values, saved in _pieces(checkpoint, stages, replica):
         if name not in own:
             continue
         index, masters, mapping, _ = own[name]
         settings[index] = saved
         # Of the whole parameter the piece is `begin` to `end`, and the share begins at `first`. Both stages of a tied one have the same.
         first, numel = mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel
-        begin = ends.get((stage, name), first if place else 0)
+        begin = ends.get((stage, name), 0 if replica is None else first)
         end = ends[stage, name] = begin + piece.numel
         low, high = max(begin, first), min(end, first + numel)
         states = optimizer.state[masters]
@@ -116,7 +119,7 @@ def _load_shares(optimizer: Any, checkpoint: Checkpoint, place: tuple[int, int] 
         raise ValueError(f'it has no "{min(missing)}", which the model has')
     for (_, name), end in ends.items():
         share, numel = own[name][2].lp_fragment_address, own[name][3]
-        wanted = share.start + share.numel if place else numel
+        wanted = numel if replica is None else share.start + share.numel
         if end != wanted:
             raise ValueError(f'it has {end} values of "{name}" where the model has {wanted}')
     # What torch does to states that it loads: a step may have been saved as a number, or belong on the device.
@@ -124,16 +127,18 @@ def _load_shares(optimizer: Any, checkpoint: Checkpoint, place: tuple[int, int] 
     return settings
 
 
-def _pieces(checkpoint: Checkpoint, place: tuple[int, int] | None) -> Iterator[tuple[int, str, Any, dict[str, Any], dict[str, Any]]]:
-    """What the optimizer's files hold, replica after replica.
+def _pieces(
+    checkpoint: Checkpoint, stages: Collection[int], replica: int | None
+) -> Iterator[tuple[int, str, Any, dict[str, Any], dict[str, Any]]]:
+    """What the optimizer's files of these stages hold, of one replica or replica after replica.
 
     Yields:
         The stage; a parameter's name, and where a piece of it is in the flat tensors of its group; these, "fp32" being the masters, and
         the group's other states by name; and the group's settings.
     """
     matches = map(PARTITION_FILE.fullmatch, checkpoint.manifest["files"])
-    for replica, stage, file in sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match):
-        if place in (None, (replica, stage)):
+    for saved_by, stage, file in sorted((int(match[1]), int(match[2]), match[0]) for match in matches if match):
+        if stage in stages and replica in (None, saved_by):
             optimizer = read_file(checkpoint.folder / file)["optimizer_state_dict"]
             base = optimizer["base_optimizer_state"]
             groups = zip(optimizer["param_slice_mappings"], optimizer["single_partition_of_fp32_groups"], base["param_groups"], strict=True)
