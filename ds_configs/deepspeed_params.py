@@ -36,6 +36,9 @@ _ADAM_ANY: Table = {
     "set_grad_none": _FUSED,
 }
 
+# Which DeepSpeed's own Adam fails on; Muon with it ignores them.
+_TORCH = ("foreach", "fused", "maximize", "amsgrad")
+
 # By optimizer.type. DeepSpeed reads most of these names in any case; one spelling each is enough here.
 OPTIMIZERS: dict[str, Table | Refused] = {
     "AdamW": {
@@ -119,6 +122,11 @@ def contradictions(section: str, entry: dict[str, Any]) -> Iterator[tuple[str, s
     for needed in ("cycle_min_lr", "cycle_max_lr") if entry["type"] == "OneCycle" else ():
         if needed not in params:
             yield section, f"{section}.params.{needed} is missing; OneCycle has no default for it."
+    if entry["type"] in ("AdamW", "Adam", "Muon") and not params.get("torch_adam"):
+        for key in [key for key in _TORCH if key in params and (key, params[key]) != ("amsgrad", False)]:
+            yield f"{section}.params.{key}", f"{section}.params.{key} is torch's and needs torch_adam = true. Set that, or remove it."
+    if params.get("foreach") and params.get("fused"):
+        yield f"{section}.params.fused", f"{section}.params.foreach and fused cannot both be true. Remove one of them."
     restless = entry["type"] == "SGD" and (not params.get("momentum") or params.get("dampening"))
     if restless and params.get("nesterov"):
         yield f"{section}.params.nesterov", f"{section}.params.nesterov = true needs a momentum above 0 and no dampening."

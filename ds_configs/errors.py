@@ -45,6 +45,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def is_text(value: str) -> bool:
+    """Whether it can be written to a UTF-8 file and name one: Python and JSON also know halves of characters (surrogates)."""
+    return "\0" not in value and value == value.encode("utf-8", errors="ignore").decode("utf-8")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like `name`, or None when nothing is close."""
     import difflib  # here, because it is only needed once something is wrong

@@ -20,6 +20,7 @@ from ds_configs.typed import FAILED, Refused, convert
 SECTIONS = ("run", "model", "data", "training")
 _TABLE = {**TOP_LEVEL, **dict.fromkeys(SECTIONS, dict[str, Any])}
 _RUN_NAME = re.compile(r"\w[\w.+=-]*")  # it becomes a folder's name
+_LONGEST_NAME_BYTES = 255  # of most file systems
 _LAST_STEP = re.compile(r"(\[\d+\]|(^|\.)[^.\[]*)$")
 
 
@@ -100,12 +101,11 @@ def _check(config: LoadedConfig) -> list[str]:
     _check_by_type("optimizer", OPTIMIZERS, config.values, report)
     _check_by_type("scheduler", SCHEDULERS, config.values, report)
     run = config.values["run"]
+    name = run["name"] if isinstance(run, dict) else None
     # Who builds the section says what is not a string.
-    if isinstance(run, dict) and isinstance(run["name"], str) and not _RUN_NAME.fullmatch(run["name"]):
-        report(
-            "run.name",
-            f"run.name = {run['name']!r}; it names a folder: letters, digits and _ . + = - only, the first a letter, digit or _.",
-        )
+    if isinstance(name, str) and not (_RUN_NAME.fullmatch(name) and len(name.encode("utf-8")) <= _LONGEST_NAME_BYTES):
+        rule = f"letters, digits and _ . + = - only, the first a letter, digit or _, at most {_LONGEST_NAME_BYTES} bytes"
+        report("run.name", f"run.name = {name!r}; it names a folder: {rule}.")
     return problems
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ds_configs.errors import ConfigError, did_you_mean
+from ds_configs.errors import ConfigError, did_you_mean, is_text
 from ds_configs.reader import Entries, KeyPath, Traced, display_path, read
 
 
@@ -56,7 +56,7 @@ class _Reading:
         if inherits is None:
             return []
         names = inherits.value
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        if isinstance(names, list) and all(isinstance(name, str) and is_text(name) for name in names):
             return [path.parent / name for name in names]
         self.unreadable.append(f'{inherits.origin}: inherits must be a list of files, such as ["quickstart.json"].')
         return []

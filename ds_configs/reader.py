@@ -14,6 +14,7 @@ from ds_configs.errors import ConfigError, nearest
 
 KeyPath = tuple[str, ...]
 
+SHIPPED = Path(__file__).resolve().parent
 _DEEPEST = 100
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]')
 
@@ -165,20 +166,18 @@ def keys_and_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
 
 
 def _files_like(path: Path) -> str:
-    """What lies where a missing file was looked for."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"There is no folder {display_path(folder)} either. Commands are run from the repository's root."
-    stems = {file.stem: file for pattern in ("*.json", "*/*.json") for file in sorted(folder.glob(pattern))}
-    if not stems and (folder / "ds_configs").is_dir():
-        return "Shipped configurations are in ds_configs/."
+    """The file that was probably meant, where a missing one was looked for or among the shipped ones; else the names that there are."""
+    folder, patterns = path.parent, ("*/*.json", "*.json")
+    stems = {file.stem: file for place in (SHIPPED, folder) for pattern in patterns for file in sorted(place.glob(pattern))}
     guess = nearest(path.name.removesuffix(".json"), stems)
     if guess is not None:
         return f"Did you mean {display_path(stems[guess])}?"
-    return _holds(folder)
+    return ("" if folder.is_dir() else f"There is no folder {display_path(folder)}. ") + _holds(folder)
 
 
 def _holds(folder: Path) -> str:
-    name = folder.resolve() if str(folder) in (".", "..") else display_path(folder)
-    files = sorted(file.name for file in folder.glob("*.json"))
-    return f"{name} holds: {', '.join(files)}." if files else f"{name} holds no .json files."
+    """The configurations in a folder; the shipped ones where it has none."""
+    files = sorted(folder.glob("*.json")) or sorted(SHIPPED.glob("*.json"))
+    place = files[0].parent
+    name = place.resolve() if str(place) in (".", "..") else display_path(place)
+    return f"{name} holds: {', '.join(file.name for file in files)}."

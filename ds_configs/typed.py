@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, nearest, shown
+from ds_configs.errors import ConfigError, FieldError, Report, did_you_mean, is_text, nearest, shown
 
 T = TypeVar("T")
 
@@ -146,6 +146,12 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
             if math.isfinite(value):
                 return float(value)
         report(name, f"{name} is too large for a number. Write a finite one.")
+        return FAILED
+    if wanted is str and type(value) is str and not is_text(value):
+        report(
+            name,
+            f"{name} = {value!a} is no text: it has bytes that are not UTF-8, half a character or a zero byte. Write it anew.",
+        )
         return FAILED
     return value if type(value) is wanted else _mismatch(name, value, wanted, report)
 

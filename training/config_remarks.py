@@ -14,8 +14,8 @@ from data.source_config import HUB
 from ds_configs.errors import ConfigError
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
-from training.config import RunConfig
-from training.run_folder.monitors import MONITORS, monitor_folder
+from training.config import MONITOR_SECTIONS, RunConfig
+from training.run_folder.monitors import monitor_folder
 
 
 def missing(config: RunConfig) -> list[str]:
@@ -63,19 +63,32 @@ def _is_something(path: str) -> bool:
 
 
 def remarks_on(config: RunConfig, last_step: int | None) -> list[str]:
-    """What has no effect: of the schedule, before the last step (None: not known yet); of the optimizer, and of the monitors."""
+    """What has no effect: before the last step (None: not known yet); of the optimizer; of the monitors and the sum of gradients."""
     return _unreached(config, last_step) + _replaced(config) + _not_taken(config)
 
 
+# DeepSpeed's default of warmup_num_steps.
+WARMUP_STEPS = 1000
+
+
 def _unreached(config: RunConfig, last_step: int | None) -> list[str]:
-    scheduler = config.values.get("scheduler", {})
-    warmup = scheduler.get("params", {}).get("warmup_num_steps")
-    if warmup is None or last_step is None or warmup <= last_step:
+    if last_step is None:
         return []
-    return [
-        f"scheduler.params.warmup_num_steps = {warmup} and the run has {last_step} steps: it ends before the learning rate is at its peak. "
-        "Shorten the warm-up, unless this is only a trial."
-    ]
+    scheduler, spike, said = config.values.get("scheduler", {}), config.training.spike, []
+    params = scheduler.get("params", {})
+    warmup = params.get("warmup_num_steps", WARMUP_STEPS)
+    if scheduler.get("type", "").startswith("Warmup") and warmup > last_step:
+        whose = "" if "warmup_num_steps" in params else ", which is DeepSpeed's default,"
+        said.append(
+            f"scheduler.params.warmup_num_steps = {warmup}{whose} and the run has {last_step} steps: it ends before the learning rate is "
+            "at its peak. Shorten the warm-up, unless this is only a trial."
+        )
+    if spike and spike.window_steps >= last_step:
+        said.append(
+            f"training.spike.window_steps = {spike.window_steps} and the run has {last_step} steps: it ends before a loss is compared with "
+            "so many. Shorten the window."
+        )
+    return said
 
 
 # Schedules that can set the learning rate without a look at the optimizer's -> their key, and DeepSpeed's default.
@@ -100,19 +113,30 @@ def _replaced(config: RunConfig) -> list[str]:
             f"scheduler.type = {scheduler['type']} sets the learning rate itself (scheduler.params.{key} = {rate}{whose}), so "
             f"{' and '.join(other)} {'is' if len(other) == 1 else 'are'} not used. Say the same there, or use WarmupCosineLR."
         )
-    if scheduler.get("type") == "OneCycle" and params.get("cycle_momentum", True) and "betas" in given:
+    moves = scheduler.get("type") == "OneCycle" and params.get("cycle_momentum", True)
+    if moves and optimizer["type"] in ("AdamW", "Adam") and "betas" in given:
         said.append(
-            "scheduler.type = OneCycle moves the first of Adam's betas from cycle_max_mom (0.9) to cycle_min_mom (0.8) and back, "
-            f"so optimizer.params.betas[0] = {given['betas'][0]} is not used. scheduler.params.cycle_momentum = false keeps it."
+            "scheduler.type = OneCycle moves the first of Adam's betas from cycle_max_mom (0.9) to cycle_min_mom (0.8) and back and "
+            f"sets the second to 0.99, so optimizer.params.betas = {given['betas']} is not used. "
+            "scheduler.params.cycle_momentum = false keeps it."
         )
+    elif moves and (momenta := [key for key in params if "mom" in key]):
+        said.append(f"scheduler.params.{momenta[0]} is not used: OneCycle moves the betas of AdamW and Adam only. Remove it.")
     return said
 
 
 def _not_taken(config: RunConfig) -> list[str]:
     """As DeepSpeed names folders below `output_path` only, its default being `.`; here it is the run's folder."""
-    given = {monitor: config.values.get(monitor, {}) for monitor in MONITORS}
-    return [
-        f"{monitor}.job_name = {section['job_name']} is not used without {monitor}.output_path: the curves are in the run's folder."
-        for monitor, section in given.items()
-        if monitor_folder(config, monitor) and section.get("job_name") and not section.get("output_path")
-    ]
+    said = []
+    for monitor in MONITOR_SECTIONS:
+        section = config.values.get(monitor, {})
+        if not monitor_folder(config, monitor):
+            if section and "enabled" not in section:
+                said.append(f"{monitor} is off, whatever else it says, as {monitor}.enabled is not set. Set it true or false.")
+        elif section.get("job_name") and not section.get("output_path"):
+            where = f"{monitor}.job_name = {section['job_name']} is not used without {monitor}.output_path"
+            said.append(f"{where}: the curves are in the run's folder.")
+    factor = config.values.get("gradient_predivide_factor", 1)
+    if config.values.get("prescale_gradients") and factor != 1:
+        said.append(f"gradient_predivide_factor = {factor} is not used with prescale_gradients = true. Remove one of them.")
+    return said

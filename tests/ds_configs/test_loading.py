@@ -180,7 +180,8 @@ def test_a_missing_parent_names_the_child_and_a_near_file():
 
 
 def test_inherits_must_be_a_list_of_files():
-    assert "inherits must be a list" in only_problem(write("a.json", {"inherits": "b.json"}))
+    for said in ("b.json", ["b\0.json"], ["\udcff.json"]):
+        assert "inherits must be a list" in only_problem(write("a.json", json.dumps({"inherits": said})))
 
 
 def test_a_part_cannot_be_run():

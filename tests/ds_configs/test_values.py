@@ -74,6 +74,19 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
             "scheduler.params.warmup_min_lr = 1 is above warmup_max_lr = 0.1. Swap them.",
         ),
         (
+            'optimizer=null optimizer={"type":"AdamW","params":{"foreach":false}}',
+            "command line: optimizer.params.foreach is torch's and needs torch_adam = true. Set that, or remove it.",
+        ),
+        ("optimizer.params.torch_adam=false optimizer.params.foreach=true", "optimizer.params.foreach is torch's and needs torch_adam"),
+        ('optimizer=null optimizer={"type":"Adam","params":{"amsgrad":true}}', "optimizer.params.amsgrad is torch's and needs torch_adam"),
+        (
+            'optimizer=null optimizer={"type":"AdamW","params":{"torch_adam":true,"foreach":true,"fused":true}}',
+            "command line: optimizer.params.foreach and fused cannot both be true. Remove one of them.",
+        ),
+        (f"run.name={'a' * 256}", "the first a letter, digit or _, at most 255 bytes."),
+        ("run.description=\udcba\udcec", r"run.description = '\udcba\udcec' is no text: it has bytes that are not UTF-8, half a character"),
+        (r'run.directory="a\u0000b"', r"run.directory = 'a\x00b' is no text"),
+        (
             'optimizer=null optimizer={"type":"SGD","params":{"lr":0.1,"nesterov":true}}',
             "optimizer.params.nesterov = true needs a momentum above 0 and no dampening.",
         ),
@@ -95,11 +108,36 @@ def test_a_part_is_refused_for_being_one_and_for_nothing_else(capsys):
     )
 
 
-def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("quickstart", "quickstart.json"),
+        ("quickstart.json", "quickstart.json"),
+        ("ds_configs/quickstrat.json", "quickstart.json"),
+        ("configs/quickstart.json", "quickstart.json"),
+        ("poetry_gpt2_muon", "ablations/poetry_gpt2_26m_muon.json"),
+    ],
+)
+def test_a_shipped_configuration_is_named_wherever_it_was_looked_for(capsys, typed, meant):
+    assert check(capsys, file=typed) == (2, [f"{typed}: no such file. Did you mean ds_configs/{meant}?"])
+
+
+def test_where_no_name_is_like_it_the_shipped_configurations_are_listed(capsys, monkeypatch, tmp_path):
+    shipped = "ds_configs holds: hongloumeng_500m.json, opt_125m_depth_down_10.json, "
+    for typed, said in (
+        ("nowhere.json", "no such file. "),
+        ("configs/x", "no such file. There is no folder configs. "),
+        ("docs", "is a folder"),
+    ):
+        code, lines = check(capsys, file=typed)
+        assert (code, len(lines)) == (2, 1)
+        assert lines[0].startswith(f"{typed}: {said}")
+        assert shipped in lines[0]
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    assert check(capsys, file="a.json") == (2, [f"a.json: no such file. {tmp_path / 'below'} holds no .json files."])
-    assert check(capsys, file="../a.json") == (2, [f"../a.json: no such file. {tmp_path} holds no .json files."])
+    (tmp_path / "mine.json").touch()
+    assert shipped in check(capsys, file="a.json")[1][0]
+    assert check(capsys, file="../a.json") == (2, [f"../a.json: no such file. {tmp_path} holds: mine.json."])
 
 
 @pytest.mark.parametrize(
@@ -110,9 +148,25 @@ def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsy
             "warmup_num_steps = 101 and the run has 100 steps: it ends before the learning rate is at its peak",
         ),
         (
-            'scheduler={"type": "WarmupDecayLR", "params": {"warmup_num_steps": 5, "warmup_min_ratio": null, "cos_min_ratio": null}}',
+            'scheduler={"type":"WarmupDecayLR","params":{"warmup_num_steps":5,"warmup_min_ratio":null,"cos_min_ratio":null}}',
             "WarmupDecayLR sets the learning rate itself (scheduler.params.warmup_max_lr = 0.001, which is DeepSpeed's default), so "
             "optimizer.params.muon_lr = 0.006 and optimizer.params.adam_lr = 0.002 are not used.",
+        ),
+        (
+            'scheduler={"params":{"warmup_num_steps":null}}',
+            "scheduler.params.warmup_num_steps = 1000, which is DeepSpeed's default, and the run has 100 steps",
+        ),
+        ('training.spike={"factor":2}', "training.spike.window_steps = 100 and the run has 100 steps"),
+        (
+            'scheduler=null scheduler={"type":"OneCycle","params":{"cycle_min_lr":0.01,"cycle_max_lr":0.01,"cycle_min_mom":0.7}} '
+            'optimizer.params={"muon_lr":0.01,"adam_lr":0.01}',
+            "scheduler.params.cycle_min_mom is not used: OneCycle moves the betas of AdamW and Adam only. Remove it.",
+        ),
+        ("csv_monitor.output_path=curves", "csv_monitor is off, whatever else it says, as csv_monitor.enabled is not set."),
+        ("wandb.project=novel", "wandb is off, whatever else it says, as wandb.enabled is not set. Set it true or false."),
+        (
+            "prescale_gradients=true gradient_predivide_factor=2",
+            "gradient_predivide_factor = 2 is not used with prescale_gradients = true.",
         ),
         ("tensorboard.job_name=novel", "tensorboard.job_name = novel is not used without tensorboard.output_path"),
         (
@@ -125,7 +179,7 @@ def test_a_file_that_is_looked_for_here_or_above_is_not_looked_for_in_dots(capsy
     ],
 )
 def test_what_a_right_configuration_lacks_or_does_not_reach_is_said_with_exit_code_1(capsys, override, said):
-    assert main(["check", QUICKSTART, "run.name=x", override]) == 1
+    assert main(["check", QUICKSTART, "run.name=x", *override.split(" ")]) == 1
     captured = capsys.readouterr()
     first, second = captured.out.splitlines()[:2]
     assert first == f"{QUICKSTART}: right, but"
@@ -141,9 +195,9 @@ def test_what_a_schedule_puts_in_the_place_of_the_optimizers_parameters_is_said(
     betas = ["optimizer.params.betas=[0.95,0.99]"]
     assert main(["check", QUICKSTART, "run.name=x", *plain, *cycle, *betas]) == 1
     _, said, *others = capsys.readouterr().out.splitlines()
-    assert "so optimizer.params.betas[0] = 0.95 is not used" in said
+    assert "sets the second to 0.99, so optimizer.params.betas = [0.95, 0.99] is not used" in said
     assert "sets the learning rate" not in said + "".join(others), "both say the same rate"
-    for right in (["scheduler.type=WarmupLR"], [*cycle, "scheduler.params.cycle_momentum=false"]):
+    for right in (["scheduler.type=WarmupLR", "scheduler.params.warmup_num_steps=10"], [*cycle, "scheduler.params.cycle_momentum=false"]):
         assert check(capsys, *plain, *right, *betas) == (0, [])
 
 
