@@ -27,6 +27,9 @@ from training.supervision.hosts import read_pool
 # Of these the launcher passes none on by itself; without OMP_NUM_THREADS every rank on a CPU starts as many threads as there are cores.
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "DS_ACCELERATOR", "ZE_FLAT_DEVICE_HIERARCHY", "GLOO_SOCKET_IFNAME")
 PREFIXES = ("CCL_", "FI_", "I_MPI_", "NCCL_")
+# Options that say something of what others ask for.
+BOTH = {"hostfile", "links"}
+NEEDED = {"ssh_port": {"hostfile"}, "master_addr": BOTH, "master_port": BOTH, "mebibytes": {"links"}, "limit_seconds": {"links"}}
 # With one of these found, ranks would not start, or the launcher would say it less clearly.
 BEFORE_LINKS = {"pdsh", "ssh", "reports", "environment file", "devices", "communication", "slots", "software"}
 
@@ -44,7 +47,15 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     links.add_argument("--master-port", help="as for deepspeed --master_port")
     links.add_argument("--mebibytes", type=int, default=64, help="what is sent at a time to measure (64)")
     links.add_argument("--limit-seconds", type=float, default=60.0, help="without a step of any rank, after which it is over (60)")
-    return parser.parse_args(list(arguments))
+    options = parser.parse_args(list(arguments))
+    given = {name for name in vars(options) if getattr(options, name) != parser.get_default(name)}
+    for name in sorted(given - {"write_env"}):
+        option = f"--{name.replace('_', '-')}"
+        if options.write_env:
+            parser.error(f"{option}: without effect: --write-env checks nothing")
+        if missing := sorted(NEEDED.get(name, set()) - given):
+            parser.error(f"{option}: without effect without --{' and --'.join(missing)}")
+    return options
 
 
 @command()
@@ -55,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         print(write_environment_file(Path(os.environ.get("DS_ENV_FILE", ".deepspeed_env"))))
         return 0
     pool = read_pool(Path(options.hostfile)) if options.hostfile else None
-    if options.mebibytes < 1 or options.limit_seconds < 1:
+    if options.mebibytes < 1 or not options.limit_seconds >= 1:
         raise ValueError("--mebibytes and --limit-seconds must be 1 or more.")
     config, hosts = config_for(options.links[0], options.links[1:], pool) if options.links else (None, ())
     findings = check_machine(Path(options.directory), os.environ)

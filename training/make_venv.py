@@ -29,6 +29,9 @@ def main(names: list[str]) -> int:
     """Returns 0 when `.venv` holds what the files ask for, 2 with one line when it cannot be had."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         return fail(f"Python {sys.version.split()[0]} is too {'old' if sys.version_info[:2] < OLDEST else 'new'}; 3.11 or 3.12 is needed.")
+    for name in names or [""]:
+        if not (ROOT / name).is_file():
+            return fail(f'"{name}" is not a file in {ROOT}. Name files of requirements there, such as requirements.txt.')
     wanted = stamp_of(names)
     if is_current(wanted):
         return 0

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import ds_configs
 from ds_configs.commands import command
+from ds_configs.files import check_output
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     if pool:
         options.slots = min(host.slots for host in pool.wanted)
     config = resolve(ds_configs.read(path, overrides), pool.slots if pool else None)
+    if options.timeline:
+        check_output(Path(options.timeline))  # To measure takes a while.
     print("\n".join(describe(config, options)))
     return 0
 
@@ -71,9 +74,9 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--against", metavar="RUN", help="compare with what a run on this machine has measured")
     options = parser.parse_intermixed_args(list(arguments))
     for name in ("efficiency", "network_gbits", "failures_per_week", "save_gb_per_second", "snapshot_gb_per_second"):
-        if getattr(options, name) is not None and getattr(options, name) <= 0:
+        if getattr(options, name) is not None and not getattr(options, name) > 0:  # Nor nan.
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
-    if (options.efficiency is not None and options.efficiency > 1) or options.restart_seconds < 0:
+    if (options.efficiency is not None and options.efficiency > 1) or not options.restart_seconds >= 0:
         parser.error("--efficiency must be 1 or less, --restart-seconds 0 or more")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
         parser.error("--devices and --slots must be 1 or more")

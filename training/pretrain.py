@@ -19,7 +19,7 @@ from training.launch.arguments import check_quotes, parse
 from training.launch.parent import watch_launcher
 from training.launch.preflight_reports import Report
 from training.launch.rendezvous import agree_to_start
-from training.launch.world import World, find_world, has_loopback_name, is_first_on_host
+from training.launch.world import World, check_threads, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
 from training.run.signals import leaving, listen, say
 from training.run_folder.progress import remove_unused, write_results
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     ready = None
     try:
         check_quotes(overrides, os.environ)
+        check_threads(os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
         ready = preflight(config, world, overrides)
         loopback = has_loopback_name(world, os.environ)

@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 from tests import processes
+from training import make_venv
 
 
 @pytest.fixture
@@ -46,6 +47,13 @@ def make_wheel(folder):
             "tiny_package-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr("tiny_package-1.0.dist-info/RECORD", "")
+
+
+@pytest.mark.parametrize("names", [["requirements.txt", "nowhere.txt"], ["--help"], []])
+def test_files_of_requirements_that_are_not_there_are_a_mistake_in_one_line(capsys, names):
+    assert make_venv.main(names) == 2
+    said = f'environment: "{names[-1] if names else ""}" is not a file in {make_venv.ROOT}. Name files of requirements there, such as'
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.processes

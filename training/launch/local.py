@@ -28,7 +28,7 @@ from training.launch.arguments import parse
 from training.launch.local_layout import lay_out
 from training.launch.parent import STARTER, bound
 from training.launch.stop_ranks import run_to_the_end
-from training.launch.world import default_environment
+from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import leaving, listen, say
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     try:
         config, needed = resolve_here(path, overrides)
+        check_threads(os.environ)
         check_folder(config)
         check_outputs(config)
         check_free(config.folder)

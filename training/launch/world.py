@@ -75,7 +75,7 @@ def find_world(environment: Mapping[str, str]) -> World:
     """Read the launcher's variables.
 
     Raises:
-        ValueError: If a rank is set without the size of the world or of its host, or no address to meet at can be found.
+        ValueError: If a rank is set without the size of the world or of its host, or no address and port to meet at can be found.
     """
     launcher = find_launcher(environment)
     if launcher is None:
@@ -102,7 +102,7 @@ def find_world(environment: Mapping[str, str]) -> World:
         size=size,
         local_size=local_size,
         master_addr=environment.get("MASTER_ADDR") or _first_host(environment, alone=size == local_size),
-        master_port=_first_number(environment, "MASTER_PORT") or DEFAULT_PORT,
+        master_port=_port(environment.get("MASTER_PORT") or str(DEFAULT_PORT)),
         port_is_held=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
@@ -122,12 +122,18 @@ def _first_number(environment: Mapping[str, str], *names: str) -> int | None:
     return None
 
 
+def _port(said: str) -> int:
+    if not (said.isascii() and said.isdigit() and 0 < int(said) < 1 << 16):
+        raise ValueError(f"MASTER_PORT = {said} is not a port. Give a number from 1 to 65535, or leave it out for {DEFAULT_PORT}.")
+    return int(said)
+
+
 def _first_host(environment: Mapping[str, str], *, alone: bool) -> str:
     if alone:
         return "127.0.0.1"
-    nodes = environment.get("PBS_NODEFILE")
-    if nodes and Path(nodes).is_file():
-        return Path(nodes).read_text(encoding="utf-8").split()[0]
+    nodes = Path(environment.get("PBS_NODEFILE", ""))
+    if nodes.is_file() and (names := nodes.read_text(encoding="utf-8").split()):
+        return names[0]
     listed = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     if listed:
         try:
@@ -177,6 +183,17 @@ def has_loopback_name(world: World, environment: Mapping[str, str]) -> bool:
     from model.hardware.devices import find_devices
 
     return is_loopback(own_addresses()) and find_devices(environment).is_cpu
+
+
+def check_threads(environment: Mapping[str, str]) -> None:
+    """Refuse an OMP_NUM_THREADS that is no number, such as the empty one of a job script that took it from a variable that is not set.
+
+    Raises:
+        ValueError: If it is set to anything but numbers above 0, one for each level of nesting.
+    """
+    said = environment.get("OMP_NUM_THREADS", "1")
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", said):
+        raise ValueError(f'OMP_NUM_THREADS = "{said}" is not a number of threads. Give one of 1 or more, or unset it.')
 
 
 def default_environment(local_size: int, shared: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
-from ds_configs.files import strict_json, write_text
+from ds_configs.files import replacing, strict_json
 from training.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -120,14 +120,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, start_step: int) -> None:
         self._file = AppendedFile(path)
-
-        def is_kept(line: str) -> bool:
-            try:
-                return bool(json.loads(line)["step"] <= start_step)
-            except (ValueError, KeyError, TypeError):
-                return False  # The line that a kill cut short.
-
-        _keep_lines(path, is_kept)
+        _drop_after(start_step, path, lambda line: json.loads(line)["step"])
 
     def write(self, records: Records) -> None:
         """Append a line for each."""
@@ -141,7 +134,7 @@ class CsvFiles:
         self._folder = folder
         self._files: dict[str, AppendedFile] = {}
         for path in filter(_is_of_a_tag, folder.glob("*.csv")):
-            _keep_lines(path, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= start_step)
+            _drop_after(start_step, path, lambda line: 0 if line.startswith(b"step,") else int(line.partition(b",")[0]))
 
     def write(self, records: Records) -> None:
         """Append to the file of every tag."""
@@ -229,11 +222,21 @@ class Wandb:
         self._output.attempt(self._session.finish)
 
 
-def _keep_lines(path: Path, is_kept: Callable[[str], bool]) -> None:
-    """Rewrite a text file with some of its lines, in one step."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        write_text(path, "".join(line + "\n" for line in lines if is_kept(line)))
+def _drop_after(step: int, path: Path, step_of: Callable[[bytes], int]) -> None:
+    """Rewrite a file without its lines of later steps, and without lines that a kill or a disk has damaged, which is said."""
+    if not path.exists():
+        return
+    *lines, cut_short = path.read_bytes().split(b"\n")
+    kept, damaged = [], int(bool(cut_short))
+    for line in lines:
+        try:
+            kept += [line + b"\n"] if step_of(line) <= step else []
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        log.warning("%s: damaged lines, which are left out: %d.", path, damaged)
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(kept))
 
 
 def monitor_folder(config: RunConfig, name: str) -> Path | None:

@@ -61,6 +61,23 @@ def test_an_environment_file_that_cannot_be_written_is_a_mistake(tmp_path, monke
     assert "nowhere/environment cannot be written (No such file or directory)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ssh-port", "2222"], "--ssh-port: without effect without --hostfile"),
+        (["--hostfile", "hostfiles/2nodes", "--mebibytes", "4"], "--mebibytes: without effect without --links"),
+        (["--limit-seconds", "4"], "--limit-seconds: without effect without --links"),
+        (["--master-port", "4"], "--master-port: without effect without --hostfile and --links"),
+        (["--links", "a.json", "--master-addr", "alpha"], "--master-addr: without effect without --hostfile"),
+        (["--write-env", "--hostfile", "hostfiles/2nodes"], "--hostfile: without effect: --write-env checks nothing"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(capsys, words, said):
+    with pytest.raises(SystemExit):
+        doctor.main(words)
+    assert said in capsys.readouterr().err
+
+
 def test_the_environment_file_in_the_home_folder_is_read_too_as_deepspeed_does(tmp_path, monkeypatch):
     home, here = tmp_path / "home", tmp_path / "here"
     for folder in (home, here):

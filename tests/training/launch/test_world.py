@@ -8,6 +8,7 @@ import pytest
 from training.launch.world import (
     World,
     check_placement,
+    check_threads,
     default_environment,
     find_launcher,
     find_world,
@@ -140,6 +141,26 @@ def test_what_a_launcher_leaves_out_is_asked_of_the_job_script():
         find_world({"RANK": "0", "WORLD_SIZE": "12", "LOCAL_SIZE": "0"} | MET)
     assert find_world(pals | {"WORLD_SIZE": "12"} | MET).size == 12
     assert find_world({"RANK": "0", "WORLD_SIZE": "1"}).local_size == 1
+
+
+@pytest.mark.parametrize("port", ["abc", "29500x", "0", "-5", "65536", "٣"])
+def test_a_port_that_is_none_is_refused_and_not_replaced(port):
+    with pytest.raises(ValueError, match=rf"MASTER_PORT = {port} is not a port\. Give a number from 1 to 65535"):
+        find_world({**DEEPSPEED, "MASTER_PORT": port})
+
+
+def test_an_empty_node_file_is_none(tmp_path):
+    (tmp_path / "nodes").touch()
+    with pytest.raises(ValueError, match=r"no MASTER_ADDR .* export MASTER_ADDR"):
+        find_world({**PALS, "PBS_NODEFILE": str(tmp_path / "nodes")})
+
+
+def test_a_number_of_threads_that_is_none_is_refused():
+    for right in ({}, {"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "4,2"}):
+        check_threads(right)
+    for said in ("", "four", "0", "4,"):
+        with pytest.raises(ValueError, match=f'OMP_NUM_THREADS = "{said}" is not a number of threads'):
+            check_threads({"OMP_NUM_THREADS": said})
 
 
 def test_one_rank_of_each_host_speaks_before_ranks_know_of_each_other():

@@ -205,7 +205,8 @@ def test_a_run_of_more_replicas_than_its_configuration_says_is_planned_with_thes
         ([REFERENCE, "--hostfile", "nowhere"], "nowhere: No such file"),
         ([REFERENCE, "--devices", "7"], "7 devices: no layout divides a batch of 768"),
         (["--against", "nowhere"], "nowhere/config.json: not there"),
-        ([REFERENCE, "--device", "a100", "--timeline", "nowhere/picture.svg"], "nowhere/picture.svg: No such file or directory."),
+        ([REFERENCE, "--device", "a100", "--timeline", "nowhere/picture.svg"], "nowhere/picture.svg: cannot be written. Name a file"),
+        ([REFERENCE, "--timeline", "nowhere/picture.svg"], "nowhere/picture.svg: cannot be written. Name a file"),
     ],
 )
 def test_a_mistake_is_said(capsys, words, said):
@@ -239,6 +240,8 @@ def test_an_option_that_would_say_nothing_is_refused(capsys, words, said):
         (["--failures-per-week", "0"], "--failures-per-week must be more than 0"),
         (["--device", "a100", "--efficiency", "40"], "--efficiency must be 1 or less"),
         (["--restart-seconds", "-1"], "--restart-seconds 0 or more"),
+        (["--restart-seconds", "nan"], "--restart-seconds 0 or more"),
+        (["--save-gb-per-second", "nan"], "--save-gb-per-second must be more than 0"),
     ],
 )
 def test_a_figure_that_cannot_be_is_refused(capsys, words, said):

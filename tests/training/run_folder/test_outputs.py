@@ -82,6 +82,20 @@ def test_steps_that_come_again_replace_those_of_the_start_before(config, again_f
     assert [path.name for path in (run.folder / "samples").iterdir()] == ["step00000003.txt"], "step 4 has not come again yet"
 
 
+def test_damaged_lines_cost_themselves_only_and_are_counted(config, caplog):
+    run = config(csv_monitor__enabled=True)
+    write(run, steps=[1, 2, 3])
+    for path in (run.folder / "metrics.jsonl", run.folder / "csv/train_loss.csv"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[1] = b"\xff" + lines[1]
+        path.write_bytes(b"".join(lines) + lines[2][:3])
+    write(run, start_step=3, steps=[4])
+    records = map(json.loads, (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    assert [record["step"] for record in records] == [1, 3, 3, 4, 4]
+    assert (run.folder / "csv/train_loss.csv").read_text(encoding="utf-8").split() == ["step,train/loss", "2,5.5", "3,5.5", "4,5.5"]
+    assert [record.message.partition(": ")[2] for record in caplog.records] == ["damaged lines, which are left out: 2."] * 2
+
+
 def test_the_monitors_write_where_deepspeeds_keys_say(config, tmp_path):
     run = config(
         tensorboard={"enabled": True, "output_path": str(tmp_path / "a"), "job_name": "one"},
