@@ -19,6 +19,7 @@ import ds_configs
 from data.config import DataConfig
 from ds_configs.errors import FieldError, require
 from ds_configs.files import object_or_nothing
+from ds_configs.typed import Count
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import Workload, layer_parameters
@@ -55,11 +56,11 @@ class TrainingConfig:
     steps: int | None = None
     epochs: float | None = None
     tokens: int | None = None
-    log_interval_steps: int = 10
-    eval_interval_steps: int = 500
+    log_interval_steps: Count = 10
+    eval_interval_steps: Count = 500
     eval_batches: int | None = None
-    save_interval_steps: int = 500
-    keep_checkpoints: int = 3
+    save_interval_steps: Count = 500
+    keep_checkpoints: Count = 3
     async_save: bool = True
     sample_prompt: str | None = None
     sample_tokens: int = 64
@@ -68,7 +69,7 @@ class TrainingConfig:
     replica_check_interval_steps: int | None = 100
     spike: SpikeConfig | None = None
     watchdog_seconds: int = 1800
-    stop_grace_seconds: int = 300
+    stop_grace_seconds: Count = 300
     stop_after_minutes: float | None = None
     peak_tflops_per_device: float | None = None
 
@@ -78,8 +79,6 @@ class TrainingConfig:
             said = " and ".join(lengths) if lengths else "none of them"
             raise FieldError("steps", f', epochs, tokens: {said} given; exactly one says how long to train, e.g. "steps": 4000.')
         require(self, lengths[0], getattr(self, lengths[0]) > 0, "more than 0")
-        for name in ("log_interval_steps", "eval_interval_steps", "save_interval_steps", "keep_checkpoints", "stop_grace_seconds"):
-            require(self, name, getattr(self, name) >= 1, "1 or more")
         checks = self.replica_check_interval_steps
         require(self, "replica_check_interval_steps", checks is None or checks >= 1, "1 or more, or null for none")
         minutes = self.stop_after_minutes

@@ -13,24 +13,19 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from data.batches.permutation import place
-from ds_configs.errors import require
+from ds_configs.typed import Bounded, Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpikeConfig:
     """A step's loss above `factor` times the median of the `window_steps` before it is a spike."""
 
-    factor: float
-    window_steps: int = 100
-    max_rewinds: int = 5
-
-    def __post_init__(self) -> None:
-        require(self, "factor", self.factor > 1, "more than 1")
-        require(self, "window_steps", self.window_steps >= 1, "1 or more")
-        require(self, "max_rewinds", self.max_rewinds >= 1, "1 or more")
+    factor: Annotated[float, Bounded(float, 1, exclusive=True)]
+    window_steps: Count = 100
+    max_rewinds: Count = 5
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 import ds_configs
 from data.batches.permutation import place
-from ds_configs.errors import FieldError
+from ds_configs import ConfigError, build_section
 from tests.training.conftest import train_many
 from tests.training.faults import STRANGE_SAMPLES
 from training.config import resolve
@@ -72,8 +72,8 @@ def test_every_sample_but_those_left_out_has_its_place():
 
 @pytest.mark.parametrize("wrong", [{"factor": 1.0}, {"factor": 2.0, "window_steps": 0}, {"factor": 2.0, "max_rewinds": 0}])
 def test_settings_without_sense_are_refused(wrong):
-    with pytest.raises(FieldError, match="must be"):
-        SpikeConfig(**wrong)
+    with pytest.raises(ConfigError, match="must be"):
+        build_section(SpikeConfig, wrong, "training.spike", "a.json")
 
 
 @pytest.mark.parametrize("rewinds", [2, 3])

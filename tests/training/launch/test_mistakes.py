@@ -54,7 +54,7 @@ def rank(root, tmp_path):
         ("training.step=3", 'unknown key "training.step". Did you mean "steps"?'),
         ("pipeline.stages=two", "pipeline.stages"),
         ("train_micro_batch_size_per_gpu=true", "train_micro_batch_size_per_gpu"),
-        ("training.log_interval_steps=0", "training.log_interval_steps = 0; it must be 1 or more."),
+        ("training.log_interval_steps=0", "training.log_interval_steps = 0; it must be an integer of 1 or more."),
         ("training.watchdog_seconds=1", "training.watchdog_seconds = 1; it must be 5 or more"),
         ("training.peak_tflops_per_device=0", "peak_tflops_per_device = 0.0; it must be more than 0, or null to measure it."),
         ("run.seed=-1", "run.seed = -1; it must be 0 or more and below 2**63."),
