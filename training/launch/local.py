@@ -25,9 +25,9 @@ from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import CheckpointError, published
 from training.config import RunConfig, resolve
 from training.launch.arguments import parse
+from training.launch.launcher_process import run_to_the_end
 from training.launch.local_layout import lay_out
 from training.launch.parent import STARTER, bound
-from training.launch.stop_ranks import run_to_the_end
 from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR

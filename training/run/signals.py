@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGUSR1, seen by a thread of their own, so that a main thread may wait inside C code for a peer or a device.
 
 What a signal means depends on how far a start has come: `leaving` at once until there is something to save, `stop_request.StopRequest` in
-a rank that trains, `launch/stop_ranks.Stopping` in the process that a person started. The last `listen` counts.
+a rank that trains, `launch/launcher_process.Stopping` in the process that a person started. The last `listen` counts.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.launch.launcher_process import end_group
 from training.launch.parent import bound
-from training.launch.stop_ranks import end_group
 from training.run.signals import HANDLED, say
 
 REMEMBERED_LINES = 400

@@ -1,4 +1,7 @@
-"""How the process that a person started ends its ranks: asked by the first signal, killed by a second Ctrl-C."""
+"""DeepSpeed's launcher as a child of the process that a person started: run to its end, its ranks asked to stop by the first signal.
+
+A second Ctrl-C kills them. The launcher's command is made in `local.py`.
+"""
 
 from __future__ import annotations
 
