@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 from tests import ROOT, processes
-from training.launch.parent import PR_SET_PDEATHSIG
+from training.launch.process_tree import PR_SET_PDEATHSIG
 
 # Also what torch and we import late.
 IMPORTS = ("deepspeed", "torch.distributed.fsdp", "torch.utils.tensorboard", "training.pretrain", "training.run.assembly")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from training.launch.parent import bound, command_of, parent_of, stat_of
+from training.launch.process_tree import bound, command_of, parent_of, stat_of
 
 LIMIT_SECONDS = 900
 # For processes that are just about to leave when their test ends, on a machine that may be slow.

@@ -78,7 +78,7 @@ def make(names: list[str], wanted: str) -> int:
 
 def run(command: list[str]) -> int:
     """Wait for a command that ends with this process, and so do the processes it starts. Returns its exit code."""
-    bound = [sys.executable, str(ROOT / "training" / "launch" / "parent.py"), str(os.getpid()), *command]
+    bound = [sys.executable, str(ROOT / "training" / "launch" / "process_tree.py"), str(os.getpid()), *command]
     process = subprocess.Popen(bound, cwd=ROOT, start_new_session=True)
     try:
         return process.wait()

@@ -16,8 +16,8 @@ import ds_configs
 from training.config import RunConfig, resolve, with_precision
 from training.config_remarks import remarks_on
 from training.launch.arguments import check_quotes, parse
-from training.launch.parent import watch_launcher
 from training.launch.preflight_reports import Report
+from training.launch.process_tree import watch_launcher
 from training.launch.rendezvous import agree_to_start
 from training.launch.world import World, check_threads, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         if ready is not None and world.rank == 0:
             remove_unused(ready.config.folder)
         return EXIT_USER_ERROR
-    return _leave(_run(ready, overrides, world))
+    return _exit_without_cleanup(_run(ready, overrides, world))
 
 
 def _run(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
@@ -88,7 +88,7 @@ def _run(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     return 1
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_without_cleanup(code: int) -> NoReturn:
     """End this rank without Python's own end.
 
     With peers inside a collective, the process group's clean-up would wait for them: leaving is what frees them. And threads that still

@@ -18,7 +18,7 @@ def start(tmp_path, root):
     """Begin to make the environment of a checkout that asks for one tiny package."""
     (tmp_path / "checkout/training/launch").mkdir(parents=True)
     (tmp_path / "wheels").mkdir()
-    for name in ("make_venv.py", "launch/parent.py"):
+    for name in ("make_venv.py", "launch/process_tree.py"):
         shutil.copy(root / "training" / name, tmp_path / "checkout/training" / name)
     (tmp_path / "checkout/requirements.txt").write_text("tiny_package==1.0\n", encoding="utf-8")
     started = []

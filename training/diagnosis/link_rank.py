@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from training.launch.parent import watch_launcher
 from training.launch.preflight_reports import Report
+from training.launch.process_tree import watch_launcher
 from training.launch.rendezvous import agree_to_start
 from training.launch.world import World, find_world
 

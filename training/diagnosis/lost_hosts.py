@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from training.launch.parent import all_processes, ancestors, children_of, command_of
+from training.launch.process_tree import all_processes, ancestors, children_of, command_of
 
 WORLD_INFO = "--world_info="
 # DeepSpeed has pdsh connect to so many hosts at once: more are not started before others have ended.

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 
-from training.launch.parent import bound, children_of
+from training.launch.process_tree import bound, children_of
 from training.run.signals import leaving, listen, say
 
 # Ranks keep training.stop_grace_seconds themselves; this is for one that cannot.

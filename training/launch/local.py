@@ -27,7 +27,7 @@ from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.launcher_process import run_to_the_end
 from training.launch.local_layout import lay_out
-from training.launch.parent import STARTER, bound
+from training.launch.process_tree import STARTER, bound
 from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
 from training.pretrain import EXIT_USER_ERROR

@@ -22,7 +22,7 @@ from model.hardware.precision import choose_precision
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import Checkpoint, open_checkpoint, published
 from training.config import RunConfig, resolve, with_precision
-from training.launch.parent import bound
+from training.launch.process_tree import bound
 from training.planning.costs import GIB, Plan, cut, process_bytes, recomputed, saved_bytes, stage_seconds
 from training.planning.probe import Probed
 

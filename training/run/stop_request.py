@@ -19,7 +19,7 @@ import torch
 from deepspeed import comm as dist
 
 from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
-from training.launch.parent import stat_of
+from training.launch.process_tree import stat_of
 from training.run.failure import RunError
 from training.run.signals import STOP_FILE, listen
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.launch.launcher_process import end_group
-from training.launch.parent import bound
+from training.launch.process_tree import bound
 from training.run.signals import HANDLED, say
 
 REMEMBERED_LINES = 400

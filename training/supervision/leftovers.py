@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.launch.arguments import OVERRIDE
-from training.launch.parent import all_processes, ancestors, command_of, parent_of
+from training.launch.process_tree import all_processes, ancestors, command_of, parent_of
 
 SCRIPT = "run_pretrain.sh"
 SUPERVISOR = "training.supervise"

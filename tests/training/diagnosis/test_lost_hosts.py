@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from tests import processes
-from training.launch.parent import command_of
+from training.launch.process_tree import command_of
 
 SSH = "import time; time.sleep(1000)"
 ASK = "from training.diagnosis.lost_hosts import lost_ranks; print(lost_ranks(range(2)))"

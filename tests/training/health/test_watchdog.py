@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.processes import end, is_running, start, wait_until
-from training.launch.parent import stat_of
+from training.launch.process_tree import stat_of
 from training.run.signals import SAME_PRESS_SECONDS
 
 pytestmark = pytest.mark.processes

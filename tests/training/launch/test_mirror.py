@@ -76,7 +76,7 @@ def without_pips_settings() -> dict[str, str]:
 def test_the_environment_is_filled_from_the_mirror_that_pip_is_told_of(mirror, tmp_path, root):
     checkout = tmp_path / "checkout"
     (checkout / "training/launch").mkdir(parents=True)
-    for name in ("make_venv.py", "launch/parent.py"):
+    for name in ("make_venv.py", "launch/process_tree.py"):
         shutil.copy(root / "training" / name, checkout / "training" / name)
 
     def environment(requirement: str, **settings: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import command_line, descendants, have_ended, run, wait_until
 from training.launch.local import free_port
-from training.launch.parent import children_of
+from training.launch.process_tree import children_of
 
 pytestmark = pytest.mark.distributed
 

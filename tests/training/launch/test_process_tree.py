@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import processes
-from training.launch.parent import STARTER, WATCH_SECONDS, bound, children_of, parent_of
+from training.launch.process_tree import STARTER, WATCH_SECONDS, bound, children_of, parent_of
 
 pytestmark = pytest.mark.processes
 
@@ -17,7 +17,7 @@ NAP = "import time; print(1, flush=True); time.sleep(3600)"
 # A rank as far as its launcher is concerned. It says what it is told, by a plain write: a print may come in the midst of another.
 RANK = """
 import os, signal, time
-from training.launch.parent import watch_launcher
+from training.launch.process_tree import watch_launcher
 signal.signal(signal.SIGTERM, lambda number, frame: os.write(1, b"SIGTERM\\n"))
 watch_launcher(os.environ)
 print(os.getpid(), flush=True)
@@ -39,9 +39,7 @@ def chain(*programs, root, names=None, **environment):
 
 
 def test_a_bound_process_is_killed_with_its_parent_and_one_whose_parent_is_gone_does_not_start(root):
-    start = (
-        f"import subprocess, sys, time; from training.launch.parent import bound; subprocess.run(bound([sys.executable, '-c', {NAP!r}]))"
-    )
+    start = f"import subprocess as s, sys; from training.launch.process_tree import bound; s.run(bound([sys.executable, '-c', {NAP!r}]))"
     parent = processes.start([sys.executable, "-c", start], cwd=root, stdout=-1, text=True)
     parent.stdout.readline()
     (child,) = children_of(parent.pid)
@@ -122,7 +120,7 @@ def test_a_rank_that_a_person_starts_from_a_shell_does_not_end_with_the_shell(ro
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_while_the_environment_is_made_ends_pip_as_well(root, tmp_path, number):
     (tmp_path / "training/launch").mkdir(parents=True)
-    for name in ("run_pretrain.sh", "training/make_venv.py", "training/launch/parent.py"):
+    for name in ("run_pretrain.sh", "training/make_venv.py", "training/launch/process_tree.py"):
         shutil.copy(root / name, tmp_path / name)
     (tmp_path / "requirements.txt").write_text("anything\n", encoding="utf-8")
     python = tmp_path / ".venv/bin/python"

@@ -1,6 +1,8 @@
-"""Nothing of a run outlives what started it. Linux only; standard library only, and alone: this file also runs as a script.
+"""The tree of a run's processes, read from /proc, of which nothing outlives what started it. Linux only.
 
-    python training/launch/parent.py PARENT COMMAND...
+Standard library only, and alone: this file also runs as a script.
+
+    python training/launch/process_tree.py PARENT COMMAND...
 
 becomes COMMAND, which the kernel kills as soon as process PARENT ends, however it ends. Processes that we start are started so.
 Ranks are started by launchers of other people, so they look after themselves: `watch_launcher`.
@@ -93,7 +95,7 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
         # The thread below has to wait while an import loads gigabytes of libraries; the kernel has not.
         _end_with_parent()
         if os.getppid() != launcher or started_by not in (str(starter), str(launcher)):
-            _leave(environment)  # They ended while this process was starting.
+            _exit_as_orphan(environment)  # They ended while this process was starting.
     if Path(command_of(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
         return
     watched = starter if starter is not None and (str(starter) == started_by or _is_runner(command_of(starter))) else None
@@ -105,7 +107,7 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
                 told = True
                 os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(WATCH_SECONDS)
-        _leave(environment)
+        _exit_as_orphan(environment)
 
     threading.Thread(target=watch, name="launcher", daemon=True).start()
 
@@ -115,7 +117,7 @@ def _end_with_parent() -> int:
     return ctypes.get_errno() if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) else 0
 
 
-def _leave(environment: Mapping[str, str]) -> NoReturn:
+def _exit_as_orphan(environment: Mapping[str, str]) -> NoReturn:
     with contextlib.suppress(OSError):  # The terminal may have ended as well.
         print(f"rank {environment.get('RANK', '?')}: the process that started it has ended; leaving, without a save.", file=sys.stderr)
     os._exit(1)
