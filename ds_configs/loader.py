@@ -32,14 +32,12 @@ class LoadedConfig:
         path: The file it was loaded from.
         values: The merged keys, without "inherits" and "provenance"; `run.name` is always set.
         origins: Where each value was written, by dotted key; objects have entries of their own.
-        overrides: The overrides as they were given.
         problems: What is wrong with it, if it was read by `read`; nothing if by `load`.
     """
 
     path: Path
     values: dict[str, Any]
     origins: dict[str, Origin]
-    overrides: tuple[str, ...]
     problems: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
@@ -79,7 +77,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     run = merged.setdefault("run", Traced({}, here))
     if isinstance(run.value, dict):
         run.value.setdefault("name", Traced(path.stem, here))
-    config = LoadedConfig(path, plain(merged), dict(_origins(merged)), tuple(overrides))
+    config = LoadedConfig(path, plain(merged), dict(_origins(merged)))
     return replace(config, problems=(*problems, *_check(config)))
 
 

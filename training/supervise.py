@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs.commands import command
 from ds_configs.files import write_text
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
@@ -35,16 +36,13 @@ FOLDER = "supervisor"
 KEEPALIVE = {"PDSH_SSH_ARGS_APPEND": "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str]) -> int:
     """Returns the exit code of the last attempt; 2 for a mistake."""
-    options, command = parse_command(sys.argv[1:] if arguments is None else arguments)
+    options, words = parse_command(arguments)
     listen(leaving("stopped before anything was started."))
-    try:
-        supervisor = Supervisor(Job(command), options)
-        hold(supervisor.folder)  # Until this process ends.
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
+    supervisor = Supervisor(Job(words), options)
+    hold(supervisor.folder)  # Until this process ends.
     try:
         return supervisor.run()
     finally:
@@ -62,12 +60,12 @@ def parse_command(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--host-failures", type=int, default=2, help="failures in a row that began on a host before it is left out (2)")
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
-    options, command = parser.parse_args(words[:cut]), words[cut + 1 :]
-    if not command:
+    options, behind = parser.parse_args(words[:cut]), words[cut + 1 :]
+    if not behind:
         parser.error("no command. Put it behind --, e.g.  -- ./run_pretrain.sh CONFIG")
     if options.tries < 1 or options.host_failures < 1 or min(options.delay_seconds, options.longest_delay_seconds) < 0:
         parser.error("--tries and --host-failures must be 1 or more, --delay-seconds and --longest-delay-seconds 0 or more")
-    return options, command
+    return options, behind
 
 
 class Supervisor:
@@ -99,11 +97,11 @@ class Supervisor:
                 self._wait(failures)
                 continue
             try:
-                command = self.job.command_on(hosts, self.folder / "hostfile")
+                words = self.job.command_on(hosts, self.folder / "hostfile")
             except ValueError as error:
                 return self._give_up(str(error), EXIT_USER_ERROR)
             before = self._step()
-            attempt = Attempt(command, {**KEEPALIVE, **os.environ}, self._stop_file, self.job.config.training.stop_grace_seconds)
+            attempt = Attempt(words, {**KEEPALIVE, **os.environ}, self._stop_file, self.job.config.training.stop_grace_seconds)
             listen(attempt.ask_to_stop, attempt.end_at_once)
             if self._asked_to_stop != 0:
                 attempt.ask_to_stop(self._asked_to_stop)  # It came while the command was being started.
@@ -215,4 +213,4 @@ class Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
+from ds_configs.commands import command
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import CheckpointError, published
 from training.config import RunConfig, resolve
@@ -30,7 +31,6 @@ from training.launch.local_layout import lay_out
 from training.launch.process_tree import STARTER, bound
 from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
-from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import check_free
@@ -42,23 +42,19 @@ PORTS = range(10_000, 32_768)  # Between those of services and those of net.ipv4
 PORTS_TRIED = 20
 
 
+@command()
 def main(arguments: Sequence[str]) -> int:
     """Run CONFIG (default: the quickstart) here. Returns the exit code."""
     listen(leaving("stopped before training began. The same command starts again; what is prepared so far is kept."))
     path, overrides = parse(arguments, DEFAULT_CONFIG)
-    try:
-        config, needed = resolve_here(path, overrides)
-        check_threads(os.environ)
-        check_folder(config)
-        check_outputs(config)
-        check_free(config.folder)
-        check_first_weights(config)  # The preparation can take hours.
-        _prepare(config)
-        samples_per_epoch = _samples_per_epoch(config)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    finished = finished_step(config, last_step_of(config, samples_per_epoch))
+    config, needed = resolve_here(path, overrides)
+    check_threads(os.environ)
+    check_folder(config)
+    check_outputs(config)
+    check_free(config.folder)
+    check_first_weights(config)  # The preparation can take hours.
+    _prepare(config)
+    finished = finished_step(config, last_step_of(config, _samples_per_epoch(config)))
     if finished is None:
         code = launch(config, [path, *needed])
         if code:
@@ -66,11 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         results = read_results(config)
     except CheckpointError as error:
-        print(
-            f"{error} Or remove that folder: the same command then goes on from the checkpoint before it, or starts anew without one.",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
+        raise CheckpointError(
+            f"{error} Or remove that folder: the same command then goes on from the checkpoint before it, or starts anew without one."
+        ) from error
     show(config, results, overrides, again=finished is not None)
     return 0
 
@@ -102,7 +96,6 @@ def _prepare(config: RunConfig) -> None:
     from data.prepare import plan, prepare_planned, way_on
 
     # A large corpus takes hours, and a second start waits for the first: both are said.
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("data").setLevel(logging.INFO)
     try:
         meant = plan(config.data)
@@ -125,9 +118,9 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     from model.hardware.devices import find_devices
 
     ranks = config.batch.world_size
-    command, environment = launcher(ranks)
+    words, environment = launcher(ranks)
     print(f"{config.path} -> {config.folder}: {ranks} processes on {find_devices()}", file=sys.stderr, flush=True)
-    code, stopped = run_to_the_end([*command, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
+    code, stopped = run_to_the_end([*words, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
     if code and published(config.folder):
         # Ranks that stop for a file or a time limit have had no signal, and end as after SIGTERM.
         how = "Stopped" if stopped or code == 128 + signal.SIGTERM else f"Failed (exit code {code})"
@@ -142,8 +135,8 @@ def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
     environment = {**default_environment(ranks, usable_processors()), **os.environ}
     environment |= {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
     slots = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
-    command = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", slots]
-    return [*command, "--master_addr", "127.0.0.1", "--master_port", str(free_port())], environment
+    words = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", slots]
+    return [*words, "--master_addr", "127.0.0.1", "--master_port", str(free_port())], environment
 
 
 def free_port() -> int:
