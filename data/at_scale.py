@@ -28,7 +28,7 @@ from data.documents import DataError
 from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
-from ds_configs.files import read_object, with_ending, write_json
+from ds_configs.atomic_files import read_object, with_ending, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from data.store import token_store
 from data.store.identity import STORE_RECORD, spell_out_order
 from data.store.registry import find_store
 from data.tokenizers import tokenizer_folder
+from ds_configs.atomic_files import read_object
 from ds_configs.commands import command
-from ds_configs.files import read_object
 from training.checkpoints.find_and_verify import open_checkpoint, published
 
 _SHOWN_TOKENS = 60

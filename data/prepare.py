@@ -35,7 +35,7 @@ from data.store.fits_config import check_store
 from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 from data.tokenizers import adoption, tokenizer_folder
-from ds_configs.files import lock
+from ds_configs.atomic_files import lock
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs.atomic_files import check_output, object_or_nothing, write_json
 from ds_configs.commands import command
-from ds_configs.files import check_output, object_or_nothing, write_json
 from inference.evaluation import questions, results
 from inference.export import RECORD, find_folder
 from inference.exporting.model_card import renew_evaluation

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ds_configs.atomic_files import object_or_nothing, replacing_folder, write_json
 from ds_configs.commands import command
-from ds_configs.files import object_or_nothing, replacing_folder, write_json
 from inference.exporting.model_card import model_card, renew_evaluation
 from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
 from model.families import FAMILIES

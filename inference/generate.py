@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ds_configs.atomic_files import check_output, object_or_nothing
 from ds_configs.commands import command
-from ds_configs.files import check_output, object_or_nothing
 from inference.export import RECORD, find_folder
 from inference.generation.prompts import Display, PromptBatch, batches_of, read_prompts
 from inference.generation.settings import DTYPES, SamplingParams, choose_dtype

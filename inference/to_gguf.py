@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ds_configs.atomic_files import check_output, object_or_nothing, replacing
 from ds_configs.commands import command
-from ds_configs.files import check_output, object_or_nothing, replacing
 from inference.exporting.model_path import find_model, token_ids
 from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError

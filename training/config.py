@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import ds_configs
 from data.config import DataConfig
+from ds_configs.atomic_files import object_or_nothing
 from ds_configs.errors import FieldError, require
-from ds_configs.files import object_or_nothing
 from ds_configs.typed import Count
 from model.config import ModelConfig
 from model.families import preset

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ds_configs
+from ds_configs.atomic_files import check_output
 from ds_configs.commands import command
-from ds_configs.files import check_output
 from model.flops import count_parameters, flops_per_token
 from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse

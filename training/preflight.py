@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.store.identity import Identity
+from ds_configs.atomic_files import digest
 from ds_configs.errors import shown
-from ds_configs.files import digest
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ds_configs.atomic_files import write_text
 from ds_configs.commands import command
-from ds_configs.files import write_text
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
 from training.run_folder.lock import hold

@@ -18,7 +18,7 @@ import numpy as np
 from data.cleaning.minhash import band_keys, exact_hashes, signatures
 from data.cleaning_config import DeduplicateConfig
 from data.documents import DataError, batched
-from ds_configs.files import replacing
+from ds_configs.atomic_files import replacing
 
 log = logging.getLogger(__name__)
 

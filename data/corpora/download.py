@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.documents import DataError
-from ds_configs.files import sha256_of
+from ds_configs.atomic_files import sha256_of
 
 _TIMEOUT_SECONDS = 1800  # A registry that is silent its client gives up sooner; 85 MB over a slow line take their time.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.corpora.download import fetch_archive, read_members
-from ds_configs.files import digest, sha256_of
+from ds_configs.atomic_files import digest, sha256_of
 
 logger = logging.getLogger(__name__)
 

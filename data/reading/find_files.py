@@ -12,8 +12,8 @@ from typing import Any
 from data.documents import DataError
 from data.reading.formats import FORMATS
 from data.source_config import HUB
+from ds_configs.atomic_files import read_object
 from ds_configs.errors import first_line
-from ds_configs.files import read_object
 
 logger = logging.getLogger(__name__)
 

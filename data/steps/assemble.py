@@ -19,7 +19,7 @@ from data.steps.tasks import Task, run
 from data.steps.tokenization import DOCUMENTS, add_up
 from data.store import token_store
 from data.store.fits_config import check_splits
-from ds_configs.files import with_ending
+from ds_configs.atomic_files import with_ending
 
 logger = logging.getLogger(__name__)
 

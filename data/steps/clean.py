@@ -19,7 +19,7 @@ from data.steps import document_files
 from data.steps.document_files import DocumentFile, save_array
 from data.steps.tasks import Result
 from data.store.fits_config import check_bad_ratio
-from ds_configs.files import with_ending
+from ds_configs.atomic_files import with_ending
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from data.documents import Document
 from data.packages import is_installed
 from data.reading.compression import open_bytes, zstd
 from data.steps.holdout import Holdout, SplitName
-from ds_configs.files import replacing, with_ending
+from ds_configs.atomic_files import replacing, with_ending
 
 ZSTD_LEVEL = 1  # Level 3 is a third slower and saves a tenth.
 # What is in memory at a time of a Parquet file.

@@ -15,7 +15,7 @@ from data.reading.records import printable
 from data.source_config import HUB
 from data.store.identity import Identity, spell_out
 from data.tokenizers import adoption
-from ds_configs.files import object_or_nothing, sha256_of, write_json
+from ds_configs.atomic_files import object_or_nothing, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from data.steps.holdout import plan_holdout
 from data.store import token_store
 from data.store.fits_config import check_splits
 from data.tokenizers import adoption, tokenizer_folder
-from ds_configs.files import sha256_of
+from ds_configs.atomic_files import sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from data.steps.pipeline import Pair, Steps
 from data.steps.tasks import Result
 from data.steps.tokenization import CHARS, COUNTS
 from data.tokenizers import tokenizer_folder
-from ds_configs.files import with_ending, write_json
+from ds_configs.atomic_files import with_ending, write_json
 
 _NUM_FREQUENT = 20
 _NUM_BAD_SAMPLES = 100

@@ -24,7 +24,7 @@ from data.reading.compression import zstd
 from data.steps import document_files
 from data.steps.document_files import DocumentFile, save_array
 from data.steps.tasks import Result, Runner, Task
-from ds_configs.files import replacing, with_ending
+from ds_configs.atomic_files import replacing, with_ending
 
 # Splits by position in the text need the shards' characters; of more documents than this a share is chosen by hash.
 _COUNT_CHARS_BELOW = 100_000

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.documents import DataError
-from ds_configs.files import read_object, with_ending, write_json
+from ds_configs.atomic_files import read_object, with_ending, write_json
 
 logger = logging.getLogger(__name__)
 

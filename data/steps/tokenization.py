@@ -16,7 +16,7 @@ from data.steps.tasks import Result
 from data.store import token_store
 from data.tokenizers import tokenizer_folder
 from data.tokenizers.encoders import Encoder, OtherIds
-from ds_configs.files import with_ending
+from ds_configs.atomic_files import with_ending
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from data.cleaning_config import BOILERPLATE, make_rules
 from data.config import DataConfig
 from data.source_config import ReverseConfig, SourceConfig
 from data.store.token_store import FORMAT
-from ds_configs.files import digest
+from ds_configs.atomic_files import digest
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 
 # What decides how samples are cut from a store and in which order they come.

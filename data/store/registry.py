@@ -14,7 +14,7 @@ from data.documents import DataError
 from data.source_config import HUB
 from data.store.identity import differences, spell_out
 from data.store.token_store import FORMAT, MANIFEST, read_manifest
-from ds_configs.files import digest, read_object, write_json
+from ds_configs.atomic_files import digest, read_object, write_json
 
 RECORDS = "records"
 _NAMED_STORES = 3

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from data.documents import DataError
-from ds_configs.files import digest, put_in_place, sha256_of, temporary_name, with_ending, write_json
+from ds_configs.atomic_files import digest, put_in_place, sha256_of, temporary_name, with_ending, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -17,7 +17,7 @@ import tokenizers
 
 from data.documents import DataError
 from data.tokenizers.encoders import Encoder, fastest, reference_encoder
-from ds_configs.files import write_json
+from ds_configs.atomic_files import write_json
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 

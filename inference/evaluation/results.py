@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import lock, read_object, write_json
+from ds_configs.atomic_files import lock, read_object, write_json
 
 FILE = "evaluation.json"
 ABOUT = ("checkpoint", "step", "fingerprint")

@@ -13,7 +13,7 @@ from typing import Any
 from data.documents import DataError
 from data.inspect import Subject
 from data.tokenizers.tokenizer_folder import Tokenizer, load
-from ds_configs.files import object_or_nothing
+from ds_configs.atomic_files import object_or_nothing
 from inference.evaluation.continuation import Probe, continue_corpus
 from inference.evaluation.generated import judge_texts, read_generated
 from inference.evaluation.held_out import Rows, Text, held_out_texts, score, texts_of_file

@@ -19,7 +19,7 @@ from data.documents import DataError
 from data.inspect import Subject, find_subject
 from data.store.identity import STORE_RECORD
 from data.store.token_store import MANIFEST
-from ds_configs.files import object_or_nothing, read_object, replacing_folder, write_json
+from ds_configs.atomic_files import object_or_nothing, read_object, replacing_folder, write_json
 from inference.evaluation.memorization import BORDER, CorpusIndex, Facts, sort_suffixes
 from inference.export import RECORD
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import object_or_nothing, write_text
+from ds_configs.atomic_files import object_or_nothing, write_text
 from inference.evaluation import results
 from model.config import ModelConfig
 from model.flops import count_parameters

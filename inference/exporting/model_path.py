@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ds_configs
+from ds_configs.atomic_files import object_or_nothing, read_object
 from ds_configs.errors import first_line, shown
-from ds_configs.files import object_or_nothing, read_object
 from model.config import ModelConfig
 from model.families import FAMILIES, preset
 from training.checkpoints.find_and_verify import MANIFEST, CheckpointError, published

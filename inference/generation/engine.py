@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ds_configs.files import object_or_nothing
+from ds_configs.atomic_files import object_or_nothing
 from inference.exporting.model_path import loading, max_positions
 from inference.generation.settings import DTYPES
 from inference.generation.text import FolderTokenizer

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from ds_configs.atomic_files import read_object
 from ds_configs.errors import shown
-from ds_configs.files import read_object
 from inference.exporting.model_path import token_ids
 from inference.generation.stopping import Stops
 from training.checkpoints.find_and_verify import CheckpointError

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ds_configs.files import write_json
+from ds_configs.atomic_files import write_json
 from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
 from model.gpt import GPT

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_configs import files
+from ds_configs import atomic_files
 from model.config import ModelConfig
 from model.hugging_face.config import from_hugging_face, unused_keys
 
@@ -66,8 +66,8 @@ def read_object(path: Path, hint: str) -> dict[str, Any]:
         ValueError: If there is none; `hint` says what to do.
     """
     try:
-        path.stat()  # Of a file that is not there `files.read_object` makes an empty object.
-        return files.read_object(path)
+        path.stat()  # Of a file that is not there `atomic_files.read_object` makes an empty object.
+        return atomic_files.read_object(path)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(f"{path}: {reason}. {hint}") from error

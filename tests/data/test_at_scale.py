@@ -19,7 +19,7 @@ from data.documents import DataError
 from data.prepare import prepare
 from data.steps import clean
 from data.steps.tasks import Task, run
-from ds_configs.files import with_ending
+from ds_configs.atomic_files import with_ending
 from tests.data.stores import contents
 
 LETTERS = "列位看官你道此书从何而来说起根由虽近荒唐细按则深有趣味原来女娲氏炼石补天之时于大荒山无稽崖炼成顽石，。"

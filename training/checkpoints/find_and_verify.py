@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import object_or_nothing, sha256_of
+from ds_configs.atomic_files import object_or_nothing, sha256_of
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import write_json, write_text
+from ds_configs.atomic_files import write_json, write_text
 from training.checkpoints.find_and_verify import LATEST, MANIFEST, published, some_of, step_of, tag_of
 from training.checkpoints.snapshot import HostMemory, Snapshot, describe, take
 from training.launch.process_group import Ranks, gather, hear_all, tell_first

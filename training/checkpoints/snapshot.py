@@ -24,7 +24,7 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from ds_configs.files import sha256_of, sync
+from ds_configs.atomic_files import sha256_of, sync
 
 NUMPY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
 # Where a weight is in a flat piece; and what version 0.1 also saved: numpy's keys as an array, two settings of fp32 runs. They do nothing.

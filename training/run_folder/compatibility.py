@@ -17,7 +17,7 @@ from data.store import token_store
 from data.store.identity import STORE_RECORD, Identity, changed_keys, changes, differences
 from data.tokenizers.tokenizer_folder import fingerprint
 from ds_configs import ConfigError
-from ds_configs.files import object_or_nothing, read_object
+from ds_configs.atomic_files import object_or_nothing, read_object
 from model.config import ModelConfig
 from model.families import preset
 from model.flops import count_parameters

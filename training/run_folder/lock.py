@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ds_configs import ConfigError
-from ds_configs.files import NO_LOCKS
+from ds_configs.atomic_files import NO_LOCKS
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs import ConfigError
-from ds_configs.files import replacing, strict_json
+from ds_configs.atomic_files import replacing, strict_json
 from training.config import RunConfig
 
 log = logging.getLogger(__name__)

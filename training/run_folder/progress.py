@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.files import object_or_nothing, write_json
+from ds_configs.atomic_files import object_or_nothing, write_json
 from training.checkpoints.find_and_verify import open_checkpoint, published, step_of, verify
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.store.identity import STORE_RECORD
 from data.tokenizers.tokenizer_folder import fingerprint
-from ds_configs.files import write_json
+from ds_configs.atomic_files import write_json
 from training.config import RunConfig
 
 if TYPE_CHECKING:

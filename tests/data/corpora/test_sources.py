@@ -14,7 +14,7 @@ from data.corpora.sources import documents, parts
 from data.documents import DataError, Document
 from data.source_config import KNOWN_CORPORA, ChaptersConfig, ReverseConfig, SourceConfig
 from data.steps.identify import FileHashes, identify
-from ds_configs.files import digest
+from ds_configs.atomic_files import digest
 
 
 def config(**changes):

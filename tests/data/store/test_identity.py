@@ -17,7 +17,7 @@ from data.store import token_store
 from data.store.identity import changes, spell_out
 from data.store.registry import find_store
 from ds_configs import build_section
-from ds_configs.files import digest
+from ds_configs.atomic_files import digest
 from tests.data.stores import character_tokenizer
 
 # The store of another corpus is never taken.

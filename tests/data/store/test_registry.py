@@ -13,7 +13,7 @@ from data.prepare import main, plan, prepare
 from data.store import token_store
 from data.store.identity import Identity
 from data.store.registry import RECORDS, find_store
-from ds_configs.files import digest
+from ds_configs.atomic_files import digest
 from tests.data.stores import character_tokenizer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_configs.files import write_text
+from ds_configs.atomic_files import write_text
 from inference.evaluation import results
 from inference.exporting import model_card
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.tokenizers.tokenizer_folder import load as load_tokenizer
-from ds_configs.files import object_or_nothing
+from ds_configs.atomic_files import object_or_nothing
 from inference.export import export, find_folder, main
 from inference.exporting.model_path import ModelPath, find_model, load_run_config
 from inference.generate import main as generate

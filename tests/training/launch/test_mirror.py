@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from data.corpora.download import fetch_archive, read_members
-from ds_configs.files import sha256_of
+from ds_configs.atomic_files import sha256_of
 from tests import processes
 
 

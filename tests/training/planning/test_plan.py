@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 import ds_configs
-from ds_configs.files import write_json
+from ds_configs.atomic_files import write_json
 from model.flops import count_parameters, layer_parameters, stage_summary
 from tests.training.checkpoint_files import write_checkpoint
 from training import plan as command

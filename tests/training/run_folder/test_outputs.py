@@ -12,7 +12,7 @@ import pytest
 
 import ds_configs
 from ds_configs import ConfigError
-from ds_configs.files import strict_json
+from ds_configs.atomic_files import strict_json
 from training.config import resolve
 from training.run_folder.monitors import AppendedFile, check_outputs
 from training.run_folder.outputs import RunOutputs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ds_configs.files import lock, object_or_nothing, read_object, replacing_folder
+from ds_configs.atomic_files import lock, object_or_nothing, read_object, replacing_folder
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000, "\udcff"])

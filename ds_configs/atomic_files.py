@@ -1,4 +1,4 @@
-"""Files as every package writes and reads them: whole or not at all, on the disk before they count, known by their SHA-256.
+"""Files as every package writes and reads them: atomically, whole or not at all, on the disk before they count, known by their SHA-256.
 
 Here, because this package imports nothing of ours and all others may import it.
 """
