@@ -16,12 +16,13 @@ if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [
   exec "$python" -u run_pretrain.sh "$@"
 fi
 [ "$from" -ef . ] || echo "run_pretrain.sh: works in $PWD: the paths it prints, and those in CONFIG and in overrides, begin there." >&2
-for python in "${PYTHON:-}" python3.12 python3.11 python3 python; do
-  [ -n "$python" ] && command -v "$python" >/dev/null 2>&1 || continue
+[ -n "${PYTHON:-}" ] && pythons=("$PYTHON") || pythons=(python3.12 python3.11 python3 python)
+for python in "${pythons[@]}"; do
+  command -v "$python" >/dev/null 2>&1 || { python=; continue; }
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break
   python=
 done
-[ -n "$python" ] || { echo "run_pretrain.sh: no Python 3.11 or 3.12 on PATH. Install one, or set PYTHON to its path." >&2; exit 2; }
+[ -n "$python" ] || { echo "run_pretrain.sh: ${PYTHON:-nothing on PATH} is no Python 3.11 or 3.12. Install one, or set PYTHON to its path." >&2; exit 2; }
 # One process to the end: bash would hear of no signal while it waits for another.
 exec "$python" training/make_venv.py requirements.txt --then .venv/bin/python -u run_pretrain.sh "$@"
 : <<'# END OF PYTHON HALF'

@@ -147,6 +147,9 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
                 return float(value)
         report(name, f"{name} is too large for a number. Write a finite one.")
         return FAILED
+    if wanted is int and type(value) is int and abs(value) > 1 << 64:
+        report(name, f"{name} is too large for an integer. Write a smaller one.")
+        return FAILED
     if wanted is str and type(value) is str and not is_text(value):
         report(
             name,
@@ -178,6 +181,9 @@ def _union(arms: tuple[Any, ...], value: Any, name: str, report: Report) -> Any:
     """The first arm that fits. If none does, an object is judged by the arm that takes objects: its report says what is wrong inside."""
     if value is None and type(None) in arms:
         return None
+    first, *others = (arm for arm in arms if arm is not type(None))
+    if not others:
+        return convert(first, value, name, report)
     for arm in arms:
         reports: list[tuple[str, str]] = []
         result = convert(arm, value, name, lambda key, problem, into=reports: into.append((key, problem)))  # type: ignore[misc]

@@ -13,6 +13,7 @@ from tests.data.stores import character_tokenizer
 from tests.tiny_models import tiny
 
 QUICKSTART = "ds_configs/quickstart.json"
+LARGE = ("training.steps", "training.watchdog_seconds", "training.eval_batches", "model.vocab_size", "train_batch_size")
 
 pytestmark = pytest.mark.usefixtures("at_the_root")
 
@@ -85,6 +86,8 @@ def check(capsys, *overrides: str, file: str = QUICKSTART) -> tuple[int, list[st
         ),
         (f"run.name={'a' * 256}", "the first a letter, digit or _, at most 255 bytes."),
         ("run.description=\udcba\udcec", r"run.description = '\udcba\udcec' is no text: it has bytes that are not UTF-8, half a character"),
+        ("training.sample_prompt=\udcba", r"training.sample_prompt = '\udcba' is no text"),
+        *((f"{key}=1{'0' * 400}", f"{key} is too large for an integer. Write a smaller one.") for key in LARGE),
         (r'run.directory="a\u0000b"', r"run.directory = 'a\x00b' is no text"),
         (
             'optimizer=null optimizer={"type":"SGD","params":{"lr":0.1,"nesterov":true}}',

@@ -92,6 +92,8 @@ def find_world(environment: Mapping[str, str]) -> World:
 
     rank = number(launcher.rank, what="the number of this rank")
     size = number(*dict.fromkeys((launcher.size, "WORLD_SIZE")), what="the number of all ranks")
+    if rank >= size:
+        raise ValueError(f"{launcher.rank} = {rank}, but the {size} ranks are numbered from 0 to {size - 1}.")
     local_size = (
         size if size == 1 else number(*launcher.local_size, "LOCAL_SIZE", "LOCAL_WORLD_SIZE", what="the number of ranks on each host")
     )

@@ -85,8 +85,8 @@ def compare(folder: Path) -> str:
         if not path.is_file():
             raise ValueError(f"{path}: not there. --against takes the folder of a run that has been trained here, such as runs/quickstart.")
     try:
-        records = [json.loads(line) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        records = [dict(json.loads(line)) for line in metrics_path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{metrics_path}: not all of its lines are whole ({error}). The next start of the run drops what is not."
         ) from error

@@ -1,5 +1,6 @@
 """Environments as launchers make them: those of Hydra 4.0, Open MPI 4.1 and Slurm 22.05 were taken from real jobs."""
 
+import os
 import shutil
 import subprocess
 
@@ -112,6 +113,12 @@ def test_the_bash_half_asks_the_same_question(environment, root, tmp_path):
     assert done.stdout.split("\n")[0] == ("went on" if find_launcher(environment) else "made"), done.stderr
 
 
+def test_a_python_that_is_named_and_is_none_is_not_replaced_by_another(root):
+    done = subprocess.run([root / "run_pretrain.sh"], env={**os.environ, "PYTHON": "/nowhere/python"}, capture_output=True, text=True)
+    said = "run_pretrain.sh: /nowhere/python is no Python 3.11 or 3.12. Install one, or set PYTHON to its path.\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_the_first_host_of_the_job_is_where_ranks_meet(tmp_path):
     nodes = tmp_path / "nodes"
     nodes.write_text("x1921c0s3b0n0.hsn\nx1921c0s3b0n0.hsn\nx1921c0s5b0n0.hsn\n", encoding="utf-8")
@@ -147,6 +154,11 @@ def test_what_a_launcher_leaves_out_is_asked_of_the_job_script():
 def test_a_port_that_is_none_is_refused_and_not_replaced(port):
     with pytest.raises(ValueError, match=rf"MASTER_PORT = {port} is not a port\. Give a number from 1 to 65535"):
         find_world({**DEEPSPEED, "MASTER_PORT": port})
+
+
+def test_a_rank_that_is_not_below_their_number_is_refused():
+    with pytest.raises(ValueError, match=r"RANK = 2, but the 2 ranks are numbered from 0 to 1\."):
+        find_world({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"})
 
 
 def test_an_empty_node_file_is_none(tmp_path):

@@ -197,6 +197,13 @@ def test_a_run_of_more_replicas_than_its_configuration_says_is_planned_with_thes
     assert re.search(r"seconds a step +[\d.]+ +0\.250 +[\d.]+   \(measured 0\.100 to 0\.400\)", said), "the mean of steps, as the plan's is"
 
 
+def test_lines_of_a_run_that_are_no_records_are_a_mistake(tmp_path, capsys):
+    (tmp_path / "config.json").touch()
+    (tmp_path / "metrics.jsonl").write_text("[1]\n", encoding="utf-8")
+    assert command.main(["--against", str(tmp_path)]) == 2
+    assert "metrics.jsonl: not all of its lines are whole" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
