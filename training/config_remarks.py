@@ -113,14 +113,18 @@ def _replaced(config: RunConfig) -> list[str]:
             f"scheduler.type = {scheduler['type']} sets the learning rate itself (scheduler.params.{key} = {rate}{whose}), so "
             f"{' and '.join(other)} {'is' if len(other) == 1 else 'are'} not used. Say the same there, or use WarmupCosineLR."
         )
-    moves = scheduler.get("type") == "OneCycle" and params.get("cycle_momentum", True)
-    if moves and optimizer["type"] in ("AdamW", "Adam") and "betas" in given:
+    needed = {"muon_lr", "adam_lr"} if optimizer["type"] == "Muon" and "lr" not in given else {"lr"}
+    if rate is None and (unset := sorted(needed - given.keys())):
+        names = " and ".join(f"optimizer.params.{name}" for name in unset)
+        said.append(f"{names} not set: the learning rate is DeepSpeed's default. Say which one is meant.")
+    moves, adam = scheduler.get("type") == "OneCycle" and params.get("cycle_momentum", True), optimizer["type"] in ("AdamW", "Adam")
+    if moves and adam and "betas" in given:
         said.append(
             "scheduler.type = OneCycle moves the first of Adam's betas from cycle_max_mom (0.9) to cycle_min_mom (0.8) and back and "
             f"sets the second to 0.99, so optimizer.params.betas = {given['betas']} is not used. "
             "scheduler.params.cycle_momentum = false keeps it."
         )
-    elif moves and (momenta := [key for key in params if "mom" in key]):
+    elif moves and not adam and (momenta := [key for key in params if "mom" in key]):
         said.append(f"scheduler.params.{momenta[0]} is not used: OneCycle moves the betas of AdamW and Adam only. Remove it.")
     return said
 

@@ -159,6 +159,8 @@ def test_where_no_name_is_like_it_the_shipped_configurations_are_listed(capsys, 
             'scheduler={"params":{"warmup_num_steps":null}}',
             "scheduler.params.warmup_num_steps = 1000, which is DeepSpeed's default, and the run has 100 steps",
         ),
+        ("optimizer.params.adam_lr=null", "optimizer.params.adam_lr not set: the learning rate is DeepSpeed's default."),
+        ('optimizer=null optimizer={"type":"AdamW"}', "optimizer.params.lr not set: the learning rate is DeepSpeed's default."),
         ('training.spike={"factor":2}', "training.spike.window_steps = 100 and the run has 100 steps"),
         (
             'scheduler=null scheduler={"type":"OneCycle","params":{"cycle_min_lr":0.01,"cycle_max_lr":0.01,"cycle_min_mom":0.7}} '
@@ -200,6 +202,8 @@ def test_what_a_schedule_puts_in_the_place_of_the_optimizers_parameters_is_said(
     _, said, *others = capsys.readouterr().out.splitlines()
     assert "sets the second to 0.99, so optimizer.params.betas = [0.95, 0.99] is not used" in said
     assert "sets the learning rate" not in said + "".join(others), "both say the same rate"
+    unset = ["optimizer.params.betas=null", "scheduler.params.cycle_min_mom=0.7"]
+    assert check(capsys, *plain, *cycle, *unset) == (0, []), "nothing that the optimizer was told"
     for right in (["scheduler.type=WarmupLR", "scheduler.params.warmup_num_steps=10"], [*cycle, "scheduler.params.cycle_momentum=false"]):
         assert check(capsys, *plain, *right, *betas) == (0, [])
 
