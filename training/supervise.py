@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ds_configs.atomic_files import write_text
 from ds_configs.commands import command
 from training.pretrain import EXIT_USER_ERROR
 from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
 from training.run_folder.lock import hold
+from training.run_folder.monitors import AppendedFile
 from training.run_folder.progress import newest_step, remove_unused
 from training.supervision.attempt import Attempt, Ended, take_away
 from training.supervision.hosts import Host, answering, choose, on_each
@@ -75,6 +75,7 @@ class Supervisor:
         self.job = job
         self.options = options
         self.folder = job.config.folder / FOLDER
+        self._log = AppendedFile(self.folder / "log.jsonl")
         self._dropped: dict[str, str] = {}
         self._blamed: Counter[str] = Counter()
         self._asked_to_stop = 0
@@ -127,17 +128,13 @@ class Supervisor:
         self._note("stopped", step=self._step(), exit_code=128 + self._asked_to_stop)
         return 128 + self._asked_to_stop
 
-    @property
-    def _log(self) -> Path:
-        return self.folder / "log.jsonl"
-
     def _step(self) -> int:
         return newest_step(self.job.config.folder)
 
     def _tidy_after_killed(self) -> None:
         """End what a supervisor before this one left if it ended without a word: only then is what still runs known to be nobody's."""
         try:
-            was_killed = json.loads(self._log.read_text(encoding="utf-8").splitlines()[-1])["event"] == "started"
+            was_killed = json.loads(self._log.path.read_text(encoding="utf-8").splitlines()[-1])["event"] == "started"
         except (OSError, ValueError, IndexError, KeyError):
             return
         if was_killed:
@@ -201,15 +198,11 @@ class Supervisor:
         return code
 
     def _note(self, event: str, **facts: Any) -> None:
-        """Say it and write it down; a log that cannot be written is said, and costs the log only."""
+        """Say it and write it down."""
         shown = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items() if value not in (None, {}, []))
         say(f"supervise: {event}: {shown}")
         record = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **facts}
-        try:
-            earlier = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-            write_text(self._log, earlier + json.dumps(record, ensure_ascii=False) + "\n")
-        except OSError as error:
-            say(f"supervise: {self._log} cannot be written: {error.strerror}")
+        self._log.append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def check_threads(environment: Mapping[str, str]) -> None:
         ValueError: If it is set to anything but numbers above 0, one for each level of nesting.
     """
     said = environment.get("OMP_NUM_THREADS", "1")
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", said):
+    if not re.fullmatch(r" *0*[1-9]\d* *(, *0*[1-9]\d* *)*", said):
         raise ValueError(f'OMP_NUM_THREADS = "{said}" is not a number of threads. Give one of 1 or more, or unset it.')
 
 

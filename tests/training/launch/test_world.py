@@ -168,7 +168,7 @@ def test_an_empty_node_file_is_none(tmp_path):
 
 
 def test_a_number_of_threads_that_is_none_is_refused():
-    for right in ({}, {"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "4,2"}):
+    for right in ({}, {"OMP_NUM_THREADS": "4"}, {"OMP_NUM_THREADS": "4,2"}, {"OMP_NUM_THREADS": " 04 "}):
         check_threads(right)
     for said in ("", "four", "0", "4,"):
         with pytest.raises(ValueError, match=f'OMP_NUM_THREADS = "{said}" is not a number of threads'):
