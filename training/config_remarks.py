@@ -15,7 +15,7 @@ from ds_configs.errors import ConfigError
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
 from training.config import MONITOR_SECTIONS, RunConfig
-from training.run_folder.monitors import monitor_folder
+from training.run_folder.monitors import check_outputs, monitor_folder
 
 
 def missing(config: RunConfig) -> list[str]:
@@ -34,6 +34,10 @@ def missing(config: RunConfig) -> list[str]:
     found += _about_tokenizer(config)
     for source in config.data.all_sources:
         found += [f"data.path = {path}: nothing there. The preparation needs it." for path in source.paths if not _is_something(path)]
+    try:
+        check_outputs(config)
+    except ConfigError as error:
+        found.append(str(error).removeprefix(f"{config.path}: "))
     return found
 
 

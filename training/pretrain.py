@@ -54,6 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         check_threads(os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
         ready = preflight(config, world, overrides)
+        from model.hardware.devices import find_devices  # With torch, so only now.
+
+        find_devices(os.environ)  # Once all had met, a kind that is not here would be a failure, and tried again by a supervisor.
         loopback = has_loopback_name(world, os.environ)
         report = Report(stages=config.batch.stages, folder=config.folder, facts=ready.facts(), loopback=loopback)
     except (ValueError, OSError) as error:

@@ -11,6 +11,7 @@ from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
 from tests.data.stores import character_tokenizer
 from tests.tiny_models import tiny
+from training.run_folder.monitors import OWNER
 
 QUICKSTART = "ds_configs/quickstart.json"
 LARGE = ("training.steps", "training.watchdog_seconds", "training.eval_batches", "model.vocab_size", "train_batch_size")
@@ -190,6 +191,14 @@ def test_what_a_right_configuration_lacks_or_does_not_reach_is_said_with_exit_co
     assert first == f"{QUICKSTART}: right, but"
     assert said in second
     assert captured.err == "1 of 1 configurations are right, but see what is said of them.\n"
+
+
+def test_curves_that_a_start_would_refuse_to_write_are_named_by_check(capsys, tmp_path):
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves" / OWNER).write_text(str(tmp_path), encoding="utf-8")
+    monitor = f'csv_monitor={{"enabled":true,"output_path":"{tmp_path}","job_name":"curves"}}'
+    assert main(["check", QUICKSTART, "run.name=x", monitor]) == 1
+    assert f"  csv_monitor writes to {tmp_path}/curves, where the curves of the run in {tmp_path} are" in capsys.readouterr().out
 
 
 def test_what_a_schedule_puts_in_the_place_of_the_optimizers_parameters_is_said(capsys):

@@ -171,6 +171,16 @@ def test_a_person_who_starts_a_run_of_a_cluster_on_one_machine_is_told_how_to(ro
 
 
 @pytest.mark.distributed
+def test_a_device_that_is_not_here_is_a_mistake_and_no_failure(make_run, root):
+    run = make_run(pipeline__stages=1)
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "DS_ACCELERATOR": "gpu"}
+    done = processes.run([sys.executable, "run_pretrain.sh", str(run.config)], cwd=root, env=environment)
+    assert done.returncode == 2, "which a supervisor does not try again"
+    assert done.stderr == 'DS_ACCELERATOR = "gpu"; this project runs on xpu, cuda or cpu. Set one of these, or unset it.\n'
+    assert not run.folder.exists()
+
+
+@pytest.mark.distributed
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_samples(make_run):
     run = make_run(training__steps=6, training__log_interval_steps=2, optimizer__params__lr=1e30, gradient_clipping=0.0)
     run.start()
