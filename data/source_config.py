@@ -84,9 +84,6 @@ class SourceConfig(TextConfig):
     def __post_init__(self) -> None:
         if not (self.corpus or self.path):
             raise FieldError("corpus", ', path: none given; name a corpus ("hongloumeng") or a path of your own text.')
-        for path in self.paths:
-            if path.encode("utf-8", "replace").decode("utf-8") != path:
-                raise FieldError("path", f" = {path!a}: a name that is not UTF-8. Rename it, or give the folder that it is in.")
         if self.corpus is not None and self.corpus not in KNOWN_CORPORA:
             guess = did_you_mean(self.corpus, KNOWN_CORPORA)
             raise FieldError("corpus", f' = "{self.corpus}" is not known. {guess} Your own text goes into data.path.')

@@ -151,10 +151,8 @@ def _scalar(wanted: Any, value: Any, name: str, report: Report) -> Any:
         report(name, f"{name} is too large for an integer. Write a smaller one.")
         return FAILED
     if wanted is str and type(value) is str and not is_text(value):
-        report(
-            name,
-            f"{name} = {value!a} is no text: it has bytes that are not UTF-8, half a character or a zero byte. Write it anew.",
-        )
+        what = "it has bytes that are not UTF-8, half a character or a zero byte. Write it anew, or rename the file"
+        report(name, f"{name} = {value!a} is no text: {what}.")
         return FAILED
     return value if type(value) is wanted else _mismatch(name, value, wanted, report)
 
@@ -178,7 +176,7 @@ def _bounded(wanted: Bounded, value: Any, name: str, report: Report) -> Any:
 
 
 def _union(arms: tuple[Any, ...], value: Any, name: str, report: Report) -> Any:
-    """The first arm that fits. If none does, an object is judged by the arm that takes objects: its report says what is wrong inside."""
+    """The first arm that fits. If none does, the arm for values of this type says what is wrong inside."""
     if value is None and type(None) in arms:
         return None
     first, *others = (arm for arm in arms if arm is not type(None))
@@ -190,7 +188,11 @@ def _union(arms: tuple[Any, ...], value: Any, name: str, report: Report) -> Any:
         if not reports:
             return result
     for arm in arms:
-        if (isinstance(value, dict) and describe(arm) == "an object") or (isinstance(value, list) and get_origin(arm) in (list, tuple)):
+        if (
+            (isinstance(value, dict) and describe(arm) == "an object")
+            or (isinstance(value, list) and get_origin(arm) in (list, tuple))
+            or (isinstance(value, str) and arm is str)
+        ):
             return convert(arm, value, name, report)
     return _mismatch(name, value, Union[arms], report)  # noqa: UP007 - built from a tuple
 

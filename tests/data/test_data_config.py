@@ -56,8 +56,9 @@ def problems(**changes):
         ({"deduplicate": {"near": {"bands": 0}}}, "bands = 0"),
         ({"pack": {"length": 0}}, "data.pack.length = 0"),
         ({"pack": {"length": 1 << 31}}, "data.pack.length = 2147483648"),
-        ({"tokenizer": {"kind": "byte_bpe", "vocab_size": 10**30}}, "it must be an integer from 1 to"),
-        ({"corpus": None, "path": "\udcca\udcab.txt"}, r"data.path = '\udcca\udcab.txt': a name that is not UTF-8. Rename it, or"),
+        ({"tokenizer": {"kind": "byte_bpe", "vocab_size": 10**10}}, "it must be an integer from 1 to"),
+        ({"corpus": None, "path": "\udcca\udcab.txt"}, r"data.path = '\udcca\udcab.txt' is no text: it has bytes that are not UTF-8"),
+        ({"corpus": None, "path": ["a.txt", "\udcca.txt"]}, r"data.path[1] = '\udcca.txt' is no text"),
         ({"clean_rules": []}, 'unknown key "data.clean_rules"'),
     ],
 )
