@@ -72,6 +72,7 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
         yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
     edit = CORPORA[source.corpus].edit if source.corpus else None
     with_fields = _with_fields(source)
+    named = {*_FIELD.findall(source.template or "")} - {"text", "form"}
     lacking: Counter[str] = Counter()
     for piece in part.pieces:
         for item in read(piece, with_fields):
@@ -82,7 +83,7 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
             if source.chapters is not None:
                 yield from _chapters(document, source.chapters)
             elif source.template:
-                lacking.update({*_FIELD.findall(source.template)} - {"text", "form", *document.meta})
+                lacking.update(named - document.meta.keys())
                 text, reason = _fill(source.template, document), "empty document: it has nothing that data.template asks for"
                 yield replace(document, text=text) if text.strip() else BadInput(item.source, reason, len(item.text.encode("utf-8")))
             else:
