@@ -34,26 +34,21 @@ def test_a_link_to_a_folder_above_itself_makes_no_copies(tmp_path, caplog):
     assert "1 more names of files that are read already" in caplog.text
 
 
-def test_links_that_lead_nowhere_are_counted(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda path: path.symlink_to(path.with_name("gone.txt")), "links that lead nowhere"),
+        (os.mkfifo, "pipes, sockets or devices"),
+    ],
+)
+def test_what_is_no_file_is_not_waited_for_and_counted(make, what, tmp_path, caplog):
     (tmp_path / "a.txt").write_text("文", encoding="utf-8")
-    (tmp_path / "b.txt").symlink_to(tmp_path / "gone.txt")
+    make(tmp_path / "b.txt")
 
     for path in (f"{tmp_path}", f"{tmp_path}/*.txt", f"{tmp_path}/**"):
         caplog.clear()
         assert [file.name for file in find_files([path])] == ["a.txt"], path
-        assert f"1 links that lead nowhere, such as {tmp_path / 'b.txt'}, are left out" in caplog.text, path
-    with pytest.raises(DataError, match="no such file"):
-        find_files([f"{tmp_path}/b.txt"])
-
-
-def test_a_pipe_is_not_waited_for_and_said(tmp_path, caplog):
-    (tmp_path / "a.txt").write_text("文", encoding="utf-8")
-    os.mkfifo(tmp_path / "b.txt")
-
-    for path in (f"{tmp_path}", f"{tmp_path}/*.txt", f"{tmp_path}/**"):
-        caplog.clear()
-        assert [file.name for file in find_files([path])] == ["a.txt"], path
-        assert f"1 pipes, sockets or devices, such as {tmp_path / 'b.txt'}, are left out" in caplog.text, path
+        assert f"1 {what}, such as {tmp_path / 'b.txt'}, are left out" in caplog.text, path
     with pytest.raises(DataError, match="no such file"):
         find_files([f"{tmp_path}/b.txt"])
 
