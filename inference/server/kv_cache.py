@@ -44,7 +44,8 @@ class CachedModel:
         Raises:
             ValueError: If the model fails, or gives other logits: it would write other texts than `inference.generate`.
         """
-        prompts = [[1, 2, 3, 4, 5], [6, 7]][: self.staging]
+        ids = [number % self._engine.vocab_size for number in range(1, 9)]
+        prompts, last = [ids[:5], ids[5:7]][: self.staging], ids[7]
         if self._num_positions <= len(prompts[0]):
             return
         try:
@@ -52,8 +53,8 @@ class CachedModel:
                 self.prefill(tokens[:1], 0, all_logits=False)
                 self.prefill(tokens[1:], 1, all_logits=False)
                 self.move(self.staging, row, len(tokens))
-            together = self.decode([8] * len(prompts), [len(tokens) for tokens in prompts])
-            texts = [torch.tensor([[*tokens, 8]], device=self._device) for tokens in prompts]
+            together = self.decode([last] * len(prompts), [len(tokens) for tokens in prompts])
+            texts = [torch.tensor([[*tokens, last]], device=self._device) for tokens in prompts]
             alone = torch.stack([self._engine.core(input_ids=text).logits[0, -1].float().cpu() for text in texts])
             problem = "its logits are not those of the model alone"
             agree = bool((together - alone).square().mean().sqrt() <= _TOLERANCE.get(self._engine.dtype, 0.1) * alone.std())

@@ -113,6 +113,12 @@ def test_attention_that_is_written_out_in_python_is_masked_too(make_folder: Call
     assert model._engine.core.module.config._attn_implementation == "eager"
 
 
+def test_a_model_of_few_tokens_is_served(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
+    GPTJForCausalLM(GPTJConfig(**{**SIZES, "vocab_size": 6}, rotary_dim=4, n_positions=64)).save_pretrained(tmp_path)
+    CachedModel(load_engine(tmp_path), 2, 64).check()
+
+
 def test_a_model_that_has_texts_otherwise_is_refused(make_folder: Callable[[str], Path], tmp_path: Path) -> None:
     shutil.copytree(make_folder("llama"), tmp_path, dirs_exist_ok=True)
     BloomForCausalLM(BloomConfig(**SIZES)).save_pretrained(tmp_path)
