@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 class Limits:
     """Beyond these a request is refused with a line that names the limit."""
 
-    max_context: int = field(metadata={"help": "tokens of prompt and text together (the model's positions)"})
+    max_context: int = field(
+        metadata={"help": "tokens of prompt and text together (the model's positions, or the window that its layers look back over)"}
+    )
     max_prompt_tokens: int = field(metadata={"help": "tokens of a prompt (one less than --max-context)"})
     max_tokens: int = field(metadata={"help": "tokens to add to a prompt (--max-context)"})
     max_batch: int = field(default=16, metadata={"help": "texts that are written at a time"})
