@@ -110,7 +110,12 @@ def end_all(processes: Sequence[int]) -> None:
 
 
 def pytest_configure() -> None:
-    """Become the parent of orphans below, or they could not be found; and be a good one. With one thread, beside others like this."""
+    """Become the parent of orphans below, or they could not be found; and be a good one. With one thread, beside others like this.
+
+    A script that starts pytest in the background has it ignore SIGINT, and so would all that tests start: it is heard again.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

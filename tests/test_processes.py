@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.forks import Forked
-from tests.processes import command_line, end, is_running, run, start, wait_until
+from tests.processes import LIMIT_SECONDS, command_line, end, is_running, run, start, wait_until
 
 # A process, its child, and an orphan in a session of its own: what a launcher with ranks comes to.
 FAMILY = "import subprocess, sys; [subprocess.Popen([sys.executable, '-c', {nap!r}], start_new_session=new) for new in (0, 1)]; {then}"
@@ -72,12 +72,13 @@ def test_nothing_is_left_of_a_test_that(inner, root, then, options, said, family
 
 
 @pytest.mark.processes
-def test_nothing_is_left_when_pytest_is_interrupted(inner, root):
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]], ids=["in front", "in the background"])
+def test_nothing_is_left_when_pytest_is_interrupted(inner, root, shell):
     command, folder, count = inner("time.sleep(3600)")
-    process = start(command, cwd=root)
+    process = start([*shell, *command], cwd=root)
     wait_until(lambda: len(numbers(folder)) == count, "the start of all")
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait() == 2
+    assert process.wait(LIMIT_SECONDS) == 2
     assert not any(map(is_running, numbers(folder)))
 
 
