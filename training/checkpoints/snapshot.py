@@ -27,8 +27,17 @@ from deepspeed.utils.tensor_fragment import fragment_address
 from ds_configs.atomic_files import sha256_of, sync
 
 NUMPY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
+
+
+def _zero_stage(kind: Any, name: str) -> ZeroStageEnum:
+    """In place of `getattr`, by which Python 3.11.0 to 3.11.3 save a member of an enum: of anything else it would run what a file says."""
+    if kind is not ZeroStageEnum or name not in ZeroStageEnum.__members__:
+        raise pickle.UnpicklingError(f"asks for the attribute {name!r} of {kind!r}")
+    return ZeroStageEnum[name]
+
+
 # Where a weight is in a flat piece; and what version 0.1 also saved: numpy's keys as an array, two settings of fp32 runs. They do nothing.
-KNOWN: list[Any] = [fragment_address, *NUMPY, LossScaler, ZeroStageEnum]
+KNOWN: list[Any] = [fragment_address, *NUMPY, LossScaler, ZeroStageEnum, (_zero_stage, "builtins.getattr")]
 # Without it DeepSpeed's own converter (`ds_to_universal`) takes no checkpoint; nothing here needs it.
 UNIVERSAL_INFO = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.2}}
 

@@ -237,10 +237,27 @@ def test_a_random_state_that_would_run_something_is_not_loaded(tmp_path):
     assert (tmp_path / "ran").exists(), "unpickled, such a file does what it says"
 
 
-def test_what_an_fp32_run_of_version_0_1_saved_is_read(tmp_path):
-    saved = {"loss_scaler": LossScaler(scale=1), "zero_stage": ZeroStageEnum.optimizer_states}
-    torch.save(saved, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+class Attribute:
+    """Saved as Python 3.11.0 to 3.11.3 save the member of an enum."""
+
+    def __init__(self, owner, name):
+        self.asked = owner, name
+
+    def __reduce__(self):
+        return getattr, self.asked
+
+
+@pytest.mark.parametrize("stage", [ZeroStageEnum.optimizer_states, Attribute(ZeroStageEnum, "optimizer_states")], ids=["today", "3.11.2"])
+def test_what_an_fp32_run_of_version_0_1_saved_is_read(stage, tmp_path):
+    torch.save({"loss_scaler": LossScaler(scale=1), "zero_stage": stage}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
     assert read_file(tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")["zero_stage"] == 1
+
+
+@pytest.mark.parametrize("asked", [(LossScaler, "backward"), (ZeroStageEnum, "mro")])
+def test_no_other_attribute_is_taken_from_a_checkpoint(asked, tmp_path):
+    torch.save({"zero_stage": Attribute(*asked)}, tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.raises(ValueError, match="holds something else than the state of a run"):
+        read_file(tmp_path / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
 
 
 @pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"])
