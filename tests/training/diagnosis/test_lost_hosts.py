@@ -49,6 +49,7 @@ print(lost_hosts.ranks_without_ssh([int(rank) for rank in sys.argv[2].split()]))
 """
 
 
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh: apt-get install openssh-client")
 @pytest.mark.parametrize(
     ("listening", "absent", "lost"),
     [
