@@ -6,8 +6,6 @@ The table goes to standard output, everything else to standard error. The same f
 (or in FOLDER), and into the model card of the export. See docs/evaluation.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

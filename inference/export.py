@@ -5,8 +5,6 @@
 How weights are laid out in each format is `model.hugging_face.conversion`; this is where they come from and what belongs beside them.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import shlex
@@ -172,7 +170,7 @@ def _convert(folder: Path, out: Path, format: str | None) -> None:
         log.warning("%s: not taken along: %s", folder, ", ".join(left))
 
 
-def _write(out: Path, record: Mapping[str, Any], model: GPT, tokenizer: Path, ids: Mapping[str, Any], card: str) -> None:
+def _write(out: Path, record: Mapping[str, Any], model: "GPT", tokenizer: Path, ids: Mapping[str, Any], card: str) -> None:
     """Weights, and all that goes beside them; `tokenizer` is the folder that has its files."""
     from safetensors import SafetensorError
 

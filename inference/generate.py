@@ -6,8 +6,6 @@ RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, a checkpoi
 folder. Generated text goes to standard output as it comes, everything else to standard error. See docs/generation.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import io
@@ -64,7 +62,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def continue_all(engine: Engine, batches: Sequence[PromptBatch], num_samples: int, shown: TextIO) -> Iterator[dict[str, Any]]:
+def continue_all(engine: "Engine", batches: Sequence[PromptBatch], num_samples: int, shown: TextIO) -> Iterator[dict[str, Any]]:
     """Continue all batches; show text as it comes.
 
     Yields:

@@ -5,8 +5,6 @@
 RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, or any Hugging Face folder. See docs/serving.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import importlib.util

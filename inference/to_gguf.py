@@ -6,8 +6,6 @@ Weights are fp32; llama.cpp's own `llama-quantize` makes smaller files of them. 
 llama.cpp's converter knows tokenizers by a list of published ones, so it refuses a tokenizer that was trained for a run; this does not.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import sys
@@ -76,14 +74,14 @@ def to_gguf(folder: Path, out: Path) -> None:
         writer.close()
 
 
-def _lacking(config: ModelConfig, architecture: str) -> str | None:
+def _lacking(config: "ModelConfig", architecture: str) -> str | None:
     """The field that is in the way, if there is one."""
     if architecture == "llama" and config.use_bias:
         return "model.use_bias = true"
     return 'model.activation = "relu"' if config.activation == "relu" else None
 
 
-def _describe(writer: Any, config: ModelConfig, name: str) -> None:
+def _describe(writer: Any, config: "ModelConfig", name: str) -> None:
     writer.add_name(name)
     writer.add_context_length(config.max_seq_length)
     writer.add_block_count(config.num_layers)
@@ -101,7 +99,7 @@ def _describe(writer: Any, config: ModelConfig, name: str) -> None:
     writer.add_rope_freq_base(config.rotary_base)
 
 
-def _tensors(model: GPT, config: ModelConfig, architecture: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: "GPT", config: "ModelConfig", architecture: str) -> "Iterator[tuple[str, Tensor]]":
     """Hugging Face's name and GGUF's values of every weight."""
     from model.hugging_face.conversion import named_tensors
 

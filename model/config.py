@@ -4,8 +4,6 @@ Families are presets of these fields (`families.py`); no layer asks which family
 Needs neither torch nor DeepSpeed, so that a configuration can be checked in a moment.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Literal

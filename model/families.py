@@ -3,8 +3,6 @@
 A new family is an entry of `FAMILIES`: neither layers nor what reads and writes folders asks for its name. Needs no torch.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Layers are those of `layers/`, in their order. A multiply and an add are two operations; the backward pass does twice the forward's work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -3,8 +3,6 @@
 The pipeline over the same list is `pipeline.py`. Where the weights come from is `initialize.py`.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from model.config import ModelConfig

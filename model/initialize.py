@@ -4,8 +4,6 @@ Either way a layer's weights depend on the configuration, the seed and its index
 layers it builds.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 The work of a layer comes from the configuration (`flops.py`); DeepSpeed's own methods and timing are in `pipeline.py`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

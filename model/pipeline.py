@@ -1,7 +1,5 @@
 """The layer list as a DeepSpeed pipeline: specs, seeded building, partition. The only file of the package that needs DeepSpeed."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re
@@ -139,7 +137,7 @@ def _measured_parts(config: ModelConfig, workload: Workload, stages: int) -> lis
     return [int(part) for part in parts.tolist()]
 
 
-def _spec(entry: Layer, config: ModelConfig, weights: Weights, head: TiedHead) -> LayerSpec:
+def _spec(entry: Layer, config: ModelConfig, weights: Weights, head: "TiedHead") -> LayerSpec:
     """A layer that is built only on the stage that owns it; both ends of a tied model build the embedding's matrix from its index."""
     spec, built = LayerSpec(entry.module), entry
     if entry.tied:

@@ -4,8 +4,6 @@ DeepSpeed's rule, with a pipeline counted as one worker:
 `train_batch_size` = `train_micro_batch_size_per_gpu` x `gradient_accumulation_steps` x replicas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

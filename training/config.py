@@ -5,8 +5,6 @@ This module holds the sections of training itself and every rule that spans sect
 deepspeed: a wrong configuration must cost a second, not a job slot.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -3,8 +3,6 @@
 `ds_configs check` prints it, and a run logs it. Torch is not needed here.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 

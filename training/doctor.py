@@ -8,8 +8,6 @@
 Exit code 0 if nothing is bad, 1 if something is, 2 for a mistake.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

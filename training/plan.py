@@ -8,8 +8,6 @@
 Every figure rests on assumptions; they are printed with it.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """What one rank checks by itself, and opens, before it joins the rendezvous (`training/launch/rendezvous.py`)."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ class ReadyRun:
     """What a rank has when nothing it can see by itself speaks against a start."""
 
     config: RunConfig
-    datasets: Datasets
+    datasets: "Datasets"
     last_step: int
     finished: int | None
     """The step of the newest checkpoint if that is the last one."""
@@ -83,7 +81,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     )
 
 
-def check_vocabulary(config: RunConfig, datasets: Datasets) -> None:
+def check_vocabulary(config: RunConfig, datasets: "Datasets") -> None:
     """The model must know every id the store can hold.
 
     Raises:
@@ -96,7 +94,7 @@ def check_vocabulary(config: RunConfig, datasets: Datasets) -> None:
         )
 
 
-def sample_notes(config: RunConfig, datasets: Datasets) -> list[str]:
+def sample_notes(config: RunConfig, datasets: "Datasets") -> list[str]:
     """A line if passages written during training cannot begin as `training.sample_prompt` says, or be as long as they should."""
     plan, positions = config.training, config.model.max_seq_length
     if not plan.sample_prompt or not plan.sample_tokens:

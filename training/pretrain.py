@@ -3,8 +3,6 @@
 Everything that can be wrong is found out before the process group exists, so that no rank waits for one that has left.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -133,7 +131,7 @@ def _train(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     return _end(engine, config, run)
 
 
-def _end(engine: Any, config: RunConfig, run: Run) -> int:
+def _end(engine: Any, config: RunConfig, run: "Run") -> int:
     if run.outputs:
         run.outputs.close()
         if engine.global_steps >= run.last_step:

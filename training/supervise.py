@@ -8,8 +8,6 @@ fail again and again are left out; spare hosts (`# spare: HOST slots=N` in the h
 with the same global batch. What happened is written to `runs/<name>/supervisor/log.jsonl`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

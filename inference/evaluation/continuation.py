@@ -4,8 +4,6 @@ The model is given a prefix from the corpus and continues it greedily; a hit is 
 that was held out are what the language makes likely anyway; hits on training text beyond them are learnt by heart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Texts that a model wrote: how much of them is copied, how varied they are, and (by `verse.py`) how verse keeps its rules."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The model is asked by our own engine through the harness's interface. Its Huggin
 used.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

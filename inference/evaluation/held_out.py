@@ -3,8 +3,6 @@
 The text is cut into rows as a run cuts its held-out text, so that the run's own figure comes out; each token is scored once.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -68,7 +66,7 @@ class Score:
     characters: int = 0
     documents: int = 0
 
-    def add(self, other: Score) -> None:
+    def add(self, other: "Score") -> None:
         """Count other text too."""
         self.nats += other.nats
         self.tokens += other.tokens

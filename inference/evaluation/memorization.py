@@ -4,8 +4,6 @@ All suffixes of that text are sorted, so that any passage is found by halving in
 its suffixes are kept, is `training_text.py`.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 It is checked here, because lm-evaluation-harness takes a missing question for an empty one.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each section says which checkpoint it is of, so that sections of different days stand side by side and a model card takes its own only.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The sections of figures that a command of `inference.evaluate` asks for, found one by one; what they need is loaded when first used."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ The text is what the store's tokens decode to, so exactly what the model saw. Th
 store's name, which holds its identity.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Iterator, Sequence

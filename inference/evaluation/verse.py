@@ -10,8 +10,6 @@ it has lost that tone. The package's own code is not run; it needs a module that
 groups of all traditional ones that OpenCC turns into it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import json

@@ -7,8 +7,6 @@ An fp32 run has fp32 layer files, whatever its ZeRO stage.
 Files are memory-mapped and a weight that is in one piece is not copied: reading takes little memory, and Adam's moments are never touched.
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections import defaultdict

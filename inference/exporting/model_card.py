@@ -1,7 +1,5 @@
 """The README.md of an exported folder: what the model is, what it was trained on and how, how well it does, and how to load it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

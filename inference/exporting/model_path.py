@@ -1,7 +1,5 @@
 """What a path on the command line is: a run, one checkpoint of a run, or a Hugging Face folder. Torch is not needed here."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

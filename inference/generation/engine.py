@@ -1,7 +1,5 @@
 """A Hugging Face folder in DeepSpeed's inference engine, in the precision that was asked for. Text out of it is `writing.py`."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """Where prompts come from, how they are cut into batches, and how texts are shown. Torch is not needed here."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

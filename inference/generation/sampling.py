@@ -1,7 +1,5 @@
 """Sampling: from the scores of the next token to the token; what is penalised, ruled out, and drawn, row by row."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

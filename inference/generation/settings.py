@@ -1,7 +1,5 @@
 """In which precision to write, and how to draw the next token. Torch is not needed here, so that a mistake is told before anything slow."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Where a text is to stop before its limit: at a string, or where the next line, paragraph or chapter begins. Torch is not needed here."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 The tokenizers library is used directly: a folder's `tokenizer.json` is all that is needed, and importing `transformers` takes seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path

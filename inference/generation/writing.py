@@ -3,8 +3,6 @@
 Which folder, which prompts and where the text goes is `generate.py`; how the next token is drawn is `sampling.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The web application: its paths, and what each answers."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

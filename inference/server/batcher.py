@@ -1,7 +1,5 @@
 """Write many texts at once: a thread that adds one token to every text, and between two tokens lets texts join and leave."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """From a request to texts and back: prompts to sequences, their pieces to OpenAI's answers."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets
@@ -33,7 +31,7 @@ class CompletionService:
         if name != self.model:
             raise ApiError(404, f'there is no such model here; this server has "{self.model}".', param="model", code="model_not_found")
 
-    def begin(self, request: CompletionRequest) -> PendingCompletion:
+    def begin(self, request: CompletionRequest) -> "PendingCompletion":
         """Begin the texts of a request. Whoever does not wait for all of them calls `PendingCompletion.cancel`.
 
         Raises:

@@ -1,7 +1,5 @@
 """What a text has in common with the training corpus: an index, opened while texts are written already; making it takes a while once."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is said when a request cannot be served: OpenAI's error object, and nothing about this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

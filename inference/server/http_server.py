@@ -3,8 +3,6 @@
 Every request passes a guard before it is looked at, and every answer on its way out: key, host, size, time, headers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import http

@@ -4,8 +4,6 @@ No row is padded: every text begins at position 0 of its row, and a mask hides w
 that it has alone, in every model that takes position ids and a four-dimensional mask (GPT-2, OPT, Llama); `check` finds out the others.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """How much a request, and all of them together, may ask for: each an option of the command. Torch is not needed here."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Counters and gauges of the server, in a registry of their own, for Prometheus."""
 
-from __future__ import annotations
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from inference.server.sequence import SequenceState

@@ -1,8 +1,6 @@
 """Bodies of requests and answers, in OpenAI's names. From these the OpenAPI description is made."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -79,7 +77,7 @@ class CompletionRequest(Strict):
         return value
 
     @model_validator(mode="after")
-    def _belong_together(self) -> CompletionRequest:
+    def _belong_together(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream = true")
         if self.max_tokens == 0 and not self.echo:

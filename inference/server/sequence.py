@@ -1,7 +1,5 @@
 """One text that is being written: its prompt, its tokens, and the pieces in which it is told."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,7 +1,5 @@
 """What there is to compute on here. Names of kinds of devices are written in this file and nowhere else in the project."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ fp32 ones, others a hundred times slower, and asking torch or oneDNN for their f
 without bf16 instructions reports support and emulates it).
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Literal

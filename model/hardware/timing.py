@@ -1,7 +1,5 @@
 """How long each layer takes here, measured for a moment: what `pipeline.partition = "measured"` balances."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

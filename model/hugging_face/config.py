@@ -4,8 +4,6 @@ What a format cannot say but need not (say, that all biases are zero because the
 the file, so that a folder we wrote comes back as exactly the model it was.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, get_type_hints

@@ -4,8 +4,6 @@ Configurations are translated in `config.py`, names and shapes in `tensors.py`; 
 Tokenizer files and token ids are the caller's affair.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

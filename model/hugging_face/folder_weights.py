@@ -3,8 +3,6 @@
 Files are memory-mapped: only what is asked for is read. Names and shapes are those of `tensors.py`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any

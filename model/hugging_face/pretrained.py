@@ -3,8 +3,6 @@
 Tensors are read in `folder_weights.py`. Neither torch nor DeepSpeed is needed here, so that a configuration can be checked in a moment.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

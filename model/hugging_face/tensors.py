@@ -5,8 +5,6 @@ linear weights may be stored transposed, queries, keys and values apart, and row
 feature i with i + E/2, so rows of q and k change places if the model turns neighbours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The layers, and the list of them that is the model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +38,7 @@ class Layer:
         with torch.device("meta"):
             return self.module(config)
 
-    def build(self, config: ModelConfig, weights: Weights | None) -> nn.Module:
+    def build(self, config: ModelConfig, weights: "Weights | None") -> nn.Module:
         """The layer on the CPU in fp32 with its first weights; without any they are unset and must be loaded."""
         # Constructors draw weights of their own; on the meta device that costs nothing and leaves the global generators alone.
         module = self.on_meta(config).to_empty(device="cpu")

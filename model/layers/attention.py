@@ -3,8 +3,6 @@
 A half-block takes the residual stream and returns it: `hidden + attention(norm(hidden))`.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

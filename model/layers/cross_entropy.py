@@ -1,7 +1,5 @@
 """Cross-entropy that reads bf16 logits and works in fp32, without an fp32 copy of them all."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

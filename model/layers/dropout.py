@@ -3,8 +3,6 @@
 PyTorch's own draws one number per element on CPU: on the attention weights of a small model that takes longer than the attention.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -3,8 +3,6 @@
 Each module takes one tensor and returns one, so that any of them can be the edge of a pipeline stage.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

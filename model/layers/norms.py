@@ -1,7 +1,5 @@
 """The normalisation in front of each half-block and of the head."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from model.config import ModelConfig

@@ -4,8 +4,6 @@ A checkpoint is a folder `runs/<name>/checkpoints/step00000100/` with a `manifes
 save that was interrupted. `save.py` writes them; whoever reads a run asks here: training, inference and `data.inspect`. No torch here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

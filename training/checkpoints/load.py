@@ -7,8 +7,6 @@ replicas, layers elsewhere) wants them converted first. Here each rank takes its
 layers. The weights' own files are not needed: weights are their fp32 masters, rounded.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import logging

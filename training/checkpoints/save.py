@@ -7,8 +7,6 @@ and only then replaces `latest` in one step. A folder without a manifest is a sa
 Collectives belong to the main thread, so the threads tell rank 0 through the job's store. One save is under way at a time.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import threading

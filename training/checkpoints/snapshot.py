@@ -7,8 +7,6 @@ Beside its files lies the random state of the rank: what makes a resumed run rep
 tensors, numbers and tuples only, so that it is read without unpickling: nothing in it can run.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import random

@@ -3,8 +3,6 @@
 python -m training.diagnosis.cluster TOKEN_FILE      # on each host: one line of JSON
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -5,8 +5,6 @@ doctor also where the network between ranks does not work. `link_reports.py` rea
 `link_traffic.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

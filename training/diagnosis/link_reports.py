@@ -1,7 +1,5 @@
 """What the ranks of `link_rank.py` said, and what it means: who is silent, who waits for whom, and how fast the links are."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the ranks of `link_rank.py` send each other: one ring, one sum, and what measures each kind of link."""
 
-from __future__ import annotations
-
 import socket
 import time
 

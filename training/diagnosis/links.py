@@ -3,8 +3,6 @@
 What a rank does is `link_rank.py`; what its reports mean is `link_reports.py`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

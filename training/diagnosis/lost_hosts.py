@@ -7,8 +7,6 @@ elsewhere, rank 0 takes hosts for lost that accept no connection for ssh while a
 Linux only.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Checks of one machine. Each returns what it found; none changes anything but a test file that it takes away."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import shutil

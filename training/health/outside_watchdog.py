@@ -8,8 +8,6 @@ reads from standard input. The rank's watchdog writes to it as long as it can ru
 that started it. It ends with that process.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal

@@ -5,8 +5,6 @@ difference means a fault of a device, its memory or the network (or of the softw
 masters themselves is not found: there is one copy of each, and all replicas get the same wrong weight.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Go back to a checkpoint in the midst of a run: what is done about a spike of the loss (`spikes.py`)."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

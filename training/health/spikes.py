@@ -7,8 +7,6 @@ batches and weights. OPT (Zhang et al. 2022, section 2.5) went back as well, and
 Going back is `rewind.py`.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence

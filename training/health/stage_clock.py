@@ -4,8 +4,6 @@ A rank waits in what it does together with others: sends, receives and collectiv
 work: forward and backward passes, the optimizer, reading the data. What a rank works does not depend on its peers, so a slow one shows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import time

@@ -3,8 +3,6 @@
 A thread ends a rank that waits. One that cannot run its own threads is killed by a process beside it (`outside_watchdog.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import logging

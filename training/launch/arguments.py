@@ -1,7 +1,5 @@
 """The words behind `run_pretrain.sh`, as a person typed them or as a launcher handed them to a rank. No torch here."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

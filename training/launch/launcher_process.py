@@ -3,8 +3,6 @@
 A second Ctrl-C kills them. The launcher's command is made in `local.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -3,8 +3,6 @@
 A person's `./run_pretrain.sh` comes here. Ranks that a cluster's launcher started go to `pretrain.py` directly.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -3,8 +3,6 @@
 On a cluster the hostfile's slots or the launcher decide. The arithmetic of a batch is `training/batch_size.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 MOST_RANKS_PER_CORE = 8
 
 
-def lay_out(values: Mapping[str, Any], devices: Devices) -> tuple[int, int, str]:
+def lay_out(values: Mapping[str, Any], devices: "Devices") -> tuple[int, int, str]:
     """As many whole pipelines as fit on the devices; with fewer devices than stages, one pipeline of fewer stages.
 
     The global batch stays what it is. On a CPU ranks share cores, and the configuration alone decides.
@@ -47,7 +45,7 @@ def lay_out(values: Mapping[str, Any], devices: Devices) -> tuple[int, int, str]
     return batch.stages, replicas, f"{used} of {devices} are used, {idle} idle: {why}." if idle else ""
 
 
-def _too_many(batch: Batch, devices: Devices) -> str:
+def _too_many(batch: Batch, devices: "Devices") -> str:
     return (
         f"{KEYS[0]} = {batch.train_batch_size} means {batch.replicas} pipelines of {batch.stages} stages = {batch.world_size} ranks; "
         f"this machine has {devices}. On a cluster: .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG. Or run one "

@@ -1,7 +1,5 @@
 """What the ranks report of their preflight checks, and what follows from it. How reports get to rank 0 is `rendezvous.py`."""
 
-from __future__ import annotations
-
 import errno
 import re
 import socket

@@ -1,7 +1,5 @@
 """Start-up of one rank: device, process group, topology, seeds. What differs between kinds of devices when ranks start is here."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

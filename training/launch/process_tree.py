@@ -8,8 +8,6 @@ becomes COMMAND, which the kernel kills as soon as process PARENT ends, however 
 Ranks are started by launchers of other people, so they look after themselves: `watch_launcher`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

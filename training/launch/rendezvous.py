@@ -10,8 +10,6 @@ report, and prints no text that came over it except short printable names and va
 sees the run's folder is proved by the secret in a file there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

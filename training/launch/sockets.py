@@ -1,7 +1,5 @@
 """The sockets of the rendezvous, and lines of JSON over them, from whoever is at the other end."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -4,8 +4,6 @@ The deepspeed launcher and torchrun set RANK, LOCAL_RANK and WORLD_SIZE. `mpiexe
 of their own and no rendezvous address, so the first host of the job's node list serves as the master.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,6 @@ DeepSpeed has two of these, one for bf16 and one for fp32 weights, which differ 
 precisions use the former, so that a run can change from one to the other and every checkpoint has one form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

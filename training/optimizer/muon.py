@@ -5,8 +5,6 @@ is replaced by `update_of`, because DeepSpeed 0.19.8 compiles its own at the fir
 updates in a way that needs a learning rate of its own.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

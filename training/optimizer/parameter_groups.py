@@ -1,7 +1,5 @@
 """Which parameters the optimizer treats how, and what of the optimizer a resumed run takes from the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 And which stages x replicas x micro-batches cost least.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence

@@ -9,8 +9,6 @@ A data sheet's peak is never reached. `efficiency` is the share of it that the p
 that belongs to the answer; `--efficiency` changes it. Links between hosts are 200 Gbit/s a host unless `--network-gbits` says otherwise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 NETWORK_GBITS = 200.0

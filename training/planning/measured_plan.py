@@ -1,7 +1,5 @@
 """The plan for this machine, by measurement (`probe.py`), and how a run that was trained here compares with it."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

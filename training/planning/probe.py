@@ -6,8 +6,6 @@ They work at the same time: stages on a CPU share caches and memory, and a layer
 the run does it, in its precision and its sizes.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

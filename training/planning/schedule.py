@@ -4,8 +4,6 @@ The instructions come from DeepSpeed's own `TrainSchedule`, so what is played is
 they do with gloo and with NCCL's and oneCCL's larger messages. Links are taken to carry one message of a pair at a time.
 """
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Put one rank's part of a run together: its precision, its engine at the step of a checkpoint, and what the loop carries along."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Build the DeepSpeed engine of one rank."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Sequence
 from typing import Any

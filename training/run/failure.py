@@ -4,8 +4,6 @@ Ranks fail together (a loss that is not finite) or one after the other (a disk o
 The first to fail tells the job's store; rank 0, which writes `log.txt`, is given a moment to be first.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from datetime import timedelta

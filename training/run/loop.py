@@ -1,7 +1,5 @@
 """The training loop and the evaluation. Read top to bottom: nothing is called back from elsewhere."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

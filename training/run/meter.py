@@ -3,8 +3,6 @@
 Losses and norms stay on the device until the interval's end, so reading them costs one wait an interval.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -4,8 +4,6 @@ Every token is one forward pass through all stages, without a key-value cache: r
 for anything longer (`python -m inference.generate`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ What a signal means depends on how far a start has come: `leaving` at once until
 a rank that trains, `launch/launcher_process.Stopping` in the process that a person started. The last `listen` counts.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

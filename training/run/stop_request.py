@@ -3,8 +3,6 @@
 After a signal on any rank, for a file that somebody puts into the run's folder, or at the end of the time that the run was given.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

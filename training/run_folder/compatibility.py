@@ -1,7 +1,5 @@
 """Whether a start may go on with what it finds in the run's folder: same model, data, text, optimizer, seed, and room to save. No torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

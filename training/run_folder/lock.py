@@ -4,8 +4,6 @@ Rank 0 holds an flock on `lock` in the folder for as long as it lives. The kerne
 ends, so there are no stale locks to judge. What the file says is for people only.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

@@ -4,8 +4,6 @@ A run can do without any of them. While one cannot be written, that is said once
 again with what is missing. What an earlier start wrote of steps that come again is dropped.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json

@@ -1,7 +1,5 @@
 """Rank 0's outputs: the log line, the progress bar, samples, `log.txt`, and curves (`monitors.py`). A run can do without any of them."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from typing import TYPE_CHECKING
@@ -74,7 +72,7 @@ class RunOutputs:
         log.info(message)
         self._bar_output.attempt(self._bar.refresh)
 
-    def saved(self, saving: Saving) -> None:
+    def saved(self, saving: "Saving") -> None:
         """A checkpoint was published. Called from the thread that saves."""
         times = f"{saving.seconds:.2f} s, the snapshot {saving.snapshot_seconds:.2f} s of them"
         self.say(f"step {saving.step}/{self._last_step} | saved {saving.target} ({times})")

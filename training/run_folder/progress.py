@@ -1,7 +1,5 @@
 """How far the run in a folder has come: its checkpoints, and the results of a finished one. No torch here."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a run comes from, kept in its folder: configuration, versions, code, and the text that it reads. No torch here."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import shutil
@@ -57,7 +55,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def keep_text(datasets: Datasets, folder: Path) -> None:
+def keep_text(datasets: "Datasets", folder: Path) -> None:
     """Keep the tokenizer and the store's manifest in the run's folder, which is then enough to generate with, wherever it is taken."""
     target = folder / "tokenizer"
     if not target.is_dir() or fingerprint(target) != datasets.text["tokenizer"]:

@@ -1,7 +1,5 @@
 """One start of a supervised command: its output passed on and remembered, its signals, and why it ended."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The hosts of a supervised run: read from a hostfile with spares, asked whether they answer, and chosen for the next start."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import socket

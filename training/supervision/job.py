@@ -1,7 +1,5 @@
 """A command that starts a run, taken apart and put together again for the hosts that are left."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

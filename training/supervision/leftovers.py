@@ -8,8 +8,6 @@ Slurm's copies of the script. Never a supervisor: where the hostfile has another
 to the very host that the supervisor runs on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
