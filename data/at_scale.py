@@ -29,6 +29,7 @@ from data.packages import OF_DATA, require
 from data.steps.tasks import Result, Task, execute
 from data.steps.tasks import run as run_here
 from ds_configs.atomic_files import read_object, with_ending, write_json
+from ds_configs.commands import command
 
 logger = logging.getLogger(__name__)
 
@@ -182,10 +183,11 @@ def _error_path(task: Task) -> Path:
     return with_ending(task.output, ".error.json")
 
 
+@command(level=logging.INFO)
 def main(arguments: Sequence[str]) -> int:
-    """Prepare the data of a configuration file on a cluster; 2 is a mistake of the user's."""
+    """Prepare the data of a configuration file on a cluster."""
     from data.config import DataConfig
-    from data.prepare import command, prepare
+    from data.prepare import make_from, prepare
 
     parser = argparse.ArgumentParser(prog="python -m data.at_scale", description="Prepare a corpus on a cluster.")
     parser.add_argument("config")
@@ -212,7 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         return prepare(config, run=cluster.run)
 
     try:
-        return command(options.config, options.overrides, make)
+        return make_from(options.config, options.overrides, make)
     except KeyboardInterrupt:
         print("SIGINT: stopped. What is done stays done: start again to go on.", file=sys.stderr)
         return 130

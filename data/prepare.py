@@ -36,6 +36,7 @@ from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.atomic_files import lock
+from ds_configs.commands import command
 
 logger = logging.getLogger(__name__)
 
@@ -231,30 +232,31 @@ def way_on(error: OSError) -> str:
     return f"{what} and start again: what is done stays done."
 
 
+@command(level=logging.INFO)
 def main(arguments: Sequence[str]) -> int:
-    """Prepare the data of a configuration file; 2 is a mistake of the user's."""
+    """Prepare the data of a configuration file."""
     parser = argparse.ArgumentParser(
         prog="python -m data.prepare", description="Make the token store of a configuration.", allow_abbrev=False
     )
     parser.add_argument("config", metavar="CONFIG", help="a run's JSON file")
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value", help="changes to it")
     known, options = parser.parse_known_args(list(arguments))
-    return command(known.config, [*known.overrides, *options], prepare)
+    return make_from(known.config, [*known.overrides, *options], prepare)
 
 
-def command(path: str, overrides: Sequence[str], make: Callable[[DataConfig], Path]) -> int:
-    """Make the store of a configuration file and print its folder; the exit code is 2 if something is to be mended."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def make_from(path: str, overrides: Sequence[str], make: Callable[[DataConfig], Path]) -> int:
+    """Make the store of a configuration file, and print its folder.
+
+    Raises:
+        ValueError: If something is to be mended.
+    """
+    loaded = ds_configs.load(path, overrides)
+    config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", loaded.where)
     try:
-        loaded = ds_configs.load(path, overrides)
-        print(make(ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", loaded.where)))
-    except (DataError, ds_configs.ConfigError) as error:
-        print(error, file=sys.stderr)
+        print(make(config))
     except OSError as error:
-        print(way_on(error), file=sys.stderr)
-    else:
-        return 0
-    return 2
+        raise DataError(way_on(error)) from error
+    return 0
 
 
 def stop(number: int, frame: FrameType | None) -> None:

@@ -145,20 +145,20 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path, advice: str = "") -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file.
 
     Raises:
-        ValueError: If the file cannot be read, or holds something else.
+        ValueError: If the file cannot be read, or holds something else. Its message ends with the advice.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: unreadable ({error})") from error
+        raise ValueError(f"{path}: unreadable ({error}){advice}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds no JSON object")
+        raise ValueError(f"{path}: holds no JSON object{advice}")
     return values
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 Main = Callable[[Sequence[str]], int]
 
 
-def command(name: str = "") -> Callable[[Main], Main]:
-    """For a `main`; `name`, if given, stands before each error. Without it they begin with a file.
+def command(name: str = "", level: int = logging.WARNING) -> Callable[[Main], Main]:
+    """For a `main`, which logs from `level` on; `name`, if given, stands before each error. Without it they begin with a file.
 
     A mistake in what was asked for is told in one line, with exit code 2 (PRETRAIN_TRACEBACK=1 shows the trace, too). Ctrl-C ends the
     command with 130, and a reader of its output that has had enough (`| head`) with 141, as the kernel would; neither leaves a trace on
@@ -21,7 +21,7 @@ def command(name: str = "") -> Callable[[Main], Main]:
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
         def run(arguments: Sequence[str]) -> int:
-            logging.basicConfig(level=logging.WARNING, format="%(message)s")
+            logging.basicConfig(level=level, format="%(message)s")
             try:
                 code = main(arguments)
                 if sys.stdout:  # None if it was closed from the beginning.

@@ -6,7 +6,6 @@
 import glob
 import os
 
-from data.documents import DataError
 from data.packages import MissingPackageError
 from data.source_config import HUB
 from ds_configs.errors import ConfigError
@@ -51,7 +50,7 @@ def _about_tokenizer(config: RunConfig) -> list[str]:
         adoption.read(config.data.tokenizer)
     except (ImportError, MissingPackageError) as error:
         return [f"data.tokenizer.path = {path}: was not looked into: {error}"]
-    except DataError as error:
+    except ValueError as error:
         raise ConfigError(f"{config.path}: data.tokenizer: {error}") from error
     return []
 

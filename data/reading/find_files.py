@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from data.documents import DataError
 from data.reading.formats import FORMATS
@@ -17,6 +16,7 @@ from ds_configs.errors import first_line
 
 logger = logging.getLogger(__name__)
 
+_DESCRIBES = "; it should describe a saved dataset."
 # All that is read, but for a page about the dataset and scripts.
 _HUB_FILES = [f"*{ending}{packed}" for ending in FORMATS if ending not in (".md", ".py") for packed in ("", ".gz", ".zst")]
 
@@ -129,7 +129,7 @@ def _from_folder(folder: Path) -> list[Path]:
 
 
 def _only_split(folder: Path) -> Path:
-    splits = [_inside(folder, split) for split in _read(folder / "dataset_dict.json")["splits"]]
+    splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
     if len(splits) != 1:
         ways = " or ".join(map(str, splits))
         raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {ways}.")
@@ -137,7 +137,7 @@ def _only_split(folder: Path) -> Path:
 
 
 def _from_saved_dataset(folder: Path) -> list[Path]:
-    state = _read(folder / "state.json")
+    state = read_object(folder / "state.json", _DESCRIBES)
     if state.get("_indices_data_files"):
         raise DataError(f"{folder}: saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again.")
     return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
@@ -151,13 +151,6 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.exists():
         raise DataError(f"{folder}: its description names {path}, which is not there. Bring it, or save the dataset again.")
     return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except ValueError as error:
-        raise DataError(f"{error}; it should describe a saved dataset.") from None
 
 
 def _from_hub(path: str) -> list[Path]:

@@ -18,6 +18,7 @@ from ds_configs.atomic_files import digest, read_object, write_json
 
 RECORDS = "records"
 _NAMED_STORES = 3
+_AGAIN = ". Delete it and prepare the data again."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def find_store(config: DataConfig) -> Store | None:
     Raises:
         DataError: If the record or the store is damaged, or they do not belong together.
     """
-    record = _read(record_path(config))
+    record = read_object(record_path(config), _AGAIN)
     if record.get("section") != section(config):
         return None
     folder = Path(config.directory) / record["store"]
@@ -53,7 +54,7 @@ def register(config: DataConfig, folder: Path) -> None:
     """Have ranks with this section open the store in `folder` from now on."""
     record = {"section": section(config), "store": folder.name, "identity": read_manifest(folder)["identity"]}
     path = record_path(config)
-    if _read(path) != record:
+    if read_object(path, _AGAIN) != record:
         path.parent.mkdir(exist_ok=True)
         write_json(path, record)
 
@@ -63,7 +64,7 @@ def why_not(config: DataConfig) -> str:
     reasons = outdated(config)
     wanted = section(config)
     for path in sorted((Path(config.directory) / RECORDS).glob(f"{config.name}-*.json"))[-_NAMED_STORES:]:
-        record = _read(path)
+        record = read_object(path, _AGAIN)
         keys = dict.fromkeys(_key(key) for key, _, _ in differences(record.get("section", {}), wanted))
         what = f"was made with other {', '.join(keys)}" if keys else "is gone"
         reasons.append(f"{record.get('store')} {what}")
@@ -80,7 +81,7 @@ def _key(place: str) -> str:
 def outdated(config: DataConfig) -> list[str]:
     """What to say of each store of this name in another format: such are not read."""
     manifests = sorted(Path(config.directory).glob(f"{config.name}-*/{MANIFEST}"))
-    old = [path.parent for path in manifests if _read(path).get("format") != FORMAT]
+    old = [path.parent for path in manifests if read_object(path, _AGAIN).get("format") != FORMAT]
     return [f"{folder} was made by another version of this program and is not used" for folder in old]
 
 
@@ -104,10 +105,3 @@ def _portable(path: str, directory: str) -> str:
     if path.startswith(HUB):
         return path
     return os.path.normpath(path) if os.path.isabs(path) else os.path.relpath(path, directory)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except ValueError as error:
-        raise DataError(f"{error}. Delete it and prepare the data again.") from error

@@ -7,7 +7,6 @@ The only module of `data` that touches DeepSpeed, and only when a shard is opene
 import contextlib
 import importlib.util
 import io
-import json
 import struct
 from functools import cache
 from importlib.machinery import SourceFileLoader
@@ -18,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from data.documents import DataError
-from ds_configs.atomic_files import digest, put_in_place, sha256_of, temporary_name, with_ending, write_json
+from ds_configs.atomic_files import digest, put_in_place, read_object, sha256_of, temporary_name, with_ending, write_json
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -149,11 +148,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: If it cannot be read or is not as it was written.
     """
     path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        checksum = manifest.pop("checksum")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"{path}: unreadable ({error}). Delete the folder and prepare the data again.") from error
+    manifest = read_object(path, ". Delete the folder and prepare the data again.")
+    checksum = manifest.pop("checksum", None)
     if digest(manifest) != checksum:
         raise DataError(
             f"{path} was changed after it was written: its checksum does not fit. Delete the folder and prepare the data again."

@@ -3,7 +3,6 @@
 Files are read as data. Code that a folder may bring along is neither copied nor run.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tokenizers
 from data.config import TokenizerConfig
 from data.documents import DataError
 from data.tokenizers import sentencepiece_model, tokenizer_folder
+from ds_configs.atomic_files import read_object
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +122,7 @@ def _special_names(files: list[Path], config: TokenizerConfig) -> dict[str, str]
     settings: dict[str, Any] = {}
     for file in files[1:]:
         if file.suffix == ".json":
-            try:
-                settings |= json.loads(file.read_text(encoding="utf-8"))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{file}: not a JSON object ({error}).") from error
+            settings |= read_object(file, ".")
     names = {}
     for name in _NAMES:
         token = settings.get(name)

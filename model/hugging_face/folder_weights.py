@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ds_configs.atomic_files import read_object
 from model.config import InitializeConfig, ModelConfig
 from model.families import FAMILIES
-from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, PretrainedModel, read_object
+from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE, PretrainedModel
 from model.hugging_face.tensors import VOCABULARY, Slot, stored_tensors, tensor_names, to_ours
 from model.layers import layers
 
@@ -122,7 +123,7 @@ class FolderWeights:
         index = self.path / INDEX_FILE
         listed: Any = {}
         if index.is_file():
-            listed = read_object(index, "Fetch the file again.").get("weight_map")
+            listed = read_object(index, ". Fetch the file again.").get("weight_map")
             if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
                 raise ValueError(f'{index}: its "weight_map" does not say where the tensors are. Fetch the file again.')
         elif not (self.path / SINGLE_FILE).is_file():

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ds_configs import atomic_files
+from ds_configs.atomic_files import read_object
 from model.config import ModelConfig
 from model.hugging_face.config import from_hugging_face, unused_keys
 
@@ -42,35 +42,19 @@ def read_pretrained(folder: str | Path) -> PretrainedModel:
     Raises:
         ValueError: If it cannot be read, or the model is none of ours.
     """
-    path = Path(folder)
+    path, file = Path(folder), Path(folder) / "config.json"
     try:
-        is_folder = path.is_dir()
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder. Fetch it, or name another Hugging Face folder.")
+        if not file.exists():
+            raise ValueError(f"{file}: no such file. Name a Hugging Face folder.")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Name another Hugging Face folder.") from error
-    if not is_folder:
-        raise ValueError(f"{path}: no such folder. Fetch it, or name another Hugging Face folder.")
-    file = path / "config.json"
-    values = read_object(file, "Name a Hugging Face folder.")
+    values = read_object(file, ". Name a Hugging Face folder.")
     config = from_hugging_face(values, str(file))
     ignored = unused_keys(values)
     notes = [f"{file}: not used here: {', '.join(ignored)}."] if ignored else []
     return PretrainedModel(path, str(values["model_type"]), config, tuple(notes))
-
-
-def read_object(path: Path, hint: str) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: If there is none; `hint` says what to do.
-    """
-    try:
-        path.stat()  # Of a file that is not there `atomic_files.read_object` makes an empty object.
-        return atomic_files.read_object(path)
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise ValueError(f"{path}: {reason}. {hint}") from error
-    except ValueError as error:
-        raise ValueError(f"{error}. {hint}") from error
 
 
 def complete_from_folder(section: Mapping[str, Any], recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:

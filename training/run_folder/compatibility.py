@@ -38,10 +38,7 @@ def check_folder(config: RunConfig) -> list[str]:
         ConfigError: With what differs, or what is free and what is needed.
     """
     folder = config.folder
-    try:
-        previous = read_object(folder / "config.json")
-    except ValueError as error:
-        raise ConfigError(f"{error}. It was damaged; remove it to have it written again.") from error
+    previous = read_object(folder / "config.json", ". It was damaged; remove it to have it written again.")
     goes_on = bool(published(folder))
     if goes_on and previous and (problems := list(_changes(config, previous))):
         raise ConfigError([f"{config.path}: {problem}" for problem in problems])

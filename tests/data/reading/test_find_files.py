@@ -158,7 +158,7 @@ def test_a_saved_dataset_whose_description_is_no_object_is_refused(tmp_path):
     save_dataset(tmp_path / "poems", POEMS)
     (tmp_path / "poems" / "state.json").write_text("[]", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"state\.json: holds no JSON object"):
+    with pytest.raises(ValueError, match=r"state\.json: holds no JSON object"):
         find_files([str(tmp_path / "poems")])
 
 

@@ -74,7 +74,7 @@ def test_a_damaged_record_is_one_line(make_novel, tmp_path):
     (record,) = (tmp_path / "stores" / RECORDS).iterdir()
     record.write_text("{", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"\.json: unreadable .* Delete it and prepare the data again"):
+    with pytest.raises(ValueError, match=r"\.json: unreadable .* Delete it and prepare the data again"):
         open_datasets(make_novel(), seed=1)
 
 

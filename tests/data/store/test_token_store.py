@@ -142,5 +142,5 @@ def test_a_changed_manifest_is_noticed(closed):
 def test_a_manifest_that_is_no_json_is_refused(closed):
     (closed / "manifest.json").write_text("{", encoding="utf-8")
 
-    with pytest.raises(DataError, match="unreadable"):
+    with pytest.raises(ValueError, match=r"unreadable .* Delete the folder and prepare the data again"):
         token_store.read_manifest(closed)

@@ -196,7 +196,7 @@ def test_a_default_that_is_written_out_later_changes_nothing(trained):
 def test_a_run_whose_configuration_is_lost_goes_on_and_that_nothing_was_compared_is_said(trained):
     assert check_folder(trained.config()) == []
     (trained.run / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ds_configs.ConfigError, match=r"config\.json: unreadable .* remove it to have it written again"):
+    with pytest.raises(ValueError, match=r"config\.json: unreadable .* remove it to have it written again"):
         trained.as_person()
     (trained.run / "config.json").unlink()
     (line,) = check_folder(trained.config("run.seed=8"))
