@@ -7,12 +7,12 @@ check FILE ... [KEY=VALUE ...]     validate as training would; parameters, token
 
 import argparse
 import functools
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from ds_configs.atomic_files import strict_json
 from ds_configs.commands import command
 from ds_configs.errors import ConfigError
 from ds_configs.loader import LoadedConfig, load, read
@@ -74,10 +74,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, value
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _print_columns(rows: Sequence[tuple[str, str]]) -> None:
     width = min(72, max((len(left) for left, _ in rows), default=0))
     for left, right in rows:
@@ -85,7 +81,7 @@ def _print_columns(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def _values_and_origins(config: LoadedConfig) -> list[tuple[str, str]]:
-    return [(f"{key} = {_text(value)}", config.where(key)) for key, value in sorted(_leaves(config.values))]
+    return [(f"{key} = {strict_json(value)}", config.where(key)) for key, value in sorted(_leaves(config.values))]
 
 
 def _differences(first: LoadedConfig, second: LoadedConfig) -> list[tuple[str, str]]:
@@ -93,11 +89,13 @@ def _differences(first: LoadedConfig, second: LoadedConfig) -> list[tuple[str, s
     before, after = dict(_leaves(first.values)), dict(_leaves(second.values))
     rows = []
     for key in sorted(before.keys() | after.keys()):
-        if key in ("run.name", "run.description") or (key in before and key in after and _text(before[key]) == _text(after[key])):
+        if key in ("run.name", "run.description") or (
+            key in before and key in after and strict_json(before[key]) == strict_json(after[key])
+        ):
             continue
         for sign, values, config in (("-", before, first), ("+", after, second)):
             if key in values:
-                rows.append((f"{sign} {key} = {_text(values[key])}", config.where(key)))
+                rows.append((f"{sign} {key} = {strict_json(values[key])}", config.where(key)))
     return rows or [("no difference but the name", "")]
 
 
@@ -157,7 +155,7 @@ def _summary(file: str, run: "RunConfig", precision: str, remarks: Sequence[str]
             f" ({pipelines}): {tokens:,} tokens per step",
             f"  length      {length}",
             f"  processes   {batch.world_size} = {batch.stages} stages x {batch.replicas}; {flops:.3e} FLOP per token",
-            f"  precision   bf16.enabled = {_text(run.precision)}, here {precision}",
+            f"  precision   bf16.enabled = {strict_json(run.precision)}, here {precision}",
             *_stages(run),
         ]
     )

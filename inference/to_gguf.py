@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.packages import require
 from ds_configs.atomic_files import check_output, object_or_nothing, replacing
 from ds_configs.commands import command
 from inference.exporting.model_path import find_model, token_ids
@@ -40,10 +41,7 @@ def to_gguf(folder: Path, out: Path) -> None:
         CheckpointError: If it is no folder, or GGUF cannot hold its model or its tokenizer.
         ValueError: If the folder cannot be read, or `out` not be written.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise CheckpointError("GGUF files are written by the gguf package. Install it: .venv/bin/pip install gguf") from error
+    gguf = require("gguf", "writing a GGUF file", "gguf")
     from model.hugging_face.conversion import from_folder
 
     check_output(out)
