@@ -11,9 +11,10 @@ import json
 import logging
 import math
 import os
+import resource
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,30 @@ logger = logging.getLogger(__name__)
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 """What a file system says that has none."""
+_SPARE_FILES = 256  # For checkpoints, sockets and logs.
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as manifests record them."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def wrong_with(path: Path, facts: Mapping[str, Any], *, hashed: bool = True) -> str | None:
+    """What is wrong with a file whose `facts_of` were recorded, if anything is; unless it is `hashed`, its size alone counts."""
+    got = path.stat().st_size if path.is_file() else None
+    if got != facts["bytes"]:
+        return f"{path} is missing" if got is None else f"{path} has {got} bytes, wanted {facts['bytes']}"
+    try:
+        fits = not hashed or sha256_of(path) == facts["sha256"]
+        return None if fits else f"{path} was changed after it was written (its SHA-256 does not fit)"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
 
 
 def digest(value: object) -> str:
@@ -109,6 +128,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def allow_open_files(count: int, what: str, advice: str = "") -> None:
+    """Let this process open `count` more files: many systems allow 1,024 at first.
+
+    Raises:
+        ValueError: If the system's limit is lower: `what` needs them, and `advice` names another way than to raise it.
+    """
+    needed = len(os.listdir("/dev/fd")) + count + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ValueError(f"{what} needs {needed} open files, the limit is {hard}. Raise it (ulimit -Hn){advice}.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.batches.permutation import mix
-from data.batches.token_stream import Stream, allow_open_files
+from data.batches.token_stream import Stream
 from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, Windows, row_bounds
 from data.config import DataConfig
 from data.documents import DataError
@@ -22,6 +22,7 @@ from data.store.fits_config import check_store
 from data.store.identity import text_of
 from data.store.registry import find_store, why_not
 from data.tokenizers import tokenizer_folder
+from ds_configs.atomic_files import allow_open_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +160,8 @@ def open_stream(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) ->
     """Open one of the streams that the manifest of the store in `folder` names for a split."""
     if "pair" in manifest:
         return Stream([token_store.Shard(Path(manifest["pair"]["prefix"]))], *part["range"])
-    allow_open_files(2 * len(part["shards"]))
+    # A mapped shard keeps two open.
+    allow_open_files(2 * len(part["shards"]), f"a store of {len(part['shards'])} shards", ", or prepare with a larger data.shard_mib")
     return Stream([token_store.Shard(folder / name) for name in part["shards"]])
 
 

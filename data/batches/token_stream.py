@@ -1,35 +1,12 @@
 """Token shards as one long sequence."""
 
 import bisect
-import os
-import resource
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
 
-from data.documents import DataError
 from data.store.token_store import Shard
-
-_SPARE_FILES = 256  # For checkpoints, sockets and logs of the run.
-
-
-def allow_open_files(count: int) -> None:
-    """Let this process open `count` more files: a mapped shard keeps two open, and many systems allow 1,024 at first.
-
-    Raises:
-        DataError: If the system's limit is lower.
-    """
-    needed = len(os.listdir("/dev/fd")) + count + _SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or needed <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise DataError(
-            f"a store of {count // 2} shards needs {needed} open files, the limit is {hard}. Raise it (ulimit -Hn), or prepare"
-            " with a larger data.shard_mib."
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class Stream:

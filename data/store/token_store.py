@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from data.documents import DataError
-from ds_configs.atomic_files import digest, put_in_place, read_object, sha256_of, temporary_name, with_ending, write_json
+from ds_configs.atomic_files import digest, facts_of, put_in_place, read_object, temporary_name, with_ending, write_json, wrong_with
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -136,7 +136,7 @@ class ShardWriter:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Close a store: record size and hash of all its files, and a checksum over the record itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    record = {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
+    record = {path.relative_to(folder).as_posix(): facts_of(path) for path in files}
     manifest = {"format": FORMAT, **content, "files": record}
     write_json(folder / MANIFEST, {**manifest, "checksum": digest(manifest)})
 
@@ -173,13 +173,6 @@ def verify(folder: Path, manifest: dict[str, Any], *, max_hashed_bytes: int | No
     """
     hashed = set(list(manifest["files"])[share])
     for name, wanted in manifest["files"].items():
-        path = folder / name
-        got = path.stat().st_size if path.is_file() else None
-        if got != wanted["bytes"]:
-            what = "is missing" if got is None else f"has {got} bytes, wanted {wanted['bytes']}"
-            raise DataError(f"{path} {what}: the store is damaged. Delete {folder} and prepare the data again.")
-        small = max_hashed_bytes is None or got <= max_hashed_bytes
-        if name in hashed and small and sha256_of(path) != wanted["sha256"]:
-            raise DataError(
-                f"{path} was changed after it was written (its SHA-256 does not fit). Delete {folder} and prepare the data again."
-            )
+        small = max_hashed_bytes is None or wanted["bytes"] <= max_hashed_bytes
+        if problem := wrong_with(folder / name, wanted, hashed=name in hashed and small):
+            raise DataError(f"{problem}. Delete {folder} and prepare the data again.")

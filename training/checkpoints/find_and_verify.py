@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ds_configs.atomic_files import object_or_nothing, sha256_of
+from ds_configs.atomic_files import object_or_nothing, wrong_with
 
 log = logging.getLogger(__name__)
 
@@ -101,23 +101,10 @@ def verify(folder: Path, share: slice = slice(None)) -> tuple[Checkpoint | None,
     except CheckpointError as error:
         return None, [str(error).removesuffix(" Use another checkpoint.").removesuffix(".")]
     files = sorted(checkpoint.manifest["files"].items())[share]
-    # Sizes first: they cost nothing, and a torn save usually shows there.
-    problems = [problem for name, facts in files if (problem := _wrong_size(folder / name, facts))]
-    return checkpoint, problems or [problem for name, facts in files if (problem := _wrong_content(folder / name, facts))]
-
-
-def _wrong_size(path: Path, facts: Mapping[str, Any]) -> str | None:
-    if not path.is_file():
-        return f"{path}: is missing, although the checkpoint's manifest lists it"
-    size = path.stat().st_size
-    return None if size == facts["bytes"] else f"{path}: has {size} bytes where the manifest says {facts['bytes']}"
-
-
-def _wrong_content(path: Path, facts: Mapping[str, Any]) -> str | None:
-    try:
-        return None if sha256_of(path) == facts["sha256"] else f"{path}: is damaged, its SHA-256 is not the one in the manifest"
-    except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
+    problems: list[str] = []
+    for hashed in (False, True):  # Sizes first: they cost nothing, and a torn save usually shows there.
+        problems = problems or [problem for name, facts in files if (problem := wrong_with(folder / name, facts, hashed=hashed))]
+    return checkpoint, problems
 
 
 def first_good(run: Path, verified: Iterable[tuple[Checkpoint | None, list[str]]], warn: Callable[[str], None] = log.warning) -> Checkpoint:

@@ -7,7 +7,6 @@ Beside its files lies the random state of the rank: what makes a resumed run rep
 tensors, numbers and tuples only, so that it is read without unpickling: nothing in it can run.
 """
 
-import os
 import pickle
 import random
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from deepspeed.runtime.fp16.loss_scaler import LossScaler
 from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
-from ds_configs.atomic_files import sha256_of, sync
+from ds_configs.atomic_files import facts_of, sync
 
 NUMPY: list[Any] = [np.ndarray, np.dtype, type(np.dtype(np.uint32)), np.empty(0).__reduce__()[0]]
 
@@ -98,7 +97,7 @@ class Snapshot:
         facts = {}
         for path, _ in self.files:
             sync(path)
-            facts[path.name] = {"bytes": os.stat(path).st_size, "sha256": sha256_of(path)}
+            facts[path.name] = facts_of(path)
         return facts
 
 

@@ -64,7 +64,7 @@ def _host(world: World, own: Report, limit_seconds: float, say: Callable[[str], 
     here = socket.gethostname()
     try:
         server = listen(world)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if not own.problem:
             say(f"host {here}: {error}")
         return False

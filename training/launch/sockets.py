@@ -4,20 +4,18 @@ import errno
 import json
 import os
 import random
-import resource
 import socket
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from ds_configs.atomic_files import allow_open_files
 from training.launch.world import World
 
 LONGEST_MESSAGE_BYTES = 1 << 16
 # Between two tries to connect to rank 0: it rises.
 SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
-# Files and sockets that a rank has open beside the connections of the others.
-OTHER_FILES = 256
 # How long a connection may stay silent before it is taken for something else than a rank of this job.
 ANSWER_SECONDS = 30.0
 
@@ -26,17 +24,10 @@ def listen(world: World) -> socket.socket:
     """Listen where the ranks are told to come to.
 
     Raises:
-        OSError: If the port is taken, or this process may not have a connection to every rank; with what to do.
+        OSError: If the port is taken; with what to do.
+        ValueError: If this process may not have a connection to every rank.
     """
-    # By default a process may open 1,024 files; this one needs a connection to every rank.
-    wanted = world.size + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise OSError(
-                f"{world.size} ranks need {wanted} open files of rank 0, but this host allows {hard}. Raise its hard limit (ulimit -Hn)."
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    allow_open_files(world.size, f"rank 0, to which {world.size} ranks connect,")
     try:
         return _open(world, world.rendezvous_port)
     except OSError as error:

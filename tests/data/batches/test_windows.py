@@ -6,10 +6,10 @@ import resource
 import numpy as np
 import pytest
 
-from data.batches.token_stream import Stream, allow_open_files
+from data.batches.token_stream import Stream
 from data.batches.windows import DocumentWindows, StreamWindows, TrainingSet, window_starts
-from data.documents import DataError
 from data.store import token_store
+from ds_configs.atomic_files import allow_open_files
 
 
 def make_stream(folder, documents, num_shards=1):
@@ -64,10 +64,10 @@ def test_a_store_of_many_shards_gets_the_open_files_it_needs():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
     try:
-        allow_open_files(200)
+        allow_open_files(200, "a store")
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 400
-        with pytest.raises(DataError, match=r"needs \d+ open files, the limit is \d+\. Raise it"):
-            allow_open_files(hard)
+        with pytest.raises(ValueError, match=r"a store needs \d+ open files, the limit is \d+\. Raise it .*, or make it smaller\."):
+            allow_open_files(hard, "a store", ", or make it smaller")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -118,7 +118,7 @@ def test_a_damaged_newest_checkpoint_gives_the_one_before_it_once(run: Path, tmp
     assert export(find_model(run), tmp_path / "out")
     assert object_or_nothing(tmp_path / "out" / "export.json")["step"] == STEPS[0]
     assert not export(find_model(run), tmp_path / "out")
-    with pytest.raises(CheckpointError, match=r"has 0 bytes .*\. Name the run's folder"):
+    with pytest.raises(CheckpointError, match=r"has 0 bytes.*\. Name the run's folder"):
         export(find_model(torn), tmp_path / "other")
 
 

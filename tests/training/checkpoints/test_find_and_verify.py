@@ -23,12 +23,12 @@ def test_a_flipped_bit_costs_one_checkpoint(tmp_path: Path, caplog: pytest.LogCa
     damaged.write_bytes(b"wEights")
     with caplog.at_level(logging.WARNING):
         assert newest_good(tmp_path).step == 10
-    assert f"{damaged}: is damaged" in caplog.text
+    assert f"{damaged} was changed after it was written" in caplog.text
 
 
 def test_a_truncated_file_is_told_by_its_size(tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, 20) / "layer_00-model_states.pt").write_bytes(b"wei")
-    with pytest.raises(CheckpointError, match=r"has 3 bytes where the manifest says 7, and no other checkpoint"):
+    with pytest.raises(CheckpointError, match=r"has 3 bytes, wanted 7, and no other checkpoint"):
         newest_good(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 
@@ -43,5 +44,6 @@ master_port=free_port()), Path('.'), None, 1)"
 def test_a_host_that_allows_too_few_connections_says_so_beforehand(root):
     done = processes.run(["prlimit", "--nofile=100:100", sys.executable, "-c", RANK_0], cwd=root)
     said, told = map(json.loads, done.stdout.splitlines())
-    line = "12 ranks need 268 open files of rank 0, but this host allows 100. Raise its hard limit (ulimit -Hn)."
-    assert (said["said"], told["start"]) == (f"host {HERE}: {line}", False)
+    line = r"rank 0, to which 12 ranks connect, needs \d+ open files, the limit is 100\. Raise it \(ulimit -Hn\)\."
+    assert re.fullmatch(f"host {HERE}: {line}", said["said"])
+    assert told["start"] is False
