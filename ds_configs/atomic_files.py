@@ -20,8 +20,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What a file system says that has none."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # What a file system says that has none.
 _SPARE_FILES = 256  # For checkpoints, sockets and logs.
 
 
@@ -109,16 +108,24 @@ def lock(path: Path, waiting: str) -> Iterator[None]:
     """
     # Another user's file can be locked, though not written.
     with path.open("r" if path.exists() and not os.access(path, os.W_OK) else "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if try_lock(file.fileno(), path.parent) is False:
             logger.warning(waiting)
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logger.warning("%s: this file system has no locks, so nothing keeps another process out.", path.parent)
         yield
+
+
+def try_lock(descriptor: int, folder: Path) -> bool | None:
+    """Lock an open file in a folder; False if another process holds it, None, which is said, where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: this file system has no locks, so nothing keeps another process out.", folder)
+        return None
+    return True
 
 
 def sync(path: Path) -> None:

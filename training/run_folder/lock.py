@@ -4,18 +4,14 @@ Rank 0 holds an flock on `lock` in the folder for as long as it lives. The kerne
 ends, so there are no stale locks to judge. What the file says is for people only.
 """
 
-import fcntl
 import json
-import logging
 import os
 import socket
 import time
 from pathlib import Path
 
 from ds_configs import ConfigError
-from ds_configs.atomic_files import NO_LOCKS
-
-log = logging.getLogger(__name__)
+from ds_configs.atomic_files import try_lock
 
 NAME = "lock"
 # Ranks of a start that was killed a moment ago may still be on their way out.
@@ -35,19 +31,18 @@ def hold(folder: Path) -> int | None:
         raise ConfigError(
             f"{error.filename}: {error.strerror}. The run's folder must be writable; run.directory names another place."
         ) from error
-    try:
-        locked = _wait(descriptor)
-    except BlockingIOError:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (locked := try_lock(descriptor, folder)) is False and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not locked:
         holder = _describe(descriptor)
         os.close(descriptor)
+        if locked is None:
+            return None
         raise ConfigError(
             f"{folder}: another start of this run is going on: {holder}. Wait for its end or stop it; "
             "two runs in one folder need two names (run.name=NAME)."
-        ) from None
-    if not locked:
-        os.close(descriptor)
-        log.warning("%s: this file system has no locks, so nothing keeps a second start of this run out of the folder.", folder)
-        return None
+        )
     record = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, (json.dumps(record) + "\n").encode(), 0)
@@ -62,28 +57,6 @@ def check_free(folder: Path) -> None:
     """
     if (folder / NAME).exists() and (descriptor := hold(folder)) is not None:
         os.close(descriptor)
-
-
-def _wait(descriptor: int) -> bool:
-    """False where locks are not supported.
-
-    Raises:
-        BlockingIOError: If the lock is still held after `WAIT_SECONDS`.
-    """
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return False
-            raise
-        else:
-            return True
 
 
 def _describe(descriptor: int) -> str:
