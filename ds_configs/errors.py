@@ -70,6 +70,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Known here: {', '.join(names)}." if names else "Nothing is allowed here."
 
 
+def few(names: Sequence[object], most: int = 6) -> str:
+    """The first of some names for a line, and how many more there are."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def first_line(error: BaseException) -> str:
     """What another's error says first, or its kind if it says nothing: for the one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

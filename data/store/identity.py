@@ -15,6 +15,7 @@ from data.config import DataConfig
 from data.source_config import ReverseConfig, SourceConfig
 from data.store.token_store import FORMAT
 from ds_configs.atomic_files import digest
+from ds_configs.errors import few
 from ds_configs.overrides import DATA_WITHOUT_EFFECT
 
 # What decides how samples are cut from a store and in which order they come.
@@ -105,8 +106,7 @@ def changes(before: Mapping[str, Any], now: Identity) -> str:
     found += _changed_files(before["tokenizer_inputs"], now.tokenizer)
     if before["format"] != now.format:
         found.append(f"the format of stores was {before['format']}, is {now.format}")
-    more = len(found) - _NAMED_CHANGES
-    return ", ".join(found[:_NAMED_CHANGES]) + (f" and {more} more" if more > 0 else "")
+    return few(found, _NAMED_CHANGES)
 
 
 def changed_keys(before: DataConfig, now: DataConfig) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ds_configs.errors import few
 from training.diagnosis.findings import Finding, bad, good, note
 from training.diagnosis.link_rank import MARK
 
@@ -97,11 +98,7 @@ class Reports:
 
     def name(self, ranks: Sequence[int]) -> str:
         """Ranks with their hosts, the first few."""
-        return _few([f"rank {rank} on {self.ranks[rank].host}" for rank in ranks])
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        return few([f"rank {rank} on {self.ranks[rank].host}" for rank in ranks], SHOWN)
 
 
 def findings(reports: Reports, stages: int) -> list[Finding]:
@@ -109,7 +106,7 @@ def findings(reports: Reports, stages: int) -> list[Finding]:
     size = len(reports.ranks)
     hosts = list(dict.fromkeys(seen.host for seen in reports.ranks.values()))
     done = {
-        "start": f"{size} started on {_few(hosts)}",
+        "start": f"{size} started on {few(hosts, SHOWN)}",
         "meet": "every rank reaches rank 0",
         "group": f"{reports.facts.get('backend')}, {size} ranks",
         "ring": f"send and receive in {reports.facts.get('precision')}: every rank to the next, the last to the first",

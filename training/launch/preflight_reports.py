@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ds_configs.errors import few
 from training.diagnosis.lost_hosts import hosts_of_ranks
 from training.launch.world import World
 
@@ -86,7 +87,7 @@ def reasons_against(
     unreachable = dict.fromkeys([*[here] * own.loopback, *(report["host"] for report in reports.values() if report["loopback"])])
     if len(unreachable) > 1 and not lines:
         lines.append(
-            f"the own names of hosts {first_few([*unreachable])} resolve to loopback addresses, so their ranks cannot connect to "
+            f"the own names of hosts {few([*unreachable])} resolve to loopback addresses, so their ranks cannot connect to "
             "each other. Put GLOO_SOCKET_IFNAME=<interface> into .deepspeed_env, or give each name its network address in /etc/hosts."
         )
     absent = [rank for rank in range(1, world.size) if rank not in reports]
@@ -99,7 +100,7 @@ def reasons_against(
 def _describe_lost(gone: Mapping[int, str]) -> str:
     hosts = list(dict.fromkeys(gone.values()))
     return (
-        f"host {first_few(hosts)}: rank {first_few(list(gone))} could not be started there: the launcher has no ssh to it. "
+        f"host {few(hosts)}: rank {few(list(gone))} could not be started there: the launcher has no ssh to it. "
         "What it said is above. Mend it, or take it out of the hostfile; python -m training.doctor --hostfile FILE says what is wrong."
     )
 
@@ -109,10 +110,10 @@ def _describe_absent(world: World, absent: Sequence[int], limit_seconds: float) 
     names = list(dict.fromkeys(named[rank] for rank in absent)) if len(named) == world.size else []
     # Under other launchers all hosts have as many ranks as this one.
     numbers = sorted({rank // world.local_size + 1 for rank in absent})
-    where = f"host {first_few(names)}" if names else f"host number {first_few(numbers)} of the job"
+    where = f"host {few(names)}" if names else f"host number {few(numbers)} of the job"
     address = f"{world.master_addr}:{world.rendezvous_port}"
     look = where_to_look(world) or f"Look above for what ssh or the launcher said of them, and whether they can reach {address}."
-    return f"{len(absent)} of {world.size} ranks ({first_few(absent)}; {where}) did not come within {limit_seconds:.0f} s. {look}"
+    return f"{len(absent)} of {world.size} ranks ({few(absent)}; {where}) did not come within {limit_seconds:.0f} s. {look}"
 
 
 def where_to_look(world: World) -> str:
@@ -131,11 +132,6 @@ def where_to_look(world: World) -> str:
                 "deepspeed."
             )
     return ""
-
-
-def first_few(numbers: Sequence[int] | Sequence[str]) -> str:
-    """Six of them, for a line."""
-    return ", ".join(map(str, numbers[:6])) + (" ..." if len(numbers) > 6 else "")
 
 
 def _split_pipelines(stages: int, hosts: Mapping[int, str]) -> list[str]:

@@ -25,8 +25,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ds_configs.errors import few
 from training.diagnosis.lost_hosts import lost_ranks, ranks_without_ssh
-from training.launch.preflight_reports import LONGEST_TEXT, Report, first_few, is_report, ranks_to_speak, reasons_against, where_to_look
+from training.launch.preflight_reports import LONGEST_TEXT, Report, is_report, ranks_to_speak, reasons_against, where_to_look
 from training.launch.sockets import ANSWER_SECONDS, listen, reach, read, send
 from training.launch.world import World
 
@@ -189,7 +190,7 @@ def _collect(
                     "%d of %d ranks are here; waiting for rank %s. %s",
                     len(reports) + 1,
                     world.size,
-                    first_few(absent),
+                    few(absent),
                     where_to_look(world) or "If a host is down: python -m training.doctor --hostfile FILE names it.",
                 )
             continue
