@@ -173,11 +173,6 @@ class DataConfig(TextConfig):
         return [name if names.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(names, start=1)]
 
     @property
-    def tokenizer_vocab_size(self) -> int | None:
-        """Size of the vocabulary as far as the section tells: None for an existing tokenizer and for characters."""
-        return None if self.tokenizer.kind in ("existing", "characters") else self.tokenizer.vocab_size
-
-    @property
     def name(self) -> str:
         """A short name for folders and messages."""
         return name_of_path(self.store) if self.store is not None else "-".join(source.name for source in self.all_sources)[:60]

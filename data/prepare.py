@@ -123,7 +123,7 @@ def _make(config: DataConfig, meant: Plan, run: Runner) -> None:
             check_store(folder, manifest, config)
             logger.info("%s is up to date", folder)
             return
-        files = sources.files_of(config)
+        files = [path for source in config.all_sources if source.path for path in sources.own_files(source)]
         check_packages(config, files)
         _say_copies(config, meant.identity)
         of_any_identity = folder.parent.glob(f".{config.name}-{'?' * 12}.work")

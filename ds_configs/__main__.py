@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return _check_all(options.files)
     if options.command == "show":
         loaded = load(options.file, options.overrides)
-        _print_columns(_values_and_origins(loaded))
+        _print_columns([(f"{key} = {strict_json(value)}", loaded.where(key)) for key, value in sorted(_leaves(loaded.values))])
         if loaded.values.get("bf16", {}).get("enabled") == "auto":
             print(f'bf16.enabled = "auto" will be here: {_precision_here("auto")[1]}')
     else:
@@ -78,10 +78,6 @@ def _print_columns(rows: Sequence[tuple[str, str]]) -> None:
     width = min(72, max((len(left) for left, _ in rows), default=0))
     for left, right in rows:
         print(f"{left:<{width}}  {right}".rstrip())
-
-
-def _values_and_origins(config: LoadedConfig) -> list[tuple[str, str]]:
-    return [(f"{key} = {strict_json(value)}", config.where(key)) for key, value in sorted(_leaves(config.values))]
 
 
 def _differences(first: LoadedConfig, second: LoadedConfig) -> list[tuple[str, str]]:

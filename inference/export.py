@@ -112,7 +112,7 @@ def find_folder(path: Path, num_processes: int = 1) -> Path:
 
 
 def _record(checkpoint: Checkpoint, format: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {"checkpoint": checkpoint.tag, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
+    facts = {"checkpoint": checkpoint.folder.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
     return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text"), "rows": _rows(values)}
 
 

@@ -58,7 +58,7 @@ def test_neither_a_resume_nor_inspection_nor_inference_takes_a_copy_for_the_newe
     check_text(config, now)
     subject = Subject(config.folder, {"identity": now.sha256}, None, config.data)
     assert "Checkpoint step00000200, of this text: samples 0 to 7 were read." in list(_seen(subject))
-    assert newest_good(config.folder).tag == "step00000200"
+    assert newest_good(config.folder).folder.name == "step00000200"
 
 
 def test_inspection_says_which_samples_a_run_left_out_for_spikes(config):

@@ -255,7 +255,8 @@ def cross_problems(
             f" = {data.seq_length} is longer than model.max_seq_length = {model.max_seq_length}. "
             "Shorten it or give the model more positions.",
         )
-    vocabulary = data.tokenizer_vocab_size if data else None
+    # Of characters the section tells no more than how many there may be.
+    vocabulary = data.tokenizer.vocab_size if data and data.tokenizer.kind != "characters" else None
     if model and vocabulary is not None and vocabulary > model.vocab_size:
         yield (
             "data.tokenizer.vocab_size",

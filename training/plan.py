@@ -24,7 +24,7 @@ from training.config import RunConfig, resolve, with_precision
 from training.launch.arguments import parse
 from training.planning.costs import GIB, HOLES, LIBRARIES_BYTES, Plan, activation_bytes, cut, plan_on, ring_bytes, saved_bytes, search
 from training.planning.data_sheets import DEVICES, NETWORK_GBITS, Device
-from training.planning.schedule import write_timeline
+from training.planning.schedule import one_after_the_other, write_timeline
 from training.pretrain import DEFAULT_CONFIG
 from training.supervision.hosts import read_pool
 
@@ -144,12 +144,13 @@ def stages_table(plan: Plan, device: Device | None) -> list[str]:
 def summary(run: RunConfig, plan: Plan, device: Device | None, options: argparse.Namespace) -> list[str]:
     """Step, traffic, run, failures, and what all of it rests on."""
     step, tokens = plan.step_seconds, run.tokens_per_step
+    naive = one_after_the_other(plan.seconds, plan.workload.micro_batches, plan.transfer)
     flops = flops_per_token(run.model, run.data.seq_length) * tokens
     exchanged = max(ring_bytes(row.parameters, plan.workload) for row in plan.rows)
     lines = [
         "",
         f"step         {step:.3f} s, {tokens / step:,.0f} tokens/s, {flops / step / plan.devices / 1e12:.3g} TFLOP/s a device",
-        f"one stage busy at a time: {plan.naive_seconds:.3f} s a step, {plan.naive_seconds / step:.1f} times as long",
+        f"one stage busy at a time: {naive:.3f} s a step, {naive / step:.1f} times as long",
         f"traffic      {activation_bytes(run.model, plan.workload) / 1e6:.2f} MB a micro-batch and boundary, each way;"
         f" {exchanged / 1e6:.0f} MB a rank and step between replicas ({plan.exchange_seconds:.3f} s with the optimizer)",
     ]

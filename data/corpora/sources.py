@@ -35,11 +35,6 @@ class Part:
     """Of the generated task."""
 
 
-def files_of(config: DataConfig) -> list[Path]:
-    """The files that are there already."""
-    return [path for source in config.all_sources if source.path for path in own_files(source)]
-
-
 def parts(config: DataConfig, downloads: Path) -> list[Part]:
     """Return all parts in the order of the documents, fetching what has to be fetched.
 

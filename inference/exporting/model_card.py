@@ -29,7 +29,7 @@ def model_card(folder: Path, values: Mapping[str, Any], model: ModelConfig, chec
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         f"# {run.get('name', 'model')}",
         str(run.get("description", "")),
-        f"Step {checkpoint.step} of the run, from its fp32 master weights (checkpoint `{checkpoint.tag}`).",
+        f"Step {checkpoint.step} of the run, from its fp32 master weights (checkpoint `{checkpoint.folder.name}`).",
         _USE,
         "## Model\n\n" + results.facts_table(_model_rows(model)),
         "## Results\n\n" + _results(checkpoint),

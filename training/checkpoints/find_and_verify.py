@@ -37,11 +37,6 @@ class Checkpoint:
     manifest: Mapping[str, Any] = field(repr=False)
 
     @property
-    def tag(self) -> str:
-        """The name of its folder."""
-        return self.folder.name
-
-    @property
     def precision(self) -> str:
         """What its run computed in, "bf16" or "fp32"; manifests of version 0.1 only show it in the names of files."""
         in_names = "bf16" if any(name.startswith("bf16_zero_") for name in self.manifest["files"]) else "fp32"

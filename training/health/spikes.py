@@ -54,11 +54,6 @@ class Spikes:
             return {}
         return {"spikes": {"rewinds": self.rewinds, "skipped_samples": self.skipped, "losses": list(self._losses)}}
 
-    @property
-    def left_out(self) -> int:
-        """Number of samples that the run read past."""
-        return sum(end - first for first, end in self.skipped)
-
     def find(self, records: Sequence[Mapping[str, float]]) -> Spike | None:
         """Take the losses of some steps, in order, and return the first spike. Until the window is full there is none."""
         if self.config is None:

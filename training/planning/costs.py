@@ -14,7 +14,7 @@ from model.flops import StageSummary, Workload, block_matrix_parameters, layer_p
 from model.partition import balance
 from training.config import RunConfig
 from training.planning.data_sheets import Device
-from training.planning.schedule import Played, StageSeconds, one_after_the_other, play
+from training.planning.schedule import Played, StageSeconds, play
 
 GIB = 2**30
 # Message sizes and kernels stop paying beyond; more would only lengthen the list.
@@ -50,11 +50,6 @@ class Plan:
     def played(self) -> Played:
         """The step as DeepSpeed's schedule has it."""
         return play(self.seconds, self.workload.micro_batches, self.transfer)
-
-    @property
-    def naive_seconds(self) -> float:
-        """The step with one stage busy at a time."""
-        return one_after_the_other(self.seconds, self.workload.micro_batches, self.transfer)
 
     @property
     def stages(self) -> int:

@@ -40,7 +40,8 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
     precision = choose_precision(config.precision, "cpu", checkpoint.precision if checkpoint else None)
     run = with_precision(config, precision.bf16)
     batch, workload = run.batch, run.workload
-    probed, spread = measure(run.values["model"], workload, batch.world_size, update_size(run))
+    updated = min(max(count_parameters(run.model) // batch.world_size, FEWEST_PARAMETERS), MOST_PARAMETERS)  # Were stages alike.
+    probed, spread = measure(run.values["model"], workload, batch.world_size, updated)
     plan = plan_probed(run, probed, checkpoint.manifest["partition"] if checkpoint else None)
     said = [f"{config.path}: {batch.world_size} processes on this machine's processors, in {precision.name}, {precision.reason}"]
     if batch.world_size > usable_processors():
@@ -50,11 +51,6 @@ def plan_here(config: RunConfig, checkpoint: Checkpoint | None = None) -> tuple[
             f"the same layers took up to {spread:.2f} times as long a moment later: other work slows this machine, and the plan is no surer"
         )
     return run, plan, [*said, ""]
-
-
-def update_size(run: RunConfig) -> int:
-    """Parameters that a process updates, were stages alike."""
-    return min(max(count_parameters(run.model) // run.batch.world_size, FEWEST_PARAMETERS), MOST_PARAMETERS)
 
 
 def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = None) -> Plan:

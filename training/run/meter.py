@@ -82,7 +82,8 @@ class Meter:
             **pipeline_figures(by_rank(torch.tensor(engine.clock.read()), self._ranks).numpy()),
         }
         if self._spikes.config:
-            records[-1] |= {"train/rewinds": self._spikes.rewinds, "train/samples_left_out": self._spikes.left_out}
+            left_out = sum(end - first for first, end in self._spikes.skipped)
+            records[-1] |= {"train/rewinds": self._spikes.rewinds, "train/samples_left_out": left_out}
         self._steps, self._seconds = [], 0.0
         return records
 

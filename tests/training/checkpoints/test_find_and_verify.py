@@ -14,7 +14,7 @@ from training.checkpoints.find_and_verify import CheckpointError, newest_good, o
 def test_the_newest_checkpoint_is_chosen(tmp_path: Path) -> None:
     for step in (90, 1000, 200):
         write_checkpoint(tmp_path, step)
-    assert newest_good(tmp_path).tag == "step00001000"
+    assert newest_good(tmp_path).folder.name == "step00001000"
 
 
 def test_a_flipped_bit_costs_one_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,7 +65,7 @@ def test_a_run_on_a_full_disk_keeps_its_checkpoint_goes_on_and_saves_when_there_
     kept = run.tags()
     run.wait_for(lambda: lines_with("was not saved") >= 3, "later saves that fail")
     assert run.tags() == kept, "what was saved before stays, and nothing torn is published"
-    assert newest_good(run.folder).tag == kept[-1]
+    assert newest_good(run.folder).folder.name == kept[-1]
     (disk / "filler").unlink()
     run.wait_for(lambda: run.tags() > kept, "a save that succeeds")
     (run.folder / "STOP").touch()
