@@ -23,7 +23,8 @@ import ds_configs
 from data.batches.datasets import open_datasets
 from inference.export import export
 from inference.exporting.model_path import find_model
-from model.gpt import GPT, loss
+from model.gpt import GPT
+from model.layers.cross_entropy import loss
 from training.config import RunConfig, resolve
 
 NOVEL = {

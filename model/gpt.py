@@ -8,10 +8,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.initialize import Weights
 from model.layers import layers
-from model.layers.cross_entropy import loss
 from model.layers.head import project
-
-__all__ = ["GPT", "loss"]
 
 
 class GPT(nn.Module):

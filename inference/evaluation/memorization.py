@@ -49,16 +49,12 @@ class Facts:
     tokens: int
     tokens_of_split: int
 
-    @property
-    def share(self) -> float:
-        """How much of the training text's tokens the index holds."""
-        return self.tokens / self.tokens_of_split if self.tokens_of_split else 1.0
-
     def __str__(self) -> str:
         whole = f"{self.characters:,} characters in {self.documents:,} documents"
         if self.tokens == self.tokens_of_split:
             return f"{whole}, the whole train split"
-        return f"{whole}, {self.share:.2%} of the tokens of the train split; what is copied from the rest is not seen"
+        share = self.tokens / self.tokens_of_split
+        return f"{whole}, {share:.2%} of the tokens of the train split; what is copied from the rest is not seen"
 
 
 @dataclass(frozen=True)

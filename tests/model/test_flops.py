@@ -60,7 +60,8 @@ def test_parameters_are_counted_as_the_layers_hold_them(config):
 def test_operations_are_those_the_matrix_products_of_a_step_do():
     from torch.utils.flop_counter import FlopCounterMode
 
-    from model.gpt import GPT, loss
+    from model.gpt import GPT
+    from model.layers.cross_entropy import loss
 
     for config in (tiny("gpt2"), tiny("llama", num_kv_heads=1)):
         model, tokens = GPT(config, seed=0), torch.zeros(3, 24, dtype=torch.int64)

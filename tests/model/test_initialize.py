@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from model.config import InitializeConfig, ModelConfig
-from model.gpt import GPT, loss
+from model.gpt import GPT
 from model.hugging_face.conversion import to_folder
 from model.hugging_face.pretrained import default_starting_layers
 from model.initialize import Weights
+from model.layers.cross_entropy import loss
 from tests.tiny_models import tiny
 
 SOURCE_SEED, SEED = 100, 3

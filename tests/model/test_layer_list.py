@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from model.flops import layer_parameters
-from model.gpt import GPT, loss
+from model.gpt import GPT
 from model.initialize import Weights
 from model.layers import layers
+from model.layers.cross_entropy import loss
 from model.layers.embeddings import PositionEmbedding, TokenEmbedding
 from model.layers.head import FinalNorm, Head
 from model.layers.mlp import MLP, GatedMLP

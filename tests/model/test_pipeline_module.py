@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from model.flops import layer_work
-from model.gpt import GPT, loss
+from model.gpt import GPT
 from model.hugging_face import conversion
+from model.layers.cross_entropy import loss
 from model.partition import balance
 from tests.ranks import run_script
 from tests.tiny_models import CASES, SEED, batch, large_llama

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from data.batches.datasets import open_datasets
-from model.gpt import GPT, loss
+from model.gpt import GPT
+from model.layers.cross_entropy import loss
 from training.config import RunConfig
 
 

@@ -2,15 +2,12 @@
 
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 from training.checkpoints.find_and_verify import step_of, tag_of
+from training.checkpoints.save import Saving
 from training.config import RunConfig
 from training.health.stage_clock import slow_phrase
 from training.run_folder.monitors import MONITORS, CsvFiles, EventFile, MetricsFile, Output, Records, Wandb, mark_owner, monitor_folder
-
-if TYPE_CHECKING:
-    from training.checkpoints.save import Saving
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +69,7 @@ class RunOutputs:
         log.info(message)
         self._bar_output.attempt(self._bar.refresh)
 
-    def saved(self, saving: "Saving") -> None:
+    def saved(self, saving: Saving) -> None:
         """A checkpoint was published. Called from the thread that saves."""
         times = f"{saving.seconds:.2f} s, the snapshot {saving.snapshot_seconds:.2f} s of them"
         self.say(f"step {saving.step}/{self._last_step} | saved {saving.target} ({times})")

@@ -116,7 +116,7 @@ def test_an_index_is_made_once_and_again_when_it_is_damaged(store: Path, caplog:
 def test_of_a_text_beyond_the_limit_passages_are_taken_and_it_is_said(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     index = open_index(find_subject(store), max_chars=5000)
     assert index.facts.characters == pytest.approx(5000, rel=0.1)  # as many tokens as make about so many characters
-    assert index.facts.share == pytest.approx(5000 / 20_000, rel=0.3)
+    assert index.facts.tokens / index.facts.tokens_of_split == pytest.approx(5000 / 20_000, rel=0.3)
     assert "of the tokens of the train split; what is copied from the rest is not seen" in caplog.text
     whole = open_index(find_subject(store))
     assert all(passage.strip("�") in whole.text for passage in index.text.split("\0")), "cut between bytes of a character at most"

@@ -12,11 +12,12 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from model.config import ModelConfig
-from model.gpt import GPT, loss
+from model.gpt import GPT
 from model.hugging_face import conversion
 from model.hugging_face.conversion import from_folder, to_folder
 from model.hugging_face.tensors import Slot, tensor_names, to_theirs
 from model.layers import layers
+from model.layers.cross_entropy import loss
 from tests.tiny_models import tiny
 
 GPT2 = {"vocab_size": 61, "n_positions": 24, "n_embd": 24, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.gpt import loss
 from model.layers import cross_entropy
+from model.layers.cross_entropy import loss
 
 
 def case(rows: int, vocabulary: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,9 +15,10 @@ import ds_configs
 from data.batches.datasets import open_datasets
 from data.prepare import prepare
 from model.config import InitializeConfig, ModelConfig
-from model.gpt import GPT, loss
+from model.gpt import GPT
 from model.hardware.precision import choose_precision
 from model.hugging_face import conversion
+from model.layers.cross_entropy import loss
 from tests.conftest import LINES
 from tests.tiny_models import tiny
 from tests.training.checkpoint_files import tied_master
