@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         check_threads(os.environ)
         config = resolve(ds_configs.read(path, overrides), world.size)
         ready = preflight(config, world, overrides)
-        from model.hardware.devices import find_devices  # With torch, so only now.
+        from training.launch.process_group import device_index  # With torch, so only now.
 
-        find_devices(os.environ)  # Once all had met, a kind that is not here would be a failure, and tried again by a supervisor.
+        device_index(world, os.environ)  # Once all had met, a device that is not here would be a failure, and tried again by a supervisor.
         loopback = has_loopback_name(world, os.environ)
         report = Report(stages=config.batch.stages, folder=config.folder, facts=ready.facts(), loopback=loopback)
     except (ValueError, OSError) as error:

@@ -8,11 +8,11 @@ import torch
 
 from model.hardware.processors import usable_processors
 
-# In the order in which DeepSpeed looks for them too. Each is also the name of a module of torch.
-ACCELERATORS = ("xpu", "cuda")
+# In the order in which DeepSpeed looks for them too. Each is also the name of a module of torch; behind it the variable that hides devices.
+ACCELERATORS = {"xpu": "ZE_AFFINITY_MASK", "cuda": "CUDA_VISIBLE_DEVICES"}
 CHOICE = "DS_ACCELERATOR"
-TILES_OR_CARDS = "ZE_FLAT_DEVICE_HIERARCHY"
-"""The variable that says whether a tile or a card is a device, on cards that have two of them."""
+TILES_OR_CARDS = {"xpu": "ZE_FLAT_DEVICE_HIERARCHY"}
+"""Of kinds whose cards may have two tiles: the variable that says whether a tile or a card is a device."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,9 @@ def find_devices(environment: Mapping[str, str] = os.environ) -> Devices:
 
 
 def has_bf16(kind: str) -> bool:
-    """Whether an accelerator of this kind multiplies bf16 matrices itself, instead of emulating it."""
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(getattr(torch, kind).is_bf16_supported())
+    """Whether an accelerator of this kind multiplies bf16 matrices itself, instead of emulating it. Of an XPU it is taken for granted."""
+    # torch asks an offline compiler of Intel's, and where that is not installed or too old, devices that are made for bf16 have none.
+    return kind == "xpu" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _count(kind: str) -> int:
@@ -65,8 +64,3 @@ def _count(kind: str) -> int:
 def has_fp64(kind: str) -> bool:
     """Whether devices of this kind know fp64; a few of Intel's consumer GPUs do not."""
     return kind != "xpu" or bool(getattr(torch.xpu.get_device_properties(), "has_fp64", False))
-
-
-def has_tiles(kind: str) -> bool:
-    """Whether a card of this kind may be two devices."""
-    return kind == "xpu"

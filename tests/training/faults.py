@@ -121,6 +121,13 @@ def slow_disk() -> None:
         Snapshot.write = slow  # type: ignore[method-assign]
 
 
+def one_device(mask: str) -> None:
+    """Every rank sees one device: its own if the mask names just one."""
+    from tests.training.stand_in_device import install
+
+    install(mask)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "poison": poison,
     "kill in save": kill_in_save,
@@ -130,4 +137,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "strange text": strange_text,
     "stop before group": stop_before_group,
     "count reads": count,
+    "one device each": lambda: one_device("3"),
+    "one device for all": lambda: one_device("2,3"),
 }

@@ -173,7 +173,7 @@ def load_random_state(folder: Path, rank: int) -> None:
     random.setstate(state["python"])
     kind, keys, *position = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *position))
-    if state["device"] is not None:
+    if state["device"] is not None and get_accelerator().device_name() != "cpu":  # A CPU goes on with a run from devices.
         get_accelerator().set_rng_state(state["device"])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices, has_tiles
+from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices
 from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
 from training.launch.process_group import backend, quiet
@@ -90,19 +90,19 @@ def check_devices(environment: Mapping[str, str]) -> list[Finding]:
     precision = choose_precision("auto", devices.kind)
     return [
         note("devices", f"{devices}; no accelerator: ranks share cores") if devices.is_cpu else good("devices", str(devices)),
-        check_tiles(devices, environment.get(TILES_OR_CARDS)),
+        check_tiles(devices, environment),
         good("precision", f"auto is {precision.name}, {precision.reason}"),
         check_backend(),
     ]
 
 
-def check_tiles(devices: Devices, chosen: str | None) -> Finding:
+def check_tiles(devices: Devices, environment: Mapping[str, str]) -> Finding:
     """Whether a tile or a card is a device, which decides the slots of a host."""
-    if not has_tiles(devices.kind):
+    if (name := TILES_OR_CARDS.get(devices.kind)) is None:
         return good("tiles", "no device with tiles")
-    if chosen is None:
-        return note("tiles", f"{TILES_OR_CARDS} is not set", "COMPOSITE (cards) or FLAT (tiles) in .deepspeed_env (docs/intel-gpu.md)")
-    return good("tiles", f"{TILES_OR_CARDS}={chosen}: {devices.count} devices, so slots={devices.count}")
+    if name not in environment:
+        return note("tiles", f"{name} is not set", "COMPOSITE (cards) or FLAT (tiles) in .deepspeed_env (docs/intel-gpu.md)")
+    return good("tiles", f"{name}={environment[name]}: {devices.count} devices, so slots={devices.count}")
 
 
 def check_backend() -> Finding:

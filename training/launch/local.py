@@ -128,11 +128,15 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
 
 def launcher(ranks: int) -> tuple[list[str], dict[str, str]]:
     """DeepSpeed's launcher of one host for this many ranks here: its command, to which the script is to be added, and its environment."""
-    from model.hardware.devices import find_devices
+    from model.hardware.devices import ACCELERATORS, find_devices
 
+    kind = find_devices().kind
     environment = {**default_environment(ranks, usable_processors()), **os.environ}
-    environment |= {"DS_ACCELERATOR": find_devices().kind, STARTER: str(os.getpid())}
-    slots = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
+    environment |= {"DS_ACCELERATOR": kind, STARTER: str(os.getpid())}
+    # It joins the slots to a mask for all its ranks: as many parts of the mask that is set here, so that what that hides stays hidden.
+    mask = environment.get(ACCELERATORS.get(kind, ""))
+    names = mask.split(",", ranks - 1) if mask else list(range(ranks))
+    slots = base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
     words = [sys.executable, "-m", "deepspeed.launcher.launch", "--log_level", "error", "--world_info", slots]
     return [*words, "--master_addr", "127.0.0.1", "--master_port", str(free_port())], environment
 

@@ -9,14 +9,14 @@ import random
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from model.hardware.devices import find_devices
+from model.hardware.devices import ACCELERATORS, find_devices
 from training.launch.world import World, default_environment
 
 log = logging.getLogger(__name__)
@@ -62,41 +62,42 @@ def prepare_environment(world: World) -> None:
     }
 
 
-def device_index(world: World, visible: int, mask: str | None) -> int:
-    """Which of the `visible` devices is this rank's own; `mask` is what hides others (ZE_AFFINITY_MASK, CUDA_VISIBLE_DEVICES), if set.
+def device_index(world: World, environment: Mapping[str, str]) -> int | None:
+    """Which of the devices that this rank sees is its own; None on a CPU.
 
     Raises:
-        ValueError: If the host has more ranks than devices.
+        ValueError: If the host has more ranks than devices, or not of the kind that DS_ACCELERATOR asks for.
     """
-    if visible == 1 and mask and "," not in mask:
-        return 0  # A wrapper of mpiexec showed each rank a device of its own.
-    if world.local_size > visible:
+    devices = find_devices(environment)
+    if devices.is_cpu:
+        return None
+    mask = environment.get(ACCELERATORS[devices.kind])
+    if devices.count == 1 and mask and "," not in mask:
+        return 0  # srun, or a wrapper of mpiexec, showed each rank a device of its own.
+    if world.local_size > devices.count:
         raise ValueError(
-            f"{world.local_size} ranks on a host with {visible} devices. Start one rank a device (slots= in the hostfile, mpiexec -ppn). "
+            f"{world.local_size} ranks on a host with {devices}. Start one rank a device (slots= in the hostfile, mpiexec -ppn). "
             "On Intel GPUs of two tiles ZE_FLAT_DEVICE_HIERARCHY=FLAT shows each tile as a device, COMPOSITE each card."
         )
     return world.local_rank
 
 
 def start(world: World, stages: int) -> Ranks:
-    """Join the process group. Placement was checked before (`world.check_placement`).
-
-    Raises:
-        ValueError: If the host has more ranks than devices.
-    """
+    """Join the process group. Placement was checked before (`world.check_placement`), and so were devices (`device_index`)."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     # DeepSpeed 0.19.8 calls torch's all-gather by an old name: two lines from every rank. Remove with the next upgrade.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"].partition(",")[0]))  # "4,2" says it of nested regions too.
-    if get_accelerator().device_name() == "cpu":
-        # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same. It is all that
-        # DeepSpeed ever looks up in this table, which it would fill by running a compiler on every rank: half a second of a start.
-        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    else:
-        mask = os.environ.get(get_accelerator().visible_devices_envs()[0])
-        get_accelerator().set_device(device_index(world, get_accelerator().device_count(), mask))
+    # Or init_distributed compiles an operator: a minute, a compiler, a lock that outlives a kill. Losses are the same. It is all that
+    # DeepSpeed ever looks up in this table, which it would fill by running a compiler on every rank: half a second of a start.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    if (index := device_index(world, os.environ)) is not None:
+        get_accelerator().set_device(index)
+        # DeepSpeed takes LOCAL_RANK for the device's index, and wants Open MPI's variable to be the same.
+        os.environ["LOCAL_RANK"] = str(index)
+        os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)
     deepspeed.init_distributed(backend(), auto_mpi_discovery=False, verbose=False, rank=world.rank, world_size=world.size)
     # oneCCL can hang when the first operation of a group is a point-to-point one; a collective first is harmless elsewhere.
     deepspeed.comm.all_reduce(torch.zeros(1, device=get_accelerator().current_device_name()))

@@ -49,7 +49,7 @@ class StopRequest:
     def agreed(self) -> bool:
         """True on every rank at the same call, if any rank has a reason to stop. Call once per step, on all ranks.
 
-        The answer is the one asked for in the call before, so nobody waits for the device here.
+        The answer is the one asked for in the call before: no rank waits for another here, but for what its device has to do up to here.
         """
         decided = False
         if self._pending is not None:
