@@ -149,7 +149,7 @@ class Saver:
             _say_failure(saving.target, some_of(failed, "ranks"))
             return
         saving.seconds = time.monotonic() - saving.started
-        prune(self._run, self._keep)
+        prune(self._run, self._keep, saving.step)
         if self._say:
             self._say(saving)
 
@@ -182,12 +182,13 @@ def _publish(target: Path, manifest: Mapping[str, Any]) -> None:
     write_text(target.parent / LATEST, target.name)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` complete checkpoints, and what interrupted saves and changes of topology left.
+def prune(run: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` complete checkpoints up to `step`, and what interrupted saves and changes of topology left.
 
-    On rank 0, after publishing. Only names that are ours are touched: a copy that somebody made stays.
+    On rank 0, after publishing that step: those of later ones were damaged, or the run would not have gone on from before them.
+    Only names that are ours are touched: a copy that somebody made stays.
     """
-    kept = published(run)[:keep]
+    kept = [path for path in published(run) if (step_of(path.name) or 0) <= step][:keep]
     for path in (run / "checkpoints").iterdir():
         is_ours = step_of(path.name.removeprefix(CONVERTED)) is not None or path.name.startswith(f".{LATEST}.") or path.name in SCRIPTS
         if is_ours and path not in kept:

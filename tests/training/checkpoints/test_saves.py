@@ -175,8 +175,15 @@ def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
     (folder / "zero_to_fp32.py").touch()
     (folder / f".{LATEST}.alpha.17.tmp").touch()  # of a process that was killed
     assert [path.name for path in published(tmp_path)] == ["step123456789", "step00000300", "step00000200", "step00000100"]
-    prune(tmp_path, 2)
+    prune(tmp_path, 2, 123456789)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*theirs, "notes.txt", LATEST, "step123456789", "step00000300"])
+
+
+def test_a_damaged_checkpoint_of_a_later_step_takes_no_good_ones_place(tmp_path):
+    for step in (100, 150, 200):  # That of step 200 was damaged: the run went on from step 100, and has just saved step 150.
+        checkpoint(tmp_path / "checkpoints", f"step{step:08d}")
+    prune(tmp_path, 1, 150)
+    assert [path.name for path in published(tmp_path)] == ["step00000150"]
 
 
 def test_a_copy_of_a_checkpoint_beside_the_others_disturbs_neither_start_nor_end(make_run, root):
