@@ -84,7 +84,10 @@ class EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._record_writer = Event, RecordWriter
-        self._file = AppendedFile(folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0")
+        # Readers take the files in the order of their names, and the clock may have been set back, or be another host's.
+        numbers = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+        begun = max(int(time.time()), *(1 + int(number) for number in numbers if number.isdecimal()), 0)
+        self._file = AppendedFile(folder / f"events.out.tfevents.{begun:010d}.{socket.gethostname()}.{os.getpid()}.0")
         # The second event makes readers drop what an earlier start wrote of the steps that come again, from step 1 on too.
         started = self._encode(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._file.append(self._encode(file_version="brain.Event:2") + started)

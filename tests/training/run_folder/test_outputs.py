@@ -6,6 +6,7 @@ import logging
 import math
 import shutil
 import sys
+import time
 import types
 
 import pytest
@@ -80,6 +81,14 @@ def test_steps_that_come_again_replace_those_of_the_start_before(config, again_f
     assert header == ["step", "train/loss"]
     assert [(int(step), float(value)) for step, value in rows] == expected
     assert [path.name for path in (run.folder / "samples").iterdir()] == ["step00000003.txt"], "step 4 has not come again yet"
+
+
+def test_a_clock_that_was_set_back_puts_no_start_before_the_one_that_it_goes_on_from(config, monkeypatch):
+    run = config()
+    write(run, steps=[1, 2, 3, 4], loss=5.5)
+    monkeypatch.setattr("training.run_folder.monitors.time", types.SimpleNamespace(time=lambda: time.time() - 3600))
+    write(run, start_step=2, steps=[3, 4, 5], loss=3.5)
+    assert curves(run.folder / "tensorboard")["train/loss"] == [(1, 5.5), (2, 5.5), (3, 3.5), (4, 3.5), (5, 3.5)]
 
 
 def test_damaged_lines_cost_themselves_only_and_are_counted(config, caplog):
