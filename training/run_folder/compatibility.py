@@ -29,7 +29,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 16
 
 
 def check_folder(config: RunConfig) -> list[str]:
-    """Refuse to go on with another model, other data or another seed, and to start what the disk cannot hold.
+    """Refuse to go on with another model, other data or another seed, or somewhere else, and to start what the disk cannot hold.
 
     Returns:
         A line if there is nothing to compare with, although the run goes on.
@@ -37,25 +37,32 @@ def check_folder(config: RunConfig) -> list[str]:
     Raises:
         ConfigError: With what differs, or what is free and what is needed.
     """
-    folder = config.folder
+    folder, there = config.folder, config.path.parent
+    is_record = config.path.name == "config.json" and published(there) and object_or_nothing(config.path).get("run") == config.values["run"]
+    if is_record and there.resolve() != folder.resolve():
+        raise ConfigError(
+            f"{config.path}: the run in {there} was moved or copied, and its record says {folder}. "
+            f"To go on there: run.directory={there.parent} run.name={there.name}. For another run: run.name=NAME."
+        )
     previous = read_object(folder / "config.json", ". It was damaged; remove it to have it written again.")
     goes_on = bool(published(folder))
     if goes_on and previous and (problems := list(_changes(config, previous))):
         raise ConfigError([f"{config.path}: {problem}" for problem in problems])
-    # The folder itself is made once nothing is left to refuse.
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    # Checkpoints may be on a disk of their own. The folder itself is made once nothing is left to refuse.
+    target = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    existing = next(parent for parent in (target, *folder.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
         free = shutil.disk_usage(existing).free
     except OSError as error:
         raise ConfigError(
-            f"{config.path}: the run's folder {folder} cannot be written ({error.strerror}). Set run.directory to one that can."
+            f"{config.path}: the run's folder {target} cannot be written ({error.strerror}). Set run.directory to one that can."
         ) from error
     needed = count_parameters(config.model) * CHECKPOINT_BYTES_PER_PARAMETER
     if free < 2 * needed:
         raise ConfigError(
-            f"{folder}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
+            f"{target}: {free / 1e9:.1f} GB free, but a checkpoint of this model takes {needed / 1e9:.1f} GB "
             "and saving needs room for two. Free some space, or set run.directory to another disk."
         )
     unknown = f"{folder / 'config.json'}: not there, so nothing says whether model, optimizer and seed are those of its checkpoints."
