@@ -83,7 +83,7 @@ def _run(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
     except (RuntimeError, OSError, ValueError) as error:
         if os.environ.get("PRETRAIN_TRACEBACK"):
             traceback.print_exc()
-        say_failure(world, f"rank {world.rank} of {world.size}: {type(error).__name__}: {error}  (PRETRAIN_TRACEBACK=1 shows the trace.)")
+        say_failure(world, error)
     except Exception:  # A mistake of ours: the whole trace is what helps.
         traceback.print_exc()
     return 1

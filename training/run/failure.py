@@ -22,10 +22,13 @@ class RunError(RuntimeError):
     """What ends a run by itself, on all ranks alike. A signal meanwhile does not excuse it, as it excuses a lost connection to a peer."""
 
 
-def say_failure(world: World, line: str) -> None:
-    """Print `line` if no rank has failed before this one; in `log.txt` it stands in any case."""
+def say_failure(world: World, error: Exception) -> None:
+    """Print the error in a line if no rank has failed before this one; in `log.txt` it stands in any case."""
+    line = f"rank {world.rank} of {world.size}: {type(error).__name__}: {error}  (PRETRAIN_TRACEBACK=1 shows the trace.)"
     if world.rank:
         time.sleep(RANK_0_FIRST_SECONDS)
+        if isinstance(error, RunError):
+            return  # Rank 0 has said it, and gone with the store: asking there would print a trace of C++ on every rank.
     first, cause = _claim(world, line)
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, cause, (), None)
     for handler in logging.getLogger().handlers:

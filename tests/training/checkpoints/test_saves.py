@@ -51,6 +51,7 @@ def test_a_folder_that_cannot_be_made_fails_every_save_and_a_curve_that_cannot_b
     assert code == 1, output
     assert output.count("was not saved: rank 0: FileExistsError") + output.count("was not saved: rank 0: NotADirectoryError") == 2
     assert output.count("could not be saved; see the lines above.") == 1
+    assert "TCPStore" not in output, "ranks that fail with rank 0 do not ask its store, which is gone, for what to say"
     assert output.count("Training goes on; later writes try again.") == 2
     assert sorted(run.curve()) == [1, 2, 3, 4]
 
