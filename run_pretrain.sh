@@ -9,8 +9,8 @@ cd "$(dirname "$0")"
 if ! [ "$from" -ef . ] && [[ "${1:-/}" != /* ]] && [ -f "$from/$1" ]; then
   set -- "$from/$1" "${@:2}"
 fi
-# A Slurm batch script has SLURM_PROCID too, and is no rank; a step of one task is a shell that srun opened.
-if [ -n "${RANK:-}${PMI_RANK:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [ "${SLURM_STEP_NUM_TASKS:-1}" != 1 ]; then
+# A Slurm batch script has SLURM_PROCID too, and is no rank; a step of one task is a shell that srun opened, with PMI_RANK or without.
+if [ -n "${RANK:-}${MPI_LOCALRANKID:-}${PALS_RANKID:-}${OMPI_COMM_WORLD_RANK:-}" ] || [ "${SLURM_STEP_NUM_TASKS:-1${PMI_RANK:+ of PMI}}" != 1 ]; then
   python=.venv/bin/python
   [ -x "$python" ] || python=python3
   exec "$python" -u run_pretrain.sh "$@"

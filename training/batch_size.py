@@ -50,9 +50,10 @@ def resolve_batch(values: Mapping[str, Any], world_size: int | None) -> Batch:
             f"two of train_batch_size, train_micro_batch_size_per_gpu and gradient_accumulation_steps are needed; {missing} not given."
         )
     if world_size is not None and world_size % stages:
+        by_hand = " If no launcher started it: unset RANK, PMI_RANK or what else says that one did." if world_size == 1 else ""
         raise ValueError(
             f"{world_size} ranks were started, but pipeline.stages = {stages}: whole pipelines need a multiple of {stages} ranks. "
-            f"Give each host slots={stages} (or a multiple) in the hostfile, or set pipeline.stages to a divisor of {world_size}."
+            f"Give each host slots={stages} (or a multiple) in the hostfile, or set pipeline.stages to a divisor of {world_size}.{by_hand}"
         )
     replicas = None if world_size is None else world_size // stages
     pinned = len(given) == 3

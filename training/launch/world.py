@@ -84,7 +84,7 @@ def find_world(environment: Mapping[str, str]) -> World:
         if found is None or (found == 0 and names[0] != launcher.rank):  # Only a rank may be 0.
             raise ValueError(
                 f"{launcher.mark or launcher.rank} is set (by {launcher.name}) but {' or '.join(names)} is not: {what} is unknown. "
-                f"In the job script: export {names[-1]}=<{what}>."
+                f"In the job script: export {names[-1]}=<{what}>. If no launcher started this: unset {launcher.mark or launcher.rank}."
             )
         return found
 

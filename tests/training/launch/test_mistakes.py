@@ -170,6 +170,20 @@ def test_a_person_who_starts_a_run_of_a_cluster_on_one_machine_is_told_how_to(ro
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ({"RANK": "0"}, "If no launcher started this: unset RANK."),
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, "If no launcher started it: unset RANK, PMI_RANK or what else says that one did."),
+    ],
+)
+def test_a_person_in_whose_shell_a_launchers_variables_are_left_is_told_to_unset_them(root, left, said):
+    done = processes.run([sys.executable, "run_pretrain.sh", QUICKSTART], cwd=root, env={**os.environ, **left})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(said)
+
+
 @pytest.mark.distributed
 def test_a_device_that_is_not_here_is_a_mistake_and_no_failure(make_run, root):
     run = make_run(pipeline__stages=1)

@@ -43,6 +43,7 @@ SRUN = {
     "SLURM_STEP_NODELIST": "node[017-018]", "SLURM_STEP_TASKS_PER_NODE": "6(x2)",
 }  # fmt: skip
 SRUN_SHELL = {**SLURM_BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}
+SRUN_SHELL_PMI2 = {**SRUN_SHELL, "PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "8"}
 # The helper that Hydra and Open MPI start on each node of a Slurm job is itself a step of one task a node.
 HELPER = {**SRUN, "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
 
@@ -86,7 +87,9 @@ def test_every_launchers_variables_say_the_same_place(environment):
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"PBS_JOBID": "17.pbs"}, SLURM_BATCH, SRUN_SHELL], ids=["terminal", "pbs-script", "sbatch-script", "srun-pty"]
+    "environment",
+    [{}, {"PBS_JOBID": "17.pbs"}, SLURM_BATCH, SRUN_SHELL, SRUN_SHELL_PMI2],
+    ids=["terminal", "pbs-script", "sbatch-script", "srun-pty", "srun-pty-pmi2"],
 )
 def test_a_job_script_is_no_rank_although_slurm_gives_it_a_rank(environment):
     assert not find_launcher(environment)
@@ -96,8 +99,8 @@ def test_a_job_script_is_no_rank_although_slurm_gives_it_a_rank(environment):
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, SLURM_BATCH, SRUN_SHELL, SRUN, HELPER | HYDRA, PALS, HYDRA, OPEN_MPI, DEEPSPEED, TORCHRUN],
-    ids=["terminal", "sbatch", "srun-pty", "srun", "hydra-in-slurm", "pals", "hydra", "openmpi", "deepspeed", "torchrun"],
+    [{}, SLURM_BATCH, SRUN_SHELL, SRUN_SHELL_PMI2, SRUN, HELPER | HYDRA, PALS, HYDRA, {"PMI_RANK": "7"}, OPEN_MPI, DEEPSPEED, TORCHRUN],
+    ids=["terminal", "sbatch", "pty", "pty-pmi2", "srun", "hydra-in-slurm", "pals", "hydra", "pmi", "openmpi", "deepspeed", "torchrun"],
 )
 def test_the_bash_half_asks_the_same_question(environment, root, tmp_path):
     # A copy without .venv, whose Python only tells which of the two ways bash took.
