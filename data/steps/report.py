@@ -88,8 +88,10 @@ def _steps(config: DataConfig, steps: Steps, splits: dict[str, Any]) -> list[dic
     documents, chars = (sum(result[unit] for result in steps.cleaned) for unit in ("documents_in", "chars_in"))
     rows = [row("read", documents, chars, 0)]
     for name, count in total_rules(steps.cleaned).items():
-        kept, dropped = count.documents_in - count.documents_dropped, count.documents_dropped
-        rows.append(row(f"clean: {name}", kept, count.chars_out, dropped, changed=count.documents_changed, samples=count.samples))
+        dropped, changed = count.documents_dropped, count.documents_changed
+        # Not what the rule let through: it may be of one source only.
+        documents, chars = documents - dropped, chars - count.chars_in + count.chars_out
+        rows.append(row(f"clean: {name}", documents, chars, dropped, changed=changed, samples=count.samples))
     if steps.copies is not None:
         kept, chars = (sum(steps.copies[unit]) for unit in ("documents", "chars"))
         copies = {f"dropped_{kind}": number for kind, number in steps.copies["dropped"].items()}

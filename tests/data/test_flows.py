@@ -1,5 +1,6 @@
 """The shipped data sections, each from its kind of files to batches."""
 
+import itertools
 import json
 import random
 
@@ -179,6 +180,9 @@ def test_mixed_web_text_is_counted_the_same_twice_and_packed_without_loss(sectio
     report = json.loads((first / "report.json").read_text(encoding="utf-8"))
     steps = {step["name"]: step for step in report["steps"]}
     assert steps["read"]["documents"] == 20 + 1 + 5 + 40 + 1
+    for before, after in itertools.pairwise(report["steps"]):  # Of all sources, those that have not this rule included.
+        assert after["documents"] == before["documents"] - after["dropped"]
+        assert 0 <= before["chars"] - after["chars"] < 1500
     assert steps["clean: min_length"]["dropped"] == 1
     assert steps["clean: ngram_repetition"]["dropped"] == 1
     assert steps["clean: language"]["dropped"] == 1  # Japanese goes, English stays
