@@ -50,9 +50,8 @@ class Holdout:
 
 
 def _cut(document: Document, at: int) -> Iterator[tuple[SplitName, Document]]:
-    """Cut behind the first line break from `at` on, so that no line is torn; at `at` where there is none."""
-    line_break = document.text.find("\n", at)
-    at = line_break + 1 if 0 <= line_break < len(document.text) - 1 else at
+    """Cut behind the first line break from `at` on, so that no line is torn; at `at` if less than half of what is there would be left."""
+    at = document.text.find("\n", at, (at + len(document.text)) // 2) + 1 or at
     yield "train", replace(document, text=document.text[:at])
     yield "valid", replace(document, text=document.text[at:])
 

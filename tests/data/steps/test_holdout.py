@@ -40,6 +40,15 @@ def test_of_a_single_document_the_end_is_held_out(make, verse):
     assert 0.05 < len(valid) / len(train) < 0.12
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\n长\n"])
+def test_of_a_line_that_is_longer_than_what_is_held_out_a_part_is(make, tmp_path, end):
+    text = "题\n" + "长" * 1000 + end
+    (tmp_path / "line.txt").write_text(text, encoding="utf-8")
+    folder = prepare(make(path=str(tmp_path / "line.txt"), chapters=None, validation=ValidationConfig(ratio=0.1), clean=()))
+
+    assert [*texts_of(folder, "train"), *texts_of(folder, "valid")] == [text[:-100], text[-100:]]
+
+
 def test_budgets_end_both_splits_between_documents(make, tmp_path):
     documents = write_documents(tmp_path / "many", 300)
     validation = ValidationConfig(ratio=0.2, max_tokens=500)
