@@ -47,9 +47,11 @@ def test_records_are_read_in_the_encoding_they_are_written_in(suffix, encoding, 
     assert texts(read_all(path)) == TEXTS
 
 
-def test_a_text_file_is_one_document_or_its_lines_or_its_paragraphs(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r"])
+def test_a_text_file_is_one_document_or_its_lines_or_its_paragraphs(line_break, encoding, tmp_path):
     path = tmp_path / "a.txt"
-    path.write_bytes("第一段\r\n第二行\r\n\r\n第二段\r\n".encode())
+    path.write_bytes("第一段\n第二行\n\n第二段\n".replace("\n", line_break).encode(encoding))
 
     assert texts(read_all(path)) == ["第一段\n第二行\n\n第二段\n"]
     assert texts(read_all(path, text_documents="line")) == ["第一段", "第二行", "第二段"]
