@@ -66,7 +66,9 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
     if part.samples:
         yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
     edit = CORPORA[source.corpus].edit if source.corpus else None
-    with_fields = _with_fields(source)
+    # Fields named in the template are read besides those that the section names.
+    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in {*FIELD_NAMES, "form"}}
+    with_fields = replace(source, fields=wanted | source.fields)
     named = {*_FIELD.findall(source.template or "")} - {"text", "form"}
     lacking: Counter[str] = Counter()
     for piece in part.pieces:
@@ -145,12 +147,6 @@ def _fill(template: str, document: Document) -> str:
     if "{form}" in template:  # Splitting a long text for nothing takes a millisecond.
         values["form"] = poems.form(poems.clauses(document.text))
     return _FIELD.sub(lambda match: values.get(match[1], ""), template)
-
-
-def _with_fields(source: SourceConfig) -> SourceConfig:
-    """Fields named in the template are read besides those that the section names."""
-    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in {*FIELD_NAMES, "form"}}
-    return replace(source, fields=wanted | source.fields)
 
 
 def own_files(source: SourceConfig) -> list[Path]:

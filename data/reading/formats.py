@@ -52,7 +52,8 @@ def split(files: Iterable[Path], config: TextConfig, piece_bytes: int = 256 << 2
         size = path.stat().st_size
         cut: list[Piece] = []
         if size > piece_bytes and endings(path) == (".parquet", ""):
-            cut = _by_row_groups(path, piece_bytes)
+            groups = batched(enumerate(row_groups(path)), lambda numbered: numbered[1], piece_bytes)
+            cut = [Piece(path, sum(size for _, size in group), group[0][0], group[-1][0] + 1) for group in groups]
         elif size > piece_bytes and (encoding := _encoding_of_lines(path, config)):
             bounds = itertools.pairwise([*range(0, size, piece_bytes), size])
             cut = [Piece(path, end - start, start, end, encoding) for start, end in bounds]
@@ -117,8 +118,3 @@ def _encoding_of_lines(path: Path, config: TextConfig) -> str:
         with contextlib.suppress(UnreadableError):
             encoding = detect(path)
     return "" if encoding.startswith(("utf-16", "utf-32")) else encoding  # There a line feed is several bytes.
-
-
-def _by_row_groups(path: Path, piece_bytes: int) -> list[Piece]:
-    groups = batched(enumerate(row_groups(path)), lambda numbered: numbered[1], piece_bytes)
-    return [Piece(path, sum(size for _, size in group), group[0][0], group[-1][0] + 1) for group in groups]

@@ -122,8 +122,12 @@ def from_record(record: Any, source: str, config: TextConfig) -> Document | BadI
         text = "\n".join(text)
     if not isinstance(text, str):
         return BadInput(source, f"the text is a {type(text).__name__}, not a string")
-    meta = {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for name, value in values.items()}
-    return from_text(text, source, config, meta)
+    return from_text(text, source, config, {name: _as_text(value) for name, value in values.items()})
+
+
+def _as_text(value: Any) -> str:
+    """What a field beside the text says: JSON as it is written there, a date or a decimal number of Parquet without quotes around it."""
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | int | float) else str(value)
 
 
 def from_text(text: str, source: str, config: TextConfig, meta: Mapping[str, str] | None = None) -> Document | BadInput:

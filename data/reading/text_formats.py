@@ -12,8 +12,6 @@ from data.reading.json_items import json_items
 from data.reading.records import JSON, BadInput, Found, Piece, as_json, as_record
 from data.source_config import TextConfig
 
-_RETURN = re.compile("\r(?!\n)")  # Ends a line by itself in files of old Macs.
-
 
 def read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
     """Yield the text of a file, or of each of its lines or paragraphs."""
@@ -27,34 +25,28 @@ def read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
         reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
         yield BadInput(str(piece.path), reason, piece.num_bytes)
         return
-    yield str(piece.path), _RETURN.sub("\n", data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n")), len(data)
+    yield str(piece.path), re.sub("\r(?!\n)", "\n", data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n")), len(data)
 
 
 def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
     part: list[str] = []
     begin, size = "", 0
-    for found in itertools.chain(_text_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
+    for found in itertools.chain(_decoded_lines(piece), [("", "", 0)]):  # The end of the file ends a paragraph as a blank line does.
         if isinstance(found, BadInput):
             yield found
             continue
-        source, line, num_bytes = found
-        if line.strip():
-            begin = begin if size else source
-            size += num_bytes
-            part.append(line.rstrip("\r\n"))
-            if size > MAX_RECORD_BYTES:
-                part.clear()
-        if size and (by_line or not line.strip()):
-            yield (begin, "\n".join(part), size) if part else _too_long(begin, "a paragraph", size)
-            part, size = [], 0
-
-
-def _text_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:
-    for found in _decoded_lines(piece):
-        if isinstance(found, BadInput) or not _RETURN.search(text := found[1].rstrip("\r\n")):
-            yield found
-        else:
-            yield from ((found[0], line, len(line.encode("utf-8", "surrogatepass")) + 1) for line in text.split("\r"))
+        source, text, num_bytes = found
+        cut = re.split(r"\r(?!\r*(?:\n|\Z))", text)  # In files of old Macs a carriage return ends a line by itself.
+        for line in cut:
+            if line.strip():
+                begin = begin if size else source
+                size += max(1, num_bytes // len(cut))
+                part.append(line.rstrip("\r\n"))
+                if size > MAX_RECORD_BYTES:
+                    part.clear()
+            if size and (by_line or not line.strip()):
+                yield (begin, "\n".join(part), size) if part else _too_long(begin, "a paragraph", size)
+                part, size = [], 0
 
 
 def _decoded_lines(piece: Piece) -> Iterator[tuple[str, str, int] | BadInput]:

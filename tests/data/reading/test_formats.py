@@ -1,5 +1,7 @@
 """Every format and compression gives the same documents, however its files are cut into parts."""
 
+import datetime
+import decimal
 import json
 import subprocess
 import sys
@@ -58,6 +60,12 @@ def test_a_text_file_is_one_document_or_its_lines_or_its_paragraphs(line_break, 
     assert texts(read_all(path, text_documents="paragraph")) == ["第一段\n第二行", "第二段"]
 
 
+def test_lines_that_were_given_a_second_carriage_return_stay_one_paragraph(tmp_path):
+    (tmp_path / "a.txt").write_bytes("第一段\r\r\n第二行\r\r\n\r\r\n第二段\r\r\n".encode())
+
+    assert texts(read_all(tmp_path, text_documents="paragraph")) == ["第一段\n第二行", "第二段"]
+
+
 def test_markdown_and_python_files_are_documents(tmp_path):
     (tmp_path / "a.md").write_text("# 标题\n", encoding="utf-8")
     (tmp_path / "b.py").write_text("print(1)\n", encoding="utf-8")
@@ -106,6 +114,15 @@ def test_small_files_share_a_group_and_keep_their_order(tmp_path):
 
     assert [piece for part in groups for piece in part] == pieces
     assert [len(part) for part in groups] == [3, 3, 3, 1]
+
+
+def test_a_field_of_any_type_is_what_a_template_shows(tmp_path):
+    fields = {"day": datetime.date(2020, 1, 2), "price": decimal.Decimal("1.50"), "n": 3, "new": True, "tags": ["诗"], "in": {"a": 1}}
+    (tmp_path / "a.parquet").write_bytes(parquet_of(pa.Table.from_pylist([{"text": "明月", **fields}])))
+
+    (document,) = read_all(tmp_path / "a.parquet", fields={name: name for name in fields})
+
+    assert list(document.meta.values()) == ["2020-01-02", "1.50", "3", "true", '["诗"]', '{"a": 1}']
 
 
 def test_lists_of_lines_become_text_and_fields_can_be_renamed(tmp_path):
