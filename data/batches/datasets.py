@@ -46,7 +46,8 @@ class ValidationSet:
         self._tokenizer = tokenizer
         self._total_chars = total_chars
         self.num_tokens = stream.num_tokens
-        self._bounds = row_bounds(config.windows, stream.document_starts(), stream.num_tokens, config.seq_length)
+        self._document_starts = stream.document_starts()
+        self._bounds = row_bounds(config.windows, self._document_starts, stream.num_tokens, config.seq_length)
         self.num_rows = len(self._bounds) - 1
 
     def num_batches(self, *, num_replicas: int, micro_batch: int, max_batches: int | None = None) -> int:
@@ -81,7 +82,8 @@ class ValidationSet:
             return self._total_chars
         block = 1 << 20  # Bounds the memory; a held-out split may have tens of millions of tokens.
         blocks = (self._stream.read(start, min(block, scored - start)) for start in range(0, scored, block))
-        return sum(int(self._tokenizer.chars_per_id[ids].sum()) for ids in blocks)
+        num_before = self._tokenizer.chars_before * int(np.searchsorted(self._document_starts, scored))
+        return sum(int(self._tokenizer.chars_per_id[ids].sum()) for ids in blocks) - num_before
 
     def _num_rows(self, micro_batch: int, max_batches: int | None) -> int:
         return self.num_rows if max_batches is None else min(self.num_rows, max_batches * micro_batch)

@@ -94,11 +94,17 @@ class Tokenizer:
         return counts
 
     @cached_property
+    def chars_before(self) -> int:
+        """How many of these characters are put before a text: the space of many sentencepiece models."""
+        return max(0, int(self.chars_per_id[self.encode("一")].sum()) - 1)
+
+    @cached_property
     def fallback_ids(self) -> np.ndarray:
         """Ids that a text falls back to where the vocabulary has no token for it: unknown, or single bytes of a character."""
         found = set() if self.unk_id is None else {self.unk_id}
         for token, index in self._backend.get_vocab(with_added_tokens=True).items():
-            if (len(token) == 1 and self._bytes_of(token) >= b"\x80") if self._is_byte_level else _BYTE_TOKEN.fullmatch(token):
+            is_byte = len(token) == 1 if self._is_byte_level else _BYTE_TOKEN.fullmatch(token)
+            if is_byte and self._bytes_of(token) >= b"\x80":  # Others, such as the line feed of sentencepiece, are whole characters.
                 found.add(index)
         return np.array(sorted(found), dtype=np.int64)
 
@@ -111,7 +117,8 @@ class Tokenizer:
         if self._is_byte_level:
             return bytes(_byte_of_letter()[letter] for letter in token if letter in _byte_of_letter())
         byte = _BYTE_TOKEN.fullmatch(token)
-        return bytes([int(byte[1], 16)]) if byte else token.encode("utf-8", "surrogatepass")
+        continuing = getattr(self._backend.model, "continuing_subword_prefix", None) or ""  # "##" in WordPiece.
+        return bytes([int(byte[1], 16)]) if byte else token.removeprefix(continuing).encode("utf-8", "surrogatepass")
 
 
 @cache

@@ -169,7 +169,8 @@ def score(
         whole_text = Score()
         for start, end in itertools.pairwise([*text.starts.tolist(), len(text.ids)]):
             ids = text.ids[start:end]
-            document = Score(float(nats[start:end].sum()), end - start, int(tokenizer.chars_per_id[ids].sum()), 1)
+            num_chars = int(tokenizer.chars_per_id[ids].sum()) - tokenizer.chars_before
+            document = Score(float(nats[start:end].sum()), end - start, num_chars, 1)
             whole_text.add(document)
             for kind, found in groups.items():
                 if kind != "source":

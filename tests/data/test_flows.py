@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.batches.datasets import open_datasets
+from data.batches.datasets import ValidationSet, open_datasets
 from data.config import DataConfig, TokenizerConfig
 from data.prepare import prepare
 from data.store.token_store import read_manifest
@@ -41,12 +41,14 @@ def paragraphs(verse):
 
 @pytest.fixture(scope="module")
 def model(verse, tmp_path_factory):
-    """A bare sentencepiece model."""
-    folder = tmp_path_factory.mktemp("model") / "own"
-    trainers.train([verse.read_text(encoding="utf-8")], TokenizerConfig(kind="sentencepiece_bpe", vocab_size=480), folder)
-    bare = folder.with_suffix(".model")
-    bare.write_bytes((folder / "tokenizer.model").read_bytes())
-    return str(bare)
+    """A bare sentencepiece model, which puts a space before each text as its trainer's defaults have it."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    prefix = tmp_path_factory.mktemp("model") / "own"
+    lines = iter(verse.read_text(encoding="utf-8").splitlines())
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines, model_prefix=str(prefix), model_type="bpe", vocab_size=480, byte_fallback=True, minloglevel=2
+    )
+    return f"{prefix}.model"
 
 
 def first_batch(config):
@@ -106,6 +108,8 @@ def test_web_documents_with_a_bare_sentencepiece_model(section, paragraphs, mode
     assert 480_000 < splits["train"]["tokens"] <= 500_000
     assert 25_000 < splits["valid"]["tokens"] <= 30_000
     assert datasets.tokenizer.vocab_size == 480
+    assert datasets.tokenizer.chars_before == 1
+    assert ValidationSet(datasets.valid._stream, config, datasets.tokenizer, None).num_chars() == splits["valid"]["chars"]
 
 
 @pytest.fixture

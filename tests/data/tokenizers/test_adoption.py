@@ -135,6 +135,15 @@ def test_unknown_characters_are_counted_where_no_file_beside_the_tokenizer_names
     assert ours.chars_per_id.tolist()[1:] == [1, 1]
 
 
+def test_what_wordpiece_puts_before_the_rest_of_a_word_is_no_character(tmp_path):
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "play": 2, "##ing": 3}, unk_token="[UNK]"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+
+    ours = adopt(tmp_path, tmp_path / "out")
+
+    assert ours.chars_per_id[ours.encode("playing")].sum() == len("playing")
+
+
 def test_a_tokenizer_that_has_nothing_for_unknown_characters_is_refused_or_said(tmp_path, caplog):
     Tokenizer(models.WordLevel({"</s>": 0, "明": 1}, unk_token="<none>")).save(str(tmp_path / "a.json"))
     Tokenizer(models.BPE({"</s>": 0, "明": 1}, [])).save(str(tmp_path / "b.json"))

@@ -70,6 +70,7 @@ def test_characters_are_counted_by_their_tokens(folder):
 
     for text in PROBES:
         assert ours.chars_per_id[ours.encode(text)].sum() == len(text)
+    assert ours.chars_before == 0
 
 
 @pytest.mark.parametrize("kind", ["byte_bpe", "characters", "sentencepiece_bpe"])
@@ -86,6 +87,7 @@ def test_only_text_without_a_token_of_its_own_counts_as_fallback(folders):
         ours = tokenizer_folder.load(folders / kind)
         assert not np.isin(ours.encode("明月"), ours.fallback_ids).any()
         assert np.isin(ours.encode("龘"), ours.fallback_ids).all()
+    assert not np.isin(ours.encode("\n"), ours.fallback_ids).any()  # A whole character, which sentencepiece writes as its byte.
 
 
 def test_an_end_of_text_that_is_named_for_unknown_characters_too_is_none(folders, tmp_path):
