@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return a store's manifest.
 
     Raises:
-        DataError: If it cannot be read or is not as it was written.
+        ValueError: If it cannot be read or is not as it was written.
     """
     path = folder / MANIFEST
     manifest = read_object(path, ". Delete the folder and prepare the data again.")

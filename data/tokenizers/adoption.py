@@ -65,7 +65,7 @@ def read(config: TokenizerConfig) -> tuple[tokenizers.Tokenizer, dict[str, str]]
     assert config.path is not None, "checked by TokenizerConfig"
     files = find_files(config.path)
     backend = _read_backend(files)
-    _try_unknown(backend, files[0])
+    _say_what_is_lost(backend, files[0])
     names = _special_names(files, config)
     guess = next((token for token in _USUAL_ENDS if backend.token_to_id(token) is not None), None)
     if "eos_token" not in names and guess:
@@ -106,15 +106,17 @@ def _read_backend(files: list[Path]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _try_unknown(backend: tokenizers.Tokenizer, file: Path) -> None:
-    """See what becomes of a character that the vocabulary does not have."""
+def _say_what_is_lost(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """See what becomes of a character that the vocabulary does not have, and of line breaks, which BERT's and T5's read as spaces."""
     try:
-        ids = backend.encode(_RARE, add_special_tokens=False).ids
+        ids, broken, spaced = (backend.encode(text, add_special_tokens=False).ids for text in (_RARE, "a\na", "a a"))
     except Exception as error:  # the library raises bare Exceptions
         said = f"{file}: a character that its vocabulary does not have cannot be encoded ({error})."
         raise DataError(f"{said} Give a tokenizer with a token for the unknown, or one that falls back to bytes.") from error
     if not ids:
         logger.warning("%s: characters that its vocabulary does not have are left out of the tokens, and nothing counts them", file)
+    if broken == spaced:
+        logger.warning("%s: line breaks are lost: its tokens of them are those of spaces, or none, and nothing counts them", file)
 
 
 def _special_names(files: list[Path], config: TokenizerConfig) -> dict[str, str]:

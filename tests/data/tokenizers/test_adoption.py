@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from data.config import END_OF_TEXT
@@ -152,6 +152,17 @@ def test_a_tokenizer_that_has_nothing_for_unknown_characters_is_refused_or_said(
         adopt(tmp_path / "a.json", tmp_path / "out")
     assert adopt(tmp_path / "b.json", tmp_path / "out").encode("明月") == [1]
     assert "b.json: characters that its vocabulary does not have are left out of the tokens" in caplog.text
+
+
+@pytest.mark.parametrize(("pre_tokenizer", "is_lost"), [(pre_tokenizers.BertPreTokenizer(), True), (pre_tokenizers.Digits(), False)])
+def test_a_tokenizer_that_loses_line_breaks_is_said(pre_tokenizer, is_lost, tmp_path, caplog):
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2, "##a": 3, "##\n": 4, "## ": 5}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizer
+    backend.save(str(tmp_path / "tokenizer.json"))
+
+    adopt(tmp_path, tmp_path / "out")
+
+    assert ("tokenizer.json: line breaks are lost" in caplog.text) == is_lost
 
 
 def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
