@@ -104,6 +104,8 @@ def _load_shares(optimizer: Any, checkpoint: Checkpoint, stages: Collection[int]
         end = ends[stage, name] = begin + piece.numel
         low, high = max(begin, first), min(end, first + numel)
         states = optimizer.state[masters]
+        if optimizer.optimizer.param_groups[index].get("amsgrad"):  # From now on, where the run began without.
+            states.setdefault("max_exp_avg_sq", torch.zeros_like(masters))
         for key, value in values.items():
             if not (torch.is_tensor(value) and value.ndim == 1):  # Adam's step, the same for all of the group.
                 states[key] = copy.deepcopy(value)

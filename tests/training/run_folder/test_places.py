@@ -42,7 +42,12 @@ def test_the_record_of_a_run_that_was_moved_starts_nothing_where_it_was(saved, t
 
 def test_the_disk_of_the_checkpoints_is_the_one_that_needs_space(saved, monkeypatch):
     asked = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: (asked.append(path), types.SimpleNamespace(free=0))[1])
+
+    def usage(path):
+        asked.append(path)
+        return types.SimpleNamespace(free=0)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
     with pytest.raises(ConfigError, match=r"runs/tiny/checkpoints: 0\.0 GB free"):
         check(saved.config)
     with pytest.raises(ConfigError, match=r"runs/another: 0\.0 GB free"):
