@@ -119,7 +119,7 @@ def launch(config: RunConfig, arguments: Sequence[str]) -> int:
     words, environment = launcher(ranks)
     print(f"{config.path} -> {config.folder}: {ranks} processes on {find_devices()}", file=sys.stderr, flush=True)
     code, stopped = run_to_the_end([*words, "run_pretrain.sh", *arguments], environment, config.training.stop_grace_seconds)
-    if code and published(config.folder):
+    if code not in (0, 2) and published(config.folder):  # A mistake stays one.
         # Ranks that stop for a file or a time limit have had no signal, and end as after SIGTERM.
         how = "Stopped" if stopped or code == 128 + signal.SIGTERM else f"Failed (exit code {code})"
         say(f"{how}. The same command goes on from the last checkpoint in {config.folder}.")

@@ -14,6 +14,7 @@ import ds_configs
 from data.documents import DataError
 from data.prepare import way_on
 from tests import processes
+from tests.training.checkpoint_files import write_checkpoint
 from training.config import resolve
 from training.launch import local
 from training.launch.local import PORTS, PORTS_TRIED, _prepare, free_port, show
@@ -54,6 +55,15 @@ def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_fini
     assert damaged.returncode == 2
     assert len(damaged.stderr.splitlines()) == 1
     assert "manifest.json: is not the manifest of a checkpoint. Use another checkpoint. Or remove that folder" in damaged.stderr
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, True), (2, False), (143, True)])
+def test_the_same_command_is_said_to_go_on_except_after_a_mistake(make_run, monkeypatch, capsys, code, said):
+    run = make_run()
+    write_checkpoint(run.folder, 2)
+    monkeypatch.setattr(local, "run_to_the_end", lambda *arguments: (code, False))
+    assert local.launch(resolve(ds_configs.load(run.config)), [str(run.config)]) == code
+    assert ("The same command goes on from the last checkpoint" in capsys.readouterr().err) == said
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(make_run):
