@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 # For a rank that leaves because of an error; peers that were killed would be waited for in vain.
 SETTLE_SECONDS = 15.0
-# Scripts DeepSpeed used to leave beside its checkpoints; they cannot read a pipeline's.
-SCRIPTS = ("zero_to_fp32.py", "zero_to_torch.py")
 # In front of a tag: what a resume on another topology once made of that checkpoint.
 CONVERTED = "universal_"
 
@@ -190,7 +188,7 @@ def prune(run: Path, keep: int, step: int) -> None:
     """
     kept = [path for path in published(run) if (step_of(path.name) or 0) <= step][:keep]
     for path in (run / "checkpoints").iterdir():
-        is_ours = step_of(path.name.removeprefix(CONVERTED)) is not None or path.name.startswith(f".{LATEST}.") or path.name in SCRIPTS
+        is_ours = step_of(path.name.removeprefix(CONVERTED)) is not None or path.name.startswith(f".{LATEST}.")
         if is_ours and path not in kept:
             _remove(path)
 

@@ -6,7 +6,7 @@ On a cluster the hostfile's slots or the launcher decide. The arithmetic of a ba
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from training.batch_size import KEYS, Batch, can_split, resolve_batch
+from training.batch_size import KEYS, can_split, resolve_batch
 
 if TYPE_CHECKING:
     from model.hardware.devices import Devices
@@ -29,7 +29,11 @@ def lay_out(values: Mapping[str, Any], devices: "Devices") -> tuple[int, int, st
     batch = resolve_batch(values, None)
     room = devices.count * (MOST_RANKS_PER_CORE if devices.is_cpu else 1)
     if batch.world_size > room and (devices.is_cpu or batch.replicas > 1):
-        raise ValueError(_too_many(batch, devices))
+        raise ValueError(
+            f"{KEYS[0]} = {batch.train_batch_size} means {batch.replicas} pipelines of {batch.stages} stages = {batch.world_size} ranks; "
+            f"this machine has {devices}. On a cluster: .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG. Or run "
+            f"one pipeline here: {KEYS[0]}={batch.micro_batch * batch.accumulation}."
+        )
     if devices.is_cpu:
         return batch.stages, batch.replicas, ""
     if devices.count < batch.stages:
@@ -43,11 +47,3 @@ def lay_out(values: Mapping[str, Any], devices: "Devices") -> tuple[int, int, st
     used = batch.stages * replicas
     idle = devices.count - used
     return batch.stages, replicas, f"{used} of {devices} are used, {idle} idle: {why}." if idle else ""
-
-
-def _too_many(batch: Batch, devices: "Devices") -> str:
-    return (
-        f"{KEYS[0]} = {batch.train_batch_size} means {batch.replicas} pipelines of {batch.stages} stages = {batch.world_size} ranks; "
-        f"this machine has {devices}. On a cluster: .venv/bin/deepspeed --hostfile hostfiles/32nodes run_pretrain.sh CONFIG. Or run one "
-        f"pipeline here: {KEYS[0]}={batch.micro_batch * batch.accumulation}."
-    )

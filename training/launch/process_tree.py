@@ -96,7 +96,10 @@ def watch_launcher(environment: Mapping[str, str]) -> None:
             _exit_as_orphan(environment)  # They ended while this process was starting.
     if Path(command_of(launcher)[0].lstrip("-")).name in SHELLS and not started_by:
         return
-    watched = starter if starter is not None and (str(starter) == started_by or _is_runner(command_of(starter))) else None
+    words = command_of(starter) if starter is not None else []
+    # The command `deepspeed` is the half of the launcher that a person starts.
+    is_runner = any(Path(word).name == "deepspeed" for word in words[:3]) or "deepspeed.launcher.runner" in words[:5]
+    watched = starter if str(starter) == started_by or is_runner else None
 
     def watch() -> None:
         told = watched is None
@@ -119,11 +122,6 @@ def _exit_as_orphan(environment: Mapping[str, str]) -> NoReturn:
     with contextlib.suppress(OSError):  # The terminal may have ended as well.
         print(f"rank {environment.get('RANK', '?')}: the process that started it has ended; leaving, without a save.", file=sys.stderr)
     os._exit(1)
-
-
-def _is_runner(words: Sequence[str]) -> bool:
-    """True for the command `deepspeed`, the half of the launcher that a person starts."""
-    return any(Path(word).name == "deepspeed" for word in words[:3]) or "deepspeed.launcher.runner" in words[:5]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -85,8 +85,8 @@ class EventFile:
 
         self._event, self._record_writer = Event, RecordWriter
         # Readers take the files in the order of their names, and the clock may have been set back, or be another host's.
-        numbers = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-        begun = max(int(time.time()), *(1 + int(number) for number in numbers if number.isdecimal()), 0)
+        others = folder.glob(f"events.out.tfevents.{'[0-9]' * 10}.*")
+        begun = max(int(time.time()), *(1 + int(path.name.split(".")[3]) for path in others), 0)
         self._file = AppendedFile(folder / f"events.out.tfevents.{begun:010d}.{socket.gethostname()}.{os.getpid()}.0")
         # The second event makes readers drop what an earlier start wrote of the steps that come again, from step 1 on too.
         started = self._encode(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))

@@ -38,7 +38,8 @@ def _belongs(process: int, words: Sequence[str], folder: Path, script: str) -> b
     start = next((index for index, word in enumerate(command) if Path(word).name == script), None)
     if start is None or SUPERVISOR in command[:start] or Path(f"/proc/{process}/cwd").resolve() != folder:
         return False
-    theirs, ours = ([_bare(word) for word in some] for some in (command[start + 1 :], words))
+    # A remote shell may have taken quotes, white space and backslashes away.
+    theirs, ours = ([re.sub(r"[\s\"'\\]", "", word) for word in some] for some in (command[start + 1 :], words))
     return not ours or (set(theirs).issuperset(ours) and _run_of(theirs) == _run_of(ours))
 
 
@@ -46,11 +47,6 @@ def _run_of(words: Sequence[str]) -> list[str]:
     """The words that decide which run it is: the configuration, and what is changed of its section `run`."""
     config = next((word for word in words if not word.startswith("-") and not OVERRIDE.match(word)), "")
     return [config, *sorted(word for word in words if word.startswith(("run.", "run=")))]
-
-
-def _bare(word: str) -> str:
-    """Without what a remote shell may take away."""
-    return re.sub(r"[\s\"'\\]", "", word)
 
 
 def end(words: Sequence[str], folder: Path, script: str = SCRIPT) -> int:

@@ -173,7 +173,6 @@ def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
         checkpoint(folder, name)
     (folder / "notes.txt").touch()
     (folder / LATEST).write_text("step00000300", encoding="utf-8")
-    (folder / "zero_to_fp32.py").touch()
     (folder / f".{LATEST}.alpha.17.tmp").touch()  # of a process that was killed
     assert [path.name for path in published(tmp_path)] == ["step123456789", "step00000300", "step00000200", "step00000100"]
     prune(tmp_path, 2, 123456789)
