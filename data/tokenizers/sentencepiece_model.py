@@ -7,7 +7,7 @@ first (BPE), or the most probable cut is taken (unigram); what no piece covers f
 import re
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from data.documents import DataError
 from data.packages import require
@@ -32,6 +32,8 @@ def convert(content: bytes, name: str) -> Tokenizer:
     if model is None:
         raise DataError(f"{name}: a sentencepiece model of words or characters; BPE and unigram are known. Give a tokenizer.json.")
     backend = Tokenizer(model(proto))
+    if model is _unigram:
+        backend.pre_tokenizer = _apart(_names(proto, _UNKNOWN, _CONTROL, _UNUSED, _BYTE))
     _set_text_rules(backend, proto)
     backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _names(proto, _UNKNOWN, _CONTROL)])
     # Looked for when the whole text has got its prefix and lost its spaces, which parts of it would otherwise get and lose once more.
@@ -77,11 +79,15 @@ def _bpe(proto: Any) -> Any:
 
 
 def _unigram(proto: Any) -> Any:
-    lowest = min((piece.score for piece in proto.pieces if piece.type == _NORMAL), default=0.0) - 20.0
-    # A piece that is no text must never win against its letters, not even where all of those are unknown.
-    pieces = [(piece.piece, piece.score if piece.type == _NORMAL else lowest * len(piece.piece)) for piece in proto.pieces]
     unknown = [piece.type for piece in proto.pieces].index(_UNKNOWN)
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     return models.Unigram(pieces, unknown, byte_fallback=bool(_names(proto, _BYTE)))
+
+
+def _apart(names: list[str]) -> Any:
+    """Cut names of pieces that are no text behind their first letter: no score keeps one from winning against letters that are unknown."""
+    rests = {name[0]: "|".join(re.escape(other[1:]) for other in names if other[0] == name[0]) for name in names}
+    return pre_tokenizers.Split(Regex("|".join(f"{re.escape(first)}(?={rest})" for first, rest in rests.items())), "isolated")
 
 
 def _set_text_rules(backend: Tokenizer, proto: Any) -> None:
