@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 ARCHITECTURES = ("gpt2", "llama")
 # The pieces of text within which GPT-2's merges stay; llama.cpp has them under the name "gpt-2".
 GPT2_PIECES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # kinds of token in GGUF
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of token in GGUF
 
 
 def to_gguf(folder: Path, out: Path) -> None:
@@ -124,13 +124,13 @@ def _describe_tokens(writer: Any, folder: Path, vocab_size: int) -> None:
             '(data.tokenizer.kind "byte_bpe"). Use llama.cpp\'s convert_hf_to_gguf.py, which knows some published ones.'
         )
     added = tokenizer.get("added_tokens", ())
-    special = {entry["id"] for entry in added if entry["special"]}
+    kinds = {entry["id"]: CONTROL if entry["special"] else USER_DEFINED for entry in added}
     names = {index: token for token, index in bpe["vocab"].items()} | {entry["id"]: entry["content"] for entry in added}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     # Rows of the embedding beyond the tokenizer's ids stand for nothing, and have to be called something.
     writer.add_token_list([names.get(index, f"[PAD{index}]") for index in range(vocab_size)])
-    writer.add_token_types([CONTROL if index in special else NORMAL if index in names else UNUSED for index in range(vocab_size)])
+    writer.add_token_types([kinds.get(index, NORMAL if index in names else UNUSED) for index in range(vocab_size)])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
     writer.add_add_bos_token(bool(FolderTokenizer(folder).encode("")))
     for name, said in token_ids(folder).items():

@@ -99,6 +99,19 @@ def test_a_beginning_is_put_in_front_as_the_folder_has_it_and_of_several_ends_th
     assert ["eos_token_id = [0, 5]; a GGUF file has one, the first" in message for message in caplog.messages] == [True]
 
 
+def test_tokens_that_were_added_for_words_of_a_text_are_found_in_it(verse: Path, tmp_path: Path) -> None:
+    export(MODELS["gpt2"], verse, tmp_path / "exported")
+    path = tmp_path / "exported" / "tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    assert backend.add_tokens(["红楼梦"]) == 1
+    backend.save(str(path))
+    assert main([str(tmp_path / "exported"), str(tmp_path / "model.gguf")]) == 0
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    # llama.cpp looks for the names of user-defined tokens in a text, and no merge leads to one.
+    assert (tokens[300], kinds[300], kinds[299], kinds[301]) == ("红楼梦", 4, 1, 5)
+
+
 def test_what_a_gguf_file_cannot_hold_is_one_line(verse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(tiny("opt", **SIZES), verse, tmp_path / "opt")
     export(tiny("gpt2", activation="relu", **SIZES), verse, tmp_path / "relu")
