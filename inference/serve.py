@@ -2,7 +2,7 @@
 
     python -m inference.serve RUN_DIR [options]
 
-RUN_DIR is runs/<name>, which is exported once to runs/<name>/export, or any Hugging Face folder. See docs/serving.md.
+RUN_DIR is runs/<name>, which is exported once, runs/<name>@<checkpoint>, or any Hugging Face folder. See docs/serving.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _UNLIMITED_CONTEXT = 2048
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, every option at its default where it is not given."""
     parser = argparse.ArgumentParser(prog="python -m inference.serve", description="Serve a trained model over HTTP.")
-    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, or a Hugging Face folder")
+    parser.add_argument("model", type=Path, metavar="RUN_DIR", help="runs/<name>, runs/<name>@<checkpoint>, or a Hugging Face folder")
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port to listen at, 0 is a free one (%(default)s)")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help=f"holds the key to ask for; otherwise {KEY_VARIABLE} does")

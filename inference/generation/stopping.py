@@ -31,7 +31,7 @@ class Stops:
             raise ValueError(f"stop at = {', '.join(sorted(unknown))}; it must be one of {', '.join(BOUNDARIES)}.")
         pairs = [BOUNDARIES[name] for name in boundaries]
         whole = [re.escape(string) for string in strings] + [pattern for pattern, _ in pairs]
-        begun = [rf"(?:{_beginnings(string)})\Z" for string in strings if len(string) > 1] + [pattern for _, pattern in pairs]
+        begun = [rf"{re.escape(string[:end])}\Z" for string in strings for end in range(1, len(string))] + [pattern for _, pattern in pairs]
         # (?!) matches nowhere.
         self.whole = re.compile("|".join(whole) or r"(?!)")
         self.begun = re.compile("|".join(begun) or r"(?!)")
@@ -49,8 +49,3 @@ class Stops:
         if match and match.start() <= certain:
             return match.start(), True
         return certain, False
-
-
-def _beginnings(string: str) -> str:
-    """Matches every beginning of a string, the longest first."""
-    return "|".join(re.escape(string[:length]) for length in range(len(string) - 1, 0, -1))

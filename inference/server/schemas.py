@@ -67,7 +67,7 @@ class CompletionRequest(Strict):
     def _drop_what_does_nothing(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: value for name, value in values.items() if not _does_nothing(name, value)}
+        return {name: value for name, value in values.items() if isinstance(value, bool) or value not in NO_EFFECT.get(name, ())}
 
     @field_validator("temperature")
     @classmethod
@@ -83,10 +83,6 @@ class CompletionRequest(Strict):
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens = 0 needs echo = true, or there is nothing to answer")
         return self
-
-
-def _does_nothing(name: str, value: Any) -> bool:
-    return not isinstance(value, bool) and any(value == none for none in NO_EFFECT.get(name, ()))
 
 
 class Logprobs(BaseModel):

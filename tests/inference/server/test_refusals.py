@@ -45,7 +45,11 @@ LONG = {"model": "tiny", "prompt": "红", "max_tokens": 240, "temperature": 0}
         ({"prompt": PROMPT * 200}, "prompt", "at most 255 are read"),
         ({"prompt": "\ud800"}, "prompt", "half a surrogate pair"),
         ({"n": 17}, "n", "at most 16 texts"),
-        ({"stop": ["a"] * 5}, "stop", "stop: "),
+        ({"prompt": [5, -1]}, "prompt", "prompt: Input should be greater than or equal to 0."),
+        ({"prompt": ["a", 5]}, "prompt", "prompt: Input should be a text, token ids, or a list of either."),
+        ({"stop": ["a"] * 5}, "stop", "stop: List should have at most 4 items"),
+        ({"stop": 5}, "stop", "stop: Input should be a text or a list of texts."),
+        ({"stream": True, "stream_options": {"include_obfuscation": False}}, "stream_options.include_obfuscation", "is not supported here"),
         ({"logprobs": 6}, "logprobs", "logprobs: "),
     ],
 )
