@@ -8,9 +8,9 @@ import hmac
 import http
 import ipaddress
 import logging
-import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,10 +31,6 @@ _PATHS = ("/", "/health", "/metrics", "/openapi.json", "/v1/completions", "/v1/c
 
 def serve(app: ASGIApp, listener: socket.socket, batcher: Batcher) -> int:
     """Answer requests until a signal, then let texts be finished. Returns the exit code, 128 + the signal's number."""
-    received: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn has handlers of its own while it runs, and raises what it has received again when it has ended.
-        signal.signal(number, lambda number, frame: received.append(number))
     config = uvicorn.Config(
         app,
         http=_protocol(batcher.limits, batcher.metrics),
@@ -47,12 +43,13 @@ def serve(app: ASGIApp, listener: socket.socket, batcher: Batcher) -> int:
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(batcher.limits.grace_seconds) + 5,
     )
+    server = _Server(config, batcher)
     batcher.start()
     try:
-        _Server(config, batcher).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         batcher.stop()
-    return 128 + received[0] if received else 1
+    return 128 + server.received[0] if server.received else 1
 
 
 class _Server(uvicorn.Server):
@@ -61,6 +58,14 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, batcher: Batcher) -> None:
         super().__init__(config)
         self._batcher = batcher
+        self.received: list[int] = []
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal ends the grace period: uvicorn would cut the connections, with a traceback for each."""
+        self.received.append(sig)
+        if self.should_exit:
+            self._batcher.wind_down(at_once=True)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         seconds = self._batcher.limits.grace_seconds

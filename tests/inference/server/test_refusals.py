@@ -145,6 +145,21 @@ def test_a_server_that_others_reach_needs_a_key_and_asks_for_it(
     assert "Traceback" not in server.log
 
 
+def test_a_second_signal_ends_the_grace_period_and_leaves_no_traceback(start_server: Callable[..., Server]) -> None:
+    server = start_server("--grace-seconds", "600")
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    stream = client.completions.create(**LONG, n=16, stream=True)  # type: ignore[call-overload]
+    next(stream)
+    processes.wait_until(lambda: server.metric("honglou_texts_running") == 16, "all texts to be begun")
+    server.process.send_signal(signal.SIGINT)
+    processes.wait_until(lambda: "stopping" in server.log, "the end to begin")
+    server.process.send_signal(signal.SIGINT)
+    with pytest.raises(openai.APIError, match="the server is stopping"):
+        list(stream)
+    assert server.process.wait(processes.LIMIT_SECONDS) == 128 + signal.SIGINT
+    assert "Traceback" not in server.log
+
+
 def _gives_up_what_dribbles_in(port: int) -> None:
     """The head of a request, and its body."""
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + KEY.encode()
