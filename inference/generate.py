@@ -144,20 +144,10 @@ def _standard_output() -> TextIO:
     return sys.stdout
 
 
-def sampling_of(options: argparse.Namespace) -> SamplingParams:
-    """The settings that the command line gives.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(SamplingParams)}
-    given |= {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)}
-    return SamplingParams(**given)
-
-
 def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[PromptBatch], Path]:
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
-    sampling = sampling_of(options)
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(SamplingParams)}
+    sampling = SamplingParams(**given | {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)})
     if options.batch_size < 1:
         raise ValueError(f"batch size = {options.batch_size}; it must be 1 or more.")
     if options.num_samples < 1:
