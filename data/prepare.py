@@ -253,9 +253,10 @@ def make_from(path: str, overrides: Sequence[str], make: Callable[[DataConfig], 
     loaded = ds_configs.load(path, overrides)
     config = ds_configs.build_section(DataConfig, loaded.values.get("data", {}), "data", loaded.where)
     try:
-        print(make(config))
+        folder = make(config)
     except OSError as error:
         raise DataError(way_on(error)) from error
+    print(folder)
     return 0
 
 

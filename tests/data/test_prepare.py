@@ -161,6 +161,13 @@ def test_the_command_prints_where_the_store_is(make, verse, tmp_path, capsys):
     assert main([str(path)]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "manifest.json").is_file()
 
+    reading, writing = os.pipe()
+    os.close(reading)  # As `head` does when it has had enough.
+    command = [sys.executable, "-u", "-m", "data.prepare", str(path)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (141, []), "it says that the store is up to date, and no more"
+
 
 def test_the_last_shard_is_held_out_and_copies_are_gone(whole):
     train, valid = texts_of(whole, "train"), texts_of(whole, "valid")
