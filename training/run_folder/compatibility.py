@@ -35,11 +35,12 @@ def check_folder(config: RunConfig) -> list[str]:
         A line if there is nothing to compare with, although the run goes on.
 
     Raises:
-        ConfigError: With what differs, or what is free and what is needed.
+        ValueError: With what differs, or what is free and what is needed.
     """
     folder, there = config.folder, config.path.parent
-    is_record = config.path.name == "config.json" and published(there) and object_or_nothing(config.path).get("run") == config.values["run"]
-    if is_record and there.resolve() != folder.resolve():
+    recorded = object_or_nothing(config.path).get("run", {}) if config.path.name == "config.json" and published(there) else {}
+    says_here = all(recorded.get(key) == config.values["run"].get(key) for key in ("directory", "name"))
+    if recorded and says_here and not (folder.exists() and there.samefile(folder)):
         raise ConfigError(
             f"{config.path}: the run in {there} was moved or copied, and its record says {folder}. "
             f"To go on there: run.directory={there.parent} run.name={there.name}. For another run: run.name=NAME."

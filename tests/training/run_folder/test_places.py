@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import types
 
 import pytest
@@ -33,11 +34,29 @@ def test_the_record_of_a_run_that_was_moved_starts_nothing_where_it_was(saved, t
     ways = r"runs/tiny\. To go on there: run\.directory=.*/elsewhere run\.name=best\. For another run: run\.name=NAME\."
     with pytest.raises(ConfigError, match=ways):
         check(moved / "config.json", "training.steps=9")
+    with pytest.raises(ConfigError, match=ways):
+        check(moved / "config.json", "run.seed=9", "run.description=again")  # These name no other place.
     assert check(moved / "config.json", f"run.directory={moved.parent}", "run.name=best") == []
     assert check(moved / "config.json", "run.name=another") == []
     assert check(saved.folder / "config.json") == []
     alone = shutil.copy(moved / "config.json", tmp_path)
     assert check(alone) == [], "a copy of the record is a configuration like others"
+
+
+def test_another_way_to_the_same_folder_moves_no_run(saved, tmp_path):
+    (tmp_path / "link").symlink_to(saved.folder.parent)
+    assert check(tmp_path / "link/tiny/config.json") == []
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("no mount: apt-get install mount")
+    done = subprocess.run(["mount", "--bind", saved.folder.parent, mounted], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a folder cannot be mounted here: {done.stderr.strip()}")
+    try:
+        assert check(mounted / "tiny/config.json") == []
+    finally:
+        subprocess.run(["umount", mounted], check=True)
 
 
 def test_the_disk_of_the_checkpoints_is_the_one_that_needs_space(saved, monkeypatch):
