@@ -21,9 +21,8 @@ def read_text(piece: Piece, config: TextConfig) -> Iterator[Found]:
     with open_bytes(piece.path) as file:
         data = file.read(MAX_RECORD_BYTES + 1)
     if len(data) > MAX_RECORD_BYTES:
-        limit = MAX_RECORD_BYTES >> 20
-        reason = f'longer than {limit} MiB as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
-        yield BadInput(str(piece.path), reason, piece.num_bytes)
+        advice = 'as one document; read it by data.text_documents="line" or "paragraph", or cut the file'
+        yield BadInput(str(piece.path), f"longer than {MAX_RECORD_BYTES >> 20} MiB {advice}", piece.num_bytes)
         return
     yield str(piece.path), re.sub("\r(?!\n)", "\n", data.decode(piece.encoding, ESCAPE).replace("\r\n", "\n")), len(data)
 
@@ -36,12 +35,12 @@ def _read_text_parts(piece: Piece, by_line: bool) -> Iterator[Found]:
             yield found
             continue
         source, text, num_bytes = found
-        cut = re.split(r"\r(?!\r*(?:\n|\Z))", text)  # In files of old Macs a carriage return ends a line by itself.
+        cut = text.rstrip("\r\n").split("\r")  # In files of old Macs a carriage return ends a line by itself.
         for line in cut:
             if line.strip():
                 begin = begin if size else source
                 size += max(1, num_bytes // len(cut))
-                part.append(line.rstrip("\r\n"))
+                part.append(line)
                 if size > MAX_RECORD_BYTES:
                     part.clear()
             if size and (by_line or not line.strip()):

@@ -5,6 +5,7 @@ import decimal
 import json
 import subprocess
 import sys
+import time
 
 import pyarrow as pa
 import pytest
@@ -64,6 +65,14 @@ def test_lines_that_were_given_a_second_carriage_return_stay_one_paragraph(tmp_p
     (tmp_path / "a.txt").write_bytes("第一段\r\r\n第二行\r\r\n\r\r\n第二段\r\r\n".encode())
 
     assert texts(read_all(tmp_path, text_documents="paragraph")) == ["第一段\n第二行", "第二段"]
+
+
+def test_a_file_full_of_carriage_returns_is_read_in_a_moment(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a" + b"\r" * 300_000 + b"b")
+
+    started = time.process_time()
+    assert texts(read_all(tmp_path, text_documents="paragraph")) == ["a", "b"]
+    assert time.process_time() - started < 10
 
 
 def test_markdown_and_python_files_are_documents(tmp_path):
