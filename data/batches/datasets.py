@@ -177,7 +177,7 @@ def open_datasets(config: DataConfig, seed: int, config_path: str | Path = "CONF
         share: Which of the store's files are hashed here, if others hash the rest (see `token_store.verify`).
 
     Raises:
-        DataError: If there is no such store, it is damaged, or it is shorter than one window.
+        ValueError: If there is no such store, it is damaged, or it is shorter than one window.
     """
     found = find_store(config)
     if found is None:

@@ -33,7 +33,7 @@ def find_store(config: DataConfig) -> Store | None:
     """Return the store that this very section was last prepared as, None if there is none. Reads no raw file.
 
     Raises:
-        DataError: If the record or the store is damaged, or they do not belong together.
+        ValueError: If the record or the store is damaged, or they do not belong together.
     """
     record = read_object(record_path(config), _AGAIN)
     if record.get("section") != section(config):

@@ -148,12 +148,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: If it cannot be read or is not as it was written.
     """
     path = folder / MANIFEST
-    manifest = read_object(path, ". Delete the folder and prepare the data again.")
+    advice = ". Delete the folder and prepare the data again."
+    manifest = read_object(path, advice)
     checksum = manifest.pop("checksum", None)
     if digest(manifest) != checksum:
-        raise DataError(
-            f"{path} was changed after it was written: its checksum does not fit. Delete the folder and prepare the data again."
-        )
+        raise DataError(f"{path} was changed after it was written: its checksum does not fit{advice}")
     if manifest["format"] != FORMAT:
         raise DataError(f"{path}: a store of format {manifest['format']}; this version reads format {FORMAT}. Prepare the data again.")
     return manifest

@@ -60,7 +60,7 @@ def read(config: TokenizerConfig) -> tuple[tokenizers.Tokenizer, dict[str, str]]
     """The tokenizer at `config.path`, and which of its tokens are special: eos_token -> </s>. What is guessed or left out of these is said.
 
     Raises:
-        DataError: If it cannot be read, or has no token to end or, where the configuration asks for one, to begin a text.
+        ValueError: If it cannot be read, or has no token to end or, where the configuration asks for one, to begin a text.
     """
     assert config.path is not None, "checked by TokenizerConfig"
     files = find_files(config.path)
