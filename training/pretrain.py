@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
 from ds_configs.atomic_files import write_json
+from training.checkpoints.find_and_verify import CheckpointError
 from training.config import RunConfig, resolve, with_precision
 from training.config_remarks import remarks_on
 from training.launch.arguments import check_quotes, parse
@@ -85,6 +86,7 @@ def _run(ready: ReadyRun, overrides: Sequence[str], world: World) -> int:
         if os.environ.get("PRETRAIN_TRACEBACK"):
             traceback.print_exc()
         say_failure(world, error)
+        return EXIT_USER_ERROR if isinstance(error, CheckpointError) else 1  # No other start finds a good one.
     except Exception:  # A mistake of ours: the whole trace is what helps.
         traceback.print_exc()
     return 1

@@ -63,6 +63,13 @@ def test_a_stop_asked_of_one_rank_is_saved_by_all_and_a_damaged_checkpoint_costs
     assert "from step 3 of 8" in output
     assert run.curve() == uninterrupted
 
+    for tag in run.tags():
+        flip_bit(run.folder / "checkpoints" / tag / "layer_02-model_states.pt", 9)
+    run.start("training.steps=9")
+    code, output = run.finish()
+    assert code == 2  # Nothing that a start could mend: a supervisor must not try again.
+    assert "no other checkpoint of" in output
+
 
 def test_a_save_that_fails_leaves_the_checkpoints_before_it_and_the_run_goes_on(make_run):
     run = make_run(training__steps=4, training__save_interval_steps=2)
