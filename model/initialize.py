@@ -50,11 +50,11 @@ class Weights:
 
     @property
     def notes(self) -> list[str]:
-        """What of the folder is not used, a line each, and which of its layers are."""
+        """What of the folder is not used, a line each, and what is."""
         if self.folder is None:
             return []
-        layers = f"layers start from layers {', '.join(map(str, self.starting_layers))} of {self.folder.path}."
-        return [*self.folder.notes, *([layers] if self.config.initialize.method == "depth" else [])]
+        drawn = "" if self.config.initialize.embeddings else "; embedding and head are drawn"
+        return [*self.folder.notes, f"layers start from layers {', '.join(map(str, self.starting_layers))} of {self.folder.path}{drawn}."]
 
     def fill(self, module: nn.Module, index: int) -> None:
         """Set the weights of the layer with this index, in the layer's own precision."""

@@ -72,7 +72,7 @@ class FolderWeights:
         if dtype not in PLAIN_TYPES:
             raise ValueError(f'{self.path}: "{name}" is stored as {dtype}: {_UNQUANTISE}')
         if got != wanted:
-            raise ValueError(self._wrong_shape(name, got, wanted, slot))
+            raise ValueError(f'{self.path}: "{name}" has shape {got}; the model needs {wanted}. Does its config.json belong to it?')
 
     def _check_left_over(self, over: list[str], tied: bool) -> None:
         """What is no tensor of the model may be a known one without effect, which is noted."""
@@ -107,12 +107,6 @@ class FolderWeights:
         if slot.attribute == "bias":
             return "model.use_bias or model.norm_bias is true. Was it trained without biases?"
         return "Is the folder complete, and does its config.json belong to it?"
-
-    def _wrong_shape(self, name: str, got: tuple[int, ...], wanted: tuple[int, ...], slot: Slot) -> str:
-        text = f'{self.path}: "{name}" has shape {got}; the model needs {wanted}.'
-        if slot.kind in VOCABULARY and got[1:] == wanted[1:]:
-            return f"{text} Set model.vocab_size = {got[0]}, or model.initialize.embeddings = false to draw a new embedding and head."
-        return f"{text} Give the model the sizes of the folder's config.json."
 
     def _read(self, name: str) -> Tensor:
         tensor: Tensor = self._tensors[name][...]

@@ -134,6 +134,7 @@ def _check_same_model(config: ModelConfig, pretrained: PretrainedModel) -> None:
     """Refuse a folder whose weights mean something else."""
     where, theirs = pretrained.path / "config.json", pretrained.config
     fields = [*SHARED_FIELDS, "max_seq_length" if config.position == "learned" else "rotary_base"]
+    fields += ["vocab_size"] if config.initialize.embeddings else []
     differing = [name for name in fields if getattr(theirs, name) != getattr(config, name)]
     if pretrained.format != config.family and {"norm", "position", "activation"} & set(differing):
         raise ValueError(
@@ -142,7 +143,9 @@ def _check_same_model(config: ModelConfig, pretrained: PretrainedModel) -> None:
         )
     if differing:
         pairs = ", ".join(f"{name} = {getattr(theirs, name)} (model.{name} = {getattr(config, name)})" for name in differing)
-        raise ValueError(f"{where}: {pairs}. Give the model the folder's values, or use another folder.")
+        vocabulary = differing == ["vocab_size"]
+        other = "set model.initialize.embeddings = false to draw a new embedding and head" if vocabulary else "use another folder"
+        raise ValueError(f"{where}: {pairs}. Give the model the folder's values, or {other}.")
     if config.initialize.embeddings and config.tie_embeddings and not theirs.tie_embeddings:
         raise ValueError(f'{where}: "lm_head.weight" is a matrix of its own and model.tie_embeddings is true. Set it to false.')
 

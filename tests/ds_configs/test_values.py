@@ -1,6 +1,7 @@
 """`check` calls nothing good that a run could not do: numbers that contradict each other, names and folders that do not exist."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -243,6 +244,15 @@ def test_a_folder_that_does_not_fit_is_found_by_check_without_torch(capsys, tmp_
     assert code == 2
     assert line.startswith(f"{QUICKSTART}: model.initialize: {tmp_path}/config.json: hidden_size = 24 (model.hidden_size = 256), ")
     assert "norm_eps = 1e-06 (model.norm_eps = 1e-05)" in line
+
+
+def test_a_folder_of_another_vocabulary_is_found_by_check(capsys, tmp_path):
+    config = tiny("gpt2")
+    to_folder(GPT(config, seed=0), config, tmp_path, "gpt2")
+    values = {**asdict(config), "vocab_size": 5000, "initialize": {"method": "folder", "folder": str(tmp_path)}}
+    code, (line,) = check(capsys, f"model={json.dumps(values)}", f"data.seq_length={config.max_seq_length}")
+    assert code == 2
+    assert f"{tmp_path}/config.json: vocab_size = {config.vocab_size} (model.vocab_size = 5000). Give the model the folder's" in line
 
 
 def test_every_seed_that_is_let_through_draws_weights():

@@ -125,7 +125,7 @@ def test_a_llama_of_the_other_rotary_style_starts_as_the_same_function(folders):
             "opt",
             {"vocab_size": 64},
             {},
-            '"model.decoder.embed_tokens.weight" has shape (61, 24); the model needs (64, 24). Set model.vocab_size = 61',
+            "config.json: vocab_size = 61 (model.vocab_size = 64). Give the model the folder's values, or set model.initialize.embeddings",
         ),
         (
             "opt",

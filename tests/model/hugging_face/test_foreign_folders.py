@@ -127,7 +127,7 @@ def write_index(folder: Path) -> None:
         (
             "llama",
             says(vocab_size=64),
-            '"model.embed_tokens.weight" has shape (61, 24); the model needs (64, 24). Set model.vocab',
+            '"model.embed_tokens.weight" has shape (61, 24); the model needs (64, 24). Does its config.json',
         ),
         (
             "llama",
@@ -245,6 +245,7 @@ def test_what_the_section_sets_itself_stands_over_the_folder(tmp_path):
     other = config_of({"from": folder, "vocab_size": 97, "initialize": {"embeddings": False}})
     assert other.initialize == InitializeConfig(method="folder", folder=folder, embeddings=False)
     assert GPT(other, seed=0).get_parameter("0.weight").shape == (97, 24)
+    assert Weights(other, seed=0).notes == [f"layers start from layers 0, 1 of {folder}; embedding and head are drawn."]
     drawn = config_of({"from": folder, "initialize": {"method": "scratch"}})
     assert drawn == replace(read_pretrained(folder).config, initialize=InitializeConfig())
 
