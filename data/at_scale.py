@@ -194,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="dotted.key=value")
     parser.add_argument("--executor", choices=["local", "slurm", "ray"], required=True)
     parser.add_argument("--workers", type=int, required=True, help="tasks at the same time")
-    parser.add_argument("--memory-gb", type=float, default=2.0, help="reserved for a worker")
+    parser.add_argument("--memory-gb", type=float, default=2.0, help="reserved for a worker by ray and slurm (2)")
     parser.add_argument("--partition", help="of Slurm")
     parser.add_argument("--time", help="limit of a Slurm job (default: 24:00:00)")
     options = parser.parse_intermixed_args(arguments)

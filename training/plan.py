@@ -229,7 +229,7 @@ def assumptions(run: RunConfig, device: Device | None, options: argparse.Namespa
     return [
         "assumed:",
         *speed,
-        f"  failures     {options.failures_per_week:g} a week (--failures-per-week), {options.restart_seconds:g} s to go on after one",
+        f"  failures     {options.failures_per_week:g} a week (--failures-per-week), of {options.restart_seconds:g} s (--restart-seconds)",
         f"  saves        {options.save_gb_per_second:g} GB/s to the shared disk (--save-gb-per-second), a rank's copy to host memory at"
         f" {options.snapshot_gb_per_second:g} GB/s (--snapshot-gb-per-second)",
         "  not counted  evaluation, samples, data loading, power of hosts and cooling",
