@@ -50,11 +50,14 @@ class Weights:
 
     @property
     def notes(self) -> list[str]:
-        """What of the folder is not used, a line each, and what is."""
+        """What of the folder is not used, a line each, and what is, where that is not all of it."""
         if self.folder is None:
             return []
-        drawn = "" if self.config.initialize.embeddings else "; embedding and head are drawn"
-        return [*self.folder.notes, f"layers start from layers {', '.join(map(str, self.starting_layers))} of {self.folder.path}{drawn}."]
+        start = self.config.initialize
+        if start.method != "depth" and start.embeddings:
+            return self.folder.notes
+        layers = f"layers start from layers {', '.join(map(str, self.starting_layers))} of {self.folder.path}"
+        return [*self.folder.notes, f"{layers}{'' if start.embeddings else '; embedding and head are drawn'}."]
 
     def fill(self, module: nn.Module, index: int) -> None:
         """Set the weights of the layer with this index, in the layer's own precision."""
