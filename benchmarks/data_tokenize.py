@@ -32,7 +32,7 @@ from data.reading.formats import read, split
 from data.source_config import TextConfig
 from data.steps import document_files
 from data.steps.document_files import DocumentFile
-from data.steps.tokenization import tokenize_shard
+from data.steps.tokenization import split_prefix, tokenize_shard
 from data.store import token_store
 from data.tokenizers import adoption
 
@@ -139,7 +139,7 @@ def run_ours(documents: list[Document], config: TokenizerConfig, work: Path, num
         ]
         for future in futures:
             future.result()
-    opened = [token_store.Shard(work / f"ids-{index}.train") for index in range(num_workers)]
+    opened = [token_store.Shard(split_prefix(work / f"ids-{index}", "train")) for index in range(num_workers)]
     return np.concatenate([shard.read(0, shard.num_tokens) for shard in opened])
 
 

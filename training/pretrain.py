@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
-from ds_configs.atomic_files import write_json
 from training.checkpoints.find_and_verify import CheckpointError
 from training.config import RunConfig, resolve, with_precision
 from training.config_remarks import remarks_on
@@ -22,7 +21,7 @@ from training.launch.rendezvous import agree_to_start
 from training.launch.world import World, check_threads, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
 from training.run.signals import leaving, listen, say
-from training.run_folder.progress import remove_unused
+from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def _end(engine: Any, config: RunConfig, run: "Run") -> int:
     if run.outputs:
         run.outputs.close()
         if engine.global_steps >= run.last_step:
-            write_json(config.folder / "results.json", {"step": engine.global_steps, **run.results})
+            write_results(config, engine.global_steps, run.results)
     stopped = run.stopped and engine.global_steps < run.last_step  # A stop that was asked for at the last step has stopped nothing.
     if stopped and run.ranks.is_first:
         log.info("stopped at step %d, which is saved; the same command goes on from there.", engine.global_steps)

@@ -67,9 +67,9 @@ def documents(config: DataConfig, part: Part) -> Iterator[Document | BadInput | 
         yield from reverse.samples(source.reverse or ReverseConfig(), part.samples.start, part.samples.stop)
     edit = CORPORA[source.corpus].edit if source.corpus else None
     # Fields named in the template are read besides those that the section names.
-    wanted = {name: name for name in _FIELD.findall(source.template or "") if name not in {*FIELD_NAMES, "form"}}
-    with_fields = replace(source, fields=wanted | source.fields)
-    named = {*_FIELD.findall(source.template or "")} - {"text", "form"}
+    in_template = dict.fromkeys(_FIELD.findall(source.template or ""))
+    with_fields = replace(source, fields={name: name for name in in_template if name not in {*FIELD_NAMES, "form"}} | source.fields)
+    named = in_template.keys() - {"text", "form"}
     lacking: Counter[str] = Counter()
     for piece in part.pieces:
         for item in read(piece, with_fields):

@@ -18,7 +18,6 @@ from data.steps.holdout import plan_holdout
 from data.steps.shuffle import shuffle
 from data.steps.tasks import Result, Runner, Task, execute
 from data.tokenizers import adoption, tokenizer_folder, trainers
-from ds_configs.atomic_files import with_ending
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +165,7 @@ def _tokenize(
                 for name, counts in result["pairs"].items():
                     split, _, mixed = name.partition("-")
                     if counts["documents"]:
-                        pairs[split].append(Pair(with_ending(prefix, f".{name}"), int(mixed or source), counts))
+                        pairs[split].append(Pair(tokenization.split_prefix(prefix, name), int(mixed or source), counts))
     return pairs, without_gigatoken
 
 

@@ -27,9 +27,6 @@ def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Pair]]
     `linked` are the pairs of each split, of which none is empty; `splits` is what the manifest says about them.
     """
     lengths = {name: np.concatenate([np.load(with_ending(pair.prefix, CHARS)) for pair in pairs]) for name, pairs in linked.items()}
-    shares = {"least": 0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "most": 1}
-    # Whole numbers, so that they never differ in a last digit.
-    quantiles = {name: {called: int(np.quantile(chars, share)) for called, share in shares.items()} for name, chars in lengths.items()}
     content = {
         "corpus": config.name,
         "steps": _steps(config, steps, splits),
@@ -37,7 +34,7 @@ def write(config: DataConfig, steps: Steps, linked: Mapping[str, Sequence[Pair]]
         "files": _files(steps.cleaned),
         "remarks": [remark for result in steps.cleaned for remark in result["remarks"]],
         "splits": {
-            name: {**{unit: split[unit] for unit in ("documents", "chars", "tokens")}, "document_chars": quantiles[name]}
+            name: {**{unit: split[unit] for unit in ("documents", "chars", "tokens")}, "document_chars": _quantiles(lengths[name])}
             for name, split in splits.items()
         },
         "shards_without_gigatoken": steps.shards_without_gigatoken,
@@ -143,6 +140,12 @@ def _table_of_input(content: dict[str, Any]) -> list[str]:
             lines.append(f"  and {sum(list(counts.values())[_NUM_LISTED:]):,} more by {title} in report.json")
     lines += [f"  {sample['source']}: {sample['reason']}" for sample in bad["samples"]]
     return lines
+
+
+def _quantiles(lengths: np.ndarray) -> dict[str, int]:
+    """Lengths of documents in characters; the report's numbers are whole so that they never differ in a last digit."""
+    names = ("least", "quarter", "median", "three_quarters", "most")
+    return {name: int(value) for name, value in zip(names, np.quantile(lengths, (0, 0.25, 0.5, 0.75, 1)), strict=True)}
 
 
 def _tokens(folder: Path, pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from data.documents import DataError
 from ds_configs.atomic_files import read_object, with_ending, write_json
@@ -48,8 +48,12 @@ class Task:
         return with_ending(self.output, ".done.json")
 
 
-Runner = Callable[..., list[Result]]
-"""Runs the tasks of a step: `run` here, on this machine, or another engine (`at_scale.py`)."""
+class Runner(Protocol):
+    """Runs the tasks of a step: `run` here, on this machine, or another engine (`at_scale.py`)."""
+
+    def __call__(self, tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:
+        """See `run`."""
+        ...
 
 
 def run(tasks: Sequence[Task], num_workers: int, enough: Callable[[list[Result]], bool] | None = None) -> list[Result]:

@@ -49,10 +49,10 @@ def _write_shard(config: DataConfig, shard: DocumentFile, ours: tokenizer_folder
     # Each mixed source is scored by itself, so it has a pair of its own.
     names = ["train", *([f"valid-{source}" for source in range(len(config.all_sources))] if config.mixes_sources else ["valid"])]
     with contextlib.ExitStack() as stack:
-        pairs = {name: stack.enter_context(_PairWriter(with_ending(output, f".{name}"), ours.vocab_size)) for name in names}
+        pairs = {name: stack.enter_context(_PairWriter(split_prefix(output, name), ours.vocab_size)) for name in names}
         keep: dict[str, Callable[[Document], None]] = {}
         if config.documents is not None:
-            files = {name: with_ending(with_ending(output, f".{name}"), DOCUMENTS) for name in names}
+            files = {name: with_ending(split_prefix(output, name), DOCUMENTS) for name in names}
             keep = {name: stack.enter_context(document_files.parquet_writer(file)) for name, file in files.items()}
 
         def assigned() -> Iterator[tuple[str, str]]:
@@ -90,6 +90,11 @@ def add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """Documents, tokens and chars of several pairs together."""
     added = list(counts)
     return {unit: sum(count[unit] for count in added) for unit in ("documents", "tokens", "chars")}
+
+
+def split_prefix(output: Path, name: str) -> Path:
+    """Prefix of a pair that `tokenize_shard` wrote: "train", "valid", or "valid-1" of a source that was mixed with others."""
+    return with_ending(output, f".{name}")
 
 
 class _PairWriter(token_store.ShardWriter):

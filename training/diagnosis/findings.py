@@ -1,8 +1,7 @@
 """The result of one check: what was found, and what to do about it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -11,13 +10,25 @@ class Finding:
     """One line of the table."""
 
     check: str
+    state: Literal["good", "note", "bad"]
+    """`bad` stops a run or spoils it; `note` is worth knowing."""
     said: str
     fix: str = ""
-    state: Literal["good", "note", "bad"] = field(kw_only=True)
-    """`good` needs nothing done, `bad` stops a run or spoils it; `note` is worth knowing."""
 
 
-good, note, bad = (partial(Finding, state=state) for state in ("good", "note", "bad"))
+def good(check: str, said: str) -> Finding:
+    """Nothing to do."""
+    return Finding(check, "good", said)
+
+
+def note(check: str, said: str, fix: str = "") -> Finding:
+    """Worth knowing."""
+    return Finding(check, "note", said, fix)
+
+
+def bad(check: str, said: str, fix: str) -> Finding:
+    """To be mended first."""
+    return Finding(check, "bad", said, fix)
 
 
 def table(findings: Sequence[Finding]) -> str:

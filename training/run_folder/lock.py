@@ -34,11 +34,12 @@ def hold(folder: Path) -> int | None:
     deadline = time.monotonic() + WAIT_SECONDS
     while (locked := try_lock(descriptor, folder)) is False and time.monotonic() < deadline:
         time.sleep(0.1)
+    if locked is None:
+        os.close(descriptor)
+        return None
     if not locked:
         holder = _describe(descriptor)
         os.close(descriptor)
-        if locked is None:
-            return None
         raise ConfigError(
             f"{folder}: another start of this run is going on: {holder}. Wait for its end or stop it; "
             "two runs in one folder need two names (run.name=NAME)."

@@ -1,10 +1,11 @@
 """How far the run in a folder has come: its checkpoints, and the results of a finished one. No torch here."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ds_configs.atomic_files import object_or_nothing
+from ds_configs.atomic_files import object_or_nothing, write_json
 from training.checkpoints.find_and_verify import open_checkpoint, published, step_of, verify
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
@@ -32,6 +33,11 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     """The newest checkpoint's step if it is the last one, or None."""
     step = newest_step(config.folder)
     return step if last_step is not None and step >= last_step else None
+
+
+def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:
+    """Write `results.json`: the last figures of a finished run."""
+    write_json(config.folder / "results.json", {"step": step, **results})
 
 
 def read_results(config: RunConfig) -> dict[str, Any]:
