@@ -64,10 +64,8 @@ class Subject:
         """The ids of a training sample of the run, in the order it reads them.
 
         Raises:
-            DataError: If there is no such sample, or no run to say which order that is.
+            DataError: If there is no run to say which order that is.
         """
-        if number < 0:
-            raise DataError(f"--sample {number}: samples count from 0.")
         if self.config is None:
             raise DataError(f"{self.path}: the order of samples belongs to a run. Name one (runs/NAME), or use --window.")
         return Datasets(self._store(), self.manifest, self.config, self.seed).train.sample(number).tolist()
@@ -116,9 +114,7 @@ def _of_run(path: Path) -> Subject:
 def describe(subject: Subject) -> Iterator[str]:
     """Lines that say what went into a store, by which rules, and what came out."""
     manifest = subject.manifest
-    yield f"{subject.path}"
-    if subject.note:
-        yield subject.note
+    yield from filter(None, (f"{subject.path}", subject.note))
     yield f"store      {subject.folder or 'not here'}, format {manifest['format']}"
     yield f"identity   {manifest['identity']}"
     made = manifest["tokenizer"]
@@ -195,13 +191,11 @@ def window(subject: Subject, split: str, number: int) -> list[int]:
         DataError: If there is none of that number.
     """
     length = subject.config.seq_length if subject.config else _STORE_WINDOW
-    first = number
     total = 0
     for _, stream in subject.streams(split):
-        count = -(-stream.num_tokens // length)
-        if 0 <= first < count:
-            return stream.read(first * length, min(length, stream.num_tokens - first * length)).tolist()
-        first -= count
+        start, count = (number - total) * length, -(-stream.num_tokens // length)
+        if start < stream.num_tokens:
+            return stream.read(start, min(length, stream.num_tokens - start)).tolist()
         total += count
     raise DataError(f"--window {number}: the {split} split of {subject.path} has windows 0 to {total - 1} of {length} tokens.")
 
@@ -216,6 +210,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--window", type=int, metavar="N", help="show window N of a split, in the order of the text")
     parser.add_argument("--split", choices=["train", "valid"], default="train", help="for --window and the documents")
     options = parser.parse_args(arguments)
+    for name in ("documents", "sample", "window"):
+        if (number := getattr(options, name) or 0) < 0:
+            parser.error(f"--{name} {number}: it must be 0 or more")
     subject = find_subject(options.path)
     if options.sample is None and options.window is None:
         print("\n".join(describe(subject)))

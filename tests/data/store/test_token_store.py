@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data.documents import DataError
+from data.inspect import main as inspect
 from data.store import token_store
 from tests.data.stores import flip_bit
 
@@ -144,3 +145,10 @@ def test_a_manifest_that_is_no_json_is_refused(closed):
 
     with pytest.raises(ValueError, match=r"unreadable .* Delete the folder and prepare the data again"):
         token_store.read_manifest(closed)
+
+
+@pytest.mark.parametrize("option", ["--documents", "--sample", "--window"])
+def test_inspect_refuses_a_negative_number(option, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        inspect([str(tmp_path), option, "-1"])
+    assert f"{option} -1: it must be 0 or more" in capsys.readouterr().err
