@@ -5,17 +5,22 @@ import glob
 import itertools
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from data.documents import DataError
+from data.reading.compression import endings
 from data.reading.formats import FORMATS
 from data.source_config import HUB
 from ds_configs.atomic_files import read_object
 from ds_configs.errors import first_line
 
 logger = logging.getLogger(__name__)
+_say_once = cache(logger.warning)  # A preparation looks for its files several times.
 
+_PIPES = "pipes, sockets or devices"  # Would be waited for without end.
 _DESCRIBES = "; it should describe a saved dataset."
 # All that is read, but for a page about the dataset and scripts.
 _HUB_FILES = [f"*{ending}{packed}" for ending in FORMATS if ending not in (".md", ".py") for packed in ("", ".gz", ".zst")]
@@ -32,31 +37,24 @@ def find_files(paths: Sequence[str]) -> list[Path]:
         DataError: If a path means no file, a file or folder cannot be read, or a saved dataset has several splits.
     """
     files: dict[str, Path] = {}
-    again: list[Path] = []
-    gone: list[Path] = []
-    odd: list[Path] = []  # Would be waited for without end.
+    left_out: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         found: list[Path] = []
         for file in _from_hub(path) if path.startswith(HUB) else _from_disk(path):
-            (found if file.is_file() else odd if file.exists() else gone).append(file)
+            (found if file.is_file() else left_out[_PIPES if file.exists() else "links that lead nowhere"]).append(file)
         if not found:
             home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")
         for file in found:
-            if files.setdefault(os.path.realpath(file), file) != file:
-                again.append(file)
-    for left_out, what in (
-        (gone, "links that lead nowhere"),
-        (again, "more names of files that are read already"),
-        (odd, "pipes, sockets or devices"),
-    ):
-        if left_out:
-            logger.warning("%d %s, such as %s, are left out", len(left_out), what, left_out[0])
+            known = files.setdefault(real := os.path.realpath(file), file)
+            if known != file:  # The hub's cache has a file under its hash, and a link to it with an ending.
+                files[real], again = sorted((known, file), key=lambda name: endings(name)[0] not in FORMATS)
+                left_out["more names of files that are read already"].append(again)
+    for what, named in left_out.items():
+        _say_once("%d %s, such as %s, are left out", len(named), what, named[0])
     locked = [file for file in files.values() if not os.access(file, os.R_OK, effective_ids=True)]
     if locked:
-        raise DataError(
-            f"{len(locked)} of {len(files)} files may not be read, the first: {locked[0]}. Change their permissions (chmod a+r)."
-        )
+        raise DataError(f"{len(locked)} of {len(files)} files may not be read, the first: {locked[0]}. Change permissions (chmod a+r).")
     return list(files.values())
 
 
@@ -131,8 +129,7 @@ def _from_folder(folder: Path) -> list[Path]:
 def _only_split(folder: Path) -> Path:
     splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
     if len(splits) != 1:
-        ways = " or ".join(map(str, splits))
-        raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {ways}.")
+        raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {' or '.join(map(str, splits))}.")
     return splits[0]
 
 

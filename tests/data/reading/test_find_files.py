@@ -7,6 +7,7 @@ import tempfile
 import pytest
 
 from data.documents import DataError
+from data.reading import find_files as find_files_module
 from data.reading.find_files import find_files
 from tests.data.reading.poems import POEMS, TEXTS, arrow, read_all, texts
 
@@ -47,10 +48,32 @@ def test_what_is_no_file_is_not_waited_for_and_counted(make, what, tmp_path, cap
 
     for path in (f"{tmp_path}", f"{tmp_path}/*.txt", f"{tmp_path}/**"):
         caplog.clear()
+        find_files_module._say_once.cache_clear()
         assert [file.name for file in find_files([path])] == ["a.txt"], path
         assert f"1 {what}, such as {tmp_path / 'b.txt'}, are left out" in caplog.text, path
     with pytest.raises(DataError, match="no such file"):
         find_files([f"{tmp_path}/b.txt"])
+
+
+def test_what_is_left_out_is_said_once_although_a_preparation_looks_four_times(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("文", encoding="utf-8")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "a.txt")
+
+    for _ in range(4):
+        find_files([str(tmp_path)])
+
+    assert len(caplog.messages) == 1
+
+
+def test_of_several_names_of_a_file_one_that_says_its_format_is_read(tmp_path, caplog):
+    cache = tmp_path / "datasets--owner--name"  # As the hub's client keeps it.
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots/0a1b/data").mkdir(parents=True)
+    (cache / "blobs/5e0d").write_text("文", encoding="utf-8")
+    (cache / "snapshots/0a1b/data/train.txt").symlink_to("../../../blobs/5e0d")
+
+    assert find_files([str(cache)]) == [cache / "snapshots/0a1b/data/train.txt"]
+    assert f"1 more names of files that are read already, such as {cache / 'blobs/5e0d'}, are left out" in caplog.text
 
 
 def test_a_home_that_no_shell_has_filled_in_is_explained():
