@@ -63,11 +63,7 @@ def _pyarrow(path: Path, format_name: str) -> Iterator[Any]:
 
     try:
         yield pyarrow
-    except (
-        OSError,
-        SystemError,
-        pyarrow.ArrowException,
-    ) as error:  # SystemError: what pyarrow believed of a length turned out to be nonsense.
+    except (OSError, SystemError, pyarrow.ArrowException) as error:  # SystemError: a length in the file that is nonsense.
         if getattr(error, "errno", None) is not None:  # Of the system, not of the file.
             raise
         raise OSError(f"broken {format_name}: {error}") from None

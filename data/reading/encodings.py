@@ -41,6 +41,9 @@ _GOOD_PER_BROKEN = 100  # Text in another encoding has a broken place in every o
 _CONTINUATION = bytes(range(0x80, 0xC0))  # The bytes of a character in UTF-8 after its first.
 _HAN_IN_UTF8 = re.compile(rb"[\xe4-\xe9][\x80-\xbf]{2}")
 _LEAST_HAN = 4  # A line in GB18030 that is UTF-8 by chance has Latin, Greek or Hebrew letters, and few of them.
+# What GB18030 makes of a tenth of Big5. Of 52,503 lines of up to 20 characters in Big5 96% have so many; of 137,002 in GB18030 none.
+_PRIVATE = re.compile("[\ue000-\ue765]")
+_LEAST_PRIVATE = 3
 _CONTROL = bytes(set(range(32)) - {9, 10, 12, 13, 26, 27})
 
 _MARKS = (
@@ -117,17 +120,14 @@ def detect_bytes(*pieces: bytes, whole: bool) -> str:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise UnreadableError(f"this is {what}, not text.")
-    if _text("utf-8", pieces, whole, "strict") is not None:
-        _refuse_control_characters(head)
-        return "utf-8"
     for errors in ("strict", "replace"):  # Real files have broken places: what is text but for a few of them is text.
-        if errors == "replace" and _text("utf-8", pieces, whole, errors) is not None:
+        if _text("utf-8", pieces, whole, errors) is not None:
             _refuse_control_characters(head)
             return "utf-8"
         scores = {name: _score(name, _text(name, pieces, whole, errors)) for name in _CANDIDATES}
         best = max(_CANDIDATES, key=scores.__getitem__)
         if scores[best] > 0:
-            _refuse_lines_of_utf8(best, pieces)
+            _refuse_other_lines(best, pieces)
             return best
     text = _decode(head, "utf-8", "replace", whole)
     if text.count("\ufffd") * _GOOD_PER_BROKEN <= len(text):  # ASCII but for a few.
@@ -154,13 +154,18 @@ def _refuse_control_characters(head: bytes) -> None:
         raise UnreadableError(f"this is a binary file ({num_control} control characters in the first {len(head)} bytes), not text.")
 
 
-def _refuse_lines_of_utf8(name: str, pieces: Sequence[bytes]) -> None:
-    """GB18030 and Big5 make characters of almost any bytes, those of UTF-8 too, where several files were joined to one."""
-    for line in itertools.chain.from_iterable(piece.splitlines() for piece in pieces):
-        if len(_HAN_IN_UTF8.findall(line)) >= _LEAST_HAN:
+def _refuse_other_lines(name: str, pieces: Sequence[bytes]) -> None:
+    """GB18030 and Big5 make characters of almost any bytes, those of UTF-8 and of each other too, where files were joined to one."""
+    # Behind the head the first line of a piece may begin inside a character.
+    for line in itertools.chain.from_iterable(piece.splitlines()[index > 0 :] for index, piece in enumerate(pieces)):
+        text = line.decode(name, "replace")
+        in_utf8 = len(_HAN_IN_UTF8.findall(line)) >= _LEAST_HAN
+        in_big5 = name == "gb18030" and len(_PRIVATE.findall(text)) >= _LEAST_PRIVATE
+        for other in itertools.compress(("UTF-8", "Big5"), (in_utf8, in_big5)):
             with contextlib.suppress(UnicodeDecodeError):
-                said = line.decode("utf-8").strip()[:20]
-                raise UnreadableError(f"is written in several encodings, most of it in {name}, this line in UTF-8: {said}")
+                said = f"most of it in {name}, this line in {other}: {line.decode(other).strip()[:20]}"
+                if other == "UTF-8" or _score("big5", line.decode("big5")) > _score(name, text):
+                    raise UnreadableError(f"is written in several encodings, {said}")
 
 
 def _text(name: str, pieces: Sequence[bytes], whole: bool, errors: str) -> str | None:

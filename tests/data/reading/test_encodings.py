@@ -127,5 +127,13 @@ def test_a_file_that_is_joined_of_several_encodings_is_refused(encoding):
         detect_bytes(b"".join([*lines, "石頭記的緣起\n".encode()]), whole=True)
 
 
+def test_a_line_in_big5_in_a_file_in_gb18030_is_refused_and_private_characters_of_gb18030_are_not():
+    lines = [line.encode("gb18030") for line in (SIMPLIFIED * 20 + "造字：\ue000\ue001\ue002。\n").splitlines(keepends=True)]
+
+    assert detect_bytes(b"".join(lines), whole=True) == "gb18030"
+    with pytest.raises(UnreadableError, match=r"several encodings, most of it in gb18030, this line in Big5: 列位看官：你道此書從何而來"):
+        detect_bytes(b"".join([*lines, TRADITIONAL.splitlines(keepends=True)[0].encode("big5"), *lines]), whole=True)
+
+
 def test_an_empty_file_is_utf8():
     assert detect_bytes(b"", whole=True) == "utf-8"
