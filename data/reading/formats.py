@@ -94,7 +94,7 @@ def read(piece: Piece, config: TextConfig) -> Iterator[Document | BadInput | Fil
         yield BadInput(str(piece.path), str(error), num_bad_bytes)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # Of the system: the next start may find the file whole.
-            way_on = "Mend it, or take the file away, and start again: what is done stays done."
+            way_on = "Mend it and start again: what is done stays done. Without this file all of it is prepared anew."
             raise DataError(f"{printable(str(piece.path))}: cannot be read ({error.strerror}). {way_on}") from error
         # How much is missing nobody knows: it counts as much as all that is there.
         rest = max(piece.num_bytes, num_bytes)

@@ -11,7 +11,7 @@ from data.documents import Document
 from data.reading.compression import UNREADABLE
 from data.source_config import TextConfig
 
-_DIGITS = re.compile(r"\d+")
+_DIGITS = re.compile(r"(?<![\w-])\d+")  # Not those of gb18030, Big5 and UTF-8.
 _PLACE = re.compile(r"@\d+$|\[[\d:]+\]$")
 # Undecodable bytes and halves of an escaped character are lone surrogates here; no text has zero characters, however they are written.
 _BROKEN = re.compile("[\0\ud800-\udfff]")
@@ -111,6 +111,8 @@ def from_record(record: Any, source: str, config: TextConfig) -> Document | BadI
     names = FIELD_NAMES | {ours: (theirs,) for ours, theirs in config.fields.items()}
     found = {ours: next((record[name] for name in theirs if record.get(name) is not None), None) for ours, theirs in names.items()}
     values = {name: value for name, value in found.items() if value is not None}
+    if "text" not in values and any(name in record for name in names["text"]):
+        return BadInput(source, "the text is null")
     if "text" not in values:
         return BadInput(source, f"no field {' or '.join(names['text'])}: it has {printable(', '.join(map(str, record)))[:200]}")
     for name in [name for name, value in values.items() if value is SEVERAL]:

@@ -13,6 +13,7 @@ from data.cleaning_config import DeduplicateConfig
 from data.config import TokenizerConfig, ValidationConfig
 from data.documents import DataError
 from data.prepare import prepare
+from data.reading.records import BadInput
 from data.source_config import ChaptersConfig, SourceConfig
 from tests.data.stores import texts_of, write_documents
 
@@ -228,3 +229,10 @@ def test_a_record_without_anything_that_the_template_asks_for_is_counted(make, t
 
     assert report["steps"][0]["documents"] == 20
     assert report["bad_input"]["by_reason"] == {"empty document": 20}
+
+
+def test_equal_reasons_are_counted_together_and_names_of_encodings_kept():
+    mixed = BadInput("a.txt", "is written in several encodings, most of it in gb18030, this line in UTF-8: 石頭")
+
+    assert mixed.kind == "is written in several encodings, most of it in gb18030, this line in UTF-8"
+    assert BadInput("a.csv[7]", "3 fields near line 12, the header has 2").kind == "N fields near line N, the header has N"

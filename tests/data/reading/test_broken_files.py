@@ -46,6 +46,7 @@ def test_broken_lines_are_counted_and_the_others_kept(tmp_path):
                 b"[1, 2]",
                 b'{"content": " "}',
                 b'{"url": "x"}',
+                b'{"text": null}',
                 lines[2],
             ]
         )
@@ -55,8 +56,10 @@ def test_broken_lines_are_counted_and_the_others_kept(tmp_path):
 
     assert texts(items) == TEXTS
     reasons = bad(items)
-    assert len(items) == 8
-    for reason, expected in zip(reasons, ["broken JSON", "do not fit", "a list", "empty document", "no field text"], strict=True):
+    assert len(items) == 9
+    for reason, expected in zip(
+        reasons, ["broken JSON", "do not fit", "a list", "empty document", "no field text", "the text is null"], strict=True
+    ):
         assert expected in reason
 
 
@@ -144,7 +147,7 @@ def test_a_file_of_a_type_that_is_not_read_counts_with_all_of_its_bytes(tmp_path
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.txt", "a.csv.zst", "a.parquet", "a.arrow"])
 def test_a_file_that_the_machine_does_not_give_is_no_bad_input_but_ends_the_reading(name, tmp_path):
-    with pytest.raises(DataError, match=rf"{name}: cannot be read \(No such file or directory\)\. Mend it, or take the file away"):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(No such file or directory\)\. Mend it and start again"):
         list(read(Piece(tmp_path / name, num_bytes=10), TextConfig()))
 
 
