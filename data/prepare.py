@@ -76,8 +76,7 @@ def plan(config: DataConfig) -> Plan:
     hashes = FileHashes(Path(config.directory) / ".hashes.json")
     before = find_store(config)
     identity = identify(config, hashes, before.manifest if before else None)
-    if Path(config.directory).is_dir() and os.access(config.directory, os.W_OK):
-        hashes.save()
+    hashes.save()
     if before and before.manifest["identity"] != identity.sha256:
         logger.info("not the text that %s was made from: %s", before.folder, changes(before.manifest, identity))
     return Plan(identity, Path(config.directory) / f"{config.name}-{identity.sha256[:12]}", before, hashes)
@@ -149,32 +148,31 @@ def _build(config: DataConfig, meant: Plan, run: Runner, work: Path) -> Path:
     """Build the whole store in a folder of its own inside `work` and return it, ready to be renamed.
 
     Raises:
-        DataError: Among others if a file changed in the meantime: what was read is what the identity says, or it is thrown away.
+        DataError: Among others if a file changed while it was read: what was read is what the identity says, or it is thrown away.
     """
     from data.steps import assemble, megatron, pipeline
+
+    def check_unchanged() -> None:
+        now = identify(config, meant.hashes, meant.before.manifest if meant.before else None)
+        meant.hashes.save()
+        if now.sha256 != meant.identity.sha256:
+            shutil.rmtree(work)
+            what = changes(meant.identity.as_manifest(), now)
+            raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
 
     folder = work / "store"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if config.store is not None:
         content = megatron.describe(config, folder)
+        check_unchanged()
     else:
-        steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run)
+        steps = pipeline.run_steps(config, work, Path(config.directory).parent / "downloads", run, check_unchanged)
         content = assemble.assemble(config, steps, folder)
     made = tokenizer_folder.load(folder / "tokenizer")
-    tokenizer = {
-        "sha256": tokenizer_folder.fingerprint(folder / "tokenizer"),
-        "vocab_size": made.vocab_size,
-        "eos_id": made.eos_id,
-        "bos_id": made.bos_id,
-    }
+    facts = {name: getattr(made, name) for name in ("vocab_size", "eos_id", "bos_id")}
+    tokenizer = {"sha256": tokenizer_folder.fingerprint(folder / "tokenizer"), **facts}
     token_store.write_manifest(folder, {"name": config.name, **meant.identity.as_manifest(), "tokenizer": tokenizer, **content})
-    now = identify(config, meant.hashes, meant.before.manifest if meant.before else None)
-    meant.hashes.save()
-    if now.sha256 != meant.identity.sha256:
-        shutil.rmtree(work)
-        what = changes(meant.identity.as_manifest(), now)
-        raise DataError(f"{config.name}: the text changed while it was prepared ({what}). Start again when it is complete.")
     return folder
 
 

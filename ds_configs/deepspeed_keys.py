@@ -123,12 +123,7 @@ TOP_LEVEL: Table = {
     "bf16": BF16,
     "fp16": Refused('pipelines here train in bf16 or fp32. Use "bf16": {"enabled": true}.', harmless={"enabled": False}),
     "torch_autocast": Refused('weights are cast once, not in every operation. Use "bf16": {"enabled": true}.'),
-    "data_types": {
-        "grad_accum_dtype": _DTYPE,
-        "param_dtype": _WEIGHTS,
-        "buffer_dtype": _WEIGHTS,
-        "keep_in_fp32_modules": _WEIGHTS,
-    },
+    "data_types": {"grad_accum_dtype": _DTYPE, "param_dtype": _WEIGHTS, "buffer_dtype": _WEIGHTS, "keep_in_fp32_modules": _WEIGHTS},
     "zero_optimization": ZERO,
     "zero_allow_untested_optimizer": bool,
     "zero_force_ds_cpu_optimizer": _NVME,

@@ -64,7 +64,7 @@ def plan_holdout(rule: ValidationConfig, shards: Sequence[int], num_chars: int, 
     """
     num_documents = sum(shards)
     for unit, last, total, way in (
-        ("shards", rule.last_shards, len(shards), "make shards smaller (data.shard_mib), or hold out a ratio"),
+        ("shards", rule.last_shards, len(shards), "make shards smaller (data.shard_mib, with data.shuffle), or hold out a ratio"),
         ("documents", rule.last_documents, num_documents, "or bring more text"),
     ):
         if last is not None and last >= total:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from data.tokenizers import adoption
 from ds_configs.atomic_files import object_or_nothing, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
+_SAY_SECONDS = 20.0
 
 
 class FileHashes:
@@ -30,6 +32,7 @@ class FileHashes:
         self._memory = memory
         self._known: dict[str, list[Any]] = object_or_nothing(memory)
         self._changed = False
+        self._said = time.monotonic()
 
     def of(self, path: Path) -> str:
         """Return the hash of a file."""
@@ -42,11 +45,15 @@ class FileHashes:
         digest = sha256_of(path)
         self._known[name] = [*state, digest]
         self._changed = True
+        if time.monotonic() - self._said > _SAY_SECONDS:
+            self._said = time.monotonic()
+            logger.info("%d files have been read to know them by their hashes, the last %s", len(self._known), name)
+            self.save()
         return digest
 
     def save(self) -> None:
-        """Write down what was learnt."""
-        if self._changed:
+        """Write down what was learnt, if the folder is there and may be written."""
+        if self._changed and os.access(self._memory.parent, os.W_OK):
             write_json(self._memory, self._known)
 
 

@@ -47,8 +47,8 @@ class Steps:
     shards_without_gigatoken: int
 
 
-def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> Steps:
-    """Run what is not done yet of all steps.
+def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner, check_unchanged: Callable[[], None]) -> Steps:
+    """Run what is not done yet of all steps; `check_unchanged` is called once the text is read: the later steps may take hours.
 
     Raises:
         DataError: If the input, the rules or the machine do not allow it.
@@ -57,9 +57,15 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
     if config.tokenizer.kind == "existing":  # What is wrong with it is said before the work.
         _provide_tokenizer(config, tokenizer)
     parts = sources.parts(config, downloads)
+    told = [0 if config.mixes_sources else part.source for part in parts]
+    where = {source: f"{config.source_names[source]}: " if len(set(told)) > 1 else "" for source in sorted(set(told))}
+    if config.validation.last_shards is not None and not config.shuffle:  # No part becomes more than one: too few are told before the work.
+        for source in where:
+            plan_holdout(config.validation, [1] * told.count(source), 0, where[source])
     prefixes = [work / "1-clean" / f"{index:05d}" for index in range(len(parts))]
     tasks = [Task(prefix, clean.clean_part, (config, part)) for prefix, part in zip(prefixes, parts, strict=True)]
     cleaned = run(tasks, config.num_workers)
+    check_unchanged()
     clean.check_bad_input(cleaned, config)
     copies: Result | None = None
     keeps: list[Path | None] = [None] * len(parts)
@@ -69,13 +75,11 @@ def run_steps(config: DataConfig, work: Path, downloads: Path, run: Runner) -> S
         keeps = [clean.keep_path(masks, prefix) for prefix in prefixes]
     sizes = copies or {unit: [result[unit] for result in cleaned] for unit in ("documents", "chars")}
     _check_every_source(config, [part.source for part in parts], cleaned, sizes["documents"])
-    told = [0 if config.mixes_sources else part.source for part in parts]
     files = [DocumentFile(*values) for values in zip(prefixes, keeps, told, sizes["documents"], sizes["chars"], strict=True)]
     texts: list[list[DocumentFile]] = []
-    for source in sorted(set(told)):
+    for source in where:
         of_source = [file for file in files if file.source == source]
-        where = f"{config.source_names[source]}: " if len(set(told)) > 1 else ""
-        texts.append(_split(config.validation, shuffle(config, of_source, work, run) if config.shuffle else of_source, where))
+        texts.append(_split(config.validation, shuffle(config, of_source, work, run) if config.shuffle else of_source, where[source]))
     _provide_tokenizer(config, tokenizer, [shard for text in texts for shard in text], sum(sizes["chars"]))
     return Steps(cleaned, copies, tokenizer, *_tokenize(config, texts, tokenizer, work / "4-tokens", run))
 
@@ -147,10 +151,7 @@ def _tokenize(
         first_held_out = next((index for index, shard in enumerate(shards) if shard.first_document == holdout.from_document), None)
         if first_held_out is not None:
             held_out = config.validation.max_tokens if config.mixes_sources else valid_budget(config)
-            stages = [
-                (shards[:first_held_out], _enough("train", left)),
-                (shards[first_held_out:], _enough("valid", held_out)),
-            ]
+            stages = [(shards[:first_held_out], _enough("train", left)), (shards[first_held_out:], _enough("valid", held_out))]
         elif holdout.share:  # Of every shard, so what is enough for training has its held-out documents with it.
             stages = [(shards, _enough("train", left))]
         else:  # The held-out documents are at the end, and begin inside a shard.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DataConfig
-from data.documents import Document, batched
+from data.documents import DataError, Document, batched
 from data.steps import document_files
 from data.steps.document_files import DocumentFile, save_array
 from data.steps.holdout import SplitName
@@ -79,7 +79,9 @@ def _with_ends(config: DataConfig, ours: tokenizer_folder.Tokenizer, encode: Enc
         if config.tokenizer.add_eos:
             ids, lengths = np.insert(ids, np.cumsum(lengths), ours.eos_id), lengths + 1
         if config.tokenizer.add_bos:
-            assert ours.bos_id is not None, "checked when the tokenizer was made"
+            if ours.bos_id is None:  # An earlier version took it over, and did not look.
+                said = f"{config.name}: data.tokenizer.add_bos is true, but {config.tokenizer.path} names no begin-of-text token"
+                raise DataError(f"{said}. Name one: data.tokenizer.bos_token=...")
             ids, lengths = np.insert(ids, np.cumsum(lengths) - lengths, ours.bos_id), lengths + 1
         return ids, lengths
 

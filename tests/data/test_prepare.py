@@ -19,7 +19,7 @@ from data.source_config import ReverseConfig
 from data.steps.identify import FileHashes
 from data.store import token_store
 from data.store.registry import find_store, record_path
-from data.tokenizers import tokenizer_folder
+from data.tokenizers import adoption, tokenizer_folder
 from tests.data.stores import contents, flip_bit, large_config, texts_of
 
 
@@ -252,6 +252,20 @@ def test_a_tokenizer_without_a_token_to_begin_a_text_is_refused_before_the_work(
     with pytest.raises(DataError, match=r"own\.json: no begin-of-text token is named, but data\.tokenizer\.add_bos is true\. Name one"):
         prepare(make(tokenizer=existing))
     assert not list((tmp_path / "stores").glob(".*.work/1-clean"))
+
+
+def test_such_a_tokenizer_that_an_earlier_version_has_taken_over_is_refused_too(make, whole, tmp_path, monkeypatch):
+    shutil.copy(whole / "tokenizer" / "tokenizer.json", tmp_path / "own.json")
+    existing = TokenizerConfig(kind="existing", path=str(tmp_path / "own.json"), add_bos=True)
+
+    def adopt(config, folder):  # As the earlier version had it.
+        adopted(dataclasses.replace(config, add_bos=False), folder)
+
+    adopted = adoption.adopt
+    monkeypatch.setattr(adoption, "adopt", adopt)
+
+    with pytest.raises(DataError, match=r"own\.json names no begin-of-text token\. Name one: data\.tokenizer\.bos_token="):
+        prepare(make(tokenizer=existing))
 
 
 def test_the_text_is_hashed_once(make, verse, tmp_path, monkeypatch):

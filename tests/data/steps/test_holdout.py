@@ -1,8 +1,10 @@
 """What is held out, budgets, and several sources."""
 
 import dataclasses
+import gzip
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +152,18 @@ def test_the_last_shard_of_each_source_is_held_out(make, tmp_path):
 
     assert [len(stream["shards"]) for stream in splits["valid"]["streams"]] == [1, 1]
     assert [len(stream["shards"]) for stream in splits["train"]["streams"]] == [1, 1]
+
+
+def test_holding_out_more_shards_than_files_can_be_cut_into_is_refused_before_the_work(make, tmp_path):
+    (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(Path(big_lines(tmp_path / "lines.jsonl", 600)).read_bytes()))
+    changes = {"path": str(tmp_path / "lines.jsonl.gz"), "chapters": None, "clean": (), "shard_mib": 1}
+    config = make(**changes, validation=ValidationConfig(last_shards=1))
+
+    with pytest.raises(DataError, match=r"last_shards = 1: there are 1 shards, .* Hold out fewer, make shards smaller \(.*data\.shuffle\)"):
+        prepare(config)
+
+    assert not list((tmp_path / "stores").glob(".*.work/1-clean"))
+    assert prepare(dataclasses.replace(config, shuffle=True))
 
 
 def test_a_source_that_cannot_be_mixed_is_refused_by_name(make, tmp_path):

@@ -91,14 +91,17 @@ def test_a_change_that_keeps_size_and_time_of_a_file_is_noticed(make_novel, tmp_
 
 def test_a_text_that_changes_while_it_is_prepared_makes_no_store(make_novel, tmp_path):
     path = tmp_path / "a/novel.txt"
+    done: list[str] = []
 
     def changing(steps, num_workers, enough=None):
         results = tasks.run(steps, num_workers, enough)
+        done.append(steps[0].output.parent.name)
         path.write_text(path.read_text(encoding="utf-8") + "又一行。\n", encoding="utf-8")
         return results
 
     with pytest.raises(DataError, match=r"the text changed while it was prepared \(novel\.txt has changed\)\. Start again"):
         prepare(make_novel(), run=changing)
+    assert done == ["1-clean"]
     assert find_store(make_novel()) is None
     assert not [folder for folder in (tmp_path / "stores").iterdir() if folder.name.startswith((".novel", "novel")) and folder.is_dir()]
 
@@ -212,3 +215,15 @@ def test_the_same_rules_still_give_the_tokens_they_gave_when_the_format_was_fixe
 
     # Another result of equal rules must not pass for the old one: raise FORMAT in data/store/token_store.py, and write both down here.
     assert (token_store.FORMAT, tokens[:12]) == (3, "6b128a079546")
+
+
+def test_hashing_that_takes_long_says_so_and_is_not_repeated_when_it_was_stopped(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("data.steps.identify._SAY_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path in paths:
+        path.write_text(path.name, encoding="utf-8")
+        FileHashes(tmp_path / "hashes.json").of(path)  # And no `save`, as a start that is killed here.
+
+    assert "2 files have been read to know them by their hashes, the last" in caplog.text
+    assert set(json.loads((tmp_path / "hashes.json").read_text(encoding="utf-8"))) == {str(path.resolve()) for path in paths}
