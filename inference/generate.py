@@ -21,7 +21,7 @@ from ds_configs.atomic_files import check_output, object_or_nothing
 from ds_configs.commands import command
 from inference.export import RECORD, find_folder
 from inference.generation.prompts import Display, PromptBatch, batches_of, read_prompts
-from inference.generation.settings import DTYPES, SamplingParams, choose_dtype
+from inference.generation.settings import DTYPES, SamplingParams, choose_dtype, seed_of
 from inference.generation.stopping import BOUNDARIES
 from model.hardware.processors import set_threads
 
@@ -79,7 +79,7 @@ def continue_all(engine: "Engine", batches: Sequence[PromptBatch], num_samples: 
     for batch in batches:
         for row, completion in enumerate(generate(engine, batch.tokens, batch.sampling, show)):
             settings = dataclasses.asdict(batch.sampling) | {"dtype": engine.dtype}
-            seed = settings.pop("seed") + row
+            seed = seed_of(row, settings.pop("seed"))
             facts = {"prompt": batch.prompts[row], "sample": done % num_samples + 1, "seed": seed, "settings": settings}
             yield facts | dataclasses.asdict(completion)
             done += 1
@@ -141,17 +141,16 @@ def _told(error: OSError, kept: str | None) -> int:
 def _standard_output() -> TextIO:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
-    return sys.stdout
+    return sys.stdout or io.StringIO()  # None if it was closed from the beginning.
 
 
 def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[PromptBatch], Path]:
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
     given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(SamplingParams)}
     sampling = SamplingParams(**given | {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)})
-    if options.batch_size < 1:
-        raise ValueError(f"batch size = {options.batch_size}; it must be 1 or more.")
-    if options.num_samples < 1:
-        raise ValueError(f"number of samples = {options.num_samples}; it must be 1 or more.")
+    for name, value in (("batch size", options.batch_size), ("number of samples", options.num_samples)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}; it must be 1 or more.")
     if options.output:
         check_output(options.output)
     if options.output and options.prompt_file and options.output.resolve() == Path(options.prompt_file).resolve():

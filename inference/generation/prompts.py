@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from inference.exporting.model_path import max_positions
-from inference.generation.settings import SamplingParams
+from inference.generation.settings import SamplingParams, seed_of
 from inference.generation.text import FolderTokenizer
 
 # A byte-level model that has learned little also writes control characters, and a terminal obeys them.
@@ -119,7 +119,7 @@ def batches_of(
             print(
                 f"Adding {room} tokens instead of {sampling.new_tokens}: {which} leaves no more of {positions} positions.", file=sys.stderr
             )
-        fitting = dataclasses.replace(sampling, new_tokens=min(room, sampling.new_tokens), seed=sampling.seed + start)
+        fitting = dataclasses.replace(sampling, new_tokens=min(room, sampling.new_tokens), seed=seed_of(start, sampling.seed))
         batches.append(PromptBatch(list(prompts[start:stop]), tokens[start:stop], fitting))
     return batches
 

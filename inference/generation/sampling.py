@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from inference.generation.settings import SamplingParams
+from inference.generation.settings import SamplingParams, seed_of
 
 CLOSE = 1e-4
 """Logits of a text alone and among others differ by less (in fp32). A decision that is closer than this may be another one there."""
@@ -18,7 +18,7 @@ class SamplingLogitsProcessor:
     def __init__(self, sampling: SamplingParams, unusable: Tensor, mask: Tensor) -> None:
         """`mask` (B, T) is true where a prompt is, and not padding; `unusable` are ids that are never written."""
         self._sampling, self._unusable, self._mask = sampling, unusable, mask
-        self._generators = [torch.Generator(mask.device).manual_seed(sampling.seed + row) for row in range(len(mask))]
+        self._generators = [torch.Generator(mask.device).manual_seed(seed_of(row, sampling.seed)) for row in range(len(mask))]
 
     def __call__(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """The scores (B, V) after the tokens (B, T), padding included, with one token left in each row; all of them if greedy."""

@@ -49,6 +49,11 @@ class SamplingParams:
         return Stops(self.stop, self.stop_at)
 
 
+def seed_of(index: int, first: int) -> int:
+    """The seed of text number `index`, from 0, of those that are written with one seed; 0 follows the last seed that there is."""
+    return (first + index) % 2**63
+
+
 def choose_dtype(wanted: str, num_processes: int = 1) -> tuple[str, str]:
     """The precision to load a model in, and why: the rest of a sentence that begins with its name.
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from inference.generation.settings import SamplingParams
+from inference.generation.settings import SamplingParams, seed_of
 from inference.generation.text import BROKEN
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
@@ -109,7 +109,7 @@ class PendingCompletion:
         number = request.n or 1
         self.num_prompt_tokens = sum(map(len, prompts))
         self.sequences = [
-            self._sequence(index, prompts[index // number], (seed + index % number) % 2**63) for index in range(len(prompts) * number)
+            self._sequence(index, prompts[index // number], seed_of(index % number, seed)) for index in range(len(prompts) * number)
         ]
 
     def _sequence(self, index: int, prompt: list[int], seed: int) -> SequenceState:

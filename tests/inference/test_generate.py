@@ -86,6 +86,17 @@ def test_each_prompt_has_its_samples_and_a_line_says_how_to_get_one_again(folder
     assert (again["model"], again["checkpoint"], again["new_document"]) == (str(folder), None, False)
 
 
+@pytest.mark.parametrize("batch_size", ["1", "2"])
+def test_the_first_seed_follows_the_last(folder: Path, tmp_path: Path, batch_size: str) -> None:
+    options = ["--prompt", PROMPT, "--new-tokens", "20", "--dtype", "fp32", "--output", str(tmp_path / "texts.jsonl")]
+    assert main([str(folder), *options, "--seed", "0"]) == 0
+    [first] = lines(tmp_path / "texts.jsonl")
+    assert main([str(folder), *options, "--seed", str(2**63 - 1), "--num-samples", "2", "--batch-size", batch_size]) == 0
+    last, following = lines(tmp_path / "texts.jsonl")
+    assert (last["seed"], following["seed"]) == (2**63 - 1, 0)
+    assert following["text"] == first["text"] != last["text"]
+
+
 def test_a_text_ends_before_its_stop(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(folder), "--prompt", PROMPT, "--new-tokens", "40", "--temperature", "0", "--output", str(tmp_path / "texts.jsonl")]
     assert main(command) == 0
@@ -215,6 +226,12 @@ def test_a_closed_output_does_not_leave_texts_out_without_a_word(folder: Path, t
     os.close(writing)
     assert done.returncode == 2, done.stderr
     assert done.stderr.endswith(f"inference.generate: standard output was closed, and {output} has 0 of 1 texts.\n")
+
+
+def test_texts_go_to_a_file_where_there_is_no_standard_output(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as a shell's >&- leaves it
+    assert main([str(folder), "--prompt", PROMPT, "--new-tokens", "5", "--output", str(tmp_path / "texts.jsonl")]) == 0
+    assert [text["prompt"] for text in lines(tmp_path / "texts.jsonl")] == [PROMPT]
 
 
 def test_the_file_of_the_prompts_is_not_replaced_by_the_texts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

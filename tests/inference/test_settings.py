@@ -20,6 +20,7 @@ from inference.generation.settings import SamplingParams
         ({"top_p": 1.1}, "top-p = 1.1"),
         ({"repetition_penalty": 0.0}, "repetition penalty = 0"),
         ({"seed": -1}, "seed = -1"),
+        ({"seed": 2**63}, "seed = 9223372036854775808; it must be 0 or more and below 2**63."),
     ],
 )
 def test_a_setting_out_of_range_says_what_it_may_be(setting: dict[str, Any], message: str) -> None:
