@@ -71,6 +71,12 @@ class FolderTokenizer:
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def spell(self, token: int) -> str:
+        """A token as text. Part of a character has no text, and is told by its id."""
+        # The second of two: some decoders (Llama's) take the space of a text's first token away.
+        text = self.decode([token, token])[len(self.decode([token])) :]
+        return f"token:{token}" if not text or BROKEN in text else text
+
     @cached_property
     def usable_ids(self) -> frozenset[int]:
         """Ids that may be generated: those that stand for text, and the end of it."""
@@ -87,12 +93,17 @@ class GrowingText:
 
     def __init__(self, tokenizer: FolderTokenizer, prompt: Sequence[int], stops: Stops) -> None:
         self._tokenizer = tokenizer
-        # Some decoders treat the first token of a text differently, so a little of what came before is decoded along.
-        self._ids = list(prompt[-4:])
-        self._context, self._told = 0, len(self._ids)
+        # Decoded along with what follows: some decoders treat the first token of a text differently, or bytes that stand beside others.
+        self._ids = list(prompt)
+        # A character has at most four bytes: one that the prompt only begins is new text, with all of its bytes.
+        ends = range(max(0, len(prompt) - 3), len(prompt) + 1)
+        given = {end: tokenizer.decode(prompt[:end]).rstrip(BROKEN) for end in ends}
+        self._context, self._told = 0, max(ends, key=lambda end: len(given[end]))
+        self.given = given[self._told].replace(BROKEN, "")
+        """The text of the prompt, up to its last whole character."""
         self._stops = stops
         # The end of the prompt tells whether the new text begins a line.
-        self._written = tokenizer.decode(self._ids)[-1:]
+        self._written = self.given[-1:]
         self._shown = len(self._written)
         self.text = ""
         """What is certain by now."""
@@ -122,7 +133,7 @@ class GrowingText:
     def _advance(self, *, is_last: bool = False) -> str:
         written, new = self._tokenizer.decode(self._ids[self._context :]), ""
         if is_last or not written.endswith(BROKEN):
-            before = self._tokenizer.decode(self._ids[self._context : self._told])
+            before = self._tokenizer.decode(self._ids[self._context : self._told]).rstrip(BROKEN)
             self._context, self._told = self._told, len(self._ids)
             new = written[len(before) :].replace(BROKEN, "")
         self.length += len(new)

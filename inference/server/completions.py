@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference.generation.settings import SamplingParams, seed_of
-from inference.generation.text import BROKEN
 from inference.server.batcher import Batcher
 from inference.server.errors import ApiError, busy
 from inference.server.schemas import DEFAULT_MAX_TOKENS, Choice, Completion, CompletionRequest, Logprobs, Usage
@@ -189,21 +188,14 @@ class PendingCompletion:
         return Choice(text=piece.text, index=index, logprobs=logprobs, finish_reason=reason)
 
     def _logprobs(self, tokens: tuple[Token, ...]) -> Logprobs:
-        top = [
-            {self._spelling(index): _finite(logprob) for index, logprob in token.top} if token.logprob is not None else None
-            for token in tokens
-        ]
+        spell = self._tokenizer.spell
+        top = [{spell(index): _finite(logprob) for index, logprob in token.top} if token.logprob is not None else None for token in tokens]
         return Logprobs(
-            tokens=[self._spelling(token.id) for token in tokens],
+            tokens=[spell(token.id) for token in tokens],
             token_logprobs=[None if token.logprob is None else _finite(token.logprob) for token in tokens],
             top_logprobs=top if self.request.logprobs else None,
             text_offset=[token.offset for token in tokens],
         )
-
-    def _spelling(self, token: int) -> str:
-        """A token as text. Part of a character has no text, and is told by its id."""
-        text = self._tokenizer.decode([token])
-        return f"token:{token}" if not text or BROKEN in text else text
 
 
 def _event(data: str) -> str:

@@ -25,6 +25,7 @@ class Token:
     logprob: float | None
     """None for the first token of a prompt, which nothing predicts."""
     top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens, and behind them the token itself, as OpenAI has it."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,8 @@ class SequenceState:
 
     def tell_prompt(self) -> None:
         """The first piece, for `echo`."""
-        text = self.tokenizer.decode(self.prompt)
-        self._echoed = len(text)
-        self.tell(Piece(text, self._prompt_tokens() if self.prompt_logits else ()))
+        self._echoed = len(self._growing.given)
+        self.tell(Piece(self._growing.given, self._prompt_tokens() if self.prompt_logits else ()))
         self.prompt_logits.clear()
 
     def extend(self, logits: Tensor, scores: Tensor) -> None:
@@ -127,5 +127,5 @@ class SequenceState:
 
 def _token(token: int, offset: int, logprobs: Tensor, num_top: int) -> Token:
     top = logprobs.topk(min(num_top, len(logprobs)))
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return Token(token, offset, float(logprobs[token]), tuple(pairs))
+    pairs = zip([*top.indices.tolist(), token], [*top.values.tolist(), own := float(logprobs[token])], strict=True)
+    return Token(token, offset, own, tuple(pairs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,44 @@ def test_random_bytes_never_show_as_broken_characters(byte_bpe: FolderTokenizer)
 
 def test_a_text_that_stops_inside_a_character_ends_before_it(byte_bpe: FolderTokenizer) -> None:
     assert "".join(stream(byte_bpe, byte_bpe.encode("月𠮷")[:-1])) == "月"
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "sentencepiece_bpe"])
+def test_a_character_that_the_prompt_begins_is_written_whole(
+    tmp_path: Path, verse: Path, kind: Literal["byte_bpe", "sentencepiece_bpe"]
+) -> None:
+    tokenizer = tokenizer_of(tmp_path / kind, verse, kind, 400)
+    text = "月𠮷鑫犇疑是"  # the vocabularies have some of them as bytes only
+    ids = tokenizer.encode(text)
+    assert len(ids) > len(text) + 6
+    for cut in range(len(ids) + 1):
+        growing = GrowingText(tokenizer, ids[:cut], Stops())
+        pieces = [*(growing.push(token) for token in ids[cut:]), growing.close("length")]
+        assert growing.given + "".join(pieces) == text
+        assert all(BROKEN not in piece for piece in (growing.given, *pieces))
+
+
+def test_a_prompt_that_ends_inside_a_token_of_two_characters_tells_the_first_of_them(verse: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, verse, "byte_bpe", 300)
+    backend = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    first, second = (tokenizer.encode(letter) for letter in "𠮷鑫")
+    bytes_of = {index: word for word, index in backend["model"]["vocab"].items()}
+    # A token that ends one character and begins the next, as merges of a larger vocabulary are.
+    backend["model"]["vocab"][bytes_of[first[-1]] + bytes_of[second[0]]] = 300
+    backend["model"]["merges"].append([bytes_of[first[-1]], bytes_of[second[0]]])
+    (tmp_path / "tokenizer.json").write_text(json.dumps(backend), encoding="utf-8")
+    growing = GrowingText(FolderTokenizer(tmp_path), [*first[:-1], 300], Stops())
+    assert (growing.given, "".join(growing.push(token) for token in second[1:])) == ("𠮷", "鑫")
+
+
+def test_a_token_is_spelled_with_its_space_where_a_decoder_takes_that_of_the_first(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({"▁a": 0, "b": 1, "<0xE5>": 2}, [], byte_fallback=True))
+    steps = [tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    backend.decoder = tokenizers.decoders.Sequence([*steps, tokenizers.decoders.Strip(" ", 1, 0)])  # Llama's
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = FolderTokenizer(tmp_path)
+    assert tokenizer.decode([0, 1, 0]) == "ab a"
+    assert [tokenizer.spell(token) for token in range(3)] == [" a", "b", "token:2"]
 
 
 @pytest.mark.parametrize(("kind", "size"), [("characters", None), ("sentencepiece_bpe", 400)])

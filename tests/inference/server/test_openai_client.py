@@ -101,6 +101,33 @@ def test_echo_tells_the_prompt_with_the_probabilities_that_the_model_gives_it(cl
     assert len(part.logprobs.tokens or []) == 3
 
 
+def test_a_character_that_the_prompt_begins_is_told_once_and_whole(client: OpenAI, served: Server) -> None:
+    whole = load_engine(served.folder).tokenizer.encode(PROMPT + "𠮷")  # four bytes
+    settings: dict[str, Any] = {"model": served.name, "prompt": whole[:-1], "max_tokens": 8, "echo": True, "logprobs": 1}
+    for seed in range(5):
+        answer = client.completions.create(**settings, seed=seed).choices[0]
+        pieces = [event.choices[0].text for event in client.completions.create(**settings, seed=seed, stream=True)]
+        assert "".join(pieces) == answer.text
+        assert pieces[0] == PROMPT
+        assert answer.logprobs
+        assert answer.logprobs.text_offset
+        # The bytes of the prompt and the token that may complete them stand where the character does.
+        assert answer.logprobs.text_offset[len(whole) - 4 : len(whole)] == [len(PROMPT)] * 4
+
+
+def test_the_token_itself_is_among_the_likeliest_as_openai_has_it(client: OpenAI, name: str) -> None:
+    settings: dict[str, Any] = {"model": name, "prompt": PROMPT, "max_tokens": 20, "echo": True, "logprobs": 1, "seed": 5}
+    told = client.completions.create(**settings).choices[0].logprobs
+    assert told
+    assert told.top_logprobs
+    assert told.tokens
+    assert told.token_logprobs
+    assert told.top_logprobs[0] is None
+    for top, token, logprob in list(zip(told.top_logprobs, told.tokens, told.token_logprobs, strict=True))[1:]:
+        assert top[token] == logprob
+        assert len(top) <= 2
+
+
 def test_a_written_token_has_the_probability_that_the_model_gives_it(client: OpenAI, served: Server) -> None:
     engine = load_engine(served.folder)
     ids = engine.tokenizer.encode(PROMPT)
