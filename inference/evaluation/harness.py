@@ -13,6 +13,7 @@ import lm_eval
 import numpy as np
 import torch
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from torch import Tensor
 from torch.nn import functional
@@ -117,17 +118,19 @@ class _Model(TemplateLM):
         raise DataError("it scores whole texts, which --text FILE does")
 
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
-        return [self._write(*request.args) for request in requests]
+        return [self._write(seed, *request.args) for seed, request in enumerate(requests)]
 
-    def _write(self, context: str, settings: dict[str, Any]) -> str:
-        """What the model writes greedily after a context, up to one of the task's stops."""
+    def _write(self, seed: int, context: str, settings: dict[str, Any]) -> str:
+        """What the model writes after a context, drawn as the task has it (greedily, if it says nothing), up to one of its stops."""
+        wanted: dict[str, Any] = normalize_gen_kwargs(settings)
         positions = self._engine.max_positions
-        new_tokens = min(int(settings.get("max_gen_toks", 256)), positions - 1)
+        new_tokens = min(wanted["max_gen_toks"], positions - 1)
         prompt, room = self.tok_encode(context), positions - new_tokens
         self.cut_contexts += len(prompt) > room
-        stop = settings.get("until") or ()
-        stops = tuple(one for one in ((stop,) if isinstance(stop, str) else stop) if one)
-        return generate(self._engine, [prompt[-room:]], SamplingParams(temperature=0, new_tokens=new_tokens, stop=stops))[0].text
+        drawn: dict[str, Any] = {"temperature": 1.0 if wanted["do_sample"] else 0.0, "top_p": 1.0}
+        drawn |= {name: wanted[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty") if wanted.get(name) is not None}
+        sampling = SamplingParams(new_tokens=new_tokens, stop=tuple(filter(None, wanted["until"])), seed=seed, **drawn)
+        return generate(self._engine, [prompt[-room:]], sampling)[0].text
 
 
 def _answer(logits: Tensor, rest: list[int]) -> tuple[float, bool]:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from data.documents import DataError
 from data.tokenizers import tokenizer_folder
 from inference.evaluate import main
 from inference.evaluation.questions import check_questions
+from inference.generation.settings import SamplingParams
+from inference.generation.writing import generate
 from tests import ROOT, processes
 
 needs_harness = pytest.mark.skipif(
@@ -90,10 +93,32 @@ def test_a_text_that_is_to_be_written_is_cut_to_its_room_and_counted(folder: Pat
     from inference.generation.engine import load_engine
 
     model = _Model(load_engine(folder), batch_size=1)
-    model._write("春眠不觉晓", {"max_gen_toks": 8})
+    model._write(0, "春眠不觉晓", {"max_gen_toks": 8})
     assert model.cut_contexts == 0
-    model._write("春眠不觉晓，" * 40, {"max_gen_toks": 8})
+    model._write(0, "春眠不觉晓，" * 40, {"max_gen_toks": 8})
     assert model.cut_contexts == 1
+
+
+@needs_harness
+def test_a_text_is_drawn_as_the_task_has_it(folder: Path) -> None:
+    from inference.evaluation.harness import _Model
+    from inference.generation.engine import load_engine
+
+    engine = load_engine(folder)
+    model, prompt = _Model(engine, batch_size=1), engine.tokenizer.encode("春眠")
+
+    def written(**settings: Any) -> list[str]:
+        requests = [types.SimpleNamespace(args=("春眠", {"max_new_tokens": 12, **settings}))] * 3
+        return model.generate_until(requests)
+
+    def expected(seed: int, **settings: Any) -> str:
+        return generate(engine, [prompt], SamplingParams(new_tokens=12, seed=seed, **settings))[0].text
+
+    assert written() == written(do_sample=False, temperature=1) == [expected(0, temperature=0)] * 3
+    assert written(do_sample=True) == [expected(seed, temperature=1.0, top_p=1.0) for seed in range(3)]
+    drawn = written(do_sample=True, temperature=1.5, top_p=0.9, top_k=None, until=["\x00", ""])
+    assert drawn == [expected(seed, temperature=1.5, top_p=0.9, stop=("\x00",)) for seed in range(3)]
+    assert len(set(written(temperature=5.0))) == 3
 
 
 @needs_harness
