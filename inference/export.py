@@ -20,7 +20,7 @@ from inference.exporting.model_card import model_card, renew_evaluation
 from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
 from model.families import FAMILIES
 from model.hugging_face.pretrained import INDEX_FILE, SINGLE_FILE
-from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, verify
+from training.checkpoints.find_and_verify import Checkpoint, CheckpointError, newest_good, open_checkpoint, published, verify
 
 if TYPE_CHECKING:
     from model.gpt import GPT
@@ -93,22 +93,26 @@ def _is_whole(folder: Path) -> bool:
 def find_folder(path: Path, num_processes: int = 1) -> Path:
     """The Hugging Face folder to load: the path itself, or a run's own export in its folder, made or renewed on the way.
 
-    That is `export/` of the newest checkpoint, `export_<tag>/` of a named one.
+    That is `export/` of the newest checkpoint, `export_<tag>/` of a named one. Which checkpoint it is, and which is the newest, is said.
 
     Raises:
         CheckpointError: If there is no model at the path, the run has no good checkpoint, or the named one is damaged.
         ValueError: If its model has no Hugging Face format.
     """
     model = find_model(path)
-    if model.run is None:
-        return path
-    if num_processes > 1:
+    if model.run and num_processes > 1:
         raise CheckpointError(
             f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
         )
-    out = model.run / ("export" if model.kind == "run" else f"export_{model.path.name}")
-    export(model, out)
-    return out
+    folder = path
+    if model.run:
+        folder = model.run / ("export" if model.kind == "run" else f"export_{model.path.name}")
+        export(model, folder)
+    used = object_or_nothing(folder / RECORD).get("checkpoint")
+    if used and num_processes == 1:
+        newest = next((one.name for one in published(folder.resolve().parent)), used)
+        print(f"checkpoint: {used}" + (f"; the newest of its run is {newest}" if newest != used else ""), file=sys.stderr)
+    return folder
 
 
 def _record(checkpoint: Checkpoint, format: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -248,3 +248,12 @@ def test_a_named_checkpoint_is_exported_beside_the_newest_and_generated_from(
     assert f"{run}: has no finished checkpoint 'step00000004'. Name one of {old}, {new}." in capsys.readouterr().err
     assert generate([f"{run}2@{old}", *options]) == 2
     assert f"{run}2: no such run." in capsys.readouterr().err
+
+
+def test_which_checkpoint_is_used_and_whether_it_is_the_newest_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = f"step{STEPS[0]:08d}", f"step{STEPS[1]:08d}"
+    older = f"checkpoint: {old}; the newest of its run is {new}\n"
+    for path, said in ((run, f"checkpoint: {new}\n"), (run.with_name(f"{run.name}@{old}"), older), (run / f"export_{old}", older)):
+        capsys.readouterr()
+        find_folder(path)
+        assert capsys.readouterr().err.endswith(said)
