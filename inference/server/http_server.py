@@ -173,7 +173,7 @@ class Guard:
 
 def _is_this_machine(host: str) -> bool:
     """Whether a Host header gives localhost or a loopback address. Any other name may be made to point here by somebody else."""
-    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+    name = (host if host.endswith("]") else host.rsplit(":", 1)[0]).lower().removesuffix(".")
     try:
         return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:

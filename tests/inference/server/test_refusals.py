@@ -104,7 +104,8 @@ def test_a_page_of_somebody_elses_cannot_use_a_server_without_a_key(server: Serv
     assert status == 403
     assert "127.0.0.1" in answer["error"]["message"]
     assert server.ask(path="/v1/models", Host="127.0.0.1.evil.example")[0] == 403
-    for name in ("localhost", "127.0.0.1:8000", "127.0.0.2:8000", "[::1]:8000"):
+    assert server.ask(path="/v1/models", Host="localhost.evil.example.")[0] == 403
+    for name in ("localhost", "LOCALHOST:8000", "localhost.:8000", "127.0.0.1:8000", "127.0.0.2:8000", "[::1]:8000", "[0:0:0:0:0:0:0:1]"):
         assert server.ask(path="/v1/models", Host=name)[0] == 200
     # A browser sends text/plain to anybody without asking; what is not JSON by its header is not read as JSON.
     assert server.ask(json.dumps({"model": "tiny", "prompt": PROMPT}).encode(), **{"Content-Type": "text/plain"})[0] == 400
