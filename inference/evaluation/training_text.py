@@ -36,11 +36,11 @@ def find_training_text(path: Path) -> Subject:
         DataError: If the text is not known or not here.
     """
     record = object_or_nothing(path / RECORD)
-    if not record:
+    if not record and "model_type" not in object_or_nothing(path / "config.json"):
         return find_subject(path)
     text = record.get("text")
     if not isinstance(text, dict):
-        raise DataError(f"{path}: does not say which text its model was trained on, so nothing can be held against it. Name a store.")
+        raise DataError(f"{path}: does not say which text its model was trained on. inference.evaluate is told with --corpus STORE.")
     run = path.resolve().parent
     if object_or_nothing(run / STORE_RECORD).get("identity") == text["identity"]:
         return find_subject(run)

@@ -151,12 +151,6 @@ class Info(BaseModel):
     """Whether /v1/copied can answer."""
 
 
-class Health(BaseModel):
-    """Whether texts are being written."""
-
-    status: Literal["ok"] = "ok"
-
-
 class CopiedRequest(Strict):
     """Text to look up in the training corpus."""
 

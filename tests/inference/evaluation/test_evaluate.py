@@ -253,4 +253,9 @@ def test_a_folder_of_another_origin_is_scored_in_rows_of_its_positions(folder: P
     evaluate(folder, *stores)
     assert f"rows of {SEQ_LENGTH} tokens are scored" in capsys.readouterr().err
     assert sections(folder / "evaluation.json")["held-out text"]["checkpoint"] is None
+    assert main([str(folder)]) == 2
+    said = (
+        f"inference.evaluate: {folder}: does not say which text its model was trained on. inference.evaluate is told with --corpus STORE.\n"
+    )
+    assert capsys.readouterr().err == said
     shutil.rmtree(folder)
