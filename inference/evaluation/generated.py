@@ -61,11 +61,8 @@ def judge_texts(texts: Sequence[Generated], index: CorpusIndex, *, ngram_size: i
     """Figures of texts, sizes being those of `index.measure`; prompts count for verse only, whose first line they may be."""
     measured = [index.measure(one.text, ngram_size=ngram_size, min_span=min_span) for one in texts]
     characters = sum(len(one.text) for one in texts)
-    ngrams = [
-        (found.ngram_share, len(one.text) - ngram_size + 1)
-        for one, found in zip(texts, measured, strict=True)
-        if found.ngram_share is not None
-    ]
+    ngrams = [max(0, len(one.text) - ngram_size + 1) for one in texts]
+    copied_ngrams = sum((one.ngram_share or 0) * count for one, count in zip(measured, ngrams, strict=True))
     copied = sum(span.end - span.start for one in measured for span in one.spans)
     spans = sorted(
         ({"text": number, **asdict(span)} for number, one in enumerate(measured, start=1) for span in one.spans),
@@ -79,7 +76,7 @@ def judge_texts(texts: Sequence[Generated], index: CorpusIndex, *, ngram_size: i
             "longest_run": max(one.longest_run for one in measured),
             "mean_longest_run": sum(one.longest_run for one in measured) / len(measured),
             "ngram_size": ngram_size,
-            "ngram_share": sum(share * count for share, count in ngrams) / sum(count for _, count in ngrams) if ngrams else None,
+            "ngram_share": copied_ngrams / sum(ngrams) if any(ngrams) else None,
             "min_span": min_span,
             "copied_share": copied / characters if characters else None,
         },
