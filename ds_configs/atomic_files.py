@@ -36,15 +36,19 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def wrong_with(path: Path, facts: Mapping[str, Any], *, hashed: bool = True) -> str | None:
-    """What is wrong with a file whose `facts_of` were recorded, if anything is; unless it is `hashed`, its size alone counts."""
-    got = path.stat().st_size if path.is_file() else None
-    if got != facts["bytes"]:
-        return f"{path} is missing" if got is None else f"{path} has {got} bytes, wanted {facts['bytes']}"
+    """What is wrong with a file whose `facts_of` were recorded, if anything is; unless it is `hashed`, its size alone counts.
+
+    Raises:
+        OSError: If it cannot be read, which says nothing of what is in it.
+    """
     try:
+        got = path.stat().st_size if path.is_file() else None
+        if got != facts["bytes"]:
+            return f"{path} is missing" if got is None else f"{path} has {got} bytes, wanted {facts['bytes']}"
         fits = not hashed or sha256_of(path) == facts["sha256"]
         return None if fits else f"{path} was changed after it was written (its SHA-256 does not fit)"
-    except OSError as error:
-        return f"{path} cannot be read ({error.strerror})"
+    except OSError as error:  # That of a read names no file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def digest(value: object) -> str:
@@ -190,14 +194,14 @@ def read_object(path: Path, advice: str = "") -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file.
 
     Raises:
-        ValueError: If the file cannot be read, or holds something else. Its message ends with the advice.
+        ValueError: If the file cannot be read, or holds something else, where its message ends with the advice.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: unreadable ({error}){advice}") from error
+        raise ValueError(f"{path}: unreadable ({error}){'.' if isinstance(error, OSError) else advice}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds no JSON object{advice}")
     return values

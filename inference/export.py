@@ -64,7 +64,10 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
     checkpoint = newest_good(model.run, slice(0)) if model.kind == "run" else open_checkpoint(model.path)
     there = object_or_nothing(out / RECORD) if _is_whole(out) else {}
     if there != _record(checkpoint, format, config.values):
-        checkpoint = _verified(model, checkpoint)
+        if model.kind == "run":
+            checkpoint = newest_good(model.run)
+        elif damage := verify(checkpoint.folder)[1]:
+            raise CheckpointError(f"{damage[0]}. Name the run's folder to export its newest good checkpoint.")
     record = _record(checkpoint, format, config.values)
     if there != record:
         from inference.exporting.checkpoint_weights import load_gpt
@@ -130,15 +133,6 @@ def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
         "add_bos": tokenizer.get("add_bos", False),
         "add_eos": tokenizer.get("add_eos", True),
     }
-
-
-def _verified(model: ModelPath, newest: Checkpoint) -> Checkpoint:
-    """The newest good checkpoint of a run, or the one checkpoint that was named."""
-    if model.kind == "run":
-        return newest_good(model.path)
-    if damage := verify(newest.folder)[1]:
-        raise CheckpointError(f"{damage[0]}. Name the run's folder to export its newest good checkpoint.")
-    return newest
 
 
 def _tokenizer_ids(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Supervisor:
 
     def run(self) -> int:
         """See `main`."""
-        failures, started_from, ended = 0, self._step(), None
+        failures, has_begun, ended = 0, False, None
         self._tidy_after_killed()
         while self._asked_to_stop == 0:  # It changes in the signals' thread.
             hosts = self._hosts()
@@ -114,7 +114,8 @@ class Supervisor:
             if attempt.signal_number or ended.code - 128 in HANDLED:
                 self._note("stopped", step=step, exit_code=ended.code)
                 return ended.code
-            if ended.code == EXIT_USER_ERROR and step == started_from and all(answering(hosts, self.job.ssh_port).values()):
+            has_begun = has_begun or attempt.have_met or step != before  # Then it was no mistake, and a disk that is gone may come back.
+            if ended.code == EXIT_USER_ERROR and not has_begun and all(answering(hosts, self.job.ssh_port).values()):
                 return self._give_up(f"a restart would not help: {ended.cause}", EXIT_USER_ERROR)
             failures = 1 if step != before else failures + 1
             self._note("failed", step=step, exit_code=ended.code, cause=ended.cause, first_host=ended.first_host, without_progress=failures)

@@ -19,6 +19,15 @@ def test_what_is_no_object_is_refused_with_the_files_name_or_taken_for_nothing(t
     assert read_object(tmp_path / "b.json") == {}
 
 
+def test_what_cannot_be_read_is_not_said_to_be_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, **options: object) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(ValueError, match=r"a\.json: unreadable \(\[Errno 5\] Input/output error: .*\)\.$"):
+        read_object(tmp_path / "a.json", ". It was damaged; remove it.")
+
+
 def test_a_folder_behind_a_link_is_replaced_and_not_the_link(tmp_path: Path) -> None:
     (tmp_path / "disk" / "folder").mkdir(parents=True)
     (tmp_path / "link").symlink_to("disk/folder")

@@ -13,6 +13,7 @@ POISONED_STEP = 3
 SLOW_SECONDS = 3.0
 STRANGE_SAMPLES = range(64, 72)
 DIES_BEFORE = "step00000006/layer_"
+UNREADABLE = "checkpoints/step00000004/"
 
 
 def poison() -> None:
@@ -121,6 +122,29 @@ def slow_disk() -> None:
         Snapshot.write = slow  # type: ignore[method-assign]
 
 
+def read_error(times: int) -> None:
+    """So many times rank 1 cannot open a file of the checkpoint of step 4, as on a host whose network file system fails."""
+    left = times
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal left
+        if event == "open" and UNREADABLE in str(arguments[0]) and left:
+            left -= 1
+            raise OSError(5, "Input/output error")
+
+    if os.environ["RANK"] == "1":
+        sys.addaudithook(hook)
+
+
+def lagging_host() -> None:
+    """Rank 1 does not see the files of the checkpoint of step 4 that rank 0 sees."""
+    from pathlib import Path
+
+    is_file = Path.is_file
+    if os.environ["RANK"] == "1":
+        Path.is_file = lambda self: UNREADABLE not in str(self) and is_file(self)  # type: ignore[method-assign]
+
+
 def one_device(mask: str) -> None:
     """Every rank sees one device: its own if the mask names just one."""
     from tests.training.stand_in_device import install
@@ -137,6 +161,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "strange text": strange_text,
     "stop before group": stop_before_group,
     "count reads": count,
+    "read error for a moment": lambda: read_error(1),
+    "read error": lambda: read_error(1000),
+    "lagging host": lagging_host,
     "one device each": lambda: one_device("3"),
     "one device for all": lambda: one_device("2,3"),
 }

@@ -2,12 +2,16 @@
 
 A checkpoint is a folder `runs/<name>/checkpoints/step00000100/` with a `manifest.json`, which is written last: a folder without one is a
 save that was interrupted. `save.py` writes them; whoever reads a run asks here: training, inference and `data.inspect`. No torch here.
+
+What cannot be read is not damaged: a network file system may fail for a moment, and the next save would remove what was passed over.
 """
 
 import hashlib
 import json
 import logging
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +25,12 @@ MANIFEST = "manifest.json"
 LATEST = "latest"
 PARTITION_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 """The optimizer's share of one replica (first number) of one stage (second)."""
+NO_DAMAGE = "So no older checkpoint takes its place. Try again when it can be read, or move its folder elsewhere to do without it."
+READ_AGAIN_SECONDS = (1.0, 3.0)
 
 
 class CheckpointError(ValueError):
-    """A run or a checkpoint cannot be read; the message is one line that says what to do."""
+    """A run or a checkpoint is not what it should be; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,21 @@ def step_of(name: str) -> int | None:
 
 
 def published(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, newest first. Neither manifests nor files are looked at."""
-    steps = (step_of(path.parent.name) for path in (run / "checkpoints").glob(f"*/{MANIFEST}"))
-    return [run / "checkpoints" / tag_of(step) for step in sorted((step for step in steps if step is not None), reverse=True)]
+    """The folders of a run's checkpoints, newest first. Neither manifests nor files are looked at.
+
+    Raises:
+        OSError: If their names cannot be read.
+    """
+    names = os.listdir(run / "checkpoints") if (run / "checkpoints").is_dir() else []
+    folders = (run / "checkpoints" / tag_of(step) for step in sorted(filter(None, map(step_of, names)), reverse=True))
+    return [folder for folder in folders if _may_be_there(folder / MANIFEST)]
+
+
+def _may_be_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -66,6 +84,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: If there is no manifest, or it is not one.
+        OSError: If it cannot be read.
     """
     try:
         raw = (folder / MANIFEST).read_bytes()
@@ -74,32 +93,47 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         well_formed = isinstance(step, int) and all({"bytes", "sha256"} <= facts.keys() for facts in files.values())
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {MANIFEST}, so its save was never finished. Use another checkpoint.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         well_formed = False
     if not well_formed:
         raise CheckpointError(f"{folder / MANIFEST}: is not the manifest of a checkpoint. Use another checkpoint.")
     return Checkpoint(folder, step, hashlib.sha256(raw).hexdigest(), manifest)
 
 
-def verify(folder: Path, share: slice = slice(None)) -> tuple[Checkpoint | None, list[str]]:
-    """Read a checkpoint and compare its files with the sizes and SHA-256 in its manifest. Never raises: peers may wait for the answer.
+def verify(folder: Path, share: slice = slice(None), *, hashed: bool = True) -> tuple[Checkpoint | None, list[str]]:
+    """Read a checkpoint and compare its files with the sizes, and if they are `hashed` the SHA-256, in its manifest.
 
     Args:
         folder: Of the checkpoint.
         share: Which of the files, in the order of their names; `slice(0)` reads the manifest only.
+        hashed: Sizes cost nothing, and a torn save usually shows there.
 
     Returns:
-        The checkpoint, None if its manifest cannot be read, and what is wrong with it, one line each.
+        The checkpoint, None if its manifest is not there or is none, and what is wrong with it, one line each.
+
+    Raises:
+        OSError: If something cannot be read for some seconds. Its message says what to do.
     """
     try:
-        checkpoint = open_checkpoint(folder)
+        checkpoint = _patiently(open_checkpoint, folder)
     except CheckpointError as error:
         return None, [str(error).removesuffix(" Use another checkpoint.").removesuffix(".")]
     files = sorted(checkpoint.manifest["files"].items())[share]
     problems: list[str] = []
-    for hashed in (False, True):  # Sizes first: they cost nothing, and a torn save usually shows there.
-        problems = problems or [problem for name, facts in files if (problem := wrong_with(folder / name, facts, hashed=hashed))]
+    for also in (False, True)[: 1 + hashed]:
+        problems = problems or [wrong for name, facts in files if (wrong := _patiently(wrong_with, folder / name, facts, hashed=also))]
     return checkpoint, problems
+
+
+def _patiently(read: Callable[..., Any], path: Path, *arguments: Any, **options: Any) -> Any:
+    """Read, and where that fails read again a little later."""
+    for seconds in (*READ_AGAIN_SECONDS, 0.0):
+        try:
+            return read(path, *arguments, **options)
+        except OSError as error:
+            failed = error
+            time.sleep(seconds)
+    raise OSError(f"{failed.filename or path} cannot be read ({failed.strerror}). {NO_DAMAGE}") from failed
 
 
 def first_good(run: Path, verified: Iterable[tuple[Checkpoint | None, list[str]]], warn: Callable[[str], None] = log.warning) -> Checkpoint:
@@ -129,6 +163,7 @@ def newest_good(run: Path, share: slice = slice(None)) -> Checkpoint:
 
     Raises:
         CheckpointError: If there is no checkpoint yet, or all are damaged.
+        OSError: If one that may be good cannot be read.
     """
     folders = published(run)
     if not folders:

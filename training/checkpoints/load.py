@@ -8,18 +8,21 @@ layers. The weights' own files are not needed: weights are their fp32 masters, r
 """
 
 import copy
+import functools
 import itertools
 import logging
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.checkpoints.find_and_verify import PARTITION_FILE, Checkpoint, first_good, published, step_of, verify
+from training.checkpoints.find_and_verify import NO_DAMAGE, PARTITION_FILE, Checkpoint, first_good, published, some_of, step_of, verify
 from training.checkpoints.snapshot import describe, load_random_state, read_file
 from training.launch.process_group import Ranks, gather
 from training.optimizer.parameter_groups import follow_schedule
+from training.run.failure import RunError
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +34,34 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
 
     Raises:
         CheckpointError: On all ranks, if there are complete checkpoints but none of them is undamaged.
+        RunError: On all ranks, if one that may be good cannot be read on one of them, or is there on some of them only.
     """
-
-    def verify_together(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-        checkpoint, problems = verify(folder, slice(ranks.world.rank, None, ranks.world.size))
-        return checkpoint, list(dict.fromkeys(problem for each in gather(problems) for problem in each))
-
     saved = published(run) if ranks.is_first else []
     folders = gather([folder for folder in saved if before_step is None or (step_of(folder.name) or 0) < before_step])[0]
-    return first_good(run, map(verify_together, folders), log.warning if ranks.is_first else lambda line: None) if folders else None
+    warn = log.warning if ranks.is_first else lambda line: None
+    return first_good(run, map(functools.partial(_verify_together, ranks=ranks), folders), warn) if folders else None
+
+
+def _verify_together(folder: Path, ranks: Ranks) -> tuple[Checkpoint | None, list[str]]:
+    """As `verify`, on all ranks alike: each hashes its share of the files. Of what is damaged then, all look at all sizes."""
+    here, own = f"rank {ranks.world.rank} on {socket.gethostname()}", slice(ranks.world.rank, None, ranks.world.size)
+    damage: list[str] = []
+    for share, hashed in ((own, True), (slice(None), False)):
+        try:
+            (checkpoint, found), unreadable = verify(folder, share, hashed=hashed), ""
+        except OSError as error:  # The others wait for the answer.
+            checkpoint, found, unreadable = None, [], f"{here}: {error}"
+        answers = gather((here, found, unreadable))
+        if failures := [failure for _, _, failure in answers if failure]:
+            raise RunError(failures[0])
+        damage = damage or list(dict.fromkeys(problem for _, problems, _ in answers for problem in problems))
+        if not damage:
+            return checkpoint, []
+    # What one host does not see, or not yet, may be there for others.
+    (worst, seen, _), (best, least, _) = (choose(answers, key=lambda answer: len(answer[1])) for choose in (max, min))
+    if seen != least:
+        raise RunError(f"{some_of(seen, 'files')} for {worst}, but not for {best}. {NO_DAMAGE}")
+    return checkpoint, damage
 
 
 def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[str]:

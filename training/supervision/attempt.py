@@ -53,7 +53,7 @@ class Attempt:
         self._stop_file = stop_file
         self._late = threading.Timer(grace_seconds, self._ask_command)
         self._late.daemon = True
-        self._have_met = False
+        self.have_met = False
         self._over = False
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
@@ -77,10 +77,10 @@ class Attempt:
                 self._first_host = ended["host"]
                 code = int(ended["code"] or 1)
                 # A stop may be heard of earlier here than there; and ranks whose lines go to files of their own are not seen to meet.
-                if not self._have_met and code - 128 not in HANDLED:
+                if not self.have_met and code - 128 not in HANDLED:
                     hopeless = threading.Timer(LAST_WORDS_SECONDS, self._end_hopeless, [ended["host"], code])
                     hopeless.start()
-            self._have_met = self._have_met or MET.match(line) is not None
+            self.have_met = self.have_met or MET.match(line) is not None
         if hopeless:
             hopeless.cancel()
         code = end_group(self._process.pid, self._process.wait())
@@ -106,7 +106,7 @@ class Attempt:
     def ask_to_stop(self, number: int) -> None:
         """In the signals' thread, which a network drive that hangs must not hold up."""
         self.signal_number = number
-        if self._stop_file is None or not self._have_met:
+        if self._stop_file is None or not self.have_met:
             self._ask_command()
             return
         threading.Thread(target=self._ask_ranks, args=[self._stop_file, number], name="ask", daemon=True).start()

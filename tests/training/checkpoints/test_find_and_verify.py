@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.training.checkpoint_files import write_checkpoint
-from training.checkpoints.find_and_verify import CheckpointError, newest_good, open_checkpoint
+from training.checkpoints import find_and_verify
+from training.checkpoints.find_and_verify import CheckpointError, newest_good, open_checkpoint, published
 
 
 def test_the_newest_checkpoint_is_chosen(tmp_path: Path) -> None:
@@ -36,6 +40,46 @@ def test_a_missing_file_is_damage(tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, 20) / "layer_00-model_states.pt").unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         newest_good(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [("open", "manifest.json"), ("open", "layer_00-model_states.pt"), ("stat", "layer_00-model_states.pt")]
+)
+def test_what_cannot_be_read_is_read_again_and_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str) -> None:
+    monkeypatch.setattr(find_and_verify, "READ_AGAIN_SECONDS", (0.0, 0.0))
+    write_checkpoint(tmp_path, 10)
+    damaged = write_checkpoint(tmp_path, 20) / name
+    failures = 2
+    works = getattr(Path, call)
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        nonlocal failures
+        if path == damaged and failures:
+            failures -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return works(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, fail)
+    assert newest_good(tmp_path).step == 20
+    failures = 1000
+    with pytest.raises(
+        OSError, match=rf"step00000020/{name} cannot be read \(Stale file handle\)\. So no older checkpoint takes its place"
+    ):
+        newest_good(tmp_path)
+
+
+def test_a_checkpoint_whose_manifest_cannot_be_looked_at_counts_as_one_or_a_save_would_remove_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, stat = write_checkpoint(tmp_path, 20), Path.stat
+
+    def fail(path: Path, **options: Any) -> Any:
+        if path == folder / "manifest.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    assert published(tmp_path) == [folder]
 
 
 def test_an_interrupted_save_is_passed_over(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A run that was killed, stopped or damaged ends where an uninterrupted one does, bit for bit, dropout on."""
 
 import os
+import re
 import shutil
 import signal
 
@@ -69,6 +70,29 @@ def test_a_stop_asked_of_one_rank_is_saved_by_all_and_a_damaged_checkpoint_costs
     code, output = run.finish()
     assert code == 2  # Nothing that a start could mend: a supervisor must not try again.
     assert "no other checkpoint of" in output
+
+
+def test_a_checkpoint_that_cannot_be_read_is_waited_for_and_neither_passed_over_nor_removed(make_run, uninterrupted):
+    run = make_run(training__keep_checkpoints=2)
+    run.start()
+    run.wait_for(lambda: "step00000004" in run.tags(), "the save of step 4")
+    run.stop()
+    shutil.rmtree(run.folder / "checkpoints/step00000006", ignore_errors=True)
+    for fault, said in {
+        "read error": r"rank 1 on \S+: \S+step00000004\S* cannot be read \(Input/output error\)\. So no older checkpoint takes its place",
+        "lagging host": r"step00000004/\S+ is missing.* for rank 1 on \S+, but not for rank 0 on \S+\. So no older checkpoint",
+    }.items():
+        run.start(fault=fault)
+        code, output = run.finish()
+        assert code == 1, "a supervisor tries again"
+        assert len(re.findall(said, output)) == 1, output
+        assert "TCPStore" not in output
+        assert run.tags() == ["step00000002", "step00000004"]
+    run.start(fault="read error for a moment")
+    code, output = run.finish()
+    assert code == 0
+    assert "from step 4 of 8" in output
+    assert run.curve() == uninterrupted
 
 
 def test_a_save_that_fails_leaves_the_checkpoints_before_it_and_the_run_goes_on(make_run):

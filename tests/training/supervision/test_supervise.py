@@ -105,6 +105,18 @@ def test_a_crash_loop_ends_with_its_reason(make_run):
     assert "could not be saved" in output
 
 
+def test_what_has_begun_once_is_tried_again_also_after_exit_code_2_as_of_a_disk_that_cannot_be_read_for_a_while(make_run, tmp_path):
+    launcher, begun = tmp_path / "deepspeed", tmp_path / "begun"
+    lines = f"[ -e {begun} ] && exit 2\ntouch {begun}\necho pipeline 0: ranks 0-1 on here\nexit 1\n"
+    launcher.write_text(f"#!/bin/sh\n{lines}", encoding="utf-8")
+    launcher.chmod(0o755)
+    run = make_run()
+    run.start_command([sys.executable, "-m", "training.supervise", *OPTIONS, "--", str(launcher), "run_pretrain.sh", str(run.config)])
+    code, output = run.finish()
+    assert code == 2
+    assert "3 failures in a row without a new checkpoint" in output
+
+
 def test_a_stop_is_passed_on_saved_and_not_restarted(make_run):
     run = make_run(training__steps=1_000_000, training__save_interval_steps=1_000_000)
     supervised = Supervised(run)
