@@ -21,7 +21,7 @@ from typing import Any
 import ds_configs
 from ds_configs.commands import command
 from model.hardware.processors import usable_processors
-from training.checkpoints.find_and_verify import CheckpointError, published
+from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, resolve
 from training.launch.arguments import parse
 from training.launch.launcher_process import run_to_the_end
@@ -57,13 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         code = launch(config, [path, *needed])
         if code:
             return code
-    try:
-        results = read_results(config)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error} Or remove that folder: the same command then goes on from the checkpoint before it, or starts anew without one."
-        ) from error
-    show(config, results, overrides, again=finished is not None)
+    show(config, read_results(config), overrides, again=finished is not None)
     return 0
 
 

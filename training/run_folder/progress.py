@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.atomic_files import object_or_nothing, write_json
-from training.checkpoints.find_and_verify import open_checkpoint, published, step_of, verify
+from training.checkpoints.find_and_verify import CheckpointError, open_checkpoint, published, some_of, step_of, verify
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
 
@@ -30,9 +30,21 @@ def newest_step(folder: Path) -> int:
 
 
 def finished_step(config: RunConfig, last_step: int | None) -> int | None:
-    """The newest checkpoint's step if it is the last one, or None."""
+    """The newest checkpoint's step if it is the last one, or None.
+
+    Raises:
+        CheckpointError: If that one is damaged, as far as sizes show.
+        OSError: If it cannot be read.
+    """
     step = newest_step(config.folder)
-    return step if last_step is not None and step >= last_step else None
+    if last_step is None or step < last_step:
+        return None
+    if damage := verify(published(config.folder)[0], hashed=False)[1]:
+        raise CheckpointError(
+            f"{config.folder} is finished, but {some_of(damage, 'files')}. Remove that checkpoint: the same command then goes on from the "
+            "one before it, or starts anew without one."
+        )
+    return step
 
 
 def write_results(config: RunConfig, step: int, results: Mapping[str, float]) -> None:

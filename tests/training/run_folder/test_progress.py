@@ -1,12 +1,15 @@
 """How long a run is, from its configuration and from what it has read so far."""
 
 import json
+import shutil
 
 import pytest
 
 import ds_configs
+from tests.training.checkpoint_files import write_checkpoint
+from training.checkpoints.find_and_verify import CheckpointError, published
 from training.config import resolve
-from training.run_folder.progress import last_step_of
+from training.run_folder.progress import finished_step, last_step_of
 
 
 @pytest.fixture
@@ -25,6 +28,22 @@ def test_a_newest_checkpoint_that_is_damaged_leaves_the_length_to_the_one_before
     config = saved("train_batch_size=16")
     (config.folder / "checkpoints/step00000008/manifest.json").write_text("{", encoding="utf-8")
     assert last_step_of(config, None) == 6
+
+
+def test_a_finished_run_whose_last_checkpoint_has_lost_a_part_of_a_file_says_so_when_it_is_started_again(make_run):
+    run = make_run(training__steps=4)
+    config = resolve(ds_configs.read(run.config))
+    whole, cut = (write_checkpoint(run.folder, step) for step in (2, 4))
+    assert finished_step(config, 4) == 4
+    (cut / "layer_00-model_states.pt").write_bytes(b"wei")
+    with pytest.raises(
+        CheckpointError, match=r"tiny is finished, but \S+ has 3 bytes, wanted 7\. Remove that checkpoint: the same command"
+    ):
+        finished_step(config, 4)
+    assert finished_step(config, 6) is None, "a run that goes on chooses its checkpoint, and says what is wrong, by itself"
+    shutil.rmtree(cut)
+    assert finished_step(config, 4) is None
+    assert published(run.folder) == [whole]
 
 
 @pytest.mark.parametrize(
