@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     config, needed = resolve_here(path, overrides)
     check_threads(os.environ)
+    check_free(config.folder)
     check_folder(config)
     check_outputs(config)
-    check_free(config.folder)
     check_first_weights(config)  # The preparation can take hours.
     _prepare(config)
     finished = finished_step(config, last_step_of(config, _samples_per_epoch(config)))

@@ -4,11 +4,18 @@ import fcntl
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
+import ds_configs
 from ds_configs import ConfigError
+from ds_configs.atomic_files import write_json
 from tests import processes
+from tests.training.checkpoint_files import write_checkpoint
+from training.config import resolve
+from training.launch.world import World
+from training.preflight import preflight
 from training.run_folder import lock
 
 HOLDER = """
@@ -59,6 +66,24 @@ def test_a_start_waits_a_moment_for_ranks_that_are_on_their_way_out(tmp_path, ro
     os.close(held)
     processes.end(process)
     process.stdout.close()
+
+
+def test_a_start_compares_itself_with_what_the_start_before_it_writes_at_its_end(make_run, monkeypatch):
+    run = make_run()
+    config = resolve(ds_configs.read(run.config), 2)
+    before = lock.hold(config.folder)
+    assert before is not None
+
+    def end():
+        write_checkpoint(config.folder, 2)
+        write_json(config.folder / "config.json", config.values | {"run": config.values["run"] | {"seed": 8}})
+        os.close(before)
+
+    threading.Timer(1.0, end).start()
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 60.0)  # The machine may be busy.
+    world = World(rank=0, local_rank=0, size=2, local_size=2, master_addr="127.0.0.1", master_port=1)
+    with pytest.raises(ConfigError, match=r"run\.seed differs from the run"):
+        preflight(config, world)
 
 
 def test_looking_at_a_new_folder_leaves_nothing_there(tmp_path):
