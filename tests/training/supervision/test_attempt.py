@@ -91,7 +91,7 @@ RUNNING = "echo 'alpha: pipeline 0: ranks 0-1 on alpha'; for i in $(seq 600); do
 
 def ask_when_met(running):
     def ask():
-        processes.wait_until(lambda: running._have_met, "the ranks to meet")
+        processes.wait_until(lambda: running.have_met, "the ranks to meet")
         running.ask_to_stop(signal.SIGINT)
 
     threading.Thread(target=ask).start()
