@@ -136,13 +136,20 @@ def read_error(times: int) -> None:
         sys.addaudithook(hook)
 
 
-def lagging_host() -> None:
-    """Rank 1 does not see the files of the checkpoint of step 4 that rank 0 sees."""
+def lagging_host(times: int) -> None:
+    """So many times rank 1 does not see a file of the checkpoint of step 4 that rank 0 sees."""
     from pathlib import Path
 
-    is_file = Path.is_file
+    left, is_file = times, Path.is_file
+
+    def lag(self: Path) -> bool:
+        nonlocal left
+        hidden = UNREADABLE in str(self) and left > 0
+        left -= hidden
+        return not hidden and is_file(self)
+
     if os.environ["RANK"] == "1":
-        Path.is_file = lambda self: UNREADABLE not in str(self) and is_file(self)  # type: ignore[method-assign]
+        Path.is_file = lag  # type: ignore[method-assign]
 
 
 def one_device(mask: str) -> None:
@@ -163,7 +170,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "count reads": count,
     "read error for a moment": lambda: read_error(1),
     "read error": lambda: read_error(1000),
-    "lagging host": lagging_host,
+    "lagging host": lambda: lagging_host(1000),
+    "lagging host for a moment": lambda: lagging_host(1),
     "one device each": lambda: one_device("3"),
     "one device for all": lambda: one_device("2,3"),
 }

@@ -112,28 +112,25 @@ def verify(folder: Path, share: slice = slice(None), *, hashed: bool = True) -> 
         The checkpoint, None if its manifest is not there or is none, and what is wrong with it, one line each.
 
     Raises:
-        OSError: If something cannot be read for some seconds. Its message says what to do.
+        ValueError: If something cannot be read for some seconds.
     """
     try:
         checkpoint = _patiently(open_checkpoint, folder)
     except CheckpointError as error:
         return None, [str(error).removesuffix(" Use another checkpoint.").removesuffix(".")]
     files = sorted(checkpoint.manifest["files"].items())[share]
-    problems: list[str] = []
-    for also in (False, True)[: 1 + hashed]:
-        problems = problems or [wrong for name, facts in files if (wrong := _patiently(wrong_with, folder / name, facts, hashed=also))]
-    return checkpoint, problems
+    return checkpoint, [wrong for name, facts in files if (wrong := _patiently(wrong_with, folder / name, facts, hashed=hashed))]
 
 
 def _patiently(read: Callable[..., Any], path: Path, *arguments: Any, **options: Any) -> Any:
-    """Read, and where that fails read again a little later."""
+    """Read, and where that fails read again a little later. What ends it is no OSError: a preparation takes those for its own."""
     for seconds in (*READ_AGAIN_SECONDS, 0.0):
         try:
             return read(path, *arguments, **options)
         except OSError as error:
             failed = error
             time.sleep(seconds)
-    raise OSError(f"{failed.filename or path} cannot be read ({failed.strerror}). {NO_DAMAGE}") from failed
+    raise ValueError(f"{failed.filename or path} cannot be read ({failed.strerror}). {NO_DAMAGE}") from failed
 
 
 def first_good(run: Path, verified: Iterable[tuple[Checkpoint | None, list[str]]], warn: Callable[[str], None] = log.warning) -> Checkpoint:
@@ -163,7 +160,7 @@ def newest_good(run: Path, share: slice = slice(None)) -> Checkpoint:
 
     Raises:
         CheckpointError: If there is no checkpoint yet, or all are damaged.
-        OSError: If one that may be good cannot be read.
+        ValueError: If one that may be good cannot be read.
     """
     folders = published(run)
     if not folders:

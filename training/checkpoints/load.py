@@ -8,7 +8,6 @@ layers. The weights' own files are not needed: weights are their fp32 masters, r
 """
 
 import copy
-import functools
 import itertools
 import logging
 import socket
@@ -39,29 +38,28 @@ def choose_checkpoint(run: Path, ranks: Ranks, before_step: int | None = None) -
     saved = published(run) if ranks.is_first else []
     folders = gather([folder for folder in saved if before_step is None or (step_of(folder.name) or 0) < before_step])[0]
     warn = log.warning if ranks.is_first else lambda line: None
-    return first_good(run, map(functools.partial(_verify_together, ranks=ranks), folders), warn) if folders else None
+    return first_good(run, (_verify_together(folder, ranks) for folder in folders), warn) if folders else None
 
 
 def _verify_together(folder: Path, ranks: Ranks) -> tuple[Checkpoint | None, list[str]]:
-    """As `verify`, on all ranks alike: each hashes its share of the files. Of what is damaged then, all look at all sizes."""
+    """As `verify`, on all ranks alike: all look at all sizes, then each hashes its share of the files."""
     here, own = f"rank {ranks.world.rank} on {socket.gethostname()}", slice(ranks.world.rank, None, ranks.world.size)
-    damage: list[str] = []
-    for share, hashed in ((own, True), (slice(None), False)):
+    for share, hashed in ((slice(None), False), (own, True)):
         try:
             (checkpoint, found), unreadable = verify(folder, share, hashed=hashed), ""
-        except OSError as error:  # The others wait for the answer.
+        except ValueError as error:  # The others wait for the answer.
             checkpoint, found, unreadable = None, [], f"{here}: {error}"
         answers = gather((here, found, unreadable))
         if failures := [failure for _, _, failure in answers if failure]:
             raise RunError(failures[0])
-        damage = damage or list(dict.fromkeys(problem for _, problems, _ in answers for problem in problems))
-        if not damage:
-            return checkpoint, []
-    # What one host does not see, or not yet, may be there for others.
-    (worst, seen, _), (best, least, _) = (choose(answers, key=lambda answer: len(answer[1])) for choose in (max, min))
-    if seen != least:
-        raise RunError(f"{some_of(seen, 'files')} for {worst}, but not for {best}. {NO_DAMAGE}")
-    return checkpoint, damage
+        everywhere = set(found).intersection(*(problems for _, problems, _ in answers))
+        for rank, problems, _ in answers:
+            # What one host does not see, or not yet, may be there for others.
+            if not hashed and (only := [problem for problem in problems if problem not in everywhere]):
+                raise RunError(f"{some_of(only, 'files')} for {rank}, but not for all ranks. {NO_DAMAGE}")
+        if damage := list(dict.fromkeys(problem for _, problems, _ in answers for problem in problems)):
+            return checkpoint, damage
+    return checkpoint, []
 
 
 def load_checkpoint(engine: Any, ranks: Ranks, checkpoint: Checkpoint) -> list[str]:

@@ -34,7 +34,7 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
 
     Raises:
         CheckpointError: If that one is damaged, as far as sizes show.
-        OSError: If it cannot be read.
+        ValueError: If it cannot be read.
     """
     step = newest_step(config.folder)
     if last_step is None or step < last_step:

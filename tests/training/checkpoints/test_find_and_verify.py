@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_read_again_and_is_no_damage(tmp_path: Path, monk
     assert newest_good(tmp_path).step == 20
     failures = 1000
     with pytest.raises(
-        OSError, match=rf"step00000020/{name} cannot be read \(Stale file handle\)\. So no older checkpoint takes its place"
+        ValueError, match=rf"step00000020/{name} cannot be read \(Stale file handle\)\. So no older checkpoint takes its place"
     ):
         newest_good(tmp_path)
 

@@ -15,6 +15,7 @@ from data.documents import DataError
 from data.prepare import way_on
 from tests import processes
 from tests.training.checkpoint_files import write_checkpoint
+from training.checkpoints import find_and_verify
 from training.config import resolve
 from training.launch import local
 from training.launch.local import PORTS, PORTS_TRIED, _prepare, free_port, show
@@ -164,6 +165,16 @@ def test_ranks_meet_at_a_free_port_that_nobody_else_is_given_meanwhile(monkeypat
     with socket.create_server(("127.0.0.1", min(ports))):
         monkeypatch.setattr(local, "PORTS", [min(ports)] * PORTS_TRIED)
         assert free_port() > min(ports), "where those are taken, any"
+
+
+def test_a_checkpoint_that_cannot_be_read_before_a_preparation_is_not_said_to_be_a_part_of_it(make_run, monkeypatch):
+    monkeypatch.setattr(find_and_verify, "READ_AGAIN_SECONDS", (0.0, 0.0))
+    run = make_run()
+    (run.folder / "checkpoints/step00000002/manifest.json").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"manifest\.json cannot be read \(Is a directory\)\. So no older .* elsewhere to do without it\.$"
+    ):
+        _prepare(resolve(ds_configs.load(run.config)))
 
 
 def test_a_preparation_that_the_disk_ends_says_how_to_go_on(make_run, tmp_path):
