@@ -9,6 +9,7 @@ with the same global batch. What happened is written to `runs/<name>/supervisor/
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -73,6 +74,7 @@ class Supervisor:
         self.job = job
         self.options = options
         self.folder = job.config.folder / FOLDER
+        self._newest = newest_step(job.config.folder)
         self._log = AppendedFile(self.folder / "log.jsonl")
         self._dropped: dict[str, str] = {}
         self._blamed: Counter[str] = Counter()
@@ -128,7 +130,9 @@ class Supervisor:
         return 128 + self._asked_to_stop
 
     def _step(self) -> int:
-        return newest_step(self.job.config.folder)
+        with contextlib.suppress(OSError):  # While the disk is gone, it is the last that was seen.
+            self._newest = newest_step(self.job.config.folder)
+        return self._newest
 
     def _tidy_after_killed(self) -> None:
         """End what a supervisor before this one left if it ended without a word: only then is what still runs known to be nobody's."""

@@ -117,6 +117,19 @@ def test_what_has_begun_once_is_tried_again_also_after_exit_code_2_as_of_a_disk_
     assert "3 failures in a row without a new checkpoint" in output
 
 
+def test_a_supervisor_outlives_a_disk_that_is_gone_when_a_start_ends(make_run, tmp_path):
+    run = make_run()
+    launcher, checkpoints = tmp_path / "deepspeed", run.folder / "checkpoints"
+    # A link to a name that is too long: it cannot be looked into, whoever asks.
+    gone = f"[ -h {checkpoints} ] && {{ rm {checkpoints}; exit 0; }}\nln -s {'x' * 300} {checkpoints}\nexit 1\n"
+    launcher.write_text(f"#!/bin/sh\n{gone}", encoding="utf-8")
+    launcher.chmod(0o755)
+    run.start_command([sys.executable, "-m", "training.supervise", *OPTIONS, "--", str(launcher), "run_pretrain.sh", str(run.config)])
+    code, output = run.finish()
+    assert code == 0, output
+    assert "supervise: failed: step 0, exit code 1" in output
+
+
 def test_a_stop_is_passed_on_saved_and_not_restarted(make_run):
     run = make_run(training__steps=1_000_000, training__save_interval_steps=1_000_000)
     supervised = Supervised(run)
