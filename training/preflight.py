@@ -12,7 +12,7 @@ from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
 from training.launch.world import World, check_placement
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.lock import check_free, hold
+from training.run_folder.lock import hold
 from training.run_folder.monitors import check_outputs
 from training.run_folder.progress import finished_step, last_step_of
 from training.run_folder.provenance import software
@@ -53,7 +53,6 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     check_placement(world, config.batch.stages)
     notes: list[str] = []
     if world.rank == 0:
-        check_free(config.folder)  # First, or what a start that is at its end still writes would be looked at by nobody.
         notes += check_folder(config)
         check_outputs(config)
     from data.batches.datasets import open_datasets

@@ -31,7 +31,6 @@ from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
 from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
-from training.run_folder.lock import check_free
 from training.run_folder.monitors import check_outputs, monitor_folder
 from training.run_folder.progress import finished_step, last_step_of, read_results
 
@@ -47,7 +46,6 @@ def main(arguments: Sequence[str]) -> int:
     path, overrides = parse(arguments, DEFAULT_CONFIG)
     config, needed = resolve_here(path, overrides)
     check_threads(os.environ)
-    check_free(config.folder)
     check_folder(config)
     check_outputs(config)
     check_first_weights(config)  # The preparation can take hours.

@@ -21,6 +21,7 @@ from model.families import preset
 from model.flops import count_parameters
 from training.checkpoints.find_and_verify import published, verify
 from training.config import RunConfig, RunSection
+from training.run_folder.lock import check_free
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 16
 
 
 def check_folder(config: RunConfig) -> list[str]:
-    """Refuse to go on with another model, other data or another seed, or somewhere else, and to start what the disk cannot hold.
+    """Refuse to go on beside another start, with another model, other data or another seed, or somewhere else, or on too small a disk.
 
     Returns:
         A line if there is nothing to compare with, although the run goes on.
@@ -37,6 +38,7 @@ def check_folder(config: RunConfig) -> list[str]:
     Raises:
         ValueError: With what differs, or what is free and what is needed.
     """
+    check_free(config.folder)  # First, or what a start that is at its end still writes would be looked at by nobody.
     folder, there = config.folder, config.path.parent
     recorded = object_or_nothing(config.path).get("run", {}) if config.path.name == "config.json" and published(there) else {}
     says_here = all(recorded.get(key) == config.values["run"].get(key) for key in ("directory", "name"))
@@ -109,7 +111,7 @@ def check_text(config: RunConfig, now: Identity, tokenizer: str | None = None) -
     ways = f"Use another run.name, or put back what {config.folder} was trained on"
     unrecorded = None
     for folder in reversed(published(config.folder)):
-        checkpoint, _ = verify(folder, slice(0))  # One that cannot be read is damaged, which is said when one is chosen.
+        checkpoint, _ = verify(folder, slice(0))  # What is damaged is said when one is chosen.
         text = checkpoint.manifest.get("text") if checkpoint else None
         if text is None:
             unrecorded = folder
