@@ -118,8 +118,8 @@ def main(arguments: Sequence[str]) -> int:
                 output.write(f"{text['prompt']}{text['text']}\n{between}")
             num_written += 1
     except OSError as error:
-        # Python would flush to standard output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout:  # Python would flush it once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _told(error, f"{options.output} has {num_written} of {num_texts} texts" if output else None)
     seconds = time.perf_counter() - start
     if is_first:

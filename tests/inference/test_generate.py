@@ -228,9 +228,14 @@ def test_a_closed_output_does_not_leave_texts_out_without_a_word(folder: Path, t
     assert done.stderr.endswith(f"inference.generate: standard output was closed, and {output} has 0 of 1 texts.\n")
 
 
-def test_texts_go_to_a_file_where_there_is_no_standard_output(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_go_to_a_file_where_there_is_no_standard_output(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdout", None)  # as a shell's >&- leaves it
-    assert main([str(folder), "--prompt", PROMPT, "--new-tokens", "5", "--output", str(tmp_path / "texts.jsonl")]) == 0
+    command = [str(folder), "--prompt", PROMPT, "--new-tokens", "5", "--output"]
+    assert main([*command, "/dev/full"]) == 2
+    assert "the text cannot be written ([Errno 28] No space left on device)" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "texts.jsonl")]) == 0
     assert [text["prompt"] for text in lines(tmp_path / "texts.jsonl")] == [PROMPT]
 
 
