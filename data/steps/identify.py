@@ -47,7 +47,7 @@ class FileHashes:
         self._changed = True
         if time.monotonic() - self._said > _SAY_SECONDS:
             self._said = time.monotonic()
-            logger.info("%d files have been read to know them by their hashes, the last %s", len(self._known), name)
+            logger.info("the files are being hashed, to know them again; the last one was %s", name)
             self.save()
         return digest
 

@@ -225,5 +225,5 @@ def test_hashing_that_takes_long_says_so_and_is_not_repeated_when_it_was_stopped
         path.write_text(path.name, encoding="utf-8")
         FileHashes(tmp_path / "hashes.json").of(path)  # And no `save`, as a start that is killed here.
 
-    assert "2 files have been read to know them by their hashes, the last" in caplog.text
+    assert f"hashed, to know them again; the last one was {paths[-1].resolve()}" in caplog.text
     assert set(json.loads((tmp_path / "hashes.json").read_text(encoding="utf-8"))) == {str(path.resolve()) for path in paths}
