@@ -41,8 +41,8 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
         return None
     if damage := verify(published(config.folder)[0], hashed=False)[1]:
         raise CheckpointError(
-            f"{config.folder} is finished, but {some_of(damage, 'files')}. Remove that checkpoint: the same command then goes on from the "
-            "one before it, or starts anew without one."
+            f"{config.folder} is finished, but {some_of(damage, 'files')}. If all hosts see it so, remove that checkpoint: the same "
+            "command then goes on from the one before it, or starts anew without one."
         )
     return step
 
