@@ -37,7 +37,8 @@ def test_a_finished_run_whose_last_checkpoint_has_lost_a_part_of_a_file_says_so_
     assert finished_step(config, 4) == 4
     (cut / "layer_00-model_states.pt").write_bytes(b"wei")
     with pytest.raises(
-        CheckpointError, match=r"tiny is finished, but \S+ has 3 bytes, wanted 7\. If all hosts see it so, remove that checkpoint: the same command"
+        CheckpointError,
+        match=r"tiny is finished, but \S+ has 3 bytes, wanted 7\. If all hosts see it so, remove that checkpoint: the same command",
     ):
         finished_step(config, 4)
     assert finished_step(config, 6) is None, "a run that goes on chooses its checkpoint, and says what is wrong, by itself"
