@@ -49,20 +49,20 @@ class FolderWeights:
         absent = wanted - stored.keys()
         # Folders of a bare model lack the prefix.
         self._tensors = {prefix + name if prefix + name in absent else name: tensor for name, tensor in stored.items()}
-        self._check_left_over([name for name in self._tensors if name not in wanted], tied)
+        self._check_left_over([name for name in self._tensors if name not in wanted])
         for name, (slot, like) in expected.items():
             if config.initialize.embeddings or slot.kind not in VOCABULARY:
                 self._check(name, slot, tuple(like.shape))
 
     def parameter(self, slot: Slot) -> Tensor:
         """One of our parameters; its rotary style and unused position rows are the model's."""
-        theirs = [self._read(name) for name in tensor_names(slot, self._format)]
+        theirs = [self._tensors[name][...] for name in tensor_names(slot, self._format)]
         return to_ours(theirs, slot, self._config, self._format)
 
     def _check(self, name: str, slot: Slot, wanted: tuple[int, ...]) -> None:
         """Look at a tensor of one of our parameters, or at the bias beside it that the model leaves out."""
         if slot.attribute == "weight" and name.endswith(".bias"):
-            if name in self._tensors and self._read(name).any():
+            if name in self._tensors and self._tensors[name][...].any():
                 field = "norm_bias" if slot.parameter == "norm.weight" else "use_bias"
                 raise ValueError(f'{self.path}: "{name}" is not zero, and model.{field} is false. Set it to true.')
             return
@@ -74,32 +74,28 @@ class FolderWeights:
         if got != wanted:
             raise ValueError(f'{self.path}: "{name}" has shape {got}; the model needs {wanted}. Does its config.json belong to it?')
 
-    def _check_left_over(self, over: list[str], tied: bool) -> None:
+    def _check_left_over(self, over: list[str]) -> None:
         """What is no tensor of the model may be a known one without effect, which is noted."""
         family = FAMILIES[self._format]
-        buffers = [name for name in over if re.fullmatch(family.buffers, name.removeprefix(family.prefix))]
-        if buffers:
+        if buffers := [name for name in over if re.fullmatch(family.buffers, name.removeprefix(family.prefix))]:
             self.notes.append(f'{self.path}: not used: "{buffers[0]}"{_more(buffers)}, which is computed and not learned.')
         over = [name for name in over if name not in buffers]
-        if HEAD in over and tied:
+        if HEAD in over:
             over.remove(HEAD)
-            self._check_stored_head()
+            (embedding,) = tensor_names(Slot("TokenEmbedding", 0, "weight"), self._format)
+            if embedding not in self._tensors or not torch.equal(self._tensors[HEAD][...], self._tensors[embedding][...]):
+                raise ValueError(
+                    f'{self.path}: "{HEAD}" is not the embedding, and its config.json says tie_word_embeddings = true. '
+                    "Say false there if it is the head; model.tie_embeddings then has to be false too."
+                )
+            if self._config.tie_embeddings:
+                self.notes.append(f'{self.path}: not used: "{HEAD}", which repeats the embedding.')
         if over:
             of_quantised = any(QUANTISED.search(name) for name in over)
             hint = _UNQUANTISE if of_quantised else "the model would not be the original. Does its config.json belong to it?"
             raise ValueError(
                 f'{self.path}: holds "{over[0]}"{_more(over)}, which the {self._format} model of its config.json does not have: {hint}'
             )
-
-    def _check_stored_head(self) -> None:
-        """A head that is stored beside the embedding it is tied to must be that embedding."""
-        (embedding,) = tensor_names(Slot("TokenEmbedding", 0, "weight"), self._format)
-        if embedding not in self._tensors or not torch.equal(self._read(HEAD), self._read(embedding)):
-            raise ValueError(
-                f'{self.path}: "{HEAD}" is not the embedding, and its config.json says tie_word_embeddings = true. '
-                "Say false there if it is the head; model.tie_embeddings then has to be false too."
-            )
-        self.notes.append(f'{self.path}: not used: "{HEAD}", which repeats the embedding.')
 
     def _why_missing(self, slot: Slot) -> str:
         if slot.kind == "Head":
@@ -108,29 +104,27 @@ class FolderWeights:
             return "model.use_bias or model.norm_bias is true. Was it trained without biases?"
         return "Is the folder complete, and does its config.json belong to it?"
 
-    def _read(self, name: str) -> Tensor:
-        tensor: Tensor = self._tensors[name][...]
-        return tensor
-
     def _stored_tensors(self) -> dict[str, Any]:
         """What the files hold, by the names there; values are read when they are indexed."""
-        index = self.path / INDEX_FILE
+        index, single = self.path / INDEX_FILE, self.path / SINGLE_FILE
         listed: Any = {}
-        if index.is_file():
+        if single.is_file():
+            if index.is_file():  # Either may be left over from an earlier save.
+                self.notes.append(f"{index}: not used: {SINGLE_FILE} is there too, and transformers reads that one. Remove the wrong one.")
+        elif not index.is_file():
+            raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
+        else:
             listed = read_object(index, ". Fetch the file again.").get("weight_map")
             if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
                 raise ValueError(f'{index}: its "weight_map" does not say where the tensors are. Fetch the file again.')
-        elif not (self.path / SINGLE_FILE).is_file():
-            raise ValueError(f"{self.path}: has neither {SINGLE_FILE} nor {INDEX_FILE}. Save the model with save_pretrained.")
         found: dict[str, Any] = {}
-        for file in sorted(set(listed.values())) if index.is_file() else [SINGLE_FILE]:
+        for file in sorted(set(listed.values())) or [SINGLE_FILE]:
             try:
                 opened = safe_open(self.path / file, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise ValueError(f"{self.path / file}: cannot be read ({error}). Fetch the file again.") from error
             # What the index leaves out is in the folder all the same.
-            names = [name for name in opened.keys() if listed.get(name, file) == file]  # noqa: SIM118 - no dict
-            found |= {name: opened.get_slice(name) for name in names}
+            found |= {name: opened.get_slice(name) for name in opened.keys() if listed.get(name, file) == file}  # noqa: SIM118 - no dict
         if lacking := sorted(listed.keys() - found.keys()):
             raise ValueError(f'{index}: "{lacking[0]}"{_more(lacking)} is not in {listed[lacking[0]]}. Fetch the files again.')
         return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig
+from transformers import GPT2LMHeadModel, LlamaConfig
 
 from model.config import InitializeConfig, ModelConfig
 from model.families import preset
@@ -69,6 +69,7 @@ def index_that_names_another_tensor(folder: Path) -> None:
 
 
 def write_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"metadata": {}}', encoding="utf-8")
 
 
@@ -214,6 +215,21 @@ def test_what_has_no_effect_is_named_and_the_model_is_the_original(tmp_path, cap
         f'{folder}: not used: "transformer.h.0.attn.bias" and 1 more, which is computed and not learned.',
         f'{folder}: not used: "lm_head.weight", which repeats the embedding.',
     ]
+
+
+def test_of_a_single_file_and_an_index_the_one_that_transformers_reads_is_read_and_the_other_named(tmp_path, caplog):
+    theirs = saved(THEIRS["gpt2"], tmp_path)
+    GPT2LMHeadModel(THEIRS["gpt2"]).save_pretrained(tmp_path, max_shard_size="5KB")  # It leaves the file of the first save there.
+    _, model = from_folder(tmp_path)
+    torch.testing.assert_close(model.eval()(TOKENS), theirs(TOKENS).logits, atol=2e-5, rtol=0)
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}/model.safetensors.index.json: not used: model.safetensors is there too")
+
+
+def test_a_stored_head_that_becomes_the_models_own_is_not_said_to_be_unused(tmp_path):
+    theirs = saved(THEIRS["gpt2"], tmp_path)
+    edit_tensors(tmp_path, lm_head__weight=theirs.state_dict()["transformer.wte.weight"].clone())
+    assert Weights(config_of({"from": str(tmp_path), "tie_embeddings": False}), seed=0).notes == []
 
 
 @pytest.mark.parametrize("kind", THEIRS)
