@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ds_configs.atomic_files import object_or_nothing, replacing_folder, write_json
+from ds_configs.atomic_files import facts_of, object_or_nothing, replacing_folder, write_json, wrong_with
 from ds_configs.commands import command
 from inference.exporting.model_card import model_card, renew_evaluation
 from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RECORD = "export.json"  # what an export was made from; a folder that has it is ours to replace
 # Raised when exports change, so that one made before is made again.
-LAYOUT = 2
+LAYOUT = 3
 # What the library writes into a folder, for one of any size and any number of pieces.
 WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, "model-?????-of-?????.safetensors")
 TOKENIZER_FILES = (
@@ -62,7 +62,7 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
     checkpoint = newest_good(model.run, slice(0)) if model.kind == "run" else open_checkpoint(model.path)
-    there = object_or_nothing(out / RECORD) if _is_whole(out) else {}
+    there = _made_of(out)
     if there != _record(checkpoint, format, config.values):
         if model.kind == "run":
             checkpoint = newest_good(model.run)
@@ -79,18 +79,27 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
     return there != record
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether an export has what a model is loaded from; one that lost a file, or a part of its weights, is made again."""
-    from safetensors import SafetensorError, safe_open
+def check_weights(folder: Path) -> None:
+    """Compare the weights of an export with its record, which a folder of another origin does not have: some 2 s a GiB.
 
-    shards = object_or_nothing(folder / INDEX_FILE).get("weight_map", {})
+    Raises:
+        CheckpointError: Names a file that is missing or was changed.
+    """
+    for name, facts in object_or_nothing(folder / RECORD).get("weights", {}).items():
+        if damage := wrong_with(folder / name, facts):
+            raise CheckpointError(f"{damage}. Export it again, or remove {folder / RECORD} if these are to be the weights.")
+
+
+def _made_of(out: Path) -> dict[str, Any]:
+    """What an export was made from; nothing if it has lost a file or its weights are damaged, so that it is made again."""
+    there = object_or_nothing(out / RECORD)
     try:
-        for name in set(shards.values()) or {SINGLE_FILE}:
-            with safe_open(folder / name, framework="np"):  # compares the file's size with what its head says
-                pass
-    except (OSError, SafetensorError):
-        return False
-    return (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
+        check_weights(out)
+    except (CheckpointError, OSError) as error:
+        log.warning("%s: is made again (%s)", out, error)
+        return {}
+    there.pop("weights", None)
+    return there if (out / "config.json").is_file() and (out / "tokenizer.json").is_file() else {}
 
 
 def find_folder(path: Path, num_processes: int = 1) -> Path:
@@ -107,6 +116,7 @@ def find_folder(path: Path, num_processes: int = 1) -> Path:
         raise CheckpointError(
             f"{path}: several processes need a folder. Export it: .venv/bin/python -m inference.export {path} OUT --format opt"
         )
+    check_weights(path)
     folder = path
     if model.run:
         folder = model.run / ("export" if model.kind == "run" else f"export_{model.path.name}")
@@ -119,20 +129,13 @@ def find_folder(path: Path, num_processes: int = 1) -> Path:
 
 
 def _record(checkpoint: Checkpoint, format: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {"checkpoint": checkpoint.folder.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
-    return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text"), "rows": _rows(values)}
-
-
-def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
-    """How the run cuts held-out text, so that its score can be had again from the folder alone; null where the run does not say."""
     data = values.get("data", {})
     tokenizer = data.get("tokenizer", {})
-    return {
-        "seq_length": data.get("seq_length"),
-        "windows": data.get("windows", "stream"),
-        "add_bos": tokenizer.get("add_bos", False),
-        "add_eos": tokenizer.get("add_eos", True),
-    }
+    # How the run cuts held-out text, so that its score can be had again from the folder alone; null where the run does not say.
+    rows = {"seq_length": data.get("seq_length"), "windows": data.get("windows", "stream")}
+    rows |= {"add_bos": tokenizer.get("add_bos", False), "add_eos": tokenizer.get("add_eos", True)}
+    facts = {"checkpoint": checkpoint.folder.name, "step": checkpoint.step, "fingerprint": checkpoint.fingerprint}
+    return {**facts, "format": format, "layout": LAYOUT, "text": checkpoint.manifest.get("text"), "rows": rows}
 
 
 def _tokenizer_ids(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -158,6 +161,7 @@ def _tokenizer_ids(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 def _convert(folder: Path, out: Path, format: str | None) -> None:
     from model.hugging_face.conversion import from_folder
 
+    check_weights(folder)
     config, model = from_folder(folder)
     # Of which checkpoint and text they are holds for the same weights in another format.
     origin = object_or_nothing(folder / RECORD)
@@ -189,7 +193,7 @@ def _write(out: Path, record: Mapping[str, Any], model: "GPT", tokenizer: Path, 
         # A folder of another's may also say how text is best drawn.
         write_json(folder / "generation_config.json", {**object_or_nothing(tokenizer / "generation_config.json"), **ids}, indent=2)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        write_json(folder / RECORD, record, indent=2)
+        write_json(folder / RECORD, {**record, "weights": {path.name: facts_of(path) for path in folder.glob("*.safetensors")}}, indent=2)
         _keep(out, folder)
         before = object_or_nothing(out / RECORD).get("fingerprint")
         if before is None or before != record.get("fingerprint"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data.packages import require
 from ds_configs.atomic_files import check_output, object_or_nothing, replacing
 from ds_configs.commands import command
+from inference.export import check_weights
 from inference.exporting.model_path import find_model, token_ids
 from inference.generation.text import FolderTokenizer
 from training.checkpoints.find_and_verify import CheckpointError
@@ -51,6 +52,7 @@ def to_gguf(folder: Path, out: Path) -> None:
     architecture = str(values["model_type"])
     if architecture not in ARCHITECTURES:
         raise CheckpointError(f"{folder}: llama.cpp has no {architecture}. Export the run with --format gpt2 or llama.")
+    check_weights(folder)
     config, model = from_folder(folder)
     if lacking := _lacking(config, architecture):
         raise CheckpointError(f"{folder}: {lacking}, which llama.cpp's {architecture} does not compute.")

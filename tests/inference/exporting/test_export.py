@@ -14,6 +14,7 @@ from ds_configs.atomic_files import object_or_nothing
 from inference.export import export, find_folder, main
 from inference.exporting.model_path import ModelPath, find_model, load_run_config
 from inference.generate import main as generate
+from inference.to_gguf import to_gguf
 from model.gpt import GPT
 from tests.inference.conftest import STEPS
 from training.checkpoints.find_and_verify import CheckpointError
@@ -81,7 +82,7 @@ def test_an_export_is_made_again_only_for_a_newer_checkpoint_or_another_format(r
     assert not export(find_model(run), out, "opt")
 
 
-@pytest.mark.parametrize("damage", ["no weights", "half of the weights", "no tokenizer"])
+@pytest.mark.parametrize("damage", ["no weights", "half of the weights", "a bit of the weights", "no tokenizer"])
 def test_an_export_that_lost_something_is_made_again(run: Path, tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
     export(find_model(run), out)
@@ -89,11 +90,29 @@ def test_an_export_that_lost_something_is_made_again(run: Path, tmp_path: Path, 
     whole = weights.read_bytes()
     if damage == "half of the weights":
         weights.write_bytes(whole[: len(whole) // 2])
+    elif damage == "a bit of the weights":
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
     else:
         (weights if "weights" in damage else out / "tokenizer.json").unlink()
     assert export(find_model(run), out)
     assert weights.read_bytes() == whole
     assert not export(find_model(run), out)
+
+
+def test_a_folder_whose_weights_were_changed_is_refused_by_name_and_one_without_a_record_is_not(run: Path, tmp_path: Path) -> None:
+    out, weights = tmp_path / "out", tmp_path / "out" / "model.safetensors"
+    export(find_model(run), out)
+    assert find_folder(out) == out
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    for use in (
+        find_folder,
+        lambda folder: export(find_model(folder), tmp_path / "other", "opt"),
+        lambda folder: to_gguf(folder, tmp_path / "a"),
+    ):
+        with pytest.raises(CheckpointError, match=r"model.safetensors was changed after it was written .* Export it again, or remove "):
+            use(out)
+    (out / "export.json").unlink()
+    assert find_folder(out) == out
 
 
 def test_an_export_in_several_files_is_made_again_when_one_is_missing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +210,7 @@ def test_a_folder_becomes_a_folder_of_another_format(run: Path, tmp_path: Path, 
     assert (tmp_path / "opt" / "chat_template.jinja").is_file()
     assert f"{tmp_path / 'gpt2'}: not taken along: LICENSE" in caplog.messages
     before, after = (object_or_nothing(tmp_path / name / "export.json") for name in ("gpt2", "opt"))
+    assert before.pop("weights") != after.pop("weights")
     assert after == {**before, "folder": str(tmp_path / "gpt2"), "format": "opt"}, "of the same checkpoint, and the same text"
 
 
