@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     path, overrides = parse(options.words, DEFAULT_CONFIG)
     pool = read_pool(Path(options.hostfile)) if options.hostfile else None
     if pool:
-        options.slots = min(host.slots for host in pool.wanted)
+        options.slots = math.gcd(*(host.slots for host in pool.wanted))  # Whole pipelines on each of them.
     config = resolve(ds_configs.read(path, overrides), pool.slots if pool else None)
     if options.timeline:
         check_output(Path(options.timeline))  # To measure takes a while.
@@ -78,6 +78,8 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("--efficiency must be 1 or less, --restart-seconds 0 or more")
     if (options.devices is not None and options.devices < 1) or options.slots < 1:
         parser.error("--devices and --slots must be 1 or more")
+    if not options.against and options.device is None:
+        options.device = "here" if not options.hostfile and options.devices is None else "max1550"
     why, unused = _without_effect(options)
     if given := [name for name in unused if getattr(options, name) not in (parser.get_default(name), [])]:
         names = ["CONFIG or dotted.key=value" if name == "words" else f"--{name.replace('_', '-')}" for name in given]
@@ -85,40 +87,35 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def device_name(options: argparse.Namespace) -> str:
-    """The device that is meant, or "here"."""
-    return str(options.device or ("here" if not options.hostfile and options.devices is None else "max1550"))
-
-
 def _without_effect(options: argparse.Namespace) -> tuple[str, list[str]]:
     """The options that say nothing beside the others, and why."""
     if options.against:
         return "--against takes everything from the run's folder", [name for name in vars(options) if name != "against"]
-    if device_name(options) == "here":
+    if options.device == "here":
         return "this machine is measured; --device names another", ["devices", "slots", "efficiency", "network_gbits"]
     return "the hostfile says how many devices a host has", ["slots"] if options.hostfile else []
 
 
 def describe(config: RunConfig, options: argparse.Namespace) -> list[str]:
     """The plan as lines."""
-    name = device_name(options)
     device: Device | None = None
-    if name == "here":
+    if options.device == "here":
         from training.planning.measured_plan import plan_here
 
         run, plan, lines = plan_here(config)
     else:
-        device = DEVICES[name]
+        device = DEVICES[options.device]
         device = dataclasses.replace(device, efficiency=options.efficiency or device.efficiency)
         run = with_precision(config, config.precision is not False)
         network = options.network_gbits * GBIT
         parts = cut(run, run.batch.stages)
         plan = plan_on(device, run.model, run.workload, parts, slots=options.slots, network_bytes_per_second=network)
-        lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {name}", ""]
+        lines = [f"{config.path}: {count_parameters(run.model):,} parameters on {layout_words(plan)} of {options.device}", ""]
+        if plan.devices > options.slots and options.slots % plan.stages:
+            lines.insert(1, f"A run refuses this: the slots of a host are no multiple of its {plan.stages} stages.")
     lines += [*stages_table(plan, device), *summary(run, plan, device, options)]
     if options.timeline:
-        title = f"{run.run.name}: {layout_words(plan)}, {plan.step_seconds:.3g} s a step"
-        write_timeline(Path(options.timeline), plan.played, title)
+        write_timeline(Path(options.timeline), plan.played, f"{run.run.name}: {layout_words(plan)}, {plan.step_seconds:.3g} s a step")
         lines += ["", f"timeline     {options.timeline}"]
     return [*lines, "", *best(run, device, options)] if device and options.devices is not None else lines
 

@@ -221,6 +221,18 @@ def test_a_mistake_is_said(capsys, words, said):
     assert said in capsys.readouterr().err
 
 
+def test_a_pipeline_that_would_lie_across_hosts_is_said_to_be_refused(tmp_path, capsys):
+    hostfile = tmp_path / "hostfile"
+    for slots, words in (((5, 5, 5, 5, 5, 5), ["--hostfile"]), ((12, 15, 15, 6), ["--hostfile"]), ((4,), ["--slots"])):
+        hostfile.write_text("".join(f"node{number} slots={each}\n" for number, each in enumerate(slots)), encoding="utf-8")
+        options = ["--slots", "4", "--device", "a100"] if words == ["--slots"] else [*words, str(hostfile), "train_batch_size=null"]
+        assert command.main([REFERENCE, *options]) == 0
+        assert "A run refuses this: the slots of a host are no multiple of its 6 stages." in capsys.readouterr().out
+    hostfile.write_text("a slots=12\nb slots=18\n", encoding="utf-8")
+    assert command.main([REFERENCE, "--hostfile", str(hostfile), "train_batch_size=null"]) == 0
+    assert "refuses" not in capsys.readouterr().out
+
+
 def test_a_change_may_stand_behind_the_options(capsys):
     assert command.main([REFERENCE, "--device", "a100", "training.steps=7"]) == 0
     assert "run          7 steps" in capsys.readouterr().out
