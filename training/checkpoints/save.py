@@ -147,7 +147,8 @@ class Saver:
             _say_failure(saving.target, some_of(failed, "ranks"))
             return
         saving.seconds = time.monotonic() - saving.started
-        prune(self._run, self._keep, saving.step)
+        if problem := _problem_of(lambda: prune(self._run, self._keep, saving.step)):
+            log.warning("older checkpoints were not removed: %s. The next save tries again; until then they take space.", problem)
         if self._say:
             self._say(saving)
 

@@ -1,5 +1,6 @@
 """What a save goes through when something fails in it, and what is left of old ones."""
 
+import errno
 import json
 import os
 import pickle
@@ -19,7 +20,7 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from tests import processes
 from training.checkpoints.find_and_verify import LATEST, Checkpoint, newest_good, published, step_of
 from training.checkpoints.load import load_checkpoint
-from training.checkpoints.save import prune
+from training.checkpoints.save import Saver, Saving, prune
 from training.checkpoints.snapshot import load_random_state, random_state, random_state_file, read_file, write_random_state
 from training.launch.process_group import Ranks
 from training.launch.world import World
@@ -177,6 +178,23 @@ def test_old_checkpoints_go_and_what_people_put_there_stays(tmp_path):
     assert [path.name for path in published(tmp_path)] == ["step123456789", "step00000300", "step00000200", "step00000100"]
     prune(tmp_path, 2, 123456789)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*theirs, "notes.txt", LATEST, "step123456789", "step00000300"])
+
+
+def test_a_folder_whose_names_cannot_be_read_behind_a_save_is_said_and_the_save_too(tmp_path, monkeypatch, caplog):
+    def listed(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    folder = tmp_path / "checkpoints/step00000100"
+    folder.mkdir(parents=True)
+    said = []
+    world = World(rank=0, local_rank=0, size=1, local_size=1, master_addr="localhost", master_port=1)
+    saver = Saver(Ranks(world=world, replica=0, stage=0, replicas=1, stages=1), tmp_path, keep=1, copy=False, say=said.append)
+    monkeypatch.setattr("os.listdir", listed)
+    saving = Saving(100, folder, {"files": {}}, 0.0)
+    saver._publish(saving, [{"files": {}, "problem": None}])
+    assert said == [saving]
+    assert "older checkpoints were not removed: " in caplog.text
+    assert os.strerror(errno.EIO) in caplog.text
 
 
 def test_a_damaged_checkpoint_of_a_later_step_takes_no_good_ones_place(tmp_path):
