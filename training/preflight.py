@@ -10,6 +10,7 @@ from ds_configs.atomic_files import digest
 from ds_configs.errors import shown
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
+from training.config_remarks import build_locks, compiles_its_optimizer
 from training.launch.world import World, check_placement
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import hold
@@ -51,6 +52,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
         OSError: If a folder cannot be read or written.
     """
     check_placement(world, config.batch.stages)
+    check_builds(config)
     notes: list[str] = []
     if world.rank == 0:
         notes += check_folder(config)
@@ -79,6 +81,19 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
         finished=finished_step(config, last_step),
         notes=notes,
     )
+
+
+def check_builds(config: RunConfig) -> None:
+    """A rank that is to compile would wait for the lock of another build without a word: for ever, if that one was killed.
+
+    Raises:
+        ValueError: If there is a lock. No rank of this run can have made it: all come here first.
+    """
+    if compiles_its_optimizer(config) and (locks := build_locks("*adam")):
+        raise ValueError(
+            f"{locks[0]}: another start compiles DeepSpeed's optimizer, or was killed while it did. Wait for the other one; if there is "
+            "none, remove this file. With optimizer.params.torch_adam = true nothing is compiled."
+        )
 
 
 def check_vocabulary(config: RunConfig, datasets: "Datasets") -> None:

@@ -163,6 +163,7 @@ def test_where_no_name_is_like_it_the_shipped_configurations_are_listed(capsys, 
         ),
         ("optimizer.params.adam_lr=null", "optimizer.params.adam_lr not set: the learning rate is DeepSpeed's default."),
         ('optimizer=null optimizer={"type":"AdamW"}', "optimizer.params.lr not set: the learning rate is DeepSpeed's default."),
+        ("optimizer.params.torch_adam=null", "optimizer.params.torch_adam is not true: DeepSpeed compiles an Adam of its own"),
         ('training.spike={"factor":2}', "training.spike.window_steps = 100 and the run has 100 steps"),
         (
             'scheduler=null scheduler={"type":"OneCycle","params":{"cycle_min_lr":0.01,"cycle_max_lr":0.01,"cycle_min_mom":0.7}} '

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 
 from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices
 from model.hardware.precision import choose_precision
+from training.config_remarks import build_locks
 from training.diagnosis.findings import Finding, bad, good, note
 from training.launch.process_group import backend, quiet
 from training.launch.world import is_loopback, own_addresses
@@ -116,10 +118,9 @@ def check_backend() -> Finding:
 
 def check_extension_locks() -> Finding:
     """A build that was killed leaves a lock, and every later build waits for it without a word."""
-    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
-    locks = [path for path in cache.glob("**/lock") if time.time() - path.stat().st_mtime > STALE_LOCK_SECONDS]
+    locks = [path for path in build_locks() if time.time() - path.stat().st_mtime > STALE_LOCK_SECONDS]
     if locks:
-        return bad("compiled operators", f"{len(locks)} stale locks, the first {locks[0]}", f"find {cache} -name lock -delete")
+        return bad("compiled operators", f"{len(locks)} stale locks, the first {locks[0]}", f"rm {shlex.join(map(str, locks[:3]))}")
     return good("compiled operators", "no stale lock; the shipped runs compile none")
 
 

@@ -16,6 +16,7 @@ from training.supervision.hosts import Host, Pool
 
 def test_this_machine_is_fit_for_the_shipped_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "none"))
     assert doctor.main(["--directory", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
     for check in ("packages", "devices", "precision", "communication", "environment file", "disk"):
@@ -26,6 +27,7 @@ def test_this_machine_is_fit_for_the_shipped_runs(tmp_path, capsys, monkeypatch)
 def test_a_device_that_is_not_there_is_a_finding_like_others(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "xpu")
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "none"))
     assert doctor.main(["--directory", str(tmp_path / "runs")]) == 1
     said = capsys.readouterr().out
     assert "DS_ACCELERATOR = xpu" in said
@@ -105,8 +107,9 @@ def test_the_environment_file_that_is_written_is_one_that_deepspeed_can_read(tmp
 
 
 def test_a_lock_of_a_build_that_was_killed_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    lock = tmp_path / "py311_cpu/deepspeed_shm_comm/lock"
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lock = tmp_path / "torch_extensions/py311_cpu/deepspeed_shm_comm/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     assert machine.check_extension_locks().state == "good", "a build may be going on"

@@ -107,6 +107,18 @@ def test_a_run_needs_no_compiler_no_ninja_and_no_git(make_run, monkeypatch, tmp_
     assert not (tmp_path / "compiled").exists()
 
 
+def test_a_run_that_would_wait_for_the_lock_of_another_build_is_refused(make_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "fused_adam/lock"
+    lock.parent.mkdir()
+    lock.touch()
+    run = make_run(training__steps=2, optimizer={"type": "Muon", "params": {"lr": 0.01}})
+    run.start()
+    code, output = run.finish()
+    assert code == 2
+    assert f"{lock}: another start compiles DeepSpeed's optimizer, or was killed while it did." in output
+
+
 @pytest.mark.network
 def test_the_quickstart_learns_the_novel_and_ends_with_a_passage(person, root, tmp_path):
     done = person("ds_configs/quickstart.json", "run.name=short", f"run.directory={tmp_path}", "training.steps=20")
