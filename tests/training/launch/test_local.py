@@ -55,7 +55,7 @@ def test_a_first_run_prepares_trains_and_writes_and_a_second_one_says_it_is_fini
     damaged = person(str(run.config))
     assert damaged.returncode == 2
     assert len(damaged.stderr.splitlines()) == 1
-    assert "manifest.json: is not the manifest of a checkpoint. Remove that checkpoint: the same command then goes on" in damaged.stderr
+    assert "manifest.json: is not the manifest of a checkpoint. If all hosts see it so, remove that checkpoint" in damaged.stderr
 
 
 @pytest.mark.parametrize(("code", "said"), [(1, True), (2, False), (143, True)])
