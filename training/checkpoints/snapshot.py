@@ -134,7 +134,9 @@ def take(engine: Any, target: Path, rank: int, memory: HostMemory | None) -> Sna
 
 
 def describe(error: Exception) -> str:
-    """An error's kind and first line."""
+    """An error's kind and first line; of an error that followed from one of the system, as torch's at a full disk, that one's."""
+    if isinstance(error.__context__, OSError) and error.__cause__ is None and not error.__suppress_context__:
+        error = error.__context__
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
