@@ -4,7 +4,7 @@ As in deepspeed_keys.py these are the keys of DeepSpeed 0.19.8, and of torch's o
 with the installed source.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import GenericAlias
 from typing import Any, Literal
 
@@ -113,6 +113,11 @@ SCHEDULERS: dict[str, Table] = {
 _ASCENDING = (("warmup_min_lr", "warmup_max_lr"), ("cycle_min_lr", "cycle_max_lr"), ("cycle_min_mom", "cycle_max_mom"))
 
 
+def compiles_adam(optimizer: Mapping[str, Any]) -> bool:
+    """Whether an `optimizer` section takes DeepSpeed's own Adam, which is compiled at the first start on every host, and not torch's."""
+    return optimizer["type"] in ("AdamW", "Adam", "Muon") and not optimizer.get("params", {}).get("torch_adam")
+
+
 def contradictions(section: str, entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, what is wrong) of well-typed parameters that contradict each other, or of one that is missing.
 
@@ -122,7 +127,7 @@ def contradictions(section: str, entry: dict[str, Any]) -> Iterator[tuple[str, s
     for needed in ("cycle_min_lr", "cycle_max_lr") if entry["type"] == "OneCycle" else ():
         if needed not in params:
             yield section, f"{section}.params.{needed} is missing; OneCycle has no default for it."
-    if entry["type"] in ("AdamW", "Adam", "Muon") and not params.get("torch_adam"):
+    if compiles_adam(entry):
         for key in [key for key in _TORCH if key in params and (key, params[key]) != ("amsgrad", False)]:
             yield f"{section}.params.{key}", f"{section}.params.{key} is torch's and needs torch_adam = true. Set that, or remove it."
     if params.get("foreach") and params.get("fused"):

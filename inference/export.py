@@ -62,21 +62,23 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
     format = format or model_config.family
     # Asked first with the newest there is, because verifying a large checkpoint takes its time.
     checkpoint = newest_good(model.run, slice(0)) if model.kind == "run" else open_checkpoint(model.path)
-    there = _made_of(out)
-    if there != _record(checkpoint, format, config.values):
+    record = _record(checkpoint, format, config.values)
+    there = _is_export_of(out, record)
+    if not there:
         if model.kind == "run":
             checkpoint = newest_good(model.run)
         elif damage := verify(checkpoint.folder)[1]:
             raise CheckpointError(f"{damage[0]}. Name the run's folder to export its newest good checkpoint.")
-    record = _record(checkpoint, format, config.values)
-    if there != record:
+        asked, record = record, _record(checkpoint, format, config.values)
+        there = record != asked and _is_export_of(out, record)
+    if not there:
         from inference.exporting.checkpoint_weights import load_gpt
 
         ids = _tokenizer_ids(model.run / "tokenizer", checkpoint)
         card = model_card(model.run, config.values, model_config, checkpoint)
         _write(out, record, load_gpt(checkpoint.folder, model_config), model.run / "tokenizer", ids, card)
     renew_evaluation(out, model.run, checkpoint.fingerprint)
-    return there != record
+    return not there
 
 
 def check_weights(folder: Path) -> None:
@@ -90,16 +92,18 @@ def check_weights(folder: Path) -> None:
             raise CheckpointError(f"{damage}. Export it again, or remove {folder / RECORD} if these are to be the weights.")
 
 
-def _made_of(out: Path) -> dict[str, Any]:
-    """What an export was made from; nothing if it has lost a file or its weights are damaged, so that it is made again."""
+def _is_export_of(out: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a folder was made of this and has kept its files; only then are its weights hashed."""
     there = object_or_nothing(out / RECORD)
+    there.pop("weights", None)
+    if there != record:
+        return False
     try:
         check_weights(out)
     except (CheckpointError, OSError) as error:
         log.warning("%s: is made again (%s)", out, error)
-        return {}
-    there.pop("weights", None)
-    return there if (out / "config.json").is_file() and (out / "tokenizer.json").is_file() else {}
+        return False
+    return (out / "config.json").is_file() and (out / "tokenizer.json").is_file()
 
 
 def find_folder(path: Path, num_processes: int = 1) -> Path:

@@ -5,10 +5,10 @@
 
 import glob
 import os
-from pathlib import Path
 
 from data.packages import MissingPackageError
 from data.source_config import HUB
+from ds_configs.deepspeed_params import compiles_adam
 from ds_configs.errors import ConfigError
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
@@ -69,20 +69,8 @@ def remarks_on(config: RunConfig, last_step: int | None) -> list[str]:
     return _unreached(config, last_step) + _replaced(config) + _not_taken(config) + _compiled(config)
 
 
-def compiles_its_optimizer(config: RunConfig) -> bool:
-    """Whether DeepSpeed takes its own Adam, which it compiles on every host at the first start."""
-    optimizer = config.values["optimizer"]
-    return optimizer["type"] in ("AdamW", "Adam", "Muon") and not optimizer.get("params", {}).get("torch_adam")
-
-
-def build_locks(operator: str = "**") -> list[Path]:
-    """Locks where torch compiles operators: of builds that are going on, or were killed; every later build waits for either silently."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return sorted(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions").glob(f"**/{operator}/lock"))
-
-
 def _compiled(config: RunConfig) -> list[str]:
-    if not compiles_its_optimizer(config):
+    if not compiles_adam(config.values["optimizer"]):
         return []
     return [
         "optimizer.params.torch_adam is not true: DeepSpeed compiles an Adam of its own at the first start on every host, which takes a "

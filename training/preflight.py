@@ -1,16 +1,18 @@
 """What one rank checks by itself, and opens, before it joins the rendezvous (`training/launch/rendezvous.py`)."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.store.identity import Identity
 from ds_configs.atomic_files import digest
+from ds_configs.deepspeed_params import compiles_adam
 from ds_configs.errors import shown
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, with_deepspeed
-from training.config_remarks import build_locks, compiles_its_optimizer
 from training.launch.world import World, check_placement
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import hold
@@ -89,11 +91,17 @@ def check_builds(config: RunConfig) -> None:
     Raises:
         ValueError: If there is a lock. No rank of this run can have made it: all come here first.
     """
-    if compiles_its_optimizer(config) and (locks := build_locks("*adam")):
+    if compiles_adam(config.values["optimizer"]) and (locks := build_locks("*adam")):
         raise ValueError(
             f"{locks[0]}: another start compiles DeepSpeed's optimizer, or was killed while it did. Wait for the other one; if there is "
             "none, remove this file. With optimizer.params.torch_adam = true nothing is compiled."
         )
+
+
+def build_locks(operator: str = "**") -> list[Path]:
+    """Locks where torch compiles operators: of builds that are going on, or were killed; every later build waits for either silently."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return sorted(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(caches) / "torch_extensions").glob(f"**/{operator}/lock"))
 
 
 def check_vocabulary(config: RunConfig, datasets: "Datasets") -> None:

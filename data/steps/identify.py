@@ -55,6 +55,7 @@ class FileHashes:
         """Write down what was learnt, if the folder is there and may be written."""
         if self._changed and os.access(self._memory.parent, os.W_OK):
             write_json(self._memory, self._known)
+            self._changed = False
 
 
 def identify(config: DataConfig, hashes: FileHashes, before: Mapping[str, Any] | None = None) -> Identity:

@@ -16,11 +16,11 @@ from packaging.requirements import Requirement
 
 from model.hardware.devices import TILES_OR_CARDS, Devices, find_devices
 from model.hardware.precision import choose_precision
-from training.config_remarks import build_locks
 from training.diagnosis.findings import Finding, bad, good, note
 from training.launch.process_group import backend, quiet
 from training.launch.world import is_loopback, own_addresses
 from training.make_venv import NEWEST, OLDEST
+from training.preflight import build_locks
 from training.run_folder.provenance import software
 
 # Where one of these can be imported, DeepSpeed takes the old backend or the old extension instead of torch's own.
@@ -120,7 +120,7 @@ def check_extension_locks() -> Finding:
     """A build that was killed leaves a lock, and every later build waits for it without a word."""
     locks = [path for path in build_locks() if time.time() - path.stat().st_mtime > STALE_LOCK_SECONDS]
     if locks:
-        return bad("compiled operators", f"{len(locks)} stale locks, the first {locks[0]}", f"rm {shlex.join(map(str, locks[:3]))}")
+        return bad("compiled operators", f"{len(locks)} stale locks, the first {locks[0]}", f"rm {shlex.join(map(str, locks))}")
     return good("compiled operators", "no stale lock; the shipped runs compile none")
 
 
