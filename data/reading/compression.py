@@ -89,17 +89,12 @@ def lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, by
     if start:
         file.seek(start - 1)
         position = start - 1 + _skip_line(file)
-    while end is None or position < end:
-        line = file.readline(MAX_RECORD_BYTES + 1)
-        if not line:
-            return
-        if len(line) > MAX_RECORD_BYTES:
-            num_bytes = len(line) + (0 if line.endswith(b"\n") else _skip_line(file))
-            yield position, None, num_bytes
-            position += num_bytes
-            continue
-        yield position, line, len(line)
-        position += len(line)
+    while (end is None or position < end) and (line := file.readline(MAX_RECORD_BYTES + 1)):
+        fits, num_bytes = len(line) <= MAX_RECORD_BYTES, len(line)
+        if not fits and not line.endswith(b"\n"):
+            num_bytes += _skip_line(file)
+        yield position, line if fits else None, num_bytes
+        position += num_bytes
 
 
 def text_line(file: io.TextIOBase) -> tuple[str | None, int]:
