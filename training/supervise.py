@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code of the last attempt; 2 for a mistake."""
     options, words = parse_command(arguments)
     listen(leaving("stopped before anything was started."))
+    if shutil.which(words[0]) is None:
+        raise ValueError(f"{words[0]}: no such command here, or it may not be run. Write it as it is typed without a supervisor.")
     supervisor = Supervisor(Job(words), options)
     hold(supervisor.folder)  # Until this process ends.
     try:
@@ -116,7 +119,8 @@ class Supervisor:
             if attempt.signal_number or ended.code - 128 in HANDLED:
                 self._note("stopped", step=step, exit_code=ended.code)
                 return ended.code
-            has_begun = has_begun or attempt.have_met or step != before  # Then it was no mistake, and a disk that is gone may come back.
+            # Then it was no mistake, and a disk that is gone may come back.
+            has_begun = has_begun or attempt.have_met or attempt.could_not_read or step != before
             if ended.code == EXIT_USER_ERROR and not has_begun and all(answering(hosts, self.job.ssh_port).values()):
                 return self._give_up(f"a restart would not help: {ended.cause}", EXIT_USER_ERROR)
             failures = 1 if step != before else failures + 1

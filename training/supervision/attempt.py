@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.checkpoints.find_and_verify import NO_DAMAGE
 from training.launch.launcher_process import end_group
 from training.launch.process_tree import bound
 from training.run.signals import HANDLED, say
@@ -54,6 +55,8 @@ class Attempt:
         self._late = threading.Timer(grace_seconds, self._ask_command)
         self._late.daemon = True
         self.have_met = False
+        self.could_not_read = False
+        """A checkpoint, for some seconds: no mistake, though rank 0 ends with the exit code of one."""
         self._over = False
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
@@ -81,6 +84,7 @@ class Attempt:
                     hopeless = threading.Timer(LAST_WORDS_SECONDS, self._end_hopeless, [ended["host"], code])
                     hopeless.start()
             self.have_met = self.have_met or MET.match(line) is not None
+            self.could_not_read = self.could_not_read or NO_DAMAGE in line
         if hopeless:
             hopeless.cancel()
         code = end_group(self._process.pid, self._process.wait())
@@ -144,7 +148,9 @@ def take_away(file: Path) -> None:
 def cause_of(code: int, lines: Sequence[str]) -> str:
     """The last thing that a rank said about an error; else the exit code in words."""
     said = [(match["host"], match["line"]) if (match := FROM_HOST.match(line)) else ("", line) for line in lines]
-    telling = [(host, line) for host, line in said if not NOISE.match(line) and re.search(r"rank \d+|[Ee]rror|no progress|not ", line)]
+    telling = [
+        (host, line) for host, line in said if not NOISE.match(line) and re.search(r"rank \d+|[Ee]rror|no progress|not |No such ", line)
+    ]
     if telling:
         # Peers complain after the first to fail: the beginning of the last burst tells more than its end.
         host, line = telling[max(0, len(telling) - 8)]

@@ -38,6 +38,11 @@ pytestmark = pytest.mark.processes
             ["alpha: step 3/8 | loss 5.1 | slow: replica 0 (rank 0 1.6x)", "beta: rank 3: no progress for 31 s (...)"],
             "beta: rank 3: no progress for 31 s (...)",
         ),
+        (
+            127,
+            ["beta: bash: line 1: .venv/bin/python3: No such file or directory"],
+            "beta: bash: line 1: .venv/bin/python3: No such file or directory",
+        ),
         (1, ["alpha: step 3/8 | loss 5.1 | slow: replica 0 (rank 0 1.6x)", "pdsh@alpha: beta: ssh exited with exit code 1"], "exit code 1"),
     ],
 )

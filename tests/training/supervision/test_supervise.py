@@ -117,6 +117,19 @@ def test_what_has_begun_once_is_tried_again_also_after_exit_code_2_as_of_a_disk_
     assert "3 failures in a row without a new checkpoint" in output
 
 
+def test_a_first_start_that_cannot_read_a_checkpoint_for_a_while_is_tried_again(make_run, tmp_path):
+    run = make_run()
+    launcher, manifest, again = tmp_path / "deepspeed", run.folder / "checkpoints/step00000002/manifest.json", tmp_path / "again"
+    start = f"DS_ACCELERATOR=cpu ./run_pretrain.sh {run.config} training.steps=2"
+    launcher.write_text(f"#!/bin/sh\n[ -e {again} ] && exit 0\ntouch {again}\n{start}\n", encoding="utf-8")
+    launcher.chmod(0o755)
+    manifest.mkdir(parents=True)  # A read of it fails, and its size and time are told.
+    run.start_command([sys.executable, "-m", "training.supervise", *OPTIONS, "--", str(launcher), "run_pretrain.sh", str(run.config)])
+    code, output = run.finish()
+    assert code == 0, output
+    assert "supervise: failed: step 2, exit code 2, cause " in output
+
+
 def test_a_supervisor_outlives_a_disk_that_is_gone_when_a_start_ends(make_run, tmp_path):
     run = make_run()
     launcher, checkpoints = tmp_path / "deepspeed", run.folder / "checkpoints"
@@ -178,8 +191,12 @@ def test_after_a_killed_supervisor_the_next_ends_what_is_left_and_goes_on(make_r
     [
         (["./run_pretrain.sh", "CONFIG", "modl.num_layers=3"], 'unknown key "modl"'),
         (["./run_pretrain.sh", "CONFIG", "run.name=other", "data.path=nowhere.txt"], "a restart would not help"),
-        (["deepspeed", "--hostfile", "nowhere", "run_pretrain.sh", "CONFIG"], "nowhere: No such file or directory"),
-        (["deepspeed", "train.py"], "starts no run_pretrain.sh"),
+        (
+            [str(Path(sys.executable).with_name("deepspeed")), "--hostfile", "nowhere", "run_pretrain.sh", "CONFIG"],
+            "nowhere: No such file or directory",
+        ),
+        (["sh", "train.py"], "starts no run_pretrain.sh"),
+        (["deepspeeed", "run_pretrain.sh", "CONFIG"], "deepspeeed: no such command here, or it may not be run."),
         ([], "no command"),
     ],
 )
