@@ -33,7 +33,7 @@ def check_folder(config: RunConfig) -> list[str]:
     """Refuse to go on beside another start, with another model, other data or another seed, or somewhere else, or on too small a disk.
 
     Returns:
-        A line if there is nothing to compare with, although the run goes on.
+        A line for each change of the schedule, or one if there is nothing to compare with, although the run goes on.
 
     Raises:
         ValueError: With what differs, or what is free and what is needed.
@@ -69,7 +69,10 @@ def check_folder(config: RunConfig) -> list[str]:
             "and saving needs room for two. Free some space, or set run.directory to another disk."
         )
     unknown = f"{folder / 'config.json'}: not there, so nothing says whether model, optimizer and seed are those of its checkpoints."
-    return [unknown] if goes_on and not previous else []
+    if not goes_on or not previous:
+        return [unknown] if goes_on else []
+    changed = differences(previous.get("scheduler"), config.values.get("scheduler"), "scheduler")
+    return [f"changed since the last start: {key}: {json.dumps(was)} -> {json.dumps(becomes)}" for key, was, becomes in changed]
 
 
 def _changes(config: RunConfig, previous: Mapping[str, Any]) -> Iterator[str]:

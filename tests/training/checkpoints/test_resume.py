@@ -113,11 +113,13 @@ def test_a_changed_learning_rate_or_optimizer_setting_takes_effect_on_resume_and
     run = make_run(scheduler__type="WarmupLR", scheduler__params={"warmup_num_steps": 2, "warmup_type": "linear", "warmup_max_lr": 0.01})
     run.run("training.steps=4")
     output = run.run(
-        "scheduler.params.warmup_max_lr=0.002", "optimizer.params.weight_decay=0.3", "optimizer.params.amsgrad=true", "training.steps=6"
+        *("scheduler.params.warmup_max_lr=0.002", "scheduler.params.warmup_num_steps=4", "optimizer.params.weight_decay=0.3"),
+        *("optimizer.params.amsgrad=true", "training.steps=6"),
     )
     assert "changed since the checkpoint: optimizer.params.weight_decay of group 0: 0.1 -> 0.3" in output
     assert "optimizer.params.amsgrad of group 1: False -> True" in output, "which has a state more"
     assert "learning rate: 0.01 -> 0.002" in output
+    assert "changed since the last start: scheduler.params.warmup_num_steps: 2 -> 4" in output, "where the rate tells nothing of it"
     rates = {record["step"]: record["optim/lr"] for record in run.records() if "optim/lr" in record}
     assert rates[4] == 0.01
     assert rates[5] == 0.002
