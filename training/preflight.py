@@ -17,7 +17,7 @@ from training.launch.world import World, check_placement
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.lock import hold
 from training.run_folder.monitors import check_outputs
-from training.run_folder.progress import finished_step, last_step_of
+from training.run_folder.progress import finished_step, last_step_of, newest_step
 from training.run_folder.provenance import software
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
         OSError: If a folder cannot be read or written.
     """
     check_placement(world, config.batch.stages)
-    check_builds(config)
     notes: list[str] = []
     if world.rank == 0:
         notes += check_folder(config)
@@ -71,6 +70,7 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     notes += check_first_weights(config)
     last_step = last_step_of(config, datasets.train.samples_per_epoch)
     assert last_step is not None
+    check_builds(config, last_step)
     if world.rank == 0:
         if config.model.initialize.embeddings and _needs_folder(config):
             notes += compare_tokenizers(str(config.model.initialize.folder), str(datasets.folder / "tokenizer"))
@@ -85,13 +85,14 @@ def preflight(config: RunConfig, world: World, overrides: Sequence[str] = ()) ->
     )
 
 
-def check_builds(config: RunConfig) -> None:
+def check_builds(config: RunConfig, last_step: int) -> None:
     """A rank that is to compile would wait for the lock of another build without a word: for ever, if that one was killed.
 
     Raises:
         ValueError: If there is a lock. No rank of this run can have made it: all come here first.
     """
-    if compiles_adam(config.values["optimizer"]) and (locks := build_locks("*adam")):
+    compiles = compiles_adam(config.values["optimizer"]) and newest_step(config.folder) < last_step  # A finished run has no engine.
+    if compiles and (locks := build_locks("*adam")):
         raise ValueError(
             f"{locks[0]}: another start compiles DeepSpeed's optimizer, or was killed while it did. Wait for the other one; if there is "
             "none, remove this file. With optimizer.params.torch_adam = true nothing is compiled."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ds_configs.atomic_files import object_or_nothing, write_json
-from training.checkpoints.find_and_verify import CheckpointError, open_checkpoint, published, some_of, step_of, verify
+from training.checkpoints.find_and_verify import CheckpointError, open_checkpoint, published, some_of, step_of, tag_of, verify
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
 
@@ -39,7 +39,7 @@ def finished_step(config: RunConfig, last_step: int | None) -> int | None:
     step = newest_step(config.folder)
     if last_step is None or step < last_step:
         return None
-    if damage := verify(published(config.folder)[0], hashed=False)[1]:
+    if damage := verify(config.folder / "checkpoints" / tag_of(step), hashed=False)[1]:
         raise CheckpointError(
             f"{config.folder} is finished, but {some_of(damage, 'files')}. If all hosts see it so, remove that checkpoint: the same "
             "command then goes on from the one before it, or starts anew without one."

@@ -117,6 +117,11 @@ def test_a_run_that_would_wait_for_the_lock_of_another_build_is_refused(make_run
     code, output = run.finish()
     assert code == 2
     assert f"{lock}: another start compiles DeepSpeed's optimizer, or was killed while it did." in output
+    write_checkpoint(run.folder, 2)
+    run.start()
+    code, output = run.finish()
+    assert code == 0, output
+    assert "is finished: step 2 of 2." in output, "which has nothing to compile"
 
 
 @pytest.mark.network
