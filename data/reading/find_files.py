@@ -5,6 +5,7 @@ import glob
 import itertools
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _say_once = cache(logger.warning)  # A preparation looks for its files several times.
 
 _PIPES = "pipes, sockets or devices"  # Would be waited for without end.
+_PAGE = re.compile(r"(readme|licen[cs]e)\.(md|txt)", re.IGNORECASE)  # About a dataset, beside its files in a copy of it.
 _DESCRIBES = "; it should describe a saved dataset."
 # All that is read, but for a page about the dataset and scripts.
 _HUB_FILES = [f"*{ending}{packed}" for ending in FORMATS if ending not in (".md", ".py") for packed in ("", ".gz", ".zst")]
@@ -45,6 +47,12 @@ def find_files(paths: Sequence[str]) -> list[Path]:
         if not found:
             home = " A ~ is not your home here: write the path in full." if path.startswith("~") else ""
             raise DataError(f"{path}: no such file, or an empty folder. Give a file, a folder or a pattern such as texts/**/*.txt.{home}")
+        if len(found) > 1 and (pages := [file for file in found if _PAGE.fullmatch(file.name)]):
+            _say_once(
+                "%d files named as pages about data, such as %s, are read as documents; a pattern such as *.jsonl leaves them out",
+                len(pages),
+                pages[0],
+            )
         for file in found:
             known = files.setdefault(real := os.path.realpath(file), file)
             if known != file:  # The hub's cache has a file under its hash, and a link to it with an ending.
@@ -118,26 +126,19 @@ def _walk(root: Path) -> Iterator[Path]:
 def _from_folder(folder: Path) -> list[Path]:
     try:
         if (folder / "dataset_dict.json").exists():
-            return _from_folder(_only_split(folder))
+            splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
+            if len(splits) != 1:
+                raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {' or '.join(map(str, splits))}.")
+            return _from_folder(splits[0])
         if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-            return _from_saved_dataset(folder)
+            state = read_object(folder / "state.json", _DESCRIBES)
+            if state.get("_indices_data_files"):
+                why = "saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again"
+                raise DataError(f"{folder}: {why}.")
+            return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
     except (TypeError, LookupError) as error:  # JSON, but something else is in it.
         raise DataError(f"{folder}: is not described as a saved dataset is ({error!r}). Save it again with `datasets`.") from error
     return sorted(path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".") and not path.is_dir())
-
-
-def _only_split(folder: Path) -> Path:
-    splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
-    if len(splits) != 1:
-        raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {' or '.join(map(str, splits))}.")
-    return splits[0]
-
-
-def _from_saved_dataset(folder: Path) -> list[Path]:
-    state = read_object(folder / "state.json", _DESCRIBES)
-    if state.get("_indices_data_files"):
-        raise DataError(f"{folder}: saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again.")
-    return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -76,6 +76,18 @@ def test_of_several_names_of_a_file_one_that_says_its_format_is_read(tmp_path, c
     assert f"1 more names of files that are read already, such as {cache / 'blobs/5e0d'}, are left out" in caplog.text
 
 
+def test_a_page_about_a_dataset_beside_its_files_is_read_as_a_document_which_is_said(tmp_path, caplog):
+    for name in ("train.jsonl", "README.md", "license.txt", "readme_first.txt"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    find_files_module._say_once.cache_clear()
+    assert len(find_files([str(tmp_path)])) == 4
+    (said,) = caplog.messages
+    assert said.startswith(f"2 files named as pages about data, such as {tmp_path / 'README.md'}, are read as documents; a pattern")
+    find_files_module._say_once.cache_clear()
+    find_files([str(tmp_path / "*.jsonl"), str(tmp_path / "README.md")])
+    assert len(caplog.messages) == 1, "of a file that is named nothing is said"
+
+
 def test_a_home_that_no_shell_has_filled_in_is_explained():
     with pytest.raises(DataError, match="A ~ is not your home here: write the path in full"):
         find_files(["~/no novel.txt"])
