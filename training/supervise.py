@@ -119,8 +119,7 @@ class Supervisor:
             if attempt.signal_number or ended.code - 128 in HANDLED:
                 self._note("stopped", step=step, exit_code=ended.code)
                 return ended.code
-            # Then it was no mistake, and a disk that is gone may come back.
-            has_begun = has_begun or attempt.have_met or attempt.could_not_read or step != before
+            has_begun |= attempt.have_met or attempt.could_not_read or step != before  # No mistake: a disk that is gone may come back.
             if ended.code == EXIT_USER_ERROR and not has_begun and all(answering(hosts, self.job.ssh_port).values()):
                 return self._give_up(f"a restart would not help: {ended.cause}", EXIT_USER_ERROR)
             failures = 1 if step != before else failures + 1
@@ -167,14 +166,12 @@ class Supervisor:
             return []
         answers = answering(pool.all, self.job.ssh_port)
         chosen = choose(pool, lambda host: answers[host.name] and host.name not in self._dropped, self.job.fits)
-        missing = {host.name: self._why_not(host, answers[host.name]) for host in pool.wanted if host not in chosen}
+        silent, spared = "does not answer to ssh, or does not see this folder", "not needed: the batch divides over fewer"
+        reasons = {name: self._dropped.get(name, spared if here else silent) for name, here in answers.items()}
+        missing = {host.name: reasons[host.name] for host in pool.wanted if host not in chosen}
         if missing:  # Where nobody is, no spare was chosen either.
             self._note("hosts", used=[host.name for host in chosen], left_out=missing)
         return chosen
-
-    def _why_not(self, host: Host, answers: bool) -> str:
-        silent = "does not answer to ssh, or does not see this folder"
-        return self._dropped.get(host.name, "not needed: the batch divides over fewer" if answers else silent)
 
     def _blame(self, ended: Ended, *, gained: bool) -> None:
         """A host on which failures begin again and again is left out, if another can do its work or others are left."""

@@ -54,9 +54,7 @@ class Attempt:
         self._stop_file = stop_file
         self._late = threading.Timer(grace_seconds, self._ask_command)
         self._late.daemon = True
-        self.have_met = False
-        self.could_not_read = False
-        """A checkpoint, for some seconds: no mistake, though rank 0 ends with the exit code of one."""
+        self.have_met = self.could_not_read = False  # A checkpoint, for some seconds: rank 0 ends as after a mistake, which it is not.
         self._over = False
         # In a session of its own: Ctrl-C reaches this process only, which asks the command once.
         self._process = subprocess.Popen(
