@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ds_configs.atomic_files import facts_of, object_or_nothing, replacing_folder, write_json, wrong_with
+from ds_configs.atomic_files import facts_of, object_or_nothing, read_object, replacing_folder, write_json, wrong_with
 from ds_configs.commands import command
 from inference.exporting.model_card import model_card, renew_evaluation
 from inference.exporting.model_path import ModelPath, find_model, load_run_config, token_ids
@@ -85,18 +85,21 @@ def check_weights(folder: Path) -> None:
     """Compare the weights of an export with its record, which a folder of another origin does not have: some 2 s a GiB.
 
     Raises:
-        CheckpointError: Names a file that is missing or was changed.
+        ValueError: Names a file that is missing or was changed, or the record if it is none.
     """
-    for name, facts in object_or_nothing(folder / RECORD).get("weights", {}).items():
-        if damage := wrong_with(folder / name, facts):
-            raise CheckpointError(f"{damage}. Export it again, or remove {folder / RECORD} if these are to be the weights.")
+    advice = f" Export it again, or remove {folder / RECORD} if these are to be the weights."
+    weights = read_object(folder / RECORD, f".{advice}").get("weights", {})
+    try:
+        damages = [damage for name, facts in weights.items() if (damage := wrong_with(folder / name, facts))]
+    except (AttributeError, LookupError, TypeError) as error:  # JSON, but something else is in it.
+        raise CheckpointError(f"{folder / RECORD}: its weights are not as an export records them.{advice}") from error
+    if damages:
+        raise CheckpointError(f"{damages[0]}.{advice}")
 
 
 def _is_export_of(out: Path, record: Mapping[str, Any]) -> bool:
     """Whether a folder was made of this and has kept its files; only then are its weights hashed."""
-    there = object_or_nothing(out / RECORD)
-    there.pop("weights", None)
-    if there != record:
+    if {**object_or_nothing(out / RECORD), "weights": None} != {**record, "weights": None}:
         return False
     try:
         check_weights(out)
@@ -106,10 +109,10 @@ def _is_export_of(out: Path, record: Mapping[str, Any]) -> bool:
     return (out / "config.json").is_file() and (out / "tokenizer.json").is_file()
 
 
-def find_folder(path: Path, num_processes: int = 1) -> Path:
+def find_folder(path: Path, num_processes: int = 1, *, is_first: bool = True) -> Path:
     """The Hugging Face folder to load: the path itself, or a run's own export in its folder, made or renewed on the way.
 
-    That is `export/` of the newest checkpoint, `export_<tag>/` of a named one. Which checkpoint it is, and which is the newest, is said.
+    That is `export/` of the newest checkpoint, `export_<tag>/` of a named one. The first process says which it is, and which is the newest.
 
     Raises:
         CheckpointError: If there is no model at the path, the run has no good checkpoint, or the named one is damaged.
@@ -126,7 +129,7 @@ def find_folder(path: Path, num_processes: int = 1) -> Path:
         folder = model.run / ("export" if model.kind == "run" else f"export_{model.path.name}")
         export(model, folder)
     used = object_or_nothing(folder / RECORD).get("checkpoint")
-    if used and num_processes == 1:
+    if used and is_first:
         newest = next((one.name for one in published(folder.resolve().parent)), used)
         print(f"checkpoint: {used}" + (f"; the newest of its run is {newest}" if newest != used else ""), file=sys.stderr)
     return folder
@@ -192,7 +195,11 @@ def _write(out: Path, record: Mapping[str, Any], model: "GPT", tokenizer: Path, 
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
                 shutil.copyfile(tokenizer / name, folder / name)
-        _complete_tokenizer(folder, model.config.max_seq_length)
+        if settings := object_or_nothing(folder / "tokenizer_config.json"):
+            # Padding is masked, so any token serves: a model without one of its own pads with its end of text. Cutting needs the length.
+            wanted = {"pad_token": settings.get("eos_token"), "model_max_length": model.config.max_seq_length}
+            missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
+            write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
         write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **ids}, indent=2)
         # A folder of another's may also say how text is best drawn.
         write_json(folder / "generation_config.json", {**object_or_nothing(tokenizer / "generation_config.json"), **ids}, indent=2)
@@ -215,16 +222,6 @@ def _keep(out: Path, folder: Path) -> None:
             shutil.copytree(path, folder / path.name, symlinks=True)
         else:
             shutil.copy2(path, folder / path.name, follow_symlinks=False)
-
-
-def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
-    """Say in the tokenizer's settings what padding a batch and cutting a text to length need, unless they say it already."""
-    settings = object_or_nothing(folder / "tokenizer_config.json")
-    if settings:
-        # Padding is masked, so any token serves; a model without one of its own pads with its end of text.
-        wanted = {"pad_token": settings.get("eos_token"), "model_max_length": max_seq_length}
-        missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
-        write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
 
 
 @command("inference.export")

@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     num_processes, is_first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
     set_threads(num_processes)
     try:
-        batches, folder = _prepare(options, num_processes)
+        batches, folder = _prepare(options, num_processes, is_first)
         # Only now: torch, transformers and DeepSpeed take seconds to import, and a mistake should not wait for them.
         from inference.generation.engine import leave, load_engine
 
@@ -144,7 +144,7 @@ def _standard_output() -> TextIO:
     return sys.stdout or io.StringIO()  # None if it was closed from the beginning.
 
 
-def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[PromptBatch], Path]:
+def _prepare(options: argparse.Namespace, num_processes: int, is_first: bool) -> tuple[list[PromptBatch], Path]:
     """Everything that can be checked without torch (an export that is not there yet needs it)."""
     given: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(SamplingParams)}
     sampling = SamplingParams(**given | {"stop": tuple(options.stop), "stop_at": tuple(options.stop_at)})
@@ -159,7 +159,7 @@ def _prepare(options: argparse.Namespace, num_processes: int) -> tuple[list[Prom
         raise ValueError("several processes cannot share standard input. Give prompts with --prompt or --prompt-file.")
     prompts = read_prompts(options.prompt, options.prompt_file, may_be_empty=options.new_document)
     texts = [prompt for prompt in prompts for _ in range(options.num_samples)]
-    folder = find_folder(options.model, num_processes)
+    folder = find_folder(options.model, num_processes, is_first=is_first)
     return batches_of(texts, folder, sampling, options.batch_size, begin_documents=options.new_document), folder
 
 

@@ -28,6 +28,7 @@ from data.reading.formats import read, split
 from data.reading.records import BadInput
 from data.source_config import TextConfig
 from data.tokenizers.tokenizer_folder import Tokenizer
+from ds_configs.typed import Count
 from inference.evaluation.verse import verse_lines
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _NO_CHAPTER = "no chapter heading"
 class Rows:
     """How a run cuts text into rows."""
 
-    seq_length: int
+    seq_length: Count
     windows: Literal["stream", "documents"] = "stream"
     add_bos: bool = False
     add_eos: bool = True

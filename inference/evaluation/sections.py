@@ -11,6 +11,7 @@ from typing import Any
 from data.documents import DataError
 from data.inspect import Subject
 from data.tokenizers.tokenizer_folder import Tokenizer, load
+from ds_configs import build_section
 from ds_configs.atomic_files import object_or_nothing
 from inference.evaluation.continuation import Probe, continue_corpus
 from inference.evaluation.generated import judge_texts, read_generated
@@ -79,12 +80,12 @@ class Evaluation:
     @cached_property
     def rows(self) -> Rows:
         """How the run cuts text; a folder that does not say it gets rows as long as its model's positions."""
-        said = object_or_nothing(self.folder / RECORD).get("rows")
-        if said is None or said["seq_length"] is None:
+        said = object_or_nothing(self.folder / RECORD).get("rows") or {}
+        if isinstance(said, dict) and said.get("seq_length") is None:
             rows = Rows(seq_length=min(max_positions(self.folder), 2048))
             print(f"{self.folder} does not say how its run cut text: rows of {rows.seq_length} tokens are scored", file=sys.stderr)
             return rows
-        return Rows(**said)
+        return build_section(Rows, said, "rows", str(self.folder / RECORD))
 
     def sections(self) -> Iterator[Section]:
         """Every section that was asked for: (name, figures).

@@ -39,7 +39,7 @@ def find_training_text(path: Path) -> Subject:
     if not record and "model_type" not in object_or_nothing(path / "config.json"):
         return find_subject(path)
     text = record.get("text")
-    if not isinstance(text, dict):
+    if not isinstance(text, dict) or not all(isinstance(text.get(key), str) for key in ("store", "identity")):
         raise DataError(f"{path}: does not say which text its model was trained on. inference.evaluate is told with --corpus STORE.")
     run = path.resolve().parent
     if object_or_nothing(run / STORE_RECORD).get("identity") == text["identity"]:

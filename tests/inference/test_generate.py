@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,9 @@ def test_several_processes_need_an_exported_folder_and_no_standard_input(
 
 
 @pytest.mark.distributed
-def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: Path) -> None:
+def test_two_processes_write_what_one_does_and_say_once_which_checkpoint_it_is(folder: Path, tmp_path: Path, root: Path) -> None:
+    folder = Path(shutil.copytree(folder, tmp_path / "model"))
+    (folder / "export.json").write_text('{"checkpoint": "step00000005"}', encoding="utf-8")
     options = ["--prompt", PROMPT, "--prompt", "红豆", "--new-tokens", "20", "--dtype", "fp32"]
     assert main([str(folder), *options, "--output", str(tmp_path / "one.jsonl")]) == 0
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--nproc_per_node=2", "--standalone", "-m", "inference.generate"]
@@ -213,6 +216,7 @@ def test_two_processes_write_what_one_does(folder: Path, tmp_path: Path, root: P
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = processes.run(command, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("checkpoint: step00000005\n") == 1, done.stderr
     # Sums of halves differ in the last bits; a draw would have to lie exactly between two tokens to change.
     assert (tmp_path / "two.jsonl").read_text(encoding="utf-8") == (tmp_path / "one.jsonl").read_text(encoding="utf-8")
 

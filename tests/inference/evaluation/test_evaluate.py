@@ -248,6 +248,23 @@ def test_the_output_replaces_neither_the_record_nor_what_is_judged(
     assert text.read_text(encoding="utf-8") == "天地玄黄"
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("x", 'rows = "x"'),
+        ({"seq_length": "x"}, "rows.seq_length"),
+        ({"seq_length": 0}, "of 1 or more"),
+        ({"seq_length": 8, "row": 1}, "rows.row"),
+    ],
+)
+def test_a_record_of_rows_that_is_none_is_told(folder: Path, stores: list[str], capsys, rows: Any, said: str) -> None:
+    (folder / "export.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    assert main([str(folder), *stores]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{folder / 'export.json'}: " in line
+    assert said in line
+
+
 def test_a_folder_of_another_origin_is_scored_in_rows_of_its_positions(folder: Path, stores: list[str], capsys, tmp_path: Path) -> None:
     (folder / "export.json").unlink()
     evaluate(folder, *stores)

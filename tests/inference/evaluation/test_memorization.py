@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -123,9 +124,10 @@ def test_of_a_text_beyond_the_limit_passages_are_taken_and_it_is_said(store: Pat
 
 
 def test_a_folder_that_does_not_say_its_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "export.json").write_text('{"folder": "x"}', encoding="utf-8")
-    with pytest.raises(DataError, match="does not say which text"):
-        find_training_text(tmp_path)
+    for text in (None, "x", {}, {"identity": "0123"}, {"identity": "0123", "store": 5}):
+        (tmp_path / "export.json").write_text(json.dumps({"text": text}), encoding="utf-8")
+        with pytest.raises(DataError, match="does not say which text"):
+            find_training_text(tmp_path)
     (tmp_path / "export.json").write_text('{"text": {"store": "gone-0123", "identity": "0123"}}', encoding="utf-8")
     with pytest.raises(DataError, match="the store gone-0123, is not in data/stores"):
         find_training_text(tmp_path)

@@ -111,6 +111,19 @@ def test_a_folder_whose_weights_were_changed_is_refused_by_name_and_one_without_
     ):
         with pytest.raises(CheckpointError, match=r"model.safetensors was changed after it was written .* Export it again, or remove "):
             use(out)
+    own = find_folder(run)
+    for wrong in ("x", None, {weights.name: "x"}, {weights.name: {"bytes": weights.stat().st_size}}):
+        for folder in (out, own):
+            record = object_or_nothing(folder / "export.json") | {"weights": wrong}
+            (folder / "export.json").write_text(json.dumps(record), encoding="utf-8")
+        with pytest.raises(
+            CheckpointError, match=r"export.json: its weights are not as an export records them\. Export it again, or remove "
+        ):
+            find_folder(out)
+        assert find_folder(run) == own, "which is made again"
+    (out / "export.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"export.json: unreadable .*\. Export it again, or remove "):
+        find_folder(out)
     (out / "export.json").unlink()
     assert find_folder(out) == out
 
