@@ -54,7 +54,7 @@ def main(names: list[str]) -> int:
 def make(names: list[str], wanted: str) -> int:
     """Create and fill the environment; the stamp is written last, so an interrupted one is completed by the next start."""
     python = VENV / "bin" / "python"
-    if not python.exists() or subprocess.run([python, "-c", "import pip"], capture_output=True, check=False).returncode:
+    if not has_pip():
         print(f"environment: making .venv with Python {sys.version.split()[0]}", file=sys.stderr, flush=True)
         if run([sys.executable, "-m", "venv", "--clear", str(VENV)]):
             return fail("python -m venv failed; the lines above say why. Often: no space on the disk, or no permission to write here.")
@@ -94,9 +94,18 @@ def leave(number: int, frame: FrameType | None) -> None:
 
 
 def is_current(wanted: str) -> bool:
-    """True if the last complete installation was of these files, or of more."""
+    """True if the last complete installation was of these files, or of more, and its Python is still there."""
     stamp = VENV / "stamp"
-    return stamp.is_file() and set(wanted.split()) <= set(stamp.read_text(encoding="utf-8").split())
+    return stamp.is_file() and set(wanted.split()) <= set(stamp.read_text(encoding="utf-8").split()) and has_pip()
+
+
+def has_pip() -> bool:
+    """False if `.venv` was not made to its end, or the system's Python that it leads to is gone, or is another version now."""
+    find = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pip') is None)"
+    try:
+        return not subprocess.run([VENV / "bin" / "python", "-c", find], capture_output=True, check=False).returncode
+    except OSError:
+        return False
 
 
 def stamp_of(names: list[str]) -> str:
@@ -119,7 +128,13 @@ def start(arguments: list[str]) -> int:
     names, command = arguments[:split], arguments[split + 1 :]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave)
-    code = main(names)
+    try:
+        code = main(names)
+    except OSError as error:
+        where = error.filename or VENV
+        code = fail(
+            f"{where}: {error.strerror}. .venv is missing or incomplete; who may write in {ROOT} makes it, for all, with make setup."
+        )
     if command and not code:
         os.execvp(command[0], command)
     return code

@@ -82,3 +82,28 @@ def test_an_environment_made_from_nothing_survives_interruption_and_missing_pack
     fourth = start()
     assert fourth.communicate(timeout=processes.LIMIT_SECONDS)[0] == "", "nothing to do and nothing to say"
     assert fourth.returncode == 0
+
+
+@pytest.mark.processes
+def test_an_environment_whose_python_is_gone_is_made_anew(start, tmp_path):
+    make_wheel(tmp_path / "wheels")
+    assert start().wait(timeout=processes.LIMIT_SECONDS) == 0
+    python = tmp_path / "checkout/.venv/bin/python"
+    python.unlink()
+    python.symlink_to(tmp_path / "uninstalled")
+    again = start()
+    output, _ = again.communicate(timeout=processes.LIMIT_SECONDS)
+    assert again.returncode == 0, output
+    assert "making .venv" in output
+    assert subprocess.run([python, "-c", "import tiny_package"], check=False).returncode == 0
+
+
+def test_a_checkout_that_cannot_be_written_is_named_in_one_line(start, tmp_path):
+    (tmp_path / "checkout/.venv.lock").mkdir()  # As root may write anywhere, what cannot be opened stands in for a read-only folder.
+    process = start()
+    output, _ = process.communicate(timeout=processes.LIMIT_SECONDS)
+    assert process.returncode == 2
+    lock = tmp_path / "checkout/.venv.lock"
+    assert output.startswith(
+        f"environment: {lock}: Is a directory. .venv is missing or incomplete; who may write in {tmp_path / 'checkout'}"
+    )
