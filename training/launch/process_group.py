@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from model.hardware.devices import ACCELERATORS, find_devices
+from model.hardware.processors import shared_processors
 from training.launch.world import World, default_environment
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,7 @@ class Ranks:
 def prepare_environment(world: World) -> None:
     """Set what torch and DeepSpeed read at import. Nothing a user has set is changed."""
     # Not what this rank may use: mpiexec and srun may have bound it to its own part, which is not divided again.
-    shared = os.cpu_count() or 1
-    for name, value in default_environment(world.local_size, shared).items():
+    for name, value in default_environment(world.local_size, shared_processors()).items():
         os.environ.setdefault(name, value)
     os.environ |= {
         "RANK": str(world.rank),

@@ -76,6 +76,7 @@ def test_devices_are_accelerators_if_there_are_any_and_cores_if_not(monkeypatch)
     monkeypatch.setattr(devices, "_count", lambda kind: {"xpu": 6, "cuda": 1}[kind])
     assert str(find_devices({})) == "6 xpu devices"
     assert str(find_devices({"DS_ACCELERATOR": "cuda"})) == "1 cuda device"
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {2, 3, 5})
     assert str(find_devices({"DS_ACCELERATOR": "cpu"})) == "3 cores"
 

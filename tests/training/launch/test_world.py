@@ -197,6 +197,7 @@ def test_the_ranks_of_a_host_must_make_whole_pipelines():
 
 def test_ranks_share_the_processors_they_may_use_and_a_bound_rank_keeps_its_own(monkeypatch):
     def threads(usable, shared):
+        monkeypatch.setattr("os.cpu_count", lambda: 96)
         monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(usable)))
         return int(default_environment(6, shared)["OMP_NUM_THREADS"])
 
