@@ -13,11 +13,11 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import ds_configs
 from data.cleaning_config import make_rules
@@ -258,13 +258,19 @@ def make_from(path: str, overrides: Sequence[str], make: Callable[[DataConfig], 
     return 0
 
 
-def stop(number: int, frame: FrameType | None) -> None:
+def stop(told: int) -> None:
     """On a signal leave at once, whatever the workers are doing: what is done stays done, and they end with this process."""
+    number = os.read(told, 1)[0]
     print(f"{signal.Signals(number).name}: stopped. Start again to go on from here.", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
 if __name__ == "__main__":
+    told, teller = os.pipe()
+    os.set_blocking(teller, False)
+    # A handler in Python would wait for the end of C code, which trains a tokenizer for minutes.
+    signal.set_wakeup_fd(teller)
+    threading.Thread(target=stop, args=(told,), daemon=True).start()
     for handled in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(handled, stop)
+        signal.signal(handled, lambda number, frame: None)
     sys.exit(main(sys.argv[1:]))
