@@ -10,6 +10,7 @@ from data.packages import MissingPackageError
 from data.source_config import HUB
 from ds_configs.deepspeed_params import compiles_adam
 from ds_configs.errors import ConfigError
+from model.hugging_face.config import to_hugging_face
 from model.hugging_face.pretrained import check_pretrained
 from training.checkpoints.find_and_verify import published
 from training.config import MONITOR_SECTIONS, RunConfig
@@ -30,6 +31,8 @@ def missing(config: RunConfig) -> list[str]:
         else:
             found.append(f"model.initialize.folder = {start}: no such folder. Fetch it before the run.")
     found += _about_tokenizer(config)
+    if config.data.store is not None and not os.path.exists(f"{config.data.store}.bin"):
+        found.append(f"data.store = {config.data.store}: there is no {config.data.store}.bin. The preparation needs it.")
     for source in config.data.all_sources:
         found += [f"data.path = {path}: nothing there. The preparation needs it." for path in source.paths if not _is_something(path)]
     try:
@@ -66,16 +69,24 @@ def _is_something(path: str) -> bool:
 
 def remarks_on(config: RunConfig, last_step: int | None) -> list[str]:
     """What has no effect, before the last step (None: not known yet), of optimizer, monitors and the sum of gradients; what is compiled."""
-    return _unreached(config, last_step) + _replaced(config) + _not_taken(config) + _compiled(config)
+    return _unreached(config, last_step) + _replaced(config) + _not_taken(config) + _compiled(config) + unreadable(config)
+
+
+def unreadable(config: RunConfig) -> list[str]:
+    """What keeps the commands of `inference` from reading a run of this model."""
+    try:
+        to_hugging_face(config.model, config.model.family)
+    except ValueError as error:
+        return [f"inference.generate, serve and evaluate will not read the run: {error}"]
+    return []
 
 
 def _compiled(config: RunConfig) -> list[str]:
-    if not compiles_adam(config.values["optimizer"]):
-        return []
-    return [
+    said = (
         "optimizer.params.torch_adam is not true: DeepSpeed compiles an Adam of its own at the first start on every host, which takes a "
         "compiler and minutes. Set it to true, unless that is meant."
-    ]
+    )
+    return [said] if compiles_adam(config.values["optimizer"]) else []
 
 
 # DeepSpeed's default of warmup_num_steps.

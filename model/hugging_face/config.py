@@ -111,7 +111,7 @@ def to_hugging_face(config: ModelConfig, format: str) -> dict[str, Any]:
     values: dict[str, Any] = {"architectures": [family.architecture], "model_type": format}
     values |= {theirs: getattr(config, ours) for ours, (theirs, _) in family.keys.items()}
     key, _ = family.keys["activation"]
-    values[key] = next((name for name, ours in family.activations.items() if ours == config.activation), values[key])
+    values[key] = next((name for name, ours in family.activations.items() if ours == config.activation), next(iter(family.activations)))
     values |= family.required
     values |= {key: getattr(config, field) for key, (field, _) in family.merged.items()}
     values |= {key: getattr(config, field) for key, field in family.repeated.items()}
@@ -123,17 +123,13 @@ def to_hugging_face(config: ModelConfig, format: str) -> dict[str, Any]:
 
 def _beyond_the_format(config: ModelConfig, format: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that come back otherwise from `values` than they were, if the weights can be brought into the format nevertheless."""
-    activations = FAMILIES[format].activations.values()
-    if config.activation not in activations:
-        known = ", ".join(dict.fromkeys(activations))
-        raise ValueError(f'model.activation = "{config.activation}" does not exist in the {format} format, which knows {known}.')
     back = from_hugging_face(values, f"{format} format")
     # Where first weights came from is the run's affair.
     names = [field.name for field in fields(config) if field.name != "initialize"]
     differing = {name: getattr(config, name) for name in names if getattr(config, name) != getattr(back, name)}
     lost = [f"model.{name} = {ours} (it says {getattr(back, name)})" for name, ours in differing.items() if name not in RESTORED]
     if lost:
-        raise ValueError(f"the {format} format cannot hold this model: {'; '.join(lost)}. Choose another format.")
+        raise ValueError(f"the {format} format cannot hold this model: {'; '.join(lost)}. Another --format of inference.export may.")
     return differing
 
 

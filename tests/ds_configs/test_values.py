@@ -228,6 +228,23 @@ def test_a_dataset_of_the_hub_is_not_said_to_be_missing(capsys):
     assert check(capsys, 'data={"corpus":null,"path":"hub:nobody/nothing"}') == (0, [])
 
 
+def test_tokens_made_elsewhere_that_are_not_here_are_said(capsys, tmp_path):
+    pair = tmp_path / "text"
+    character_tokenizer(tmp_path / "tokenizer")
+    store = f'data={{"corpus":null,"chapters":null,"validation":{{"last_documents":null,"ratio":0.1}},"store":"{pair}"}}'
+    given = [store, f'data.tokenizer={{"kind":"existing","path":"{tmp_path / "tokenizer"}","vocab_size":null}}']
+    assert main(["check", QUICKSTART, "run.name=x", *given]) == 1
+    assert f"data.store = {pair}: there is no {pair}.bin. The preparation needs it." in capsys.readouterr().out
+    pair.with_suffix(".bin").touch()
+    assert main(["check", QUICKSTART, "run.name=x", *given]) == 0
+
+
+def test_a_model_whose_runs_can_only_be_trained_is_said_before_it_is_trained(capsys):
+    assert main(["check", "ds_configs/ablations/quickstart_rotary.json"]) == 1
+    said = capsys.readouterr().out
+    assert "inference.generate, serve and evaluate will not read the run: the gpt2 format cannot hold this model: model.position" in said
+
+
 def test_keys_of_data_without_effect_on_what_a_run_reads_may_be_overridden_when_it_goes_on(capsys):
     values = {"directory": "elsewhere", "num_workers": "2", "max_bad_ratio": "0.01"}
     assert values.keys() == set(DATA_WITHOUT_EFFECT)

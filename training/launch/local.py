@@ -23,6 +23,7 @@ from ds_configs.commands import command
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, resolve
+from training.config_remarks import unreadable
 from training.launch.arguments import parse
 from training.launch.launcher_process import run_to_the_end
 from training.launch.local_layout import lay_out
@@ -141,8 +142,7 @@ def free_port() -> int:
 
 def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str], *, again: bool) -> None:
     """The result, a passage, and what to do next."""
-    state = "was finished before" if again else "is finished"
-    print(f"\n{config.folder} {state}: step {results.get('step', '?')}.")
+    print(f"\n{config.folder} {'was finished before' if again else 'is finished'}: step {results.get('step', '?')}.")
     if results.get("valid/bits_per_char") is not None:
         print(f"Held-out text: {results['valid/bits_per_char']:.3f} bits per character (loss {results['valid/loss']:.3f} per token).")
     python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
@@ -150,14 +150,15 @@ def show(config: RunConfig, results: Mapping[str, Any], overrides: Sequence[str]
     prompt = config.training.sample_prompt or (samples[-1].read_text(encoding="utf-8").strip()[:8] if samples else "")
     # One word, as a prompt may begin with a hyphen; nothing to begin with begins a document.
     generate = [python, "-m", "inference.generate", str(config.folder), f"--prompt={prompt}" if prompt else "--new-document"]
-    if prompt and not again:
+    barred = unreadable(config)
+    if prompt and not again and not barred:
         print("\nA passage it writes:\n", flush=True)
         subprocess.run(bound([*generate, "--new-tokens", "80", "--seed", str(config.run.seed)]), check=False)
     print(f"\nNext, in {Path.cwd()}:")
     if board := monitor_folder(config, "tensorboard"):
         below = config.run.directory if board.is_relative_to(config.folder) else str(board)
         print(f"  watch the curves    {shlex.join([python, '-m', 'tensorboard.main', '--logdir', below])}")
-    print(f"  write more          {shlex.join(generate)}")
+    print(f"  write more          {barred[0] if barred else shlex.join(generate)}")
     if config.training.steps is not None:
         kept = [override for override in overrides if not override.startswith("training.steps=")]
         steps = 2 * max(config.training.steps, results.get("step", 0))  # It may be finished because fewer are asked for than it has.

@@ -180,7 +180,8 @@ def test_a_folder_saved_from_the_bare_model_is_read_too(tmp_path):
     ("config", "format", "message"),
     [
         (tiny("gpt2", position="rotary"), "gpt2", "the gpt2 format cannot hold this model: model.position = rotary (it says learned)"),
-        (tiny("llama", num_kv_heads=1), "opt", 'model.activation = "silu_gated" does not exist in the opt format'),
+        (tiny("llama", num_kv_heads=1), "opt", "model.activation = silu_gated (it says gelu)"),
+        (tiny("llama"), "gpt2", "model.norm = rmsnorm (it says layernorm); model.position = rotary (it says learned); model.activation"),
         (tiny("gpt2", num_kv_heads=1), "gpt2", "model.num_kv_heads = 1 (it says 2)"),
         (tiny("gpt2", norm_eps=1e-6), "opt", "model.norm_eps = 1e-06 (it says 1e-05)"),
         (tiny("gpt2"), "bert", 'format "bert" is unknown. Use gpt2, llama, opt.'),

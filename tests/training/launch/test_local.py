@@ -175,6 +175,15 @@ def test_the_commands_at_the_end_can_be_typed_as_they_stand(prompt, begin, make_
     assert longer[-1] == "training.steps=16", "four steps are fewer than it has"
 
 
+def test_the_end_offers_no_text_of_a_model_that_no_folder_can_hold_and_says_why(make_run, capsys):
+    run = make_run(model__position="rotary", training__sample_prompt="春")
+    show(resolve(ds_configs.load(run.config)), {"step": 8}, [], again=False)
+    said = capsys.readouterr().out
+    assert "will not read the run: the gpt2 format cannot hold this model: model.position = rotary (it says learned)." in said
+    assert "inference.generate runs" not in said
+    assert "-m inference.generate" not in said
+
+
 def test_ranks_meet_at_a_free_port_that_nobody_else_is_given_meanwhile(monkeypatch):
     ports = {free_port() for _ in range(20)}
     assert len(ports) > 10, "starts that come at the same time have different ones"
