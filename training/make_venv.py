@@ -23,6 +23,7 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 OLDEST, NEWEST = (3, 11), (3, 12)
+SHADOWED = ("deepspeed", "numpy", "tokenizers", "torch", "transformers")
 
 
 def main(names: list[str]) -> int:
@@ -122,6 +123,12 @@ def fail(message: str) -> int:
     return 2
 
 
+def shadows() -> list[str]:
+    """Where PYTHONPATH has packages that Python finds before those of `.venv`, as modules of clusters set it."""
+    folders = [Path(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return [str(folder / name) for folder in folders for name in SHADOWED if (folder / name).is_dir()]
+
+
 def start(arguments: list[str]) -> int:
     """Make the environment, then become the command behind `--then`, if there is one."""
     split = arguments.index("--then") if "--then" in arguments else len(arguments)
@@ -135,6 +142,8 @@ def start(arguments: list[str]) -> int:
         code = fail(
             f"{where}: {error.strerror}. .venv is missing or incomplete; who may write in {ROOT} makes it, for all, with make setup."
         )
+    for path in shadows():
+        print(f"environment: PYTHONPATH puts {path} before what .venv has. Unset it, unless that is meant.", file=sys.stderr, flush=True)
     if command and not code:
         os.execvp(command[0], command)
     return code

@@ -107,3 +107,11 @@ def test_a_checkout_that_cannot_be_written_is_named_in_one_line(start, tmp_path)
     assert output.startswith(
         f"environment: {lock}: Is a directory. .venv is missing or incomplete; who may write in {tmp_path / 'checkout'}"
     )
+
+
+def test_packages_of_another_place_that_python_finds_first_are_named(capsys, monkeypatch, tmp_path):
+    (tmp_path / "torch").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *to_what: None)
+    make_venv.start(["nowhere.txt"])
+    assert f"environment: PYTHONPATH puts {tmp_path / 'torch'} before what .venv has. Unset it" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from model.hardware.precision import choose_precision
 from training.diagnosis.findings import Finding, bad, good, note
 from training.launch.process_group import backend, quiet
 from training.launch.world import is_loopback, own_addresses
-from training.make_venv import NEWEST, OLDEST
+from training.make_venv import NEWEST, OLDEST, shadows
 from training.preflight import build_locks
 from training.run_folder.provenance import software
 
@@ -35,6 +35,7 @@ def check_machine(folder: Path, environment: Mapping[str, str]) -> list[Finding]
     return [
         check_python(),
         check_versions(),
+        check_python_path(),
         check_obsolete(),
         *check_devices(environment),
         check_extension_locks(),
@@ -68,6 +69,16 @@ def check_versions() -> Finding:
     if wrong:
         return bad("packages", "; ".join(wrong), "python3 training/make_venv.py requirements.txt")
     return good("packages", ", ".join(software()[1:]))
+
+
+def check_python_path() -> Finding:
+    """Packages of a cluster's modules in the place of those that were checked."""
+    found = shadows()
+    return (
+        note("PYTHONPATH", f"{', '.join(found)}: before .venv's", "unset it, unless that is meant")
+        if found
+        else good("PYTHONPATH", "no packages")
+    )
 
 
 def check_obsolete() -> Finding:

@@ -34,6 +34,15 @@ def test_a_device_that_is_not_there_is_a_finding_like_others(tmp_path, capsys, m
     assert said.splitlines()[-1].startswith("1 of ")
 
 
+def test_packages_that_come_before_those_of_the_environment_are_found(tmp_path, monkeypatch):
+    (tmp_path / "modules/numpy").mkdir(parents=True)
+    (tmp_path / "modules/other").mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.pathsep}{tmp_path / 'modules'}")
+    assert machine.check_python_path().said == f"{tmp_path / 'modules/numpy'}: before .venv's"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert machine.check_python_path().state == "good"
+
+
 @pytest.mark.parametrize(("text", "said"), [("A=1\n\nB=2", ":2 is blank"), ("A=1\n# why\n", ':2 is "# why"'), ("A=1\nB\n", ':2 is "B"')])
 def test_a_line_that_ends_deepspeed_is_found_in_the_environment_file(tmp_path, text, said):
     path = tmp_path / "environment"
