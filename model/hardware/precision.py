@@ -6,6 +6,7 @@ without bf16 instructions reports support and emulates it).
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,19 +87,25 @@ def choose_precision(setting: Setting, kind: str, saved: str | None = None) -> P
 
 def measure_products() -> Speeds:
     """Time both kinds of products for a moment, in turns; the best of each counts."""
-    dtypes = (torch.float32, torch.bfloat16)
-    factors = {dtype: torch.ones(SIZE, SIZE, dtype=dtype) for dtype in dtypes}
-    best = dict.fromkeys(dtypes, float("inf"))
-    start = time.perf_counter()
-    rounds = 0
+    factors = [torch.ones(SIZE, SIZE, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     # The first round warms up, and counts only where one product is already slow.
-    while rounds < 2 or time.perf_counter() - start < SECONDS:
-        for dtype, factor in factors.items():
-            begin = time.perf_counter()
+    return Speeds(*(flops / 1e9 for flops in product_flops(factors, SECONDS, rounds=2)))
+
+
+def product_flops(
+    factors: Sequence[torch.Tensor], seconds: float, rounds: int = 1, synchronize: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Operations per second of each square matrix times itself: the best of some rounds, at least so many and for so long, in turns."""
+    best, done, begin = [float("inf")] * len(factors), 0, time.perf_counter()
+    while done < rounds or time.perf_counter() - begin < seconds:
+        for index, factor in enumerate(factors):
+            synchronize()
+            start = time.perf_counter()
             factor @ factor
-            best[dtype] = min(best[dtype], time.perf_counter() - begin)
-        rounds += 1
-    return Speeds(*(2 * SIZE**3 / best[dtype] / 1e9 for dtype in dtypes))
+            synchronize()
+            best[index] = min(best[index], time.perf_counter() - start)
+        done += 1
+    return [2 * len(factor) ** 3 / taken for factor, taken in zip(factors, best, strict=True)]
 
 
 def _warn(fact: str, saved: str | None) -> str:

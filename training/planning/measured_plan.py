@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,7 @@ def plan_probed(run: RunConfig, probed: Probed, parts: Sequence[int] | None = No
 
 
 def compare(folder: Path) -> str:
-    """Planned and measured side by side.
-
-    Raises:
-        ValueError: If the folder holds no run with figures.
-    """
+    """Planned and measured side by side. Raises ValueError if the folder holds no run with figures."""
     config_path, metrics_path = folder / "config.json", folder / "metrics.jsonl"
     for path in (config_path, metrics_path):
         if not path.is_file():
@@ -154,14 +150,5 @@ def measure(values: Mapping[str, Any], workload: Workload, processes: int, param
 
 def mean(probed: Sequence[Probed], turns: float = 1.0) -> Probed:
     """Of several processes, each of which computes once in so many turns. Links are those of the first, as one of a pair measures them."""
-
-    def computing(name: str) -> Any:
-        return turns * np.mean([getattr(one, name) for one in probed], axis=0)
-
-    return Probed(
-        layers=computing("layers").tolist(),
-        reduce=float(computing("reduce")),
-        update=float(computing("update")),
-        transfer=probed[0].transfer,
-        tied=probed[0].tied,
-    )
+    names = ("layers", "reduce", "update")
+    return replace(probed[0], **{name: (turns * np.mean([getattr(one, name) for one in probed], axis=0)).tolist() for name in names})

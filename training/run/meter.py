@@ -16,6 +16,7 @@ from deepspeed import comm as dist
 from deepspeed.accelerator import get_accelerator
 
 from model.flops import flops_per_token
+from model.hardware.precision import product_flops
 from training.config import RunConfig
 from training.health.spikes import Spikes
 from training.health.stage_clock import pipeline_figures
@@ -143,21 +144,9 @@ def peak_flops(configured_tflops: float | None, bf16: bool) -> float:
     accelerator = get_accelerator()
     device, dtype = accelerator.current_device_name(), torch.bfloat16 if bf16 else torch.float32
     sizes = CPU_SIZES if accelerator.device_name() == "cpu" else DEVICE_SIZES
-    peak = torch.tensor([max(_product_flops(size, dtype, device) for size in sizes)], device=device)
+    factors = (torch.ones(size, size, dtype=dtype, device=device) for size in sizes)
+    reached = (product_flops([factor], PROBE_SECONDS, synchronize=accelerator.synchronize)[0] for factor in factors)
+    peak = torch.tensor([max(reached)], device=device)
     dist.all_reduce(peak, op=dist.ReduceOp.MIN)
     accelerator.reset_peak_memory_stats()  # What the products took, up to 0.8 GiB, is none of the run's.
     return float(peak.item())
-
-
-def _product_flops(size: int, dtype: torch.dtype, device: str) -> float:
-    """Operations per second of a square product, the best of a few rounds; one round where it is slow."""
-    accelerator = get_accelerator()
-    factor = torch.ones(size, size, dtype=dtype, device=device)
-    best, begin = float("inf"), time.perf_counter()
-    while best == float("inf") or time.perf_counter() - begin < PROBE_SECONDS:
-        accelerator.synchronize()
-        start = time.perf_counter()
-        factor @ factor
-        accelerator.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
