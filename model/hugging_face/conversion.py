@@ -81,23 +81,19 @@ def _write_tensors(out: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
 
     Only one file's tensors are held at a time.
     """
-    files: dict[str, list[str]] = {}
+    shards: list[list[str]] = []
     total = 0
-    for number, shard in enumerate(_shards(tensors), start=1):
-        file = f"shard-{number}"
-        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / file, metadata={"format": "pt"})
-        files[file] = list(shard)
+    for shard in _shards(tensors):
+        shards.append(list(shard))
+        save_file({name: tensor.contiguous() for name, tensor in shard.items()}, out / f"shard-{len(shards)}", metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in shard.values())
-    if len(files) == 1:
-        (out / "shard-1").replace(out / SINGLE_FILE)
-        return
     weight_map: dict[str, str] = {}
-    for number, (file, names) in enumerate(files.items(), start=1):
-        final = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        (out / file).replace(out / final)
-        weight_map |= dict.fromkeys(names, final)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_json(out / INDEX_FILE, index, indent=2)
+    for number, names in enumerate(shards, start=1):
+        file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        (out / f"shard-{number}").replace(out / file)
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        write_json(out / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2)
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
