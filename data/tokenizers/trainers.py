@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "<unk>"
 _MAX_PIECE_CHARS = 16
 _PASSAGE_CHARS = 4096
+# Of a byte_bpe, measured with Han text of 1 to 12 million characters: words without spaces are long, and hardly one comes again.
+_MEMORY_PER_CHAR, _SECONDS_PER_CHAR = 250, 9e-6
 _SENTENCE_BYTES = 4000  # sentencepiece leaves out longer ones; its own default is 4192.
 
 
@@ -38,6 +40,11 @@ def train(texts: Iterable[str], config: TokenizerConfig, folder: Path, num_chars
     if num_chars > config.training_chars:
         texts = sample(texts, config.training_chars / num_chars)
         logger.info("the tokenizer is trained on passages of about %d of %d characters", config.training_chars, num_chars)
+    seen = min(num_chars, config.training_chars)
+    gib, minutes = seen * _MEMORY_PER_CHAR / 2**30, seen * _SECONDS_PER_CHAR / 60
+    if config.kind == "byte_bpe" and gib >= 1:
+        said = "a byte_bpe of %d characters takes up to %.0f GiB of memory and %.0f minutes; data.tokenizer.training_chars bounds both"
+        logger.info(said, seen, gib, minutes)
     _TRAINERS[config.kind](texts, config, folder)
 
 

@@ -1,7 +1,9 @@
 """Tokenizers that are trained here: their files, their ids and the fast ways to them."""
 
+import contextlib
 import dataclasses
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -21,6 +23,18 @@ def test_training_twice_gives_the_same_files(folder, texts, tmp_path):
     trainers.train(texts, config, tmp_path / "again")
 
     assert tokenizer_folder.fingerprint(tmp_path / "again") == tokenizer_folder.fingerprint(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_chars", "said"), [("byte_bpe", 10**9, True), ("byte_bpe", 10**6, False), ("characters", 10**9, False)]
+)
+def test_what_a_large_training_takes_is_said(texts, tmp_path, caplog, kind, num_chars, said):
+    caplog.set_level(logging.INFO)
+    # Of so many characters these texts are a sample of one; whatever it is, it is too little for the vocabulary.
+    with contextlib.suppress(DataError):
+        trainers.train(texts, TokenizerConfig(kind=kind, vocab_size=300), tmp_path, num_chars)
+    line = "a byte_bpe of 50000000 characters takes up to 12 GiB of memory and 8 minutes; data.tokenizer.training_chars bounds both"
+    assert (line in caplog.text) == said
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
