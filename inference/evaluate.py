@@ -7,6 +7,7 @@ The table goes to standard output, everything else to standard error. The same f
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str]) -> int:
     set_threads()
     home = home_of(options.model)
     _check(options, home)
+    is_kept = os.access(home, os.W_OK)  # Somebody else's run can be judged too.
+    if not is_kept:
+        print(f"{home}: cannot be written, so {results.FILE} is not; --output FILE keeps the figures elsewhere", file=sys.stderr)
     folder = find_folder(options.model)
     record = object_or_nothing(folder / RECORD)
     about = {key: record.get(key) for key in results.ABOUT}
@@ -91,12 +95,14 @@ def main(arguments: Sequence[str]) -> int:
     for name, result in Evaluation(options, folder).sections():
         found.append({"name": name, **result})
         print(results.markdown(found[-1]) + "\n", flush=True)
-        results.add(home, name, result, about)
+        if is_kept:
+            results.add(home, name, result, about)
     if options.output:
         write_json(options.output, {"model": str(options.model), **about, "sections": found})
-    if about["fingerprint"]:
+    if is_kept and about["fingerprint"]:
         renew_evaluation(folder, home, about["fingerprint"])
-    print(f"written to {home / results.FILE}", file=sys.stderr)
+    if written := [str(path) for path in (is_kept and home / results.FILE, options.output) if path]:
+        print(f"written to {' and '.join(written)}", file=sys.stderr)
     return 0
 
 

@@ -7,6 +7,7 @@ How weights are laid out in each format is `model.hugging_face.conversion`; this
 
 import argparse
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -72,12 +73,19 @@ def export(model: ModelPath, out: Path, format: str | None = None) -> bool:
         asked, record = record, _record(checkpoint, format, config.values)
         there = record != asked and _is_export_of(out, record)
     if not there:
+        place = next(parent for parent in out.absolute().parents if parent.is_dir())
+        if not os.access(place, os.W_OK):  # Somebody else's run, before its weights are loaded.
+            raise CheckpointError(
+                f"{place}: cannot be written, and has no export of {checkpoint.folder.name}. Make one in a folder of yours, and name that: "
+                f".venv/bin/python -m inference.export {model.path} FOLDER"
+            )
         from inference.exporting.checkpoint_weights import load_gpt
 
         ids = _tokenizer_ids(model.run / "tokenizer", checkpoint)
         card = model_card(model.run, config.values, model_config, checkpoint)
         _write(out, record, load_gpt(checkpoint.folder, model_config), model.run / "tokenizer", ids, card)
-    renew_evaluation(out, model.run, checkpoint.fingerprint)
+    if os.access(out, os.W_OK):
+        renew_evaluation(out, model.run, checkpoint.fingerprint)
     return not there
 
 

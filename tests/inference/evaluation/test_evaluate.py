@@ -237,6 +237,22 @@ def test_a_record_that_is_none_is_told_before_anything_is_scored(
     assert "evaluation.json: holds something else than sections of figures" in said.err.strip().splitlines()[-1]
 
 
+def test_a_folder_that_cannot_be_written_is_judged_and_the_figures_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "poem.jsonl").write_text('{"text": "白日依山尽，黄河入海流。"}\n', encoding="utf-8")
+    monkeypatch.setattr("os.access", lambda path, mode, **_: Path(path) != folder)  # As root, who runs tests, may write anywhere.
+    command = [str(folder), "--text", str(tmp_path / "poem.jsonl")]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "### text of poem.jsonl" in said.out
+    assert f"{folder}: cannot be written, so evaluation.json is not; --output FILE keeps the figures elsewhere" in said.err
+    assert not (folder / "evaluation.json").exists()
+    evaluate(*command, "--output", tmp_path / "mine.json")
+    assert list(sections(tmp_path / "mine.json")) == ["text of poem.jsonl"]
+    assert capsys.readouterr().err.endswith(f"written to {tmp_path / 'mine.json'}\n")
+
+
 def test_the_output_replaces_neither_the_record_nor_what_is_judged(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -267,6 +267,20 @@ def test_a_run_is_exported_once_and_generated_from(run: Path, capsys: pytest.Cap
     assert not export(ModelPath("run", run, run), run / "export")
 
 
+def test_a_run_that_cannot_be_written_is_read_from_its_export_and_else_says_how(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: run not in (Path(path), *Path(path).parents))  # Root may write anywhere.
+    with pytest.raises(CheckpointError) as refused:
+        find_folder(run)
+    assert str(refused.value) == (
+        f"{run}: cannot be written, and has no export of step{STEPS[1]:08d}. Make one in a folder of yours, and name that: "
+        f".venv/bin/python -m inference.export {run} FOLDER"
+    )
+    monkeypatch.undo()
+    made = find_folder(run)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert find_folder(run) == made
+
+
 def test_a_named_checkpoint_is_exported_beside_the_newest_and_generated_from(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
