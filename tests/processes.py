@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -155,7 +156,8 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
 
     def left() -> list[int]:
-        return [process for process in descendants(os.getpid()) if process not in before and not is_helper(process)]
+        new = [process for process in descendants(os.getpid()) if process not in before]
+        return [process for process in new if not is_helper(process) and not is_killed(process)]
 
     call = request.node.stash.get(_REPORTS, {}).get("call")
     if call is None or not call.passed:
@@ -165,9 +167,19 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     while left() and time.monotonic() < deadline:
         time.sleep(0.05)
     if remaining := left():
-        said = [f"{process}: {command_line(process)}" for process in remaining]
+        said = [f"{process} ({stat_of(process)[0]}): {command_line(process)}" for process in remaining if is_running(process)]
         end_all(remaining)
         pytest.fail("the test left processes behind: " + "; ".join(said))
+
+
+def is_killed(process: int) -> bool:
+    """True for one that a kill has reached and the kernel has yet to end: it waits for a disk, which no signal interrupts."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    pending = re.findall(r"^S(?:ig|hd)Pnd:\s*(\w+)", status, re.MULTILINE)
+    return any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 def is_helper(process: int) -> bool:
