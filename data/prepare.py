@@ -9,11 +9,8 @@ on where it was when it is started again.
 import argparse
 import errno
 import logging
-import os
 import shutil
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +33,7 @@ from data.store.identity import Identity, changes
 from data.store.registry import Store, find_store, outdated, register
 from data.tokenizers import adoption, tokenizer_folder
 from ds_configs.atomic_files import lock
-from ds_configs.commands import command
+from ds_configs.commands import command, leaving, listen
 
 logger = logging.getLogger(__name__)
 
@@ -258,19 +255,6 @@ def make_from(path: str, overrides: Sequence[str], make: Callable[[DataConfig], 
     return 0
 
 
-def stop(told: int) -> None:
-    """On a signal leave at once, whatever the workers are doing: what is done stays done, and they end with this process."""
-    number = os.read(told, 1)[0]
-    print(f"{signal.Signals(number).name}: stopped. Start again to go on from here.", file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
-
 if __name__ == "__main__":
-    told, teller = os.pipe()
-    os.set_blocking(teller, False)
-    # A handler in Python would wait for the end of C code, which trains a tokenizer for minutes.
-    signal.set_wakeup_fd(teller)
-    threading.Thread(target=stop, args=(told,), daemon=True).start()
-    for handled in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(handled, lambda number, frame: None)
+    listen(leaving("stopped. Start again to go on from here."))  # At once, whatever C code or workers do: what is done stays done.
     sys.exit(main(sys.argv[1:]))

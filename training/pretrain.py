@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ds_configs
+from ds_configs.commands import leaving, listen, say
 from training.checkpoints.find_and_verify import CheckpointError
 from training.config import RunConfig, resolve, with_precision
 from training.config_remarks import remarks_on
@@ -20,7 +21,6 @@ from training.launch.process_tree import watch_launcher
 from training.launch.rendezvous import agree_to_start
 from training.launch.world import World, check_threads, find_world, has_loopback_name, is_first_on_host
 from training.preflight import ReadyRun, preflight
-from training.run.signals import leaving, listen, say
 from training.run_folder.progress import remove_unused, write_results
 from training.run_folder.provenance import keep_text, write_config
 

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ds_configs.commands import command
+from ds_configs.commands import HANDLED, command, leaving, listen, say
 from training.pretrain import EXIT_USER_ERROR
-from training.run.signals import HANDLED, STOP_FILE, leaving, listen, say
 from training.run_folder.lock import hold
 from training.run_folder.monitors import AppendedFile
-from training.run_folder.progress import newest_step, remove_unused
+from training.run_folder.progress import STOP_FILE, newest_step, remove_unused
 from training.supervision.attempt import Attempt, Ended, take_away
 from training.supervision.hosts import Host, answering, choose, on_each
 from training.supervision.job import Job

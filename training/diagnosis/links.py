@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Sequence
 
 import ds_configs
+from ds_configs.commands import say
 from training.config import RunConfig, resolve
 from training.diagnosis.findings import Finding, bad
 from training.diagnosis.link_reports import ORDER, Reports, explain_error, explain_stand_still, findings, speeds
 from training.launch.launcher_process import end_group
 from training.launch.local import launcher, resolve_here
 from training.launch.process_tree import bound
-from training.run.signals import say
 from training.supervision import leftovers
 from training.supervision.attempt import REMEMBERED_LINES, cause_of
 from training.supervision.hosts import Host, Pool, on_each, options_for

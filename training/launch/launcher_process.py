@@ -9,8 +9,8 @@ import signal
 import subprocess
 import time
 
+from ds_configs.commands import leaving, listen, say
 from training.launch.process_tree import bound, children_of
-from training.run.signals import leaving, listen, say
 
 # Ranks keep training.stop_grace_seconds themselves; this is for one that cannot.
 MARGIN_SECONDS = 30.0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ds_configs
-from ds_configs.commands import command
+from ds_configs.commands import command, leaving, listen, say
 from model.hardware.processors import usable_processors
 from training.checkpoints.find_and_verify import published
 from training.config import RunConfig, resolve
@@ -30,7 +30,6 @@ from training.launch.local_layout import lay_out
 from training.launch.process_tree import STARTER, bound
 from training.launch.world import check_threads, default_environment
 from training.preflight import check_first_weights
-from training.run.signals import leaving, listen, say
 from training.run_folder.compatibility import check_folder, check_text
 from training.run_folder.monitors import check_outputs, monitor_folder
 from training.run_folder.progress import finished_step, last_step_of, read_results

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from deepspeed import comm as dist
 
+from ds_configs.commands import listen
 from training.health.watchdog import PHASE_FACTOR, PHASE_MARGIN_SECONDS, Heartbeat
 from training.launch.process_tree import stat_of
 from training.run.failure import RunError
-from training.run.signals import STOP_FILE, listen
+from training.run_folder.progress import STOP_FILE
 
 log = logging.getLogger(__name__)
 

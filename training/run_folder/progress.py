@@ -10,6 +10,9 @@ from training.checkpoints.find_and_verify import CheckpointError, open_checkpoin
 from training.config import RunConfig
 from training.run_folder.lock import NAME as LOCK
 
+# Put into a run's folder, it asks for what SIGTERM does.
+STOP_FILE = "STOP"
+
 
 def last_step_of(config: RunConfig, samples_per_epoch: int | None) -> int | None:
     """The run's last step (`RunConfig.last_step`). Steps whose batch was another count with the samples that they read."""

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ds_configs.commands import HANDLED, say
 from training.checkpoints.find_and_verify import NO_DAMAGE
 from training.launch.launcher_process import end_group
 from training.launch.process_tree import bound
-from training.run.signals import HANDLED, say
 
 REMEMBERED_LINES = 400
 # `alpha: ` in front of what a rank said, as pdsh writes it; and pdsh's own line when a host's launcher has ended.

@@ -116,23 +116,36 @@ def kill_as_soon_as(has_happened, config_file):
     return code != 0
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_preparation_leaves_at_once_while_c_code_trains_a_tokenizer(number, make, tmp_path):
+def start_a_long_training(config_file):
     """The training is replaced by a hash of some hours, which is C code without Python's lock as well, and needs no large text."""
     program = (
         "import hashlib, runpy, sys\nfrom data.tokenizers import trainers\n"
         "def train(*_): print('training', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
         "trainers.train = train\nrunpy.run_module('data.prepare', run_name='__main__', alter_sys=True)"
     )
-    config_file = write_config(make(), tmp_path / "run.json")
     process = processes.start([sys.executable, "-c", program, config_file], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "training\n"
     time.sleep(1)  # Into the C code. Too early, and the signal is heard all the same.
+    return process
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_preparation_leaves_at_once_while_c_code_trains_a_tokenizer(number, make, tmp_path):
+    process = start_a_long_training(write_config(make(), tmp_path / "run.json"))
     process.send_signal(number)
     _, errors = process.communicate(timeout=processes.LEAVING_SECONDS)
     assert process.returncode == 128 + number
     assert errors.endswith(f"{number.name}: stopped. Start again to go on from here.\n")
+
+
+@pytest.mark.processes
+def test_a_preparation_whose_terminal_is_gone_leaves_too(make, tmp_path):
+    process = start_a_long_training(write_config(make(), tmp_path / "run.json"))
+    process.stderr.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(processes.LEAVING_SECONDS) == 128 + signal.SIGTERM
+    process.stdout.close()
 
 
 @pytest.mark.processes

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from ds_configs.commands import SAME_PRESS_SECONDS
 from tests.processes import end, is_running, start, wait_until
 from training.launch.process_tree import stat_of
-from training.run.signals import SAME_PRESS_SECONDS
 
 pytestmark = pytest.mark.processes
 
