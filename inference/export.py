@@ -203,11 +203,7 @@ def _write(out: Path, record: Mapping[str, Any], model: "GPT", tokenizer: Path, 
         for name in TOKENIZER_FILES:
             if (tokenizer / name).is_file():
                 shutil.copyfile(tokenizer / name, folder / name)
-        if settings := object_or_nothing(folder / "tokenizer_config.json"):
-            # Padding is masked, so any token serves: a model without one of its own pads with its end of text. Cutting needs the length.
-            wanted = {"pad_token": settings.get("eos_token"), "model_max_length": model.config.max_seq_length}
-            missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
-            write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
+        _complete_tokenizer(folder, model.config.max_seq_length)
         write_json(folder / "config.json", {**object_or_nothing(folder / "config.json"), **ids}, indent=2)
         # A folder of another's may also say how text is best drawn.
         write_json(folder / "generation_config.json", {**object_or_nothing(tokenizer / "generation_config.json"), **ids}, indent=2)
@@ -230,6 +226,16 @@ def _keep(out: Path, folder: Path) -> None:
             shutil.copytree(path, folder / path.name, symlinks=True)
         else:
             shutil.copy2(path, folder / path.name, follow_symlinks=False)
+
+
+def _complete_tokenizer(folder: Path, max_seq_length: int) -> None:
+    """Say in the tokenizer's settings what padding a batch and cutting a text to length need, unless they say it already."""
+    settings = object_or_nothing(folder / "tokenizer_config.json")
+    if settings:
+        # Padding is masked, so any token serves; a model without one of its own pads with its end of text.
+        wanted = {"pad_token": settings.get("eos_token"), "model_max_length": max_seq_length}
+        missing = {key: value for key, value in wanted.items() if settings.get(key) is None and value is not None}
+        write_json(folder / "tokenizer_config.json", {**settings, **missing}, indent=2)
 
 
 @command("inference.export")

@@ -165,12 +165,14 @@ class Supervisor:
             return []
         answers = answering(pool.all, self.job.ssh_port)
         chosen = choose(pool, lambda host: answers[host.name] and host.name not in self._dropped, self.job.fits)
-        silent, spared = "does not answer to ssh, or does not see this folder", "not needed: the batch divides over fewer"
-        reasons = {name: self._dropped.get(name, spared if here else silent) for name, here in answers.items()}
-        missing = {host.name: reasons[host.name] for host in pool.wanted if host not in chosen}
+        missing = {host.name: self._why_not(host, answers[host.name]) for host in pool.wanted if host not in chosen}
         if missing:  # Where nobody is, no spare was chosen either.
             self._note("hosts", used=[host.name for host in chosen], left_out=missing)
         return chosen
+
+    def _why_not(self, host: Host, answers: bool) -> str:
+        silent = "does not answer to ssh, or does not see this folder"
+        return self._dropped.get(host.name, "not needed: the batch divides over fewer" if answers else silent)
 
     def _blame(self, ended: Ended, *, gained: bool) -> None:
         """A host on which failures begin again and again is left out, if another can do its work or others are left."""

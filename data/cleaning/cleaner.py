@@ -45,7 +45,10 @@ class RuleCount:
 def build_rules(section: Sequence[Mapping[str, Any]] | None) -> Rules:
     """Make the rules of a configuration's list; None stands for the default rules.
 
-    A rule that is listed twice is accounted as "name" and "name 2". Raises what `make_rules` does.
+    A rule that is listed twice is accounted as "name" and "name 2".
+
+    Raises:
+        ConfigError: With every unknown rule, unknown or missing parameter, and value out of range.
     """
     times: Counter[str] = Counter()
     named = {}

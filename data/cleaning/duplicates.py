@@ -136,9 +136,12 @@ class _Sketches:
 
     def keys(self, band: int | None) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (number of the first document, (documents,) uint64) per chunk: a band's keys, or the exact hashes' first half."""
-        before, width = (0, 2) if band is None else (16 + 8 * band, 1)
         for start, chunk in zip(self._starts.tolist(), self._chunks, strict=False):
-            yield start, np.fromfile(chunk.path, "<u8", width * chunk.count, offset=chunk.offset + chunk.count * before)[::width]
+            if band is None:
+                yield start, np.fromfile(chunk.path, dtype="<u8", count=2 * chunk.count, offset=chunk.offset)[::2]
+            else:
+                offset = chunk.offset + chunk.count * (16 + 8 * band)
+                yield start, np.fromfile(chunk.path, dtype="<u8", count=chunk.count, offset=offset)
 
     def are_equal(self, numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(documents,), (documents,) -> (documents,) bool, of documents with equal keys: whether the other half of the hashes is equal."""

@@ -126,19 +126,26 @@ def _walk(root: Path) -> Iterator[Path]:
 def _from_folder(folder: Path) -> list[Path]:
     try:
         if (folder / "dataset_dict.json").exists():
-            splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
-            if len(splits) != 1:
-                raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {' or '.join(map(str, splits))}.")
-            return _from_folder(splits[0])
+            return _from_folder(_only_split(folder))
         if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-            state = read_object(folder / "state.json", _DESCRIBES)
-            if state.get("_indices_data_files"):
-                why = "saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again"
-                raise DataError(f"{folder}: {why}.")
-            return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
+            return _from_saved_dataset(folder)
     except (TypeError, LookupError) as error:  # JSON, but something else is in it.
         raise DataError(f"{folder}: is not described as a saved dataset is ({error!r}). Save it again with `datasets`.") from error
     return sorted(path for parent in _walk(folder) for path in parent.iterdir() if not path.name.startswith(".") and not path.is_dir())
+
+
+def _only_split(folder: Path) -> Path:
+    splits = [_inside(folder, split) for split in read_object(folder / "dataset_dict.json", _DESCRIBES)["splits"]]
+    if len(splits) != 1:
+        raise DataError(f"{folder}: a saved dataset with {len(splits)} splits; give one of them: {' or '.join(map(str, splits))}.")
+    return splits[0]
+
+
+def _from_saved_dataset(folder: Path) -> list[Path]:
+    state = read_object(folder / "state.json", _DESCRIBES)
+    if state.get("_indices_data_files"):
+        raise DataError(f"{folder}: saved with a selection of its rows; load it with `datasets`, call flatten_indices() and save it again.")
+    return [_inside(folder, entry["filename"]) for entry in state["_data_files"]]
 
 
 def _inside(folder: Path, name: str) -> Path:

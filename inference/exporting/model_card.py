@@ -25,17 +25,14 @@ def model_card(folder: Path, values: Mapping[str, Any], model: ModelConfig, chec
         checkpoint: Where the weights are from.
     """
     run = values.get("run", {})
-    names = ("family", "vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size")
-    shape = {name: getattr(model, name) for name in (*names, "norm", "position", "activation", "use_bias", "tie_embeddings")}
-    note, metrics = "Losses are in nats per token; `valid/` is text that was held out.", checkpoint.manifest.get("metrics")
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         f"# {run.get('name', 'model')}",
         str(run.get("description", "")),
         f"Step {checkpoint.step} of the run, from its fp32 master weights (checkpoint `{checkpoint.folder.name}`).",
         _USE,
-        "## Model\n\n" + results.facts_table({"parameters": count_parameters(model), **shape}),
-        "## Results\n\n" + (f"{note}\n\n{results.facts_table(metrics)}" if metrics else "The checkpoint carries none."),
+        "## Model\n\n" + results.facts_table(_model_rows(model)),
+        "## Results\n\n" + _results(checkpoint),
         _EVALUATION_BEGINS + _EVALUATION_ENDS,
         "## Data\n\n" + _seen(values, checkpoint) + _text(checkpoint, folder) + _json(values.get("data", {})),
         "## Configuration\n\nThe whole run, as `config.json` in its folder said it.\n\n"
@@ -79,6 +76,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
+
+
+def _model_rows(model: ModelConfig) -> dict[str, Any]:
+    names = ("family", "vocab_size", "max_seq_length", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "intermediate_size")
+    shape = {name: getattr(model, name) for name in (*names, "norm", "position", "activation", "use_bias", "tie_embeddings")}
+    return {"parameters": count_parameters(model), **shape}
+
+
+def _results(checkpoint: Checkpoint) -> str:
+    metrics = checkpoint.manifest.get("metrics")
+    note = "Losses are in nats per token; `valid/` is text that was held out."
+    return f"{note}\n\n{results.facts_table(metrics)}" if metrics else "The checkpoint carries none."
 
 
 def _seen(values: Mapping[str, Any], checkpoint: Checkpoint) -> str:

@@ -25,7 +25,9 @@ def shared_processors() -> int:
     for controllers, path in (line.split(":", 2)[1:] for line in lines):
         mounted = CONTROL_GROUPS / controllers  # Version 2 names no controllers.
         group = mounted / path.strip("/")
-        for folder in (group, *group.parents)[: 1 + len(group.relative_to(mounted).parts)]:
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(mounted):
+                break
             with contextlib.suppress(OSError, ValueError):  # No such limit, or "max".
                 files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
                 quota, period = map(int, " ".join((folder / file).read_text(encoding="utf-8") for file in files).split())
@@ -41,6 +43,7 @@ def set_threads(num_processes: int = 1) -> None:
     # Before they sleep they spin for some microseconds (GNU's OpenMP counts rounds): one token of a 124 M model is hundreds of waits that
     # short, and sleeping and waking at each of them took a third of its time on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    if num_processes > 1 or shared_processors() < len(os.sched_getaffinity(0)):
-        # By itself each process takes all cores.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // num_processes)))
+    usable = usable_processors()
+    if num_processes > 1 or usable < len(os.sched_getaffinity(0)):
+        # By itself each process takes all cores that it sees.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable // num_processes)))

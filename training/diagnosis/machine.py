@@ -73,12 +73,9 @@ def check_versions() -> Finding:
 
 def check_python_path() -> Finding:
     """Packages of a cluster's modules in the place of those that were checked."""
-    found = shadows()
-    return (
-        note("PYTHONPATH", f"{', '.join(found)}: before .venv's", "unset it, unless that is meant")
-        if found
-        else good("PYTHONPATH", "no packages")
-    )
+    if found := shadows():
+        return note("PYTHONPATH", f"{', '.join(found)}: before .venv's", "unset it, unless that is meant")
+    return good("PYTHONPATH", "no packages")
 
 
 def check_obsolete() -> Finding:

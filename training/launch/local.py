@@ -50,12 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     check_outputs(config)
     check_first_weights(config)  # The preparation can take hours.
     _prepare(config)
-    samples_per_epoch = None
-    if config.training.epochs is not None:
-        from data.batches.datasets import open_datasets
-
-        samples_per_epoch = open_datasets(config.data, seed=config.run.seed).train.samples_per_epoch
-    finished = finished_step(config, last_step_of(config, samples_per_epoch))
+    finished = finished_step(config, last_step_of(config, _samples_per_epoch(config)))
     if finished is None:
         code = launch(config, [path, *needed])
         if code:
@@ -98,6 +93,14 @@ def _prepare(config: RunConfig) -> None:
         prepare_planned(config.data, meant)
     except OSError as error:
         raise DataError(way_on(error)) from error
+
+
+def _samples_per_epoch(config: RunConfig) -> int | None:
+    if config.training.epochs is None:
+        return None
+    from data.batches.datasets import open_datasets
+
+    return open_datasets(config.data, seed=config.run.seed).train.samples_per_epoch
 
 
 def launch(config: RunConfig, arguments: Sequence[str]) -> int:
